@@ -1,0 +1,99 @@
+"""The digest of reachable code changes when, and only when, code that a job can reach changes."""
+
+from pathlib import Path
+
+import pytest
+from ptqflow.digest import closure, code_digest
+
+PACKAGE = {
+    "__init__.py": "",
+    "stages/__init__.py": "",
+    "stages/quantize.py": "from ptqflow.methods import rounding\n\ndef run():\n    return rounding.go()\n",
+    "stages/plot.py": "import math\n\nX = 1\n",
+    "methods/__init__.py": "",
+    "methods/rounding.py": "from .helpers import grid as g\n\ndef go():\n    from ptqflow.lazy import late\n    return g, late\n",
+    "methods/gptq.py": "from . import rounding\n",
+    "methods/helpers/__init__.py": "",
+    "methods/helpers/grid.py": "STEPS = 16\n",
+    "lazy.py": "from ptqflow.methods.helpers.grid import STEPS\n\ndef late():\n    return 2\n",
+}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        name: code_digest(f"ptqflow.{name}", root=root) for name in ("stages.quantize", "stages.plot", "methods.gptq", "lazy")
+    }
+
+
+def changed(root: Path, file: str, text: str) -> set[str]:
+    """Names of the modules whose digest differs after `file` holds `text`."""
+    before = digests(root)
+    (root / file).write_text(text)
+    after = digests(root)
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "STEPS = 16  # a comment\n",
+        '"""A docstring."""\n\nSTEPS    =   16\n',
+        "# only\n\n\nSTEPS = (\n    16\n)\n",
+        "STEPS = 0x10\n",
+    ],
+)
+def test_comments_docstrings_and_formatting_change_nothing(root, text):
+    assert changed(root, "methods/helpers/grid.py", text) == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["STEPS = 17\n", "STEPS = 16.0\n", "STEPS = '16'\n", "STEPS = 16\nMORE = None\n", "STEPS = 16\nprint(STEPS)\n"]
+)
+def test_code_in_a_relatively_imported_helper_changes_all_that_reach_it(root, text):
+    assert changed(root, "methods/helpers/grid.py", text) == {"stages.quantize", "methods.gptq", "lazy"}
+
+
+def test_code_in_a_lazily_imported_module_counts(root):
+    assert changed(root, "lazy.py", PACKAGE["lazy.py"].replace("2", "3")) == {"stages.quantize", "methods.gptq", "lazy"}
+
+
+def test_only_importers_are_affected(root):
+    assert changed(root, "methods/gptq.py", "from . import rounding\n\nDAMPING = 0.01\n") == {"methods.gptq"}
+    assert changed(root, "stages/plot.py", "X = 2\n") == {"stages.plot"}
+
+
+def test_code_in_a_parent_package_counts(root):
+    """Importing a.b.c runs a and a.b."""
+    assert changed(root, "methods/__init__.py", "FLAG = True\n") == {"stages.quantize", "methods.gptq", "lazy"}
+    assert changed(root, "__init__.py", "FLAG = True\n") == {"stages.quantize", "stages.plot", "methods.gptq", "lazy"}
+
+
+def test_a_new_import_extends_the_closure(root):
+    assert "ptqflow.methods.gptq" not in closure("ptqflow.stages.plot", root=root)
+    (root / "stages/plot.py").write_text("from ptqflow.methods.gptq import rounding\n")
+    assert "ptqflow.methods.helpers.grid" in closure("ptqflow.stages.plot", root=root)
+
+
+def test_the_order_of_modules_does_not_matter(root):
+    first = code_digest("ptqflow.lazy", "ptqflow.methods.gptq", root=root)
+    assert first == code_digest("ptqflow.methods.gptq", "ptqflow.lazy", "ptqflow.lazy", root=root)
+    assert first.startswith("lazy+methods.gptq:")
+
+
+def test_an_unknown_module_is_an_error(root):
+    with pytest.raises(ModuleNotFoundError, match=r"ptqflow\.methods\.magic"):
+        code_digest("ptqflow.methods.magic", root=root)
+
+
+def test_the_real_fetch_stage_reaches_no_method():
+    names = closure("ptqflow.stages.fetch")
+    assert {"ptqflow.artifacts.hub", "ptqflow.artifacts.models", "ptqflow.artifacts.atomic"} <= set(names)
+    assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)

@@ -1,0 +1,73 @@
+"""Rows of data sets (JSONL or Parquet; a file, a folder in the hub's layout, or the hub itself) as plain dictionaries."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.sources import Source
+
+_FORMATS = (".parquet", ".jsonl")
+
+
+def _patterns(source: Source) -> list[str]:
+    """Globs of the known layouts, most specific first; the first that matches anything wins."""
+    split = source.split or "test"
+    folders = [f"{source.subset}/", f"data/{source.subset}/"] if source.subset else ["", "data/"]
+    names = [f"{split}{format}" for format in _FORMATS]
+    names += [f"{split}-*{format}" for format in _FORMATS] + [f"{split}/*{format}" for format in _FORMATS]
+    return [folder + name for folder in folders for name in names]
+
+
+def data_files(source: Source) -> list[Path]:
+    """The files that hold the rows of `source`, in reading order. Downloads a hub source once (huggingface_hub's cache).
+
+    Raises ConfigError, naming what was looked for, when there are none.
+    """
+    if source.local is not None and source.local.is_file():
+        if source.subset or source.file:
+            raise ConfigError(f"source {source.label}: path is a file; leave subset and file out")
+        return [source.local]
+    patterns = [source.file] if source.file else _patterns(source)
+    folder = source.local if source.local is not None else _snapshot(source, patterns)
+    if not folder.is_dir():
+        raise ConfigError(f"source {source.label}: {folder} does not exist; fetch the data there or correct path")
+    for pattern in patterns:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise ConfigError(
+        f"source {source.label}: no file {' or '.join(patterns)} in {folder}; correct subset and split, or name the file by file:"
+    )
+
+
+def _snapshot(source: Source, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    assert source.repo is not None
+    try:
+        return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"source {source.label} cannot be fetched ({error}); check repo, revision and network, or give a local path"
+        ) from None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                return [json.loads(line) for line in lines if line.strip()]
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
+            return rows
+    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
+        raise ArtifactError(f"{path} cannot be read as {path.suffix[1:]} ({error}); fetch it again") from None
+    raise ConfigError(f"{path}: rows are read from .jsonl or .parquet; convert it")
+
+
+def load_rows(source: Source) -> list[dict[str, Any]]:
+    """All rows of `source` in file order. Raises ConfigError (nothing there) or ArtifactError (unreadable)."""
+    return [row for path in data_files(source) for row in _read(path)]

@@ -1,0 +1,113 @@
+"""A model hub at a pinned revision: the list of files with their hashes, and downloads that a killed process can resume.
+
+`huggingface_hub.snapshot_download` names its temporaries at random, so that a killed download starts again from nothing;
+here a partial file has a stable name and goes on where it ended (HTTP Range). Its content is checked by the caller.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import errors as hub
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+from tqdm import tqdm
+
+from ptqflow.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file: its size in bytes, and its sha256 (large files) or else its git blob id."""
+
+    bytes: int
+    sha256: str | None
+    blob: str | None
+
+
+def list_files(repo: str, revision: str) -> dict[str, HubFile]:
+    """The top-level files of `repo` at commit `revision`. Raises ConfigError with the remedy when the hub refuses."""
+    with _explained(repo, revision):
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    files = {}
+    for entry in info.siblings or []:
+        if "/" not in entry.rfilename:
+            size, large = entry.size, entry.lfs
+            if size is None or (large is None and entry.blob_id is None):
+                raise ConfigError(f"model {repo}@{revision}: the hub states no hash of {entry.rfilename}; check HF_ENDPOINT")
+            files[entry.rfilename] = HubFile(size, large.sha256 if large else None, entry.blob_id)
+    return files
+
+
+def download(repo: str, revision: str, name: str, size: int, partial: Path, report: Callable[[int], object]) -> None:
+    """Write file `name` of `size` bytes to `partial`, appending to what is there. `report` receives bytes as they come."""
+    done = partial.stat().st_size if partial.exists() else 0
+    if done > size:
+        partial.unlink()
+        done = 0
+    report(done)
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # ranges of the file, not of its compressed form
+    with _Reporting(partial, report) as file, _explained(repo, revision):
+        http_get(
+            hf_hub_url(repo, name, revision=revision),
+            file,
+            resume_size=done,
+            headers=headers,
+            expected_size=size,
+            displayed_filename=name,
+            tqdm_class=_Silent,
+        )
+
+
+class _Reporting(io.FileIO):
+    """A file open for appending that reports the bytes written to it."""
+
+    def __init__(self, path: Path, report: Callable[[int], object]) -> None:
+        super().__init__(path, "ab")
+        self._report = report
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        done = 0
+        while done < len(view):  # a raw write may be short
+            done += super().write(view[done:])
+        self._report(done)
+        return done
+
+
+class _Silent(tqdm):
+    """No bar of the hub's own: progress is reported in one place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("name", None)
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+@contextmanager
+def _explained(repo: str, revision: str) -> Iterator[None]:
+    """Turn the hub's errors into one sentence with a remedy. Errors of the local disk pass as they are."""
+    model = f"model {repo}@{revision}"
+    try:
+        yield
+    except hub.GatedRepoError:
+        raise ConfigError(f"{model} is gated; accept its terms on the hub's page and set HF_TOKEN to your token") from None
+    except hub.RevisionNotFoundError:
+        raise ConfigError(f"{model}: the hub does not know this revision; copy a commit hash from its history") from None
+    except hub.RepositoryNotFoundError:
+        raise ConfigError(f"{model}: the hub has no such repository; correct repo, or set HF_TOKEN if it is private") from None
+    except hub.OfflineModeIsEnabled:
+        raise ConfigError(f"{model} is not here and HF_HUB_OFFLINE is set; unset it, or use path with a copy") from None
+    except hub.HFValidationError as error:
+        raise ConfigError(f"{model}: {error}; correct repo") from None
+    except (hub.HTTPError, OSError) as error:
+        if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
+            raise
+        detail = str(error).strip().splitlines()
+        raise ConfigError(
+            f"{model}: the hub cannot be reached or broke off ({type(error).__name__}: {detail[0] if detail else 'no detail'}); "
+            "run again to resume, set HF_ENDPOINT to a mirror, or download the model elsewhere and use path"
+        ) from None

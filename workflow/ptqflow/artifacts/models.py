@@ -1,0 +1,127 @@
+"""Model folders: which files belong to a model, and whether they are whole. Reads no weights and imports no framework."""
+
+import json
+import os
+import re
+from collections.abc import Collection
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ptqflow.errors import ArtifactError, ConfigError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_DESCRIPTION = (
+    *("config.json", "generation_config.json", "tokenizer*.json", "*.model", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", "README.md", "LICENSE*", INDEX),
+)
+_LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+
+
+def description_files(names: Collection[str]) -> list[str]:
+    """Of a folder's file names, those that describe the model: configuration, tokenizer, licence, index of the weights."""
+    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
+
+
+def weight_files(folder: Path, names: Collection[str]) -> list[str]:
+    """The safetensors files that transformers would load: `model.safetensors`, else the shards that the index lists.
+
+    `names` are the files of the model (on disk or on the hub); the index, if among them, must already be in `folder`.
+    """
+    if WEIGHTS in names:
+        return [WEIGHTS]
+    if INDEX in names:
+        shards = sorted(set(_weight_map(folder).values()))
+        if absent := [shard for shard in shards if shard not in names]:
+            raise ArtifactError(f"{folder / INDEX} lists {', '.join(absent)}, which the model lacks; copy or fetch it again")
+        return shards
+    others = [name for name in sorted(names) if name.endswith((".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack"))]
+    raise ConfigError(
+        f"{folder} holds neither {WEIGHTS} nor {INDEX}" + (f" but {', '.join(others[:3])}" if others else "") + "; only "
+        ".safetensors is read: convert the model with AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+    )
+
+
+def source_files(path: str | os.PathLike[str]) -> list[str]:
+    """Sorted names of the files to take from the local model folder `path`; everything else (code, pickles) stays behind.
+
+    Raises ConfigError or ArtifactError for a folder that is no model, asks for remote code, or is not whole.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ConfigError(f"model path {path} is not a folder; correct the path, or give repo and revision of a hub model")
+    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    check_description(folder)
+    weights = weight_files(folder, names)
+    check_weights(folder, weights)
+    kept = description_files(names)
+    return sorted({*kept, *weights} - ({INDEX} if WEIGHTS in weights else set()))
+
+
+def check_description(folder: Path) -> None:
+    """Refuse a folder without a readable `config.json`, or one that asks to run code of its own."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} has no config.json, so it is no model folder; give the folder that transformers would load")
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and (code := _json(folder / name).get("auto_map")):
+            raise ConfigError(
+                f"{folder / name} asks for remote code (auto_map: {', '.join(code)}), which is never trusted; "
+                "use a model whose architecture transformers ships (then a local copy without auto_map loads)"
+            )
+
+
+def check_weights(folder: Path, weights: Collection[str]) -> None:
+    """Every safetensors file is as long as its header says, and holds the tensors that the index places in it."""
+    headers = {name: read_header(folder / name) for name in weights}
+    if WEIGHTS in weights:
+        return
+    for tensor, shard in _weight_map(folder).items():
+        if tensor not in headers[shard]:
+            raise ArtifactError(f"{folder / shard} lacks {tensor}, which {INDEX} places there; copy or fetch the model again")
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: tensor name -> dtype, shape, data_offsets. Refuses a truncated or foreign file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if start == b"version ":
+            raise ArtifactError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
+        length = int.from_bytes(start, "little")
+        try:
+            if len(start) < 8 or length > min(size, _LARGEST_HEADER):
+                raise ValueError("no header")
+            header = json.loads(file.read(length))
+            end = 8 + length + max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise ArtifactError(f"{path} is not a whole safetensors file ({error}); copy or fetch it again") from None
+    if end != size:
+        raise ArtifactError(f"{path} has {size} bytes, its header says {end} (truncated?); copy or fetch it again")
+    return dict(header)
+
+
+def license_of(folder: Path) -> str | None:
+    """The `license` entry of the model card (front matter of README.md), if there is one."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    front = re.match(r"---\r?\n(.*?)\n---", text, flags=re.DOTALL)
+    entry = re.search(r"^license:\s*[\"']?([^\s\"']+)", front[1], flags=re.MULTILINE) if front else None
+    return entry[1] if entry else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
+    return value
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    table = _json(folder / INDEX).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise ArtifactError(f"{folder / INDEX} has no weight_map; copy or fetch the model again")
+    return table

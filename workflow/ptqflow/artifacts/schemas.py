@@ -1,0 +1,169 @@
+"""The declared schema of every Parquet file of a study (design: one place per contract)."""
+
+import pyarrow as pa
+
+from ptqflow.artifacts.tables import column
+
+i32, i64, f32, f64, text, flag = pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string(), pa.bool_()
+
+TOKENS = pa.schema(
+    [
+        column("sequence", i32, "index of the calibration sequence"),
+        column("tokens", pa.list_(i32), "token ids, all sequences of equal length"),
+        column("source", text, "file or data set (at its revision) the tokens come from"),
+        column("rows", pa.list_(text), "ids of the source rows that overlap the window"),
+        column("offset", i64, "first token's position in the source's token stream", unit="tokens"),
+    ]
+)
+
+STATISTICS = pa.schema(
+    [
+        column("layer", i32, "decoder block index"),
+        column("site", text, "distinct linear input: qkv, o, gate_up, down; or the cached k, v"),
+        column("channel", i32, "input channel"),
+        column("absmax", f32, "max |x| over tokens"),
+        column("mean_abs", f32, "mean |x| over tokens"),
+        column("mean", f32, "mean x over tokens"),
+        column("second_moment", f32, "mean x^2 over tokens"),
+    ]
+)
+
+
+def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dtype: str) -> pa.Schema:
+    """Hidden states entering a chunk: one [sequence_length, hidden_size] tensor per row.
+
+    `storage` is the Arrow type of an element (uint16 for bfloat16, which Arrow lacks); `dtype` names the torch dtype.
+    """
+    tensor = pa.fixed_shape_tensor(storage, (sequence_length, hidden_size))
+    hidden = pa.field("hidden", tensor, nullable=False, metadata={"meaning": "hidden states", "dtype": dtype})
+    return pa.schema([column("sequence", i32, "index of the calibration sequence"), hidden])
+
+
+DIAGNOSTICS = pa.schema(
+    [
+        column("layer", i32, "decoder block index"),
+        column("module", text, "linear (q_proj, ...) or 'block' for the whole block's output"),
+        column("weight_error", f64, "|W - W'|^2 / |W|^2, Frobenius", nullable=True),
+        column("output_error", f64, "|XW^T - X'W'^T|^2 / |XW^T|^2 on the calibration set (block: of its residual update)"),
+        column("output_mse", f64, "mean squared output error (block: as the source paper's Figure 1)"),
+        column("clip_fraction", f64, "share of integers at an end of the grid", nullable=True),
+        column("damping", f64, "fraction of mean(diag H) added before factorization", nullable=True),
+        column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),
+        column("seconds", f64, "wall time of this module", unit="s"),
+        column("peak_bytes", i64, "peak memory of process (cpu) or device so far", unit="bytes"),
+    ]
+)
+
+LOSSES = pa.schema(
+    [
+        column("layer", i32, "decoder block index"),
+        column("step", i32, "optimization step"),
+        column("loss", f64, "mean squared error of the block's output"),
+        column("event", text, "rollback, best, ... or null", nullable=True),
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        column("task", text, "name of the task in config.yaml"),
+        column("kind", text, "choice, reasoning or perplexity"),
+        column("item", text, "id of the data set's row (perplexity: index of the window)"),
+        column("seed", i64, "run seed; an item's own seed is derived from it and the item id"),
+        column("completion", i32, "index among the completions of this item and seed"),
+        column("prompt_sha256", text, "sha256 of the prompt's token ids"),
+        column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
+        column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+        column("finish_reason", text, "stop or length (generation only)", nullable=True),
+        column("text", text, "generated text (generation only)", nullable=True),
+        column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
+        column("gold", text, "reference answer", nullable=True),
+        column("correct", flag, "extracted answer equals gold (null for perplexity)", nullable=True),
+        column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
+        column("choice_logprobs", pa.list_(f64), "summed log-probability of each alternative", nullable=True),
+    ]
+)
+
+LATENCY = pa.schema(
+    [
+        column("phase", text, "prefill or decode"),
+        column("batch_size", i32, "sequences served at once"),
+        column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
+        column("new_tokens", i32, "tokens decoded per sequence (decode; 0 for prefill)", unit="tokens"),
+        column("repetition", i32, "timed repetition, after warm-up"),
+        column("seconds", f64, "wall time of the phase (decode: of all new tokens)", unit="s"),
+        column("peak_bytes", i64, "peak memory of the process (cpu) or device", unit="bytes"),
+    ]
+)
+
+VARIANT = [
+    column("platform", text, "cpu, gpu or ascend"),
+    column("model", text, "model name"),
+    column("recipe", text, "recipe name, or baseline"),
+    column("form", text, "fake or a real format; null for the baseline", nullable=True),
+]
+
+ACCURACY = pa.schema(
+    [
+        *VARIANT,
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
+        column("seeds", i32, "distinct seeds scored (average: fewest)"),
+        column("score", f64, "the metric; null where not evaluated", nullable=True),
+        column("score_low", f64, "lower end of the 95 % interval", nullable=True),
+        column("score_high", f64, "upper end of the 95 % interval", nullable=True),
+        column("paired_items", i32, "distinct items in common with the baseline (average: sum)", nullable=True),
+        column("paired_runs", i32, "(item, seed) pairs in common with the baseline (average: sum)", nullable=True),
+        column(
+            "drop", f64, "baseline - score in points (perplexity: score / baseline - 1 in percent), on the pairs", nullable=True
+        ),
+        column("drop_low", f64, "lower end of the paired 95 % interval", nullable=True),
+        column("drop_high", f64, "upper end of the paired 95 % interval", nullable=True),
+        column("recovery", f64, "score / baseline in percent, on the pairs (accuracy only)", nullable=True),
+        column("p_lossless", f64, "probability that the drop is at most 1 point", nullable=True),
+        column("p_fair", f64, "probability that the drop is between 1 and 3 points", nullable=True),
+        column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
+        column("truncated", f64, "share of completions cut at the token limit", nullable=True),
+        column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
+    ]
+)
+
+LAYER_ERROR = pa.schema(
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("recipe", text, "recipe name"),
+        column("chunk", i32, "chunk of decoder blocks that the job quantized"),
+        *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
+    ]
+)
+
+LATENCY_SUMMARY = pa.schema(
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("phase", text, "prefill or decode"),
+        column("batch_size", i32, "sequences served at once"),
+        column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
+        column("new_tokens", i32, "tokens decoded per sequence (0 for prefill)", unit="tokens"),
+        column("repetitions", i32, "timed repetitions"),
+        column("seconds_median", f64, "median wall time", unit="s"),
+        column("seconds_min", f64, "shortest wall time", unit="s"),
+        column("seconds_max", f64, "longest wall time", unit="s"),
+        column(
+            "tokens_per_second", f64, "processed (prefill) or generated (decode) tokens per second, all sequences, at the median"
+        ),
+        column("speedup", f64, "baseline's median time / this median time; null without a like measurement", nullable=True),
+        column("peak_bytes", i64, "largest peak memory", unit="bytes"),
+    ]
+)
+
+SIZES = pa.schema(
+    [
+        *VARIANT,
+        column("bytes", i64, "files of the checkpoint on disk", unit="bytes"),
+        column("qparams_bytes", i64, "integers, scales and zero points as stored by quantize", unit="bytes", nullable=True),
+        column("packed_bytes", i64, "weights at their nominal bits with scales and zero points", unit="bytes", nullable=True),
+        column("bits_per_weight", f64, "packed bits per quantized weight, scales included", nullable=True),
+    ]
+)

@@ -1,0 +1,134 @@
+"""`ptqflow STAGE ...`: one sub-command per stage of the workflow, each usable by hand.
+
+A stage module (`ptqflow.stages.<name>`) offers `Settings` (a data model), `add_arguments(parser)` (its input and output
+paths) and `run(settings, args)`. Only the stage asked for is imported.
+"""
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from ptqflow.digest import code_digest
+from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
+
+STAGES = {
+    "fetch": "copy or download a model at a pinned revision, with the sha256 of every file",
+    "tokens": "draw a calibration set of token windows",
+    "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
+    "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
+    "export": "write a checkpoint from a recipe's integers and scales",
+    "evaluate": "perplexity, multiple choice and reasoning of one checkpoint",
+    "measure": "latency of prefill and decode of one checkpoint",
+    "aggregate": "tables across models, recipes and tasks",
+    "plot": "one figure from the tables",
+}
+
+
+def read_settings(text: str) -> object:
+    """`--settings`: a JSON string, or `@file` holding one."""
+    try:
+        return json.loads(Path(text[1:]).read_text() if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--settings is not JSON and no readable @file: {error}") from None
+
+
+def check_code(expected: str) -> None:
+    """Refuse to run other code than the one the job was planned with (an edit while it waited in a queue)."""
+    modules = [f"ptqflow.{name}" for name in expected.rpartition(":")[0].split("+")]
+    try:
+        found = code_digest(*modules)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--code {expected}: {error}; leave --code out, or run the workflow again") from None
+    if found != expected:
+        raise ConfigError(
+            f"the code changed since this job was planned (now {found}, planned {expected}); run the workflow again"
+        )
+
+
+def _parser(stage: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ptqflow", description="Post-training quantization of reasoning LLMs, stage by stage.")
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name, summary in STAGES.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name != stage:
+            continue
+        module = import_module(f"ptqflow.stages.{name}")
+        command.add_argument("--settings", required=True, help=f"JSON (or @file): {settings_help(module.Settings)}")
+        command.add_argument("--code", help="digest of the code this job was planned with; refused when it differs")
+        module.add_arguments(command)
+        command.set_defaults(module=module)
+    return parser
+
+
+def settings_help(model: type) -> str:
+    """The keys of a settings model, required ones first."""
+    fields = getattr(model, "model_fields", {})
+    return (
+        ", ".join(name if field.is_required() else f"[{name}]" for name, field in fields.items())
+        or "see the stage's documentation"
+    )
+
+
+def _stage_settings(model: type[BaseModel], text: str) -> BaseModel:
+    try:
+        return model.model_validate(read_settings(text))
+    except ValidationError as error:
+        raise ConfigError(f"--settings: {explain(error, model)}") from None
+
+
+@contextmanager
+def _damaged_files() -> Iterator[None]:
+    """What safetensors says of a damaged file, as an ArtifactError (a stage that reads none has not imported it)."""
+    try:
+        yield
+    except Exception as error:
+        safetensors = sys.modules.get("safetensors")
+        if safetensors is None or not isinstance(error, safetensors.SafetensorError):
+            raise
+        raise ArtifactError(
+            f"a safetensors file is damaged ({error}); delete it and run the stage that makes it again"
+        ) from error
+
+
+def refusal(error: OSError) -> str:
+    """One sentence for what the operating system refused, with the remedy."""
+    what = os.strerror(error.errno) if error.errno else f"{type(error).__name__}: {' '.join(str(error).splitlines())}"
+    where = f": {error.filename}" if error.filename else ""
+    detail = f" ({error.strerror})" if error.errno and error.strerror and error.strerror != what else ""
+    remedy = "remove the cause"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "free space or raise the limit"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        remedy = "make the place writable or choose another"
+    return f"{what}{where}{detail}; outputs are written whole or not at all: {remedy}, then run the same command again"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one stage. Returns the exit status: 0 done, 2 bad input or configuration, 1 the system refused (disk, permission).
+
+    Anything else is a bug and keeps its traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(next((a for a in argv if a in STAGES), None))
+    args = parser.parse_args(argv)
+    try:
+        if args.code:
+            check_code(args.code)
+        settings = _stage_settings(args.module.Settings, args.settings)
+        with _damaged_files():
+            args.module.run(settings, args)
+    except PtqflowError as error:
+        print(f"ptqflow {args.stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ptqflow {args.stage}: {refusal(error)}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,87 @@
+"""The one room that knows which device it is on: selection, precision policy, memory, synchronization."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ptqflow.errors import ConfigError
+
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "ascend": "npu"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A platform's compute device. `compute_dtype` is what models run in; numerics use float32 or better regardless."""
+
+    platform: str
+    torch_device: torch.device
+    compute_dtype: torch.dtype
+
+    @property
+    def module(self) -> ModuleType | Any | None:
+        """`torch.cuda` or `torch.npu`; None on the CPU."""
+        return None if self.torch_device.type == "cpu" else getattr(torch, self.torch_device.type)
+
+    @property
+    def name(self) -> str:
+        """Human-readable name of the device, for provenance."""
+        return "cpu" if self.module is None else str(self.module.get_device_name(self.torch_device))
+
+    def synchronize(self) -> None:
+        """Wait until all submitted work is done, so that clocks are true."""
+        if self.module is not None:
+            self.module.synchronize()
+
+    def reset_peak(self) -> None:
+        """Start a new measurement of peak memory (the CPU's cannot be reset: it is the process's)."""
+        if self.module is not None:
+            self.module.reset_peak_memory_stats()
+
+    def peak_bytes(self) -> int:
+        """Peak bytes allocated on the device since `reset_peak`; on the CPU, the process's peak resident size."""
+        if self.module is not None:
+            return int(self.module.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    @contextmanager
+    def true_float32(self) -> Iterator[None]:
+        """Float32 matrix products in float32: TF32 (cuda) and HF32 (npu) off, for Hessians, inverses and identity checks."""
+        if self.torch_device.type == "npu":
+            flags = import_module("torch_npu").npu.matmul
+            before = flags.allow_hf32
+            flags.allow_hf32 = False
+            try:
+                yield
+            finally:
+                flags.allow_hf32 = before
+            return
+        before_precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before_precision)
+
+
+def select(platform: str) -> Device:
+    """The device of `platform` (cpu, gpu, ascend). Raises ConfigError when it is not there: never falls back silently."""
+    if platform not in PLATFORMS:
+        raise ConfigError(f"platform {platform!r} is unknown; use one of {', '.join(PLATFORMS)}")
+    kind = PLATFORMS[platform]
+    if kind == "cpu":
+        return Device(platform, torch.device("cpu"), torch.float32)
+    if kind == "npu":
+        try:
+            import_module("torch_npu")
+        except ImportError as error:
+            raise ConfigError(f"platform ascend needs torch_npu ({error}); install it or use --profile local") from None
+    module = getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        raise ConfigError(f"platform {platform}: no {kind} device is available; use --profile local, or run where there is one")
+    return Device(platform, torch.device(kind, 0), torch.bfloat16)

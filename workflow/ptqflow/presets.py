@@ -1,0 +1,54 @@
+"""Named recipes: the reference settings of each method, as entries of the grammar in `recipes.py`.
+
+Only the configuration reads this file; stages receive complete recipes, so a new preset reruns nothing.
+"""
+
+from typing import Any
+
+from ptqflow.recipes import Recipe
+
+
+def _weights(bits: int, symmetric: bool, group_size: int | None) -> dict[str, Any]:
+    strategy = "group" if group_size else "channel"
+    return {"num_bits": bits, "symmetric": symmetric, "strategy": strategy, "group_size": group_size}
+
+
+_GPTQ = {"clip": {"name": "mse"}, "rounding": {"name": "gptq"}}
+_W8A8 = {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8, "symmetric": False}}
+_KV8 = {"kv_cache": {"num_bits": 8}}
+_SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
+
+# The reference settings: round-to-nearest floors, GPTQ and SmoothQuant as in Quantized-Reasoning-Models.
+PRESETS: dict[str, dict[str, Any]] = {
+    "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
+    "rtn-w3a16": {"scheme": {"weights": _weights(3, False, 128)}},
+    "rtn-w8a8": {"scheme": _W8A8},
+    "rtn-w8a8kv8": {"scheme": _W8A8 | _KV8},
+    "rtn-w4a4kv4": {
+        "scheme": {
+            "weights": _weights(4, True, None),
+            "input_activations": {"num_bits": 4, "symmetric": False},
+            "kv_cache": {"num_bits": 4},
+        }
+    },
+    "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
+    "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
+    "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
+}
+
+
+def resolve(entry: dict[str, Any]) -> Recipe:
+    """A recipe of `config.yaml` to a complete Recipe: preset first, then the entry's own keys (`scheme` key by key).
+
+    Raises ValueError for an unknown preset (naming the known ones) and pydantic's ValidationError for anything else.
+    """
+    own = dict(entry)
+    name = own.pop("preset", None)
+    if name is not None and name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
+    preset = PRESETS[name] if name else {}
+    merged = {**preset, **own}
+    if "scheme" in own and isinstance(own["scheme"], dict):
+        merged["scheme"] = {**preset.get("scheme", {}), **own["scheme"]}
+    return Recipe.model_validate(merged)

@@ -1,0 +1,195 @@
+"""What to do to a model, as validated data: scheme x transform x clip x rounding, with per-layer overrides.
+
+A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys win over the preset's).
+Unknown keys and impossible combinations are errors before any job starts.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
+
+
+class Model(BaseModel):
+    """Base of every data model of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class QuantizationArgs(Model):
+    """How one kind of tensor is put on an integer grid (the terms of compressed-tensors).
+
+    `strategy`: weights by tensor, channel (one scale per output row) or group (of `group_size` input columns);
+    activations by tensor or token; KV cache by token (one scale per token and head).
+    """
+
+    num_bits: Annotated[int, Field(ge=2, le=8)]
+    type: Literal["int"] = "int"
+    symmetric: bool = True
+    strategy: Literal["tensor", "channel", "group", "token"]
+    group_size: Annotated[int, Field(ge=1)] | None = None
+    dynamic: bool = False
+
+    @model_validator(mode="after")
+    def _group(self) -> "QuantizationArgs":
+        if (self.strategy == "group") != (self.group_size is not None):
+            raise ValueError("group_size goes with strategy: group, and only with it")
+        return self
+
+
+class WeightArgs(QuantizationArgs):
+    """Weights: static, by tensor, channel or group."""
+
+    strategy: Literal["tensor", "channel", "group"]
+    dynamic: Literal[False] = False
+
+
+class ActivationArgs(QuantizationArgs):
+    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj)."""
+
+    strategy: Literal["token"] = "token"
+    dynamic: Literal[True] = True
+
+
+class CacheArgs(QuantizationArgs):
+    """Keys (after RoPE) and values: dynamic, one scale per token and head; asymmetric by default."""
+
+    symmetric: bool = False
+    strategy: Literal["token"] = "token"
+    dynamic: Literal[True] = True
+
+
+class Scheme(Model):
+    """Which tensors are quantized, and how. None keeps them as they are."""
+
+    weights: WeightArgs | None = None
+    input_activations: ActivationArgs | None = None
+    kv_cache: CacheArgs | None = None
+
+
+class NoTransform(Model):
+    """Leave activations and weights as they are."""
+
+    name: Literal["none"] = "none"
+
+
+class SmoothQuantTransform(Model):
+    """s = amax|x|^a / amax|W|^(1-a) per channel, moved from activations into weights (SmoothQuant, eq. 4)."""
+
+    name: Literal["smoothquant"]
+    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.85
+
+
+class NoClip(Model):
+    """The full range of each group."""
+
+    name: Literal["none"] = "none"
+
+
+class MseClip(Model):
+    """Shrink each group's range to the fraction that minimizes sum |w - w'|^norm."""
+
+    name: Literal["mse"]
+    norm: Annotated[float, Field(gt=0)] = 2.4
+    max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    n_grid: Annotated[int, Field(ge=1)] = 100
+
+
+class RtnRounding(Model):
+    """Round to nearest, half to even."""
+
+    name: Literal["rtn"] = "rtn"
+
+
+class GptqRounding(Model):
+    """Column by column with second-order error feedback (GPTQ, algorithm 1), static groups."""
+
+    name: Literal["gptq"]
+    dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    block_size: Annotated[int, Field(ge=1)] = 128
+    actorder: bool = True
+
+
+Transform = Annotated[NoTransform | SmoothQuantTransform, Field(discriminator="name")]
+Clip = Annotated[NoClip | MseClip, Field(discriminator="name")]
+Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
+
+
+class Override(Model):
+    """Other settings for some linears of some layers; `weights: null` leaves them in high precision."""
+
+    layers: list[Annotated[int, Field(ge=0)]] | Literal["all"] = "all"
+    linears: list[Linear] | Literal["all"] = "all"
+    weights: WeightArgs | None = None
+    input_activations: ActivationArgs | None = None
+
+    def covers(self, layer: int, linear: str) -> bool:
+        """Whether this override speaks of `linear` in block `layer`."""
+        return (self.layers == "all" or layer in self.layers) and (self.linears == "all" or linear in self.linears)
+
+
+class Recipe(Model):
+    """A complete recipe. `input_shards`: tensor-parallel shards that the scales of o_proj and down_proj inputs assume."""
+
+    scheme: Scheme
+    transform: Transform = NoTransform()
+    clip: Clip = NoClip()
+    rounding: Rounding = RtnRounding()
+    overrides: list[Override] = []
+    input_shards: Annotated[int, Field(ge=1)] = 1
+    error_propagation: bool = True
+    calibration: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        if self.scheme.weights is None and (self.rounding.name != "rtn" or self.clip.name != "none"):
+            raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
+        if self.scheme == Scheme():
+            raise ValueError("scheme quantizes nothing; give weights, input_activations or kv_cache")
+        return self
+
+    def weights(self, layer: int, linear: str) -> WeightArgs | None:
+        """Weight quantization of one linear; the last override that covers it and names `weights` wins."""
+        args = self.scheme.weights
+        for override in self.overrides:
+            if override.covers(layer, linear) and "weights" in override.model_fields_set:
+                args = override.weights
+        return args
+
+    def input_activations(self, layer: int, linear: str) -> ActivationArgs | None:
+        """Input quantization of one linear, as `weights`."""
+        args = self.scheme.input_activations
+        for override in self.overrides:
+            if override.covers(layer, linear) and "input_activations" in override.model_fields_set:
+                args = override.input_activations
+        return args
+
+    def for_layers(self, layers: range) -> "Recipe":
+        """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""
+        kept = [
+            o.model_copy(update={"layers": o.layers if o.layers == "all" else [i for i in o.layers if i in layers]})
+            for o in self.overrides
+            if o.layers == "all" or any(i in layers for i in o.layers)
+        ]
+        return self.model_copy(update={"overrides": kept})
+
+    def methods(self) -> list[str]:
+        """Names of the method modules this recipe runs, each a file `methods/<name>.py`."""
+        return sorted({self.rounding.name} | ({self.transform.name} - {"none"}))
+
+    def is_weight_only(self) -> bool:
+        """True when a dense checkpoint says everything: no activation or KV-cache quantization in any layer."""
+        return (
+            self.scheme.input_activations is None
+            and self.scheme.kv_cache is None
+            and all(o.input_activations is None for o in self.overrides)
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""
+        data = self.model_dump(mode="json")
+        data["overrides"] = [o.model_dump(mode="json", exclude_unset=True) for o in self.overrides]
+        return data
