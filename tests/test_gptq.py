@@ -1,0 +1,148 @@
+import pytest
+import torch
+from ptqflow.methods import gptq, rtn
+from ptqflow.numerics.grid import dequantize_weight
+from ptqflow.numerics.linalg import inverse_cholesky
+from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
+
+GROUPED = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=16)
+CHANNEL = WeightArgs(num_bits=4, strategy="channel")
+
+
+def layer(seed=0, out=24, width=64, rows=400):
+    """A weight and strongly correlated inputs."""
+    random = torch.Generator().manual_seed(seed)
+    mix = torch.randn(width, width, generator=random) * torch.linspace(0.1, 3, width)
+    return torch.randn(out, width, generator=random), torch.randn(rows, width, generator=random) @ mix
+
+
+def value(rounded):
+    return dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
+
+
+def reference(weight, gram, args, clip, settings):
+    """The algorithm of section 2.2, in float64, column by column, with an explicit inverse and no blocks."""
+    w, h = weight.double().clone(), gram.double().clone()
+    dead = h.diagonal() == 0
+    h.diagonal()[dead] = h.diagonal()[~dead].mean()
+    w[:, dead] = 0
+    scale, zero = gptq.weight_grid(w.float(), args, clip)
+    width = w.shape[1] // scale.shape[1]
+    low, high = (-(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1) if args.symmetric else (0, 2**args.num_bits - 1)
+    order = torch.argsort(h.diagonal(), descending=True, stable=True) if settings.actorder else torch.arange(w.shape[1])
+    h = h + settings.dampening_frac * h.diagonal().mean() * torch.eye(len(h))
+    u = torch.linalg.cholesky(torch.linalg.inv(h[order][:, order]), upper=True)
+    integers = torch.empty_like(w)
+    for i, j in enumerate(order):
+        s, z = scale[:, j // width].double(), zero[:, j // width].double()
+        integers[:, j] = torch.clamp(torch.round(w[:, j] / s) + z, low, high)
+        error = (w[:, j] - (integers[:, j] - z) * s) / u[i, i]
+        later = order[i + 1 :]
+        w[:, later] -= torch.outer(error, u[i, i + 1 :])
+    return integers
+
+
+@pytest.mark.parametrize("args", [GROUPED, CHANNEL, WeightArgs(num_bits=8, strategy="tensor")])
+@pytest.mark.parametrize("clip", [NoClip(), MseClip(name="mse")])
+@pytest.mark.parametrize("actorder", [True, False])
+def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
+    weight, x = layer()
+    x[:, 5] = 0
+    settings = GptqRounding(name="gptq", actorder=actorder, block_size=24)
+    rounded = gptq.round_weight(weight, x.T @ x, args, clip, settings)
+    expected = reference(weight, x.T @ x, args, clip, settings)
+    different = rounded.integers.double() != expected
+    assert different.float().mean() < 0.01  # float32 against float64 at rounding ties
+    assert (rounded.integers.double() - expected).abs().max() <= 1
+    assert rounded.fallback is None
+    assert rounded.damping == settings.dampening_frac
+
+
+def test_lazy_blocks_change_nothing():
+    weight, x = layer()
+    gram = x.T @ x
+    one, many = (gptq.round_weight(weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in (1, 128))
+    assert (one.integers != many.integers).float().mean() < 0.005
+
+
+def test_gptq_with_a_diagonal_hessian_is_round_to_nearest():
+    weight, _ = layer()
+    gram = torch.diag(torch.rand(64, generator=torch.Generator().manual_seed(0)) + 0.5)
+    for clip in (NoClip(), MseClip(name="mse")):
+        rounded = gptq.round_weight(weight, gram, GROUPED, clip, GptqRounding(name="gptq"))
+        plain = rtn.round_weight(weight, None, GROUPED, clip, RtnRounding())
+        assert torch.equal(rounded.integers, plain.integers)
+        assert torch.equal(rounded.scale, plain.scale)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("args", [GROUPED, CHANNEL])
+def test_gptq_loses_less_output_than_round_to_nearest_on_correlated_inputs(seed, args):
+    weight, x = layer(seed)
+    gram = x.T @ x
+
+    def lost(rounded):
+        return (x @ (weight - value(rounded)).T).square().sum()
+
+    plain = lost(rtn.round_weight(weight, gram, args, NoClip(), RtnRounding()))
+    assert lost(gptq.round_weight(weight, gram, args, NoClip(), GptqRounding(name="gptq"))) < 0.7 * plain
+
+
+def test_result_does_not_depend_on_the_scale_of_the_hessian():
+    weight, x = layer()
+    x[:, 3] = 0
+    gram = x.T @ x
+    first, second = (gptq.round_weight(weight, gram * c, GROUPED, NoClip(), GptqRounding(name="gptq")) for c in (1, 2**-20))
+    assert torch.equal(first.integers, second.integers)
+
+
+def test_dead_columns_are_zero_and_leave_the_range_before_scales_are_chosen():
+    weight, x = layer()
+    weight[:, 7] = 1e6
+    x[:, 7] = 0
+    rounded = gptq.round_weight(weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    assert (value(rounded)[:, 7] == 0).all()
+    assert rounded.scale.max() < 10
+
+
+def test_channel_scales_of_row_parallel_linears_come_one_per_input_shard():
+    weight, x = layer()
+    rounded = gptq.round_weight(weight, x.T @ x, CHANNEL, NoClip(), GptqRounding(name="gptq"), input_shards=4)
+    assert rounded.scale.shape == (24, 4)
+    assert torch.equal(rounded.scale[:, 1], weight[:, 16:32].abs().amax(1) / 7)
+
+
+def test_damping_ladder_restarts_from_the_pristine_matrix():
+    root = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    hessian = root @ root.T  # rank 8
+    hessian -= 0.03 * hessian.diagonal().mean() * torch.eye(64)  # needs damping above 0.03: 0.04
+    before = hessian.clone()
+    factor = inverse_cholesky(hessian, 0.01)
+    assert factor is not None
+    assert factor.damping == pytest.approx(0.04)
+    assert torch.equal(hessian, before)
+    damped = hessian.double() + 0.04 * hessian.double().diagonal().mean() * torch.eye(64)
+    upper = factor.upper.double()
+    torch.testing.assert_close(upper.T @ upper @ damped, torch.eye(64, dtype=torch.float64), atol=1e-3, rtol=0)
+    assert torch.equal(factor.upper, factor.upper.triu())
+
+
+def test_singular_hessian_of_few_samples_is_factored():
+    weight, x = layer(rows=3)
+    rounded = gptq.round_weight(weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    assert rounded.fallback is None
+    assert torch.isfinite(value(rounded)).all()
+
+
+@pytest.mark.parametrize("broken", ["nan", "indefinite"])
+def test_unusable_hessian_falls_back_to_round_to_nearest_and_says_so(broken):
+    weight, x = layer()
+    gram = x.T @ x
+    gram = gram * float("nan") if broken == "nan" else gram - 50 * gram.diagonal().mean() * torch.ones(64, 64)
+    if broken == "indefinite":
+        gram.diagonal().copy_((x.T @ x).diagonal())
+    rounded = gptq.round_weight(weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    plain = rtn.round_weight(weight, None, GROUPED, NoClip(), RtnRounding())
+    assert torch.equal(rounded.integers, plain.integers)
+    assert rounded.fallback is not None
+    assert rounded.damping is None

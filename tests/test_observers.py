@@ -1,0 +1,68 @@
+import pytest
+import torch
+from ptqflow.numerics import observers
+from ptqflow.numerics.grid import dequantize, quantize, scale_and_zero_point
+
+
+def reference_search(row, num_bits, symmetric, norm=2.4):
+    """One group, one candidate at a time (algorithms of the GPTQ reference)."""
+    best, found = float("inf"), None
+    low, high = min(row.min().item(), 0.0), max(row.max().item(), 0.0)
+    for i in range(80):
+        p = 1 - i / 100
+        scale, zero = scale_and_zero_point(torch.tensor(low) * p, torch.tensor(high) * p, num_bits, symmetric)
+        error = (dequantize(quantize(row, scale, zero, num_bits, symmetric), scale, zero) - row).abs().pow(norm).sum().item()
+        if error < best:
+            best, found = error, (low * p, high * p)
+    return found
+
+
+@pytest.mark.parametrize(("num_bits", "symmetric"), [(3, False), (4, True)])
+def test_mse_search_equals_a_scalar_search(num_bits, symmetric):
+    groups = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0)).pow(3)
+    low, high = observers.mse_search(groups, num_bits, symmetric)
+    for r in range(3):
+        for g in range(2):
+            expected = reference_search(groups[r, g], num_bits, symmetric)
+            assert (low[r, g].item(), high[r, g].item()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mse_search_does_not_depend_on_how_memory_is_bounded(monkeypatch):
+    groups = torch.randn(7, 3, 64, generator=torch.Generator().manual_seed(0)).pow(3)
+    whole = observers.mse_search(groups, 4, False)
+    monkeypatch.setattr(observers, "_ELEMENTS_AT_ONCE", 48)  # smaller than one group: also sums over pieces
+    pieces = observers.mse_search(groups, 4, False)
+    torch.testing.assert_close(whole, pieces)
+
+
+def test_mse_search_keeps_the_full_range_on_ties():
+    low, high = observers.mse_search(torch.zeros(2, 1, 8), 4, False)
+    assert low.tolist() == high.tolist() == [[0], [0]]
+    tiny = torch.full((1, 1, 8), 1e-6)  # below the floor of ranges: every p gives the same scale
+    assert torch.equal(observers.mse_search(tiny, 4, False)[1], tiny[..., 0])
+    on_grid = torch.arange(16.0).reshape(1, 1, 16)
+    assert observers.mse_search(on_grid, 4, False)[1].item() == 15
+
+
+def test_mse_search_never_increases_the_error():
+    groups = torch.randn(16, 1, 64, generator=torch.Generator().manual_seed(1)).pow(3)
+
+    def error(low, high):
+        scale, zero = (t.unsqueeze(-1) for t in scale_and_zero_point(low, high, 3, False))
+        return (dequantize(quantize(groups, scale, zero, 3, False), scale, zero) - groups).abs().pow(2.4).sum(-1)
+
+    searched, full = error(*observers.mse_search(groups, 3, False)), error(*observers.min_max(groups))
+    assert (searched <= full * (1 + 1e-6)).all()
+    assert searched.sum() < 0.95 * full.sum()
+
+
+def test_channel_statistics_are_those_of_all_rows_at_once():
+    x = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)) + 1000
+    statistics = observers.ChannelStatistics()
+    for part in x.split(37):
+        statistics.update(part)
+    result, exact = statistics.result(), x.double()
+    assert torch.equal(result["absmax"], x.abs().amax(0))
+    torch.testing.assert_close(result["mean"], exact.mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result["mean_abs"], exact.abs().mean(0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result["second_moment"], exact.square().mean(0), rtol=1e-6, atol=0)

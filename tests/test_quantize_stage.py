@@ -1,0 +1,269 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.activations import read_activations, write_activations
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.tables import read_table
+from ptqflow.devices.device import select
+from ptqflow.errors import ArtifactError
+from ptqflow.modeling.architectures import linear_prefix
+from ptqflow.modeling.blocks import Blocks, forward, watch_sites
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.numerics.grid import dequantize_weight
+from ptqflow.presets import resolve
+from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.stages.quantize import quantize_layer, read_absmax
+from safetensors.torch import load_file
+from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
+from transformers import AutoModelForCausalLM
+
+GPTQ4 = resolve({"preset": "gptq-w4a16"})
+SMOOTH = resolve({"preset": "smoothquant-w8a8kv8"})
+RTN = resolve({"preset": "rtn-w4a4kv4"})
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("stages")
+
+
+@pytest.fixture(scope="module")
+def model(work):
+    return tiny_model(work / "model")
+
+
+@pytest.fixture(scope="module")
+def calibration(model, work):
+    return collect(model, work)
+
+
+def logits(folder, tokens):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(tokens).logits
+
+
+def test_statistics_and_boundary_states_are_those_of_the_whole_model(model, work):
+    manifest = collect(model, work, chunks=2)
+    full = AutoModelForCausalLM.from_pretrained(model).eval()
+    tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
+    seen, cached = {}, {}
+    with watch_sites(full.model.layers[1], lambda site, x: seen.update({site: x.flatten(0, 1)})), torch.no_grad():
+        output = full(tokens, output_hidden_states=True, use_cache=True)
+    cached = output.past_key_values.layers[1]
+    seen |= {
+        "k": cached.keys.transpose(1, 2).flatten(0, 1).flatten(1),
+        "v": cached.values.transpose(1, 2).flatten(0, 1).flatten(1),
+    }
+    assert torch.equal(read_activations(manifest.parent / "chunk=0/activations.parquet"), output.hidden_states[0])
+    assert torch.equal(read_activations(manifest.parent / "chunk=1/activations.parquet"), output.hidden_states[2])
+    table = read_table(manifest.parent / "statistics.parquet", schemas.STATISTICS).to_pandas()
+    for site, x in seen.items():
+        rows = table[(table.layer == 1) & (table.site == site)].sort_values("channel")
+        assert len(rows) == x.shape[1]
+        for name, expected in [
+            ("absmax", x.abs().amax(0)),
+            ("mean_abs", x.abs().mean(0)),
+            ("mean", x.mean(0)),
+            ("second_moment", x.square().mean(0)),
+        ]:
+            torch.testing.assert_close(torch.tensor(rows[name].to_numpy()), expected, rtol=1e-4, atol=1e-5)
+    assert sorted(Manifest.read(manifest).files) == [
+        "chunk=0/activations.parquet",
+        "chunk=1/activations.parquet",
+        "statistics.parquet",
+    ]
+
+
+def test_collecting_into_fewer_chunks_leaves_no_old_chunk_behind(model, work):
+    output = collect(model, work, chunks=3)
+    options = ("--model", model / "manifest.json", "--tokens", work / "tokens.parquet", "--output", output)
+    assert stage("collect", {"chunks": 1}, *options) == 0
+    assert [path.name for path in output.parent.glob("chunk=*")] == ["chunk=0"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_hidden_states_survive_the_disk_bit_for_bit(dtype, tmp_path):
+    hidden = torch.randn(3, 5, 8).to(dtype)
+    write_activations(tmp_path / "a.parquet", hidden, {})
+    assert torch.equal(read_activations(tmp_path / "a.parquet"), hidden)
+
+
+@pytest.mark.parametrize("recipe", [GPTQ4, SMOOTH, RTN])
+def test_one_chunk_equals_the_sequential_pipeline_bit_for_bit(recipe, model, calibration, work, request):
+    (path,) = quantize(model, calibration, recipe, work / request.node.name)
+    device = select("cpu")
+    blocks = Blocks(model, device.torch_device, torch.float32)
+    tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
+    absmax, hidden, expected = read_absmax(calibration.parent / "statistics.parquet"), blocks.embed(tokens), {}
+    for layer in range(3):
+        expected |= quantize_layer(blocks, layer, hidden, absmax[layer], recipe, device)[0]
+    found = load_file(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_equal_inputs_give_equal_bytes(model, calibration, work):
+    first, second = (quantize(model, calibration, SMOOTH, work / name)[0] for name in ("once", "twice"))
+    assert first.read_bytes() == second.read_bytes()
+    assert first.stat().st_mode == (first.parent / "diagnostics.parquet").stat().st_mode  # readable by whoever reads the rest
+
+
+def test_a_chunk_does_not_depend_on_other_layers(model, work):
+    calibration = collect(model, work, chunks=3)
+    override = {"layers": [1], "weights": {"num_bits": 8, "strategy": "channel"}}
+    changed = resolve({"preset": "gptq-w4a16", "overrides": [override]})
+    plain_paths = quantize(model, calibration, GPTQ4, work / "plain", chunks=3)
+    changed_paths = quantize(model, calibration, changed, work / "changed", chunks=3)
+    same = [a.read_bytes() == b.read_bytes() for a, b in zip(plain_paths, changed_paths, strict=True)]
+    assert same == [True, False, True]
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+def test_diagnostics_are_the_errors_of_the_blocks_as_deployed(propagate, model, calibration, work, request):
+    recipe = resolve({"preset": "rtn-w4a4kv4", "error_propagation": propagate})
+    (path,) = quantize(model, calibration, recipe, work / request.node.name)
+    rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
+    assert len(rows) == 3 * 8
+    blocks, qparams = Blocks(model, torch.device("cpu"), torch.float32), load_file(path)
+    hidden = read_activations(calibration.parent / "chunk=0/activations.parquet")
+    positions = blocks.positions(hidden.shape[1])
+    for layer in range(2):
+        tensors = blocks.tensors(layer)
+        inputs = {}
+        block = blocks.build(layer, tensors)
+        with watch_sites(block, lambda site, x, inputs=inputs: inputs.update({site: x.flatten(0, 1)})):
+            target = forward(block, hidden, positions)
+        name = f"model.layers.{layer}.mlp.down_proj"
+        weight = tensors[f"{name}.weight"]
+        rounded = dequantize_weight(*(qparams[f"{name}.{part}"] for part in ("integers", "scale", "zero_point")))
+        row = rows[(rows.layer == layer) & (rows.module == "down_proj")].iloc[0]
+        exact, lost = inputs["down"] @ weight.T, inputs["down"] @ (weight - rounded).T
+        assert row.output_error == pytest.approx((lost.square().sum() / exact.square().sum()).item(), rel=1e-3)
+        assert row.output_mse == pytest.approx(lost.square().mean().item(), rel=1e-3)
+        assert row.weight_error == pytest.approx(((weight - rounded).square().sum() / weight.square().sum()).item(), rel=1e-4)
+        for linear in LINEARS:
+            key = linear_prefix(layer, linear)
+            tensors[f"{key}.weight"] = dequantize_weight(*(qparams[f"{key}.{p}"] for p in ("integers", "scale", "zero_point")))
+        quantized = blocks.build(layer, tensors)
+        quantize_block(quantized, recipe, layer)
+        output = forward(quantized, hidden, positions)
+        row = rows[(rows.layer == layer) & (rows.module == "block")].iloc[0]
+        assert row.output_error == pytest.approx(((output - target).norm() / (target - hidden).norm()).item() ** 2, rel=1e-3)
+        assert row.output_mse == pytest.approx((output - target).square().mean().item(), rel=1e-3)
+        hidden = output if propagate else target
+
+
+def test_smoothing_helps_where_there_are_outliers(model, calibration, work):
+    def block_errors(preset, name):
+        (path,) = quantize(model, calibration, resolve({"preset": preset}), work / name)
+        rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
+        return rows[rows.module == "block"].output_error.mean()
+
+    assert block_errors("smoothquant-w8a8", "smooth") < 0.7 * block_errors("rtn-w8a8", "plain8")
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize(("dtype", "shards"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_every_architecture_runs_from_collect_to_a_loadable_checkpoint(kind, dtype, shards, tmp_path):
+    source = tiny_model(tmp_path / "m", kind, dtype, shards, outliers=False)
+    folder = fake_checkpoint(source, SMOOTH, tmp_path, chunks=2)
+    tokens = torch.randint(3, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+    before, after = logits(source, tokens), logits(folder, tokens)
+    assert ((after - before).norm() / before.norm()).item() < 0.1
+    manifest = Manifest.read(folder / "manifest.json")
+    manifest.verify(folder)
+    assert manifest.origin["quantized_weights"] == manifest.origin["packed_bytes"] - 2 * sum(
+        t.shape[0]
+        for path in sorted(tmp_path.glob("quantized/*/*.safetensors"))
+        for n, t in load_file(path).items()
+        if ".scale" in n
+    )
+
+
+def test_weight_only_checkpoint_is_stock_and_all_else_is_copied_bit_for_bit(work, tmp_path):
+    source = tiny_model(tmp_path / "m", dtype=torch.bfloat16, shards=True)
+    folder = fake_checkpoint(source, GPTQ4, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert config == json.loads((source / "config.json").read_text())
+    assert (folder / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert (folder / "generation_config.json").read_bytes() == (source / "generation_config.json").read_bytes()
+    (path,) = tmp_path.glob("quantized/*/qparams.safetensors")
+    qparams = load_file(path)
+    for shard in source.glob("*.safetensors"):
+        before, after = load_file(shard), load_file(folder / shard.name)
+        assert before.keys() == after.keys()
+        for name in before:
+            if name.endswith("_proj.weight"):
+                parts = (qparams[name.replace("weight", part)] for part in ("integers", "scale", "zero_point"))
+                assert torch.equal(after[name], dequantize_weight(*parts).bfloat16())
+            else:
+                assert torch.equal(before[name], after[name])
+    side = json.loads((folder / "ptqflow.json").read_text())
+    assert Recipe.model_validate(side["settings"]["recipe"]) == GPTQ4
+
+
+def test_overrides_leave_linears_in_high_precision(model, calibration, work):
+    overrides = [{"linears": ["down_proj"], "weights": None, "input_activations": None}]
+    recipe = resolve({"preset": "smoothquant-w8a8", "overrides": overrides})
+    paths = quantize(model, calibration, recipe, work / "override")
+    assert not [name for name in load_file(paths[0]) if "down_proj" in name]
+    folder = export(model, paths, recipe, work / "override-checkpoint")
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    kinds = {type(block.mlp.down_proj).__name__ for block in loaded.model.layers}
+    assert kinds == {"Linear"}
+    original = load_file(model / "model.safetensors")
+    assert torch.equal(loaded.model.layers[0].mlp.down_proj.weight, original["model.layers.0.mlp.down_proj.weight"])
+
+
+def test_cache_only_recipe_keeps_all_weights(model, calibration, work):
+    recipe = Recipe.model_validate({"scheme": {"kv_cache": {"num_bits": 8}}})
+    paths = quantize(model, calibration, recipe, work / "kv")
+    folder = export(model, paths, recipe, work / "kv-checkpoint")
+    before, after = load_file(model / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"] == "ptqflow"
+
+
+def test_a_hessian_without_factor_is_a_recorded_fallback(model, calibration, work, monkeypatch):
+    monkeypatch.setattr("ptqflow.methods.gptq.inverse_cholesky", lambda *_: None)
+    (path,) = quantize(model, calibration, GPTQ4, work / "fallback")
+    rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
+    linears = rows[rows.module != "block"]
+    assert linears.fallback.str.startswith("rtn").all()
+    assert linears.damping.isna().all()
+
+
+def test_inputs_that_do_not_fit_are_refused_before_any_work(model, calibration, work, capsys, tmp_path):
+    settings = {"recipe": GPTQ4.dump(), "chunk": 0, "layers": [0, 2]}
+    outputs = ("--qparams", tmp_path / "q.safetensors", "--diagnostics", tmp_path / "d.parquet")
+    inputs = ("--model", model / "manifest.json", "--calibration", calibration)
+    assert stage("quantize", settings, *inputs, *outputs) == 2
+    assert "holds layers [0, 3], not [0, 2]" in capsys.readouterr().err
+    paths = quantize(model, calibration, GPTQ4, tmp_path)
+    target = ("--output", tmp_path / "c/manifest.json")
+    other = {"recipe": RTN.dump(), "form": "fake"}
+    assert stage("export", other, "--model", model / "manifest.json", "--qparams", *paths, *target) == 2
+    assert "was quantized by another recipe" in capsys.readouterr().err
+    fake = {"recipe": GPTQ4.dump(), "form": "gguf"}
+    assert stage("export", fake, "--model", model / "manifest.json", "--qparams", *paths, *target) == 2
+    assert "form 'gguf' is unknown" in capsys.readouterr().err
+    fine = {"recipe": GPTQ4.dump(), "form": "fake"}
+    assert stage("export", fine, "--model", model / "manifest.json", "--qparams", paths[0], paths[0], *target) == 2
+    over = ("--model", model / "manifest.json", "--qparams", *paths, "--output", model / "manifest.json")
+    assert stage("export", fine, *over) == 2
+    assert "would overwrite the float model" in capsys.readouterr().err
+
+
+def test_corrupt_calibration_is_refused(model, work, tmp_path):
+    calibration = collect(model, tmp_path)
+    path = calibration.parent / "chunk=0/activations.parquet"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AssertionError):
+        quantize(model, calibration, RTN, tmp_path)
+    with pytest.raises(ArtifactError, match="holds no hidden states"):
+        read_activations(work / "tokens.parquet")

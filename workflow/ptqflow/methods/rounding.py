@@ -1,0 +1,36 @@
+"""What every rounding method shares: its result, and the grid of a weight before any rounding."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ptqflow.numerics.grid import group_weight, scale_and_zero_point
+from ptqflow.numerics.observers import min_max, mse_search
+from ptqflow.recipes import MseClip, NoClip, WeightArgs
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A weight on its grid: w' = (integers - zero_point) * scale, group by group.
+
+    integers [out, in] int8 (symmetric) or uint8; scale [out, groups] float32; zero_point [out, groups] like integers.
+    `damping`: fraction of mean(diag H) that was added, where a Hessian was used. `fallback`: what was done instead, if anything.
+    """
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    damping: float | None = None
+    fallback: str | None = None
+
+
+def weight_grid(weight: Tensor, args: WeightArgs, clip: NoClip | MseClip, input_shards: int = 1) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (both float32, [out, groups]) of a weight [out, in]; tensor scales are repeated per row."""
+    groups = group_weight(weight, args.strategy, args.group_size, input_shards)
+    if isinstance(clip, MseClip):
+        low, high = mse_search(groups, args.num_bits, args.symmetric, clip.norm, clip.max_shrink, clip.n_grid)
+    else:
+        low, high = min_max(groups)
+    scale, zero_point = scale_and_zero_point(low, high, args.num_bits, args.symmetric)
+    rows = weight.shape[0]
+    return scale.expand(rows, -1).contiguous(), zero_point.expand(rows, -1).contiguous()

@@ -1,0 +1,89 @@
+"""The architectures we know: where a decoder block's linears, norms and distinct inputs are. Import-light (no torch).
+
+Qwen2, Qwen3 and Llama share one anatomy (pre-norm blocks, grouped-query attention, gated MLP), so an adapter is a name; what
+differs inside (biases, query and key norms) is the stock transformers module's business.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from ptqflow.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Site:
+    """A distinct linear input of a block: the linears that read it and the norm that makes it, if a norm does."""
+
+    name: str
+    linears: tuple[str, ...]
+    norm: str | None = None
+
+
+SITES = (
+    Site("qkv", ("q_proj", "k_proj", "v_proj"), "input_layernorm"),
+    Site("o", ("o_proj",)),
+    Site("gate_up", ("gate_proj", "up_proj"), "post_attention_layernorm"),
+    Site("down", ("down_proj",)),
+)
+ATTENTION = "self_attn"  # module names inside a block
+PARENTS = {"q_proj": ATTENTION, "k_proj": ATTENTION, "v_proj": ATTENTION, "o_proj": ATTENTION} | {
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+    "down_proj": "mlp",
+}
+EMBEDDING = "model.embed_tokens.weight"
+# Readers of a site that a norm makes are only its linears, so a per-channel scale can move between norm and linears.
+SITE_OF = {linear: site.name for site in SITES for linear in site.linears}
+
+
+def module_name(linear: str) -> str:
+    """Name of a linear inside its block: `q_proj` -> `self_attn.q_proj`."""
+    return f"{PARENTS[linear]}.{linear}"
+
+
+def block_prefix(layer: int) -> str:
+    """Prefix of a block's tensors in the checkpoint."""
+    return f"model.layers.{layer}."
+
+
+def linear_prefix(layer: int, linear: str) -> str:
+    """Tensor prefix of a linear in the checkpoint, without `.weight`."""
+    return block_prefix(layer) + module_name(linear)
+
+
+def smoothing_key(layer: int, site: str) -> str:
+    """Name of a site's diagonal transform in `qparams.safetensors`."""
+    return f"{block_prefix(layer)}{site}.smoothing_scale"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A supported `model_type` and the prefix of its transformers classes."""
+
+    model_type: str
+    prefix: str
+
+    def class_of(self, part: str) -> Any:
+        """A stock class: `Config`, `DecoderLayer` or `RotaryEmbedding`. Imports only this architecture's modules."""
+        kind = "configuration" if part == "Config" else "modeling"
+        module = import_module(f"transformers.models.{self.model_type}.{kind}_{self.model_type}")
+        return getattr(module, self.prefix + part)
+
+
+_KNOWN = {
+    a.model_type: a for a in (Architecture("qwen2", "Qwen2"), Architecture("qwen3", "Qwen3"), Architecture("llama", "Llama"))
+}
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """The architecture of a `config.json`. Raises ConfigError for an unknown one and for sliding-window attention."""
+    model_type = config.get("model_type")
+    if model_type not in _KNOWN:
+        raise ConfigError(f"model_type {model_type!r} is not supported; use a model of type {', '.join(_KNOWN)}")
+    if "sliding_attention" in (config.get("layer_types") or []) or config.get("use_sliding_window"):
+        raise ConfigError("sliding-window attention is not supported; use a model with use_sliding_window false")
+    if "quantization_config" in config:
+        raise ConfigError("the model is quantized already (quantization_config in config.json); start from its float checkpoint")
+    return _KNOWN[model_type]

@@ -1,0 +1,99 @@
+"""Fake-quantized inference: linears that quantize their input, attention that quantizes the keys and values it reads.
+
+Used by the quantize stage (to hand each block quantized inputs) and by the transformers quantizer (to run checkpoints): one
+place, so that both compute the same numbers. Placement (Quantized-Reasoning-Models): inputs of all block linears per token (per
+input shard for o_proj and down_proj), keys after RoPE and values per token and head, also during prefill.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from ptqflow.modeling.architectures import ATTENTION, module_name
+from ptqflow.modeling.attention_name import ATTENTION_NAME
+from ptqflow.modeling.shapes import shards_of
+from ptqflow.numerics.grid import fake_quantize
+from ptqflow.recipes import LINEARS, ActivationArgs, CacheArgs, Recipe
+
+CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class FakeQuantLinear(nn.Linear):
+    """A linear whose input is quantized and dequantized per token. Weight and bias are used as stored.
+
+    input [..., in] and output [..., out] in the model's dtype; the quantizer computes in float32.
+    """
+
+    def __init__(self, linear: nn.Linear, args: ActivationArgs, input_shards: int) -> None:
+        """Take over `linear`'s parameters (the same tensors, on any device, meta included)."""
+        with torch.device("meta"):
+            super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.args, self.input_shards = args, input_shards
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Quantize, then multiply."""
+        quantized = fake_quantize(input, self.args.num_bits, self.args.symmetric, self.input_shards)
+        return nn.functional.linear(quantized, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Shape and grid, for `print(model)`."""
+        grid = f"{self.args.num_bits} bits, {'symmetric' if self.args.symmetric else 'asymmetric'}"
+        return f"{super().extra_repr()}, input: {grid}, {self.input_shards} shards"
+
+
+class CacheQuantizer:
+    """Keys and values [batch, kv_heads, tokens, head_dim], quantized and dequantized per token and head."""
+
+    def __init__(self, args: CacheArgs) -> None:
+        self.args = args
+
+    def __call__(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as attention is to read them."""
+        return (
+            fake_quantize(key, self.args.num_bits, self.args.symmetric),
+            fake_quantize(value, self.args.num_bits, self.args.symmetric),
+        )
+
+
+def cache_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa.
+
+    The cache keeps float keys and values; every read quantizes them, token by token, to the same numbers. So decoding with a
+    cache equals a full forward pass.
+    """
+    transform: CacheTransform | None = getattr(module, "cache_transform", None)
+    if transform is not None:
+        key, value = transform(key, value)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def register_attention() -> None:
+    """Make `cache_attention`, with sdpa's masks, known to transformers under ATTENTION_NAME (again is harmless)."""
+    AttentionInterface.register(ATTENTION_NAME, cache_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+
+def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
+    """Make a decoder block quantize its linears' inputs and its cache as `recipe` says for `layer`. Weights are not touched."""
+    for linear in LINEARS:
+        args = recipe.input_activations(layer, linear)
+        if args is not None:
+            plain = block.get_submodule(module_name(linear))
+            assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
+            block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
+    if recipe.scheme.kv_cache is not None:
+        set_cache_transform(block, CacheQuantizer(recipe.scheme.kv_cache))
+
+
+def set_cache_transform(block: nn.Module, transform: CacheTransform | None) -> None:
+    """What this block's attention does to keys and values before it reads them (needs ATTENTION_NAME as implementation)."""
+    attention: Any = block.get_submodule(ATTENTION)
+    attention.cache_transform = transform

@@ -1,0 +1,74 @@
+"""From integers, scales and transforms (`qparams.safetensors`) to the tensors that a dense checkpoint holds.
+
+Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`. Both the quantize stage (to
+run the quantized block) and the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ptqflow.errors import ArtifactError
+from ptqflow.modeling.architectures import SITE_OF, SITES, module_name, smoothing_key
+from ptqflow.modeling.weights import open_safetensors
+from ptqflow.numerics.grid import dequantize_weight
+from ptqflow.recipes import LINEARS
+from ptqflow.transforms import diagonal
+
+METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
+_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+_SITE_OF_NORM = {site.norm: site.name for site in SITES if site.norm}
+_SITE_OF_MODULE = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
+
+
+def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
+    """What takes the place of checkpoint tensor `name`: dequantized, or with its site's scaling folded in, or `tensor` itself.
+
+    The result has the shape and dtype of `tensor`.
+    """
+    match = _NAME.fullmatch(name)
+    if not match:
+        return tensor
+    layer, module = int(match[1]), match[2]
+    prefix = name.removesuffix(".weight")
+    if f"{prefix}.integers" in qparams:
+        integers, scale, zero_point = (qparams[f"{prefix}.{part}"] for part in ("integers", "scale", "zero_point"))
+        return dequantize_weight(integers, scale, zero_point).to(tensor.dtype)
+    if (site := _SITE_OF_NORM.get(module)) and (smoothing := qparams.get(smoothing_key(layer, site))) is not None:
+        return diagonal.fold_into_norm(tensor, smoothing)
+    if (site := _SITE_OF_MODULE.get(module)) and (smoothing := qparams.get(smoothing_key(layer, site))) is not None:
+        return diagonal.apply_to_weight(tensor, smoothing).to(tensor.dtype)
+    return tensor
+
+
+class QParams(Mapping[str, Tensor]):
+    """The qparams of all chunks as one mapping; tensors are read from their files when asked for."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Read the headers. Raises ArtifactError for unreadable files, and for a tensor that two files hold."""
+        self._files: dict[str, Path] = {}
+        self.metadata: dict[Path, dict[str, Any]] = {}
+        for path in paths:
+            with open_safetensors(path) as file:
+                names = list(file.keys())
+                self.metadata[path] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            if twice := sorted(self._files.keys() & set(names)):
+                raise ArtifactError(f"{path} and {self._files[twice[0]]} both hold {twice[0]}; pass each chunk once")
+            self._files |= dict.fromkeys(names, path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        with open_safetensors(self._files[name]) as file:
+            return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)

@@ -1,0 +1,78 @@
+"""Shapes of a model's linears from its `config.json`, and whether a recipe fits them. Import-light (no torch)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptqflow.errors import ConfigError
+from ptqflow.modeling.architectures import architecture_of
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe, WeightArgs
+
+
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Channels of a head; stated in newer configs, independently of the hidden size."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """(out_features, in_features) of each linear of a block, by name."""
+    hidden, intermediate, dim = config["hidden_size"], config["intermediate_size"], head_dim(config)
+    heads = config["num_attention_heads"]
+    queries, keys = heads * dim, (config.get("num_key_value_heads") or heads) * dim
+    return {
+        "q_proj": (queries, hidden),
+        "k_proj": (keys, hidden),
+        "v_proj": (keys, hidden),
+        "o_proj": (hidden, queries),
+        "gate_proj": (intermediate, hidden),
+        "up_proj": (intermediate, hidden),
+        "down_proj": (hidden, intermediate),
+    }
+
+
+def shards_of(recipe: Recipe, linear: str) -> int:
+    """Shards of a linear's input that have scales of their own: the recipe's for o_proj and down_proj, else 1."""
+    return recipe.input_shards if linear in ROW_PARALLEL else 1
+
+
+def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, model_name: str) -> None:
+    """Refuse a recipe that does not fit a model, before any job. Raises ConfigError naming key, model and remedy."""
+    try:
+        architecture_of(config)
+    except ConfigError as error:
+        raise ConfigError(f"model {model_name}: {error}") from None
+    where = f"recipe '{recipe_name}': "
+    layers, shards = int(config["num_hidden_layers"]), recipe.input_shards
+    for override in recipe.overrides:
+        beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
+        if beyond:
+            raise ConfigError(f"{where}overrides name layers {beyond}, but model {model_name} has layers 0 to {layers - 1}")
+    if config["num_attention_heads"] % shards or config["intermediate_size"] % shards:
+        raise ConfigError(
+            f"{where}input_shards {shards} does not divide the {config['num_attention_heads']} attention heads and "
+            f"intermediate size {config['intermediate_size']} of model {model_name}; use input_shards 1"
+        )
+    shapes = linear_shapes(config)
+    for layer in range(layers):
+        for linear in LINEARS:
+            args = recipe.weights(layer, linear)
+            if args is None or args.group_size is None:
+                continue
+            width = shapes[linear][1] // shards_of(recipe, linear)
+            if width % args.group_size:
+                sizes = [g for g in (128, 64, 32, 16) if g < args.group_size and width % g == 0]
+                remedies = (["input_shards 1"] if shapes[linear][1] % args.group_size == 0 else []) + (
+                    [f"group_size {sizes[0]}"] if sizes else []
+                )
+                raise ConfigError(
+                    f"{where}weights.group_size {args.group_size} does not divide {linear} in_features {width} "
+                    f"(model {model_name}, input_shards {shards}); use {' or '.join(remedies) or 'strategy channel'}"
+                )
+
+
+def packed_bytes(shape: tuple[int, int], args: WeightArgs, shards: int) -> int:
+    """Bytes of a linear's weight at its nominal bits, 2 per scale, and one integer of the grid per asymmetric zero point."""
+    out_features, in_features = shape
+    groups = in_features // args.group_size if args.group_size else shards
+    scales = groups if args.strategy == "tensor" else out_features * groups
+    bits = args.num_bits
+    return -(-out_features * in_features * bits // 8) + scales * (2 + (0 if args.symmetric else -(-bits // 8)))

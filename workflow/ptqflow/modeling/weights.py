@@ -1,0 +1,80 @@
+"""Tensors of a checkpoint by name, read one at a time from its safetensors files (one file, or shards with an index)."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ptqflow.artifacts.atomic import atomic_path
+from ptqflow.errors import ArtifactError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def open_safetensors(path: Path) -> safe_open:
+    """Open a safetensors file for reading. Raises ArtifactError when it is missing, truncated or something else."""
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a readable safetensors file ({error}); delete it and make it again") from None
+
+
+def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors atomically, with the permissions of an ordinary new file (the library's own are for the owner alone)."""
+    with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
+        temporary.chmod(mode)
+
+
+class Weights:
+    """The tensors of a model folder. `file_of` maps each tensor's name to the file that holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the index (or the header of the single file). Raises ArtifactError when there is neither."""
+        self.folder = folder
+        if (folder / INDEX).is_file():
+            self.file_of: dict[str, str] = dict(json.loads((folder / INDEX).read_text())["weight_map"])
+        elif (folder / SINGLE).is_file():
+            with open_safetensors(folder / SINGLE) as file:
+                self.file_of = dict.fromkeys(file.keys(), SINGLE)
+        else:
+            raise ArtifactError(f"{folder} holds neither {SINGLE} nor {INDEX}; convert the model to safetensors first")
+
+    def files(self, names: Iterable[str] | None = None) -> list[str]:
+        """The weight files that hold `names` (or all files), sorted."""
+        return sorted({self.file_of[name] for name in names} if names is not None else set(self.file_of.values()))
+
+    def names_under(self, prefix: str) -> list[str]:
+        """Names that start with `prefix`, sorted. Raises ArtifactError when there are none."""
+        found = sorted(name for name in self.file_of if name.startswith(prefix))
+        if not found:
+            raise ArtifactError(f"{self.folder} holds no tensor {prefix}*; fetch the model again")
+        return found
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor, on the CPU, in its stored dtype. Raises ArtifactError when it is not there."""
+        return self.load([name])[name]
+
+    def load(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Several tensors; each file is opened once."""
+        wanted: dict[str, list[str]] = {}
+        for name in names:
+            if name not in self.file_of:
+                raise ArtifactError(f"{self.folder} holds no tensor {name}; fetch the model again")
+            wanted.setdefault(self.file_of[name], []).append(name)
+        found: dict[str, Tensor] = {}
+        for file_name, members in wanted.items():
+            with open_safetensors(self.folder / file_name) as file:
+                found |= {name: file.get_tensor(name) for name in members}
+        return found
+
+    def metadata(self, file_name: str) -> dict[str, str]:
+        """The metadata entry of one file."""
+        with open_safetensors(self.folder / file_name) as file:
+            return dict(file.metadata() or {})

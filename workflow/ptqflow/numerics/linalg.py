@@ -1,0 +1,55 @@
+"""Factorization of damped Hessians, by a procedure that cannot fail silently."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_LARGEST_DAMPING = 1.0
+_RESIDUAL = 1e-2  # of the factor applied to probe vectors; float32 factors of ill-conditioned matrices exceed it
+_PROBES = 8
+
+
+class Factor(NamedTuple):
+    """`upper` [n, n] float32 with upperᵀ upper = (H + damping * mean(diag H) * I)⁻¹."""
+
+    upper: Tensor
+    damping: float
+
+
+def inverse_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
+    """Upper Cholesky factor of the inverse of a damped Hessian [n, n] (symmetric, float32).
+
+    Each attempt starts from the pristine matrix. Damping starts at `dampening_frac` and doubles up to 1; each level is tried in
+    float32 on the matrix's device, then in float64 on the CPU. A factor is accepted when it is finite and reproduces the
+    inverse on probe vectors. None when no level succeeds (not finite, or strongly indefinite): the caller records a fallback.
+    """
+    if not bool(torch.isfinite(hessian).all()):
+        return None
+    mean = hessian.diagonal().double().mean().item()
+    damping = dampening_frac
+    while damping <= max(_LARGEST_DAMPING, dampening_frac):
+        for attempt in (hessian, hessian.cpu().double()):
+            damped = attempt.clone()
+            damped.diagonal().add_(damping * mean)
+            upper = _upper_of_inverse(damped)
+            if upper is not None:
+                return Factor(upper.to(device=hessian.device, dtype=torch.float32), damping)
+        damping *= 2
+    return None
+
+
+def _upper_of_inverse(damped: Tensor) -> Tensor | None:
+    """U with UᵀU = H⁻¹, or None.
+
+    With the order of rows and columns reversed, H = L Lᵀ; reversed back, H = R Rᵀ with R upper, so U = R⁻¹: one factorization
+    and one triangular inverse, and no inverse of H itself.
+    """
+    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if int(info) != 0:
+        return None
+    identity = torch.eye(damped.shape[0], dtype=damped.dtype, device=damped.device)
+    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    probes = torch.randn(damped.shape[0], _PROBES, generator=torch.Generator().manual_seed(0)).to(damped)
+    residual = (upper.T @ (upper @ (damped @ probes)) - probes).norm() / probes.norm()
+    return upper if bool(torch.isfinite(upper).all()) and residual.item() < _RESIDUAL else None

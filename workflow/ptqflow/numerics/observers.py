@@ -1,0 +1,79 @@
+"""Observers: the range [low, high] of each group of a weight. Input [rows, groups, n], output two of [rows, groups]."""
+
+import torch
+from torch import Tensor
+
+from ptqflow.numerics.grid import dequantize, quantize, scale_and_zero_point
+
+_ELEMENTS_AT_ONCE = 1 << 20  # float32 work buffers of 4 MB each: they stay in a CPU's cache, and bound the memory
+
+
+def min_max(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The full range of each group, widened to hold 0."""
+    groups = groups.float()
+    return groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
+
+
+def mse_search(
+    groups: Tensor, num_bits: int, symmetric: bool, norm: float = 2.4, max_shrink: float = 0.8, n_grid: int = 100
+) -> tuple[Tensor, Tensor]:
+    """The range p * [min, max] that minimizes sum |x' - x|^norm, x' the quantized group.
+
+    p runs over 1, 1 - 1/n_grid, ... in int(max_shrink * n_grid) steps (80 by default: 1.00 to 0.21); a smaller range wins only by
+    strict improvement. All groups at once, in pieces that bound the memory (GPTQ reference, `Quantizer.find_params`).
+    """
+    rows, count, n = groups.shape
+    flat = groups.reshape(rows * count, n).float()
+    low, high = min_max(flat)
+    step = max(1, _ELEMENTS_AT_ONCE // n)
+    best = [
+        _search(*part, num_bits, symmetric, norm, max_shrink, n_grid)
+        for part in zip(flat.split(step), low.split(step), high.split(step), strict=True)
+    ]
+    ratio = torch.cat(best)
+    return (low * ratio).reshape(rows, count), (high * ratio).reshape(rows, count)
+
+
+def _search(
+    x: Tensor, low: Tensor, high: Tensor, num_bits: int, symmetric: bool, norm: float, max_shrink: float, n_grid: int
+) -> Tensor:
+    """Best p of each row of x [k, n]."""
+    best_error = torch.full_like(low, torch.inf)
+    best_ratio = torch.ones_like(low)
+    for i in range(int(max_shrink * n_grid)):
+        ratio = 1 - i / n_grid
+        scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, num_bits, symmetric))
+        error = torch.zeros_like(low)
+        for piece in x.split(_ELEMENTS_AT_ONCE, dim=-1):
+            difference = dequantize(quantize(piece, scale, zero_point, num_bits, symmetric), scale, zero_point).sub_(piece)
+            error += difference.abs_().pow_(norm).sum(-1)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_ratio = torch.where(better, ratio, best_ratio)
+    return best_ratio
+
+
+class ChannelStatistics:
+    """Per-channel max|x|, mean|x|, mean and mean x² over all rows seen. Sums are float64, so long runs stay exact."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._absmax: Tensor | None = None
+        self._sums: Tensor | None = None  # [3, channels]: |x|, x, x²
+
+    def update(self, x: Tensor) -> None:
+        """Add rows x [rows, channels] of any float dtype: float32 sums within a call, float64 across calls, on the CPU."""
+        x = x.float()
+        magnitude = x.abs()
+        absmax = magnitude.amax(0).cpu()
+        sums = torch.stack([magnitude.sum(0), x.sum(0), x.square().sum(0)]).cpu().double()
+        self._absmax = absmax if self._absmax is None else torch.maximum(self._absmax, absmax)
+        self._sums = sums if self._sums is None else self._sums.add_(sums)
+        self.rows += x.shape[0]
+
+    def result(self) -> dict[str, Tensor]:
+        """`absmax` (float32), `mean_abs`, `mean`, `second_moment` (float64), each [channels]; ValueError before any row."""
+        if self._absmax is None or self._sums is None:
+            raise ValueError("no rows were seen")
+        mean_abs, mean, second_moment = self._sums / self.rows
+        return {"absmax": self._absmax, "mean_abs": mean_abs, "mean": mean, "second_moment": second_moment}

@@ -1,0 +1,116 @@
+"""`collect`: one float forward pass over a calibration set, streamed block by block.
+
+Writes, beside the manifest, channel statistics of every distinct linear input (and of the cached keys and values), and the hidden
+states that enter each chunk. From then on every chunk can be quantized on its own.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.activations import STATISTICS, chunk_file, write_activations
+from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.tables import read_table, write_table
+from ptqflow.chunks import chunk_layers
+from ptqflow.devices.device import PLATFORMS, Device, select
+from ptqflow.errors import ArtifactError
+from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.fake_quant import set_cache_transform
+from ptqflow.numerics.observers import ChannelStatistics
+from ptqflow.progress import progress
+from ptqflow.recipes import Model
+
+
+class Settings(Model):
+    """`chunks`: into how many runs of blocks the model is cut."""
+
+    chunks: Annotated[int, Field(ge=1)] = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Input and output paths."""
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where to compute")
+    parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
+    parser.add_argument("--tokens", type=Path, required=True, help="calibration sequences, tokens.parquet")
+    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go beside it")
+
+
+def read_tokens(path: Path) -> Tensor:
+    """Token ids [sequences, tokens]; all sequences must be equally long."""
+    rows = read_table(path, schemas.TOKENS, ["tokens"]).column("tokens").to_pylist()
+    if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
+        raise ArtifactError(f"{path}: sequences must be there and of one length; run tokens again")
+    return torch.tensor(rows)
+
+
+def run(settings: Settings, args: argparse.Namespace) -> None:
+    """Verify the inputs, walk all blocks once, write tables and manifest."""
+    device, folder = select(args.platform), args.output.parent
+    manifest = Manifest.read(args.model)
+    model = args.model.parent
+    manifest.verify(model, ["config.json"])
+    blocks = Blocks(model, device.torch_device, device.compute_dtype)
+    manifest.verify(model, blocks.weights.files())
+    layers = blocks.config.num_hidden_layers
+    chunks = chunk_layers(layers, settings.chunks)
+    tokens = read_tokens(args.tokens)
+    if int(tokens.max()) >= blocks.config.vocab_size:
+        raise ArtifactError(f"{args.tokens}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
+
+    inputs = {"model": {n: e.sha256 for n, e in manifest.files.items()}, "tokens": HashCache().sha256(args.tokens)}
+    origin = provenance("collect", settings.model_dump(mode="json"), args.code or "", device=device.name, inputs=inputs)
+    starts = {chunk.start: k for k, chunk in enumerate(chunks)}
+    tables = []
+    args.output.unlink(missing_ok=True)
+    for stale in folder.glob("chunk=*"):  # a glob over chunk=* must see this run's chunks only
+        shutil.rmtree(stale)
+    with progress("collect", layers, "blocks") as bar, torch.no_grad(), device.true_float32():
+        hidden = blocks.embed(tokens)
+        for layer in range(layers):
+            if layer in starts:
+                k = starts[layer]
+                metadata = {**origin, "layers": [chunks[k].start, chunks[k].stop]}
+                write_activations(folder / chunk_file(k), hidden, metadata)
+            tables += _walk(blocks, layer, hidden, device)
+            bar.update()
+    write_table(folder / STATISTICS, pa.concat_tables(tables), schemas.STATISTICS, origin)
+    names = [STATISTICS, *(chunk_file(k) for k in range(len(chunks)))]
+    Manifest.of_folder(folder, names, {**origin, "layers": [[c.start, c.stop] for c in chunks]}).write(folder)
+
+
+def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa.Table]:
+    """One float block: `hidden` [sequences, tokens, hidden] becomes its output, in place. Returns statistics by site."""
+    block = blocks.build(layer, blocks.tensors(layer))
+    sites: dict[str, ChannelStatistics] = {}
+
+    def watch(site: str, x: Tensor) -> None:
+        sites.setdefault(site, ChannelStatistics()).update(x.flatten(0, -2))
+
+    def watch_cache(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        watch("k", key.transpose(1, 2).flatten(-2))  # [batch, tokens, heads * head_dim], after RoPE
+        watch("v", value.transpose(1, 2).flatten(-2))
+        return key, value
+
+    set_cache_transform(block, watch_cache)
+    positions = blocks.positions(hidden.shape[1])
+    with watch_sites(block, watch):
+        for part in batches(*hidden.shape[:2]):
+            hidden[part] = forward(block, hidden[part].to(device.torch_device), positions).to(hidden.device)
+    return [_table(layer, site, statistics) for site, statistics in sites.items()]
+
+
+def _table(layer: int, site: str, statistics: ChannelStatistics) -> pa.Table:
+    columns = {name: pa.array(values.float().numpy()) for name, values in statistics.result().items()}
+    count = len(columns["absmax"])
+    columns |= {"layer": pa.array([layer] * count, schemas.i32), "site": pa.array([site] * count, schemas.text)}
+    columns["channel"] = pa.array(range(count), schemas.i32)
+    return pa.table({name: columns[name] for name in schemas.STATISTICS.names}, schema=schemas.STATISTICS)

@@ -1,0 +1,96 @@
+"""`export`: a checkpoint of one form, derived from the integers and scales of all chunks alone."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ptqflow.artifacts.atomic import write_json
+from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.manifests import NAME, Manifest
+from ptqflow.artifacts.provenance import provenance
+from ptqflow.checkpoints.registry import writer
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling.architectures import linear_prefix
+from ptqflow.modeling.qparams import QParams
+from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
+from ptqflow.recipes import LINEARS, Model, Recipe
+
+SIDE_FILE = "ptqflow.json"
+
+
+class Settings(Model):
+    """The complete recipe, and the form of checkpoint to write."""
+
+    recipe: Recipe
+    form: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Input and output paths."""
+    parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
+    parser.add_argument("--qparams", type=Path, required=True, nargs="+", help="qparams.safetensors of every chunk, in any order")
+    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the checkpoint goes beside it")
+
+
+def run(settings: Settings, args: argparse.Namespace) -> None:
+    """Verify that the chunks are complete and of this recipe, write the checkpoint, its side file and its manifest."""
+    model, folder, recipe = args.model.parent, args.output.parent, settings.recipe
+    if folder.resolve() == model.resolve():
+        raise ConfigError(f"--output {args.output} would overwrite the float model; choose another folder")
+    manifest = Manifest.read(args.model)
+    manifest.verify(model)
+    config = json.loads((model / "config.json").read_text())
+    check_recipe(recipe, config, "of --settings", str(model))
+    qparams = QParams(args.qparams)
+    _check(qparams, recipe, config, manifest)
+
+    cache = HashCache()
+    inputs = {
+        "model": {name: entry.sha256 for name, entry in manifest.files.items()},
+        "qparams": sorted(cache.sha256(path) for path in args.qparams),
+    }
+    origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
+    origin["calibration"] = next(iter(qparams.metadata.values()))["inputs"]["calibration"]["statistics.parquet"]
+    origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
+    origin |= _sizes(recipe, config)
+    args.output.unlink(missing_ok=True)
+    files = writer(settings.form).write(model, manifest.files, qparams, recipe, folder)
+    write_json(folder / SIDE_FILE, origin)
+    Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
+
+
+def _check(qparams: QParams, recipe: Recipe, config: dict[str, Any], manifest: Manifest) -> None:
+    """Each block comes from exactly one chunk, quantized by this recipe from this model; every integer tensor is there."""
+    layers = int(config["num_hidden_layers"])
+    covered: list[int] = []
+    for path, origin in qparams.metadata.items():
+        settings = origin.get("settings", {})
+        if "layers" not in settings:
+            raise ArtifactError(f"{path} does not say which layers it holds; delete it and run quantize again")
+        chunk = range(*settings["layers"])
+        if settings["recipe"] != recipe.for_layers(chunk).dump():
+            raise ConfigError(f"{path} was quantized by another recipe; run quantize again, or export with its recipe")
+        for name, digest in origin["inputs"]["model"].items():
+            if name not in manifest.files or manifest.files[name].sha256 != digest:
+                raise ArtifactError(f"{path} was quantized from another model ({name} differs); run quantize again")
+        covered += chunk
+    if sorted(covered) != list(range(layers)):
+        raise ArtifactError(
+            f"--qparams cover layers {sorted(covered)}, not each of 0 to {layers - 1} once; pass every chunk once"
+        )
+    for layer in range(layers):
+        for linear in LINEARS:
+            if recipe.weights(layer, linear) is not None and f"{linear_prefix(layer, linear)}.integers" not in qparams:
+                raise ArtifactError(f"no integers for {linear} of layer {layer}; run quantize again")
+
+
+def _sizes(recipe: Recipe, config: dict[str, Any]) -> dict[str, int]:
+    """`packed_bytes` and `quantized_weights` of the recipe's linears, for tables of sizes."""
+    shapes, total, count = linear_shapes(config), 0, 0
+    for layer in range(int(config["num_hidden_layers"])):
+        for linear in LINEARS:
+            if (args := recipe.weights(layer, linear)) is not None:
+                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear))
+                count += shapes[linear][0] * shapes[linear][1]
+    return {"packed_bytes": total, "quantized_weights": count}

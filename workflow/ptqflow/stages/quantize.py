@@ -1,0 +1,146 @@
+"""`quantize`: one chunk of decoder blocks by a recipe. Loads only its own blocks and the hidden states that enter them."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_activations
+from ptqflow.artifacts.atomic import canonical_json
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
+from ptqflow.devices.device import PLATFORMS, Device, select
+from ptqflow.errors import ConfigError
+from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.modeling.architectures import SITES, block_prefix
+from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.modeling.qparams import METADATA, deployed
+from ptqflow.modeling.shapes import check_recipe
+from ptqflow.modeling.weights import save_safetensors
+from ptqflow.progress import progress
+from ptqflow.recipes import Model, Recipe
+
+
+class Settings(Model):
+    """The recipe as this chunk sees it, the chunk's index, and its blocks [first, beyond the last]."""
+
+    recipe: Recipe
+    chunk: Annotated[int, Field(ge=0)]
+    layers: tuple[int, int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Input and output paths."""
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where to compute")
+    parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
+    parser.add_argument("--calibration", type=Path, required=True, help="manifest.json written by collect")
+    parser.add_argument("--qparams", type=Path, required=True, help="integers, scales and transforms to write (safetensors)")
+    parser.add_argument("--diagnostics", type=Path, required=True, help="errors per linear and block to write (Parquet)")
+
+
+def run(settings: Settings, args: argparse.Namespace) -> None:
+    """Verify the inputs, quantize the chunk's blocks in order, write integers and diagnostics."""
+    device, recipe, layers = select(args.platform), settings.recipe, range(*settings.layers)
+    model, calibration = args.model.parent, args.calibration.parent
+    model_manifest, calibration_manifest = Manifest.read(args.model), Manifest.read(args.calibration)
+    model_manifest.verify(model, ["config.json"])
+    check_recipe(recipe, json.loads((model / "config.json").read_text()), "of --settings", str(model))
+    activations = chunk_file(settings.chunk)
+    calibration_manifest.verify(calibration, [STATISTICS, activations])
+    found = read_metadata(calibration / activations).get("layers")
+    if found != list(settings.layers):
+        raise ConfigError(
+            f"chunk {settings.chunk} of {args.calibration} holds layers {found}, not {list(settings.layers)}; collect again"
+        )
+    blocks = Blocks(model, device.torch_device, device.compute_dtype)
+    names = [name for layer in layers for name in blocks.weights.names_under(block_prefix(layer))]
+    files = blocks.weights.files(names)
+    model_manifest.verify(model, files)
+
+    hidden = read_activations(calibration / activations).to(device.compute_dtype)
+    absmax = read_absmax(calibration / STATISTICS)
+    qparams: dict[str, Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
+        for layer in layers:
+            found_qparams, found_rows = quantize_layer(blocks, layer, hidden, absmax[layer], recipe, device)
+            qparams |= found_qparams
+            rows += found_rows
+            bar.update()
+
+    inputs = {
+        "model": {name: model_manifest.files[name].sha256 for name in ["config.json", *files]},
+        "calibration": {name: calibration_manifest.files[name].sha256 for name in (STATISTICS, activations)},
+    }
+    dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
+    origin = provenance("quantize", dump, args.code or "", device=device.name, inputs=inputs)
+    save_safetensors(args.qparams, qparams, {METADATA: canonical_json(origin)})
+    write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
+
+
+def read_absmax(path: Path) -> dict[int, dict[str, Tensor]]:
+    """max|x| per channel of the float model, by layer and site."""
+    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", "absmax"]).sort_by("channel")
+    found: dict[int, dict[str, Tensor]] = {}
+    for group in table.group_by(["layer", "site"], use_threads=False).aggregate([("absmax", "list")]).to_pylist():
+        found.setdefault(group["layer"], {})[group["site"]] = torch.tensor(group["absmax_list"])
+    return found
+
+
+def quantize_layer(
+    blocks: Blocks, layer: int, hidden: Tensor, absmax: dict[str, Tensor], recipe: Recipe, device: Device
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place.
+
+    With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name and rows of
+    diagnostics; the last row is the block's: its error on the states that entered it, quantized activations and cache included.
+    """
+    start = time.perf_counter()
+    device.reset_peak()
+    tensors = blocks.tensors(layer)
+    block = blocks.build(layer, tensors)
+    sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
+    grams, outputs = _float_pass(block, hidden, blocks, sites)
+    tokens = hidden.shape[0] * hidden.shape[1]
+    qparams, rows = quantize_weights(layer, tensors, BlockInputs(grams, tokens, absmax), recipe, device.peak_bytes)
+
+    quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()})
+    quantize_block(quantized, recipe, layer)
+    lost = total = 0.0
+    positions = blocks.positions(hidden.shape[1])
+    for part in batches(*hidden.shape[:2]):
+        before, target = hidden[part], outputs[part]
+        output = forward(quantized, before.to(device.torch_device), positions).to(hidden.device)
+        lost += (output.float() - target.float()).square().sum(dtype=torch.float64).item()
+        total += (target.float() - before.float()).square().sum(dtype=torch.float64).item()
+        hidden[part] = output if recipe.error_propagation else target
+    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden.numel()}
+    seconds = time.perf_counter() - start
+    rows.append({"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes()})
+    return qparams, rows
+
+
+def _float_pass(block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`, and the block's outputs, from one pass."""
+    grams: dict[str, Tensor] = {}
+
+    def watch(site: str, x: Tensor) -> None:
+        if site in sites:
+            rows = x.flatten(0, -2).float()
+            gram = grams.setdefault(site, rows.new_zeros(rows.shape[1], rows.shape[1]))
+            gram.addmm_(rows.T, rows)
+
+    outputs = torch.empty_like(hidden)
+    positions = blocks.positions(hidden.shape[1])
+    with watch_sites(block, watch):
+        for part in batches(*hidden.shape[:2]):
+            outputs[part] = forward(block, hidden[part].to(blocks.device), positions).to(hidden.device)
+    return grams, outputs
