@@ -1,0 +1,144 @@
+"""Generation: a completion depends on its prompt and its seed, not on the company it keeps; and draws are exact."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.tables import read_metadata, read_table
+from ptqflow.cli import main
+from ptqflow.engines.protocol import Completion, Sampling
+from ptqflow.engines.sampling import Sampler, warpers
+from ptqflow.engines.transformers_engine import TransformersEngine
+from ptqflow.errors import ConfigError
+from ptqflow.evaluation.reasoning import chat_prompt
+from scipy.stats import chisquare
+from talking_models import byte_tokenizer, cpu_engine, talking_model
+
+PROMPTS = [[1, *range(10, 10 + n)] for n in (3, 30, 11, 7, 50, 4, 19, 8)]
+SEEDS = list(range(100, 100 + len(PROMPTS)))
+SAMPLED = Sampling(max_new_tokens=40, temperature=1.0, top_p=0.95, top_k=50)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return talking_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def engine(manifest: Path) -> TransformersEngine:
+    return cpu_engine(manifest.parent)
+
+
+def completions(
+    engine: TransformersEngine, which: list[int], batch_size: int = 8, sampling: Sampling = SAMPLED
+) -> dict[int, Completion]:
+    found = engine.generate([PROMPTS[i] for i in which], [SEEDS[i] for i in which], sampling, batch_size)
+    return {which[index]: completion for index, completion in found}
+
+
+def test_completion_is_the_same_alone_in_a_batch_and_in_any_order(engine: TransformersEngine) -> None:
+    together = completions(engine, list(range(len(PROMPTS))))
+    assert len({completion.tokens for completion in together.values()}) == len(PROMPTS)
+    assert completions(engine, list(reversed(range(len(PROMPTS)))), batch_size=3) == together
+    assert {i: completions(engine, [i])[i] for i in together} == together
+
+
+def test_greedy_decoding_equals_transformers_generate(engine: TransformersEngine) -> None:
+    ours = completions(engine, list(range(len(PROMPTS))), sampling=Sampling(max_new_tokens=25))
+    for i, prompt in enumerate(PROMPTS):
+        theirs = engine.model.generate(torch.tensor([prompt]), max_new_tokens=25, do_sample=False)[0, len(prompt) :]
+        assert list(ours[i].tokens) == theirs.tolist()
+
+
+def test_other_seed_gives_another_completion(engine: TransformersEngine) -> None:
+    a, b = (next(engine.generate([PROMPTS[0]], [seed], SAMPLED, 1))[1] for seed in (1, 2))
+    assert a != b
+
+
+def test_rows_stop_at_their_stop_token_or_limit_and_count_it(engine: TransformersEngine) -> None:
+    found = completions(engine, list(range(len(PROMPTS))), sampling=Sampling(max_new_tokens=200, temperature=1.5))
+    assert {completion.finish_reason for completion in found.values()} == {"stop", "length"}
+    for completion in found.values():
+        stopped = completion.finish_reason == "stop"
+        assert (completion.tokens[-1] == 2) == stopped
+        assert 2 not in completion.tokens[:-1]
+        assert stopped or len(completion.tokens) == 200
+
+
+def test_generation_ends_where_positions_end(engine: TransformersEngine) -> None:
+    prompt = [5 + i % 200 for i in range(508)]
+    (_, completion), *_ = engine.generate([prompt], [0], Sampling(max_new_tokens=100), 1)
+    assert len(completion.tokens) <= 512 - 508
+    with pytest.raises(ConfigError, match="leaves no room"):
+        list(engine.generate([prompt + prompt[:4]], [0], Sampling(max_new_tokens=1), 1))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1, 1.0), Sampling(1, 0.6, 0.9), Sampling(1, 1.3, 1.0, 5)])
+def test_draws_follow_the_softmax(sampling: Sampling) -> None:
+    draws, logits = 20_000, torch.linspace(-3, 1, 12)
+    expected = warpers(sampling)(None, logits[None]).softmax(-1)[0].double()  # type: ignore[arg-type]
+    sampler = Sampler(sampling, range(draws))
+    counts = torch.bincount(sampler(logits.expand(draws, -1)), minlength=12)
+    possible = expected > 0
+    assert counts[~possible].sum() == 0
+    expected = expected[possible] / expected.sum()
+    assert chisquare(counts[possible].numpy(), draws * expected.numpy()).pvalue > 0.001
+
+
+def test_successive_draws_of_one_row_are_independent_of_rows_that_left() -> None:
+    logits = torch.zeros(3, 50)
+    together, alone = Sampler(Sampling(1, 1.0), [7, 8, 9]), Sampler(Sampling(1, 1.0), [9])
+    first = [together(logits)[2].item(), alone(logits[:1])[0].item()]
+    together.select([2])
+    second = [together(logits[:1])[0].item(), alone(logits[:1])[0].item()]
+    assert first[0] == first[1]
+    assert second[0] == second[1]
+
+
+def test_chat_prompt_has_one_bos_and_knows_that_thinking_began() -> None:
+    tokens, thinking = chat_prompt(byte_tokenizer(), "Hello")
+    assert tokens.count(1) == 1
+    assert tokens[0] == 1
+    assert thinking
+    assert not chat_prompt(byte_tokenizer("{{ messages[0].content }}"), "Hello")[1]
+
+
+def test_a_model_without_chat_template_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no chat template"):
+        chat_prompt(byte_tokenizer(None), "Hello")
+
+
+def test_stage_writes_sorted_samples_that_limit_and_batch_size_do_not_change(manifest: Path, tmp_path: Path) -> None:
+    rows = [{"id": f"p{i}", "question": "q" * (1 + 7 * i % 5), "answer": str(i)} for i in (3, 1, 2, 0)]
+    data = tmp_path / "test.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"benchmark": "problems", "source": {"path": str(data)}, "max_new_tokens": 12, "temperature": 1.0, "completions": 2}
+    tables = []
+    for name, changes, batch_size in (("all", {}, 8), ("few", {"limit": 2}, 1)):
+        settings = {"tasks": {"sums": task | changes}, "seed": 4, "batch_size": batch_size}
+        output = tmp_path / f"{name}.parquet"
+        options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(output)]
+        assert main(["evaluate", "--settings", json.dumps(settings), *options]) == 0
+        tables.append(read_table(output, SAMPLES).to_pylist())
+    everything, few = tables
+    assert [(row["item"], row["completion"]) for row in everything] == [(f"p{i}", c) for i in range(4) for c in range(2)]
+    assert [row for row in everything if row["item"] in ("p1", "p3")] == few
+    assert {row["finish_reason"] for row in everything} <= {"stop", "length"}
+    assert all(row["completion_tokens"] <= 12 and len(row["prompt_sha256"]) == 64 for row in everything)
+    assert everything[0]["text"] != everything[1]["text"]
+    metadata = read_metadata(tmp_path / "all.parquet")
+    assert set(metadata["inputs"]) == {"checkpoint", str(data)}
+
+
+def test_stage_refuses_a_changed_checkpoint(tmp_path: Path) -> None:
+    manifest = talking_model(tmp_path / "model")
+    with (tmp_path / "model/config.json").open("a") as file:
+        file.write(" ")
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"id": "a", "question": "q", "answer": "1"}\n')
+    settings = json.dumps({"tasks": {"t": {"benchmark": "problems", "source": {"path": str(data)}}}})
+    options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(tmp_path / "o.parquet")]
+    assert main(["evaluate", "--settings", settings, *options]) == 2
+    assert not (tmp_path / "o.parquet").exists()

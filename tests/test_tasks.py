@@ -1,0 +1,152 @@
+"""Tasks and sources: what the configuration may say, and which code and rows it leads to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ptqflow.artifacts.datasets import load_rows
+from ptqflow.digest import closure
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.evaluation.hashing import completion_seed
+from ptqflow.evaluation.items import ChoiceItem
+from ptqflow.evaluation.tasks import TaskConfig, known_benchmarks, load_items, modules
+from ptqflow.sources import Source
+from pydantic import ValidationError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def jsonl(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("entry", "remedy"),
+    [
+        ({}, "exactly one of path"),
+        ({"path": "a", "repo": "b", "revision": COMMIT}, "exactly one of path"),
+        ({"repo": "org/name"}, "commit hash"),
+        ({"repo": "org/name", "revision": "main"}, "40 hexadecimal digits"),
+        ({"path": "a", "splits": "test"}, "Extra inputs"),
+    ],
+)
+def test_unpinned_or_ambiguous_source_is_refused(entry: dict, remedy: str) -> None:
+    with pytest.raises(ValidationError, match=remedy):
+        Source.model_validate(entry)
+
+
+def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:
+    rows = [{"id": str(i), "text": f"t{i}"} for i in range(5)]
+    file = jsonl(tmp_path / "plain/test.jsonl", rows)
+    for name in ("hub/data/test-00000-of-00001", "subset/main/test-00000-of-00001"):
+        target = tmp_path / f"{name}.parquet"
+        target.parent.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), target)
+    jsonl(tmp_path / "named/odd_name.jsonl", rows)
+    sources = [
+        Source(path=str(file)),
+        Source(path=str(tmp_path / "plain")),
+        Source(path=str(tmp_path / "hub"), split="test"),
+        Source(path=str(tmp_path / "subset"), subset="main", split="test"),
+        Source(path=str(tmp_path / "named"), file="odd_*.jsonl"),
+    ]
+    assert all(load_rows(source) == rows for source in sources)
+
+
+def test_shards_are_read_in_name_order(tmp_path: Path) -> None:
+    for shard in (1, 0):
+        jsonl(tmp_path / f"data/train-0000{shard}-of-00002.jsonl", [{"id": shard}])
+    assert load_rows(Source(path=str(tmp_path), split="train")) == [{"id": 0}, {"id": 1}]
+
+
+def test_missing_or_broken_data_names_the_file_and_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_rows(Source(path=str(tmp_path / "nowhere")))
+    with pytest.raises(ConfigError, match="correct subset and split"):
+        load_rows(Source(path=str(tmp_path), split="train"))
+    (tmp_path / "test.jsonl").write_text("{not json\n")
+    with pytest.raises(ArtifactError, match=r"test\.jsonl cannot be read"):
+        load_rows(Source(path=str(tmp_path)))
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    with pytest.raises(ConfigError, match="convert it"):
+        load_rows(Source(path=str(tmp_path / "rows.csv")))
+
+
+def test_own_keys_win_over_the_benchmarks_which_win_over_the_protocols() -> None:
+    source = {"path": "x"}
+    plain = TaskConfig.model_validate({"benchmark": "gsm8k", "source": source}).resolved()
+    assert (plain.temperature, plain.top_p, plain.max_new_tokens, plain.completions) == (0.6, 0.95, 32768, 1)
+    demo = TaskConfig.model_validate({"benchmark": "problems", "source": source, "max_new_tokens": 7}).resolved()
+    assert (demo.temperature, demo.max_new_tokens) == (0.0, 7)
+    assert TaskConfig.model_validate({"benchmark": "arc", "source": source}).resolved().normalization == "characters"
+    assert demo.resolved() == demo
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"benchmark": "gsm9k"}, "known benchmarks: aime, arc"),
+        ({"benchmark": "gsm8k", "window": 2048}, "window means nothing to gsm8k, a reasoning benchmark"),
+        ({"benchmark": "wikitext", "temperature": 0.6}, "temperature means nothing"),
+        ({"benchmark": "gsm8k", "limit": 0}, "limit"),
+    ],
+)
+def test_impossible_tasks_are_refused(entry: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TaskConfig.model_validate({**entry, "source": {"path": "x"}})
+
+
+def test_a_tasks_code_is_its_benchmark_and_its_kind() -> None:
+    task = TaskConfig.model_validate({"benchmark": "math-500", "source": {"path": "x"}})
+    assert modules(task) == ["ptqflow.evaluation.benchmarks.math_500", "ptqflow.evaluation.reasoning"]
+    reached = closure("ptqflow.stages.evaluate", *modules(task))
+    assert "ptqflow.engines.transformers_engine" in reached
+    assert "ptqflow.modeling.fake_quant" in reached  # what quantized checkpoints run
+    assert not reached.keys() & {
+        "ptqflow.evaluation.choices",
+        "ptqflow.evaluation.perplexity",
+        "ptqflow.evaluation.benchmarks.arc",
+    }
+    assert {"gsm8k", "problems", "choices", "text", "wikitext"} <= set(known_benchmarks())
+
+
+def test_reading_the_configuration_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from ptqflow.evaluation.tasks import TaskConfig, modules; from ptqflow.stages.measure import Settings; "
+        "modules(TaskConfig.model_validate({'benchmark': 'arc', 'source': {'path': 'x'}})); "
+        "print({'torch', 'transformers', 'lighteval', 'pyarrow'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_limit_takes_the_first_items_in_file_order(tmp_path: Path) -> None:
+    rows = [{"id": name, "question": "q", "answer": "1"} for name in "zyx"]
+    task = TaskConfig(benchmark="problems", source=Source(path=str(jsonl(tmp_path / "a.jsonl", rows))), limit=2)
+    assert [item.id for item in load_items("t", task)] == ["z", "y"]
+
+
+def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "a.jsonl", [{"id": "a", "question": "q", "answer": "1"}] * 2)
+    source = Source(path=str(file))
+    with pytest.raises(ArtifactError, match=r"row 0 of .* is not a row of choices"):
+        load_items("t", TaskConfig(benchmark="choices", source=source))
+    with pytest.raises(ArtifactError, match="ids repeat"):
+        load_items("t", TaskConfig(benchmark="problems", source=source))
+
+
+def test_alternatives_pair_contexts_with_continuations() -> None:
+    assert ChoiceItem("i", ("c",), ("a", "b"), 0).alternatives == (("c", "a"), ("c", "b"))
+    assert ChoiceItem("i", ("c", "d"), ("a",), 0).alternatives == (("c", "a"), ("d", "a"))
+
+
+def test_completion_seeds_are_stable_and_distinct() -> None:
+    assert completion_seed(0, "gsm8k", "0001", 0) == 8868386851176197024  # a published number depends on it
+    seeds = {completion_seed(s, t, i, c) for s in range(3) for t in ("a", "b") for i in ("1", "2") for c in range(3)}
+    assert len(seeds) == 36
+    assert all(0 <= seed < 2**63 for seed in seeds)

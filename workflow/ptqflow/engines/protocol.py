@@ -1,0 +1,73 @@
+"""What every engine offers: generate, score, time. An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from ptqflow.devices.device import Device
+from ptqflow.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per completion."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Generated token ids, the stop token included, and why generation ended. Never padded."""
+
+    tokens: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed phase: wall seconds between device synchronizations, and peak memory in bytes."""
+
+    phase: Literal["prefill", "decode"]
+    seconds: float
+    peak_bytes: int
+
+
+class Engine(Protocol):
+    """A loaded checkpoint that serves requests."""
+
+    tokenizer: Any
+    max_length: int | None
+    vocab_size: int
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the prompt, its completion) as they finish. A completion depends on its prompt and seed only.
+
+        That holds up to floating-point: batches of another shape differ in the last bit, which float32 models rarely notice,
+        while bfloat16 and fake quantizers (a value next to a rounding boundary) now and then choose another token.
+        """
+
+    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
+        """For token windows [n, length], yield float64 sums of -log p(token | its prefix) over length-1 targets, in order."""
+
+    def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
+        """Time one prefill of prompts [batch, tokens], and `new_tokens` decode steps after it."""
+
+
+def load(name: str, folder: Path, device: Device) -> Engine:
+    """The engine `name` with the checkpoint in `folder`. Raises ConfigError for an unknown name."""
+    module = f"ptqflow.engines.{name}_engine"
+    if find_spec(module) is None:
+        known = sorted(path.stem.removesuffix("_engine") for path in Path(__file__).parent.glob("*_engine.py"))
+        raise ConfigError(f"engine {name!r} is unknown; use one of {', '.join(known)}")
+    engine: Engine = import_module(module).load(folder, device)
+    return engine

@@ -1,0 +1,176 @@
+"""Transformers: the reference engine, for every checkpoint it can load, ours with fake quantizers included.
+
+Decoding is our own short loop around the model's forward with a dynamic cache: rows that have finished leave the batch, which
+`generate` does not do, and reasoning completions differ in length by an order of magnitude.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from ptqflow.devices.device import Device
+from ptqflow.engines.protocol import Completion, Sampling, Timing
+from ptqflow.engines.sampling import Sampler
+from ptqflow.errors import ConfigError
+from ptqflow.modeling import quantizer  # noqa: F401  # what `from_pretrained` finds in fake-quantized checkpoints
+
+_LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
+
+
+class TransformersEngine:
+    """A model on its device, in the platform's compute dtype, with its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any, device: Device, folder: Path) -> None:
+        self.model, self.tokenizer, self.device, self.folder = model, tokenizer, device, folder
+        config = model.config.get_text_config()
+        self.vocab_size: int = config.vocab_size
+        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.stop_tokens = _stop_tokens(model, tokenizer)
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the prompt, its completion) as they finish, longest prompts first.
+
+        `prompts` are token ids. Prompts of similar length share a batch, so that little is padded. A completion ends at a stop
+        token, at `sampling.max_new_tokens`, or where the model has no more positions. Raises ConfigError for a prompt that
+        leaves none.
+        """
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        limits = [self._limit(prompt, sampling) for prompt in prompts]
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            sampler = Sampler(sampling, [seeds[row] for row in rows])
+            yield from self._decode(rows, [prompts[row] for row in rows], [limits[row] for row in rows], sampler)
+
+    def _limit(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        room = sampling.max_new_tokens if self.max_length is None else self.max_length - len(prompt)
+        if room < 1:
+            raise ConfigError(f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions")
+        return min(room, sampling.max_new_tokens)
+
+    def _decode(
+        self, rows: list[int], prompts: list[Sequence[int]], limits: list[int], sampler: Sampler
+    ) -> Iterator[tuple[int, Completion]]:
+        """One batch, left-padded; `rows` names its rows to the caller."""
+        width = max(map(len, prompts))
+        inputs = torch.zeros(len(prompts), width, dtype=torch.long)  # what pads is masked: any valid token will do
+        mask = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            inputs[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        inputs, mask = inputs.to(self.model.device), mask.to(self.model.device)
+        cache = DynamicCache(config=self.model.config)
+        alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        while True:
+            logits = self.model(
+                input_ids=inputs,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            chosen = sampler(logits)
+            keep = []
+            for slot, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
+                generated[row].append(token)
+                if token in self.stop_tokens:
+                    yield rows[row], Completion(tuple(generated[row]), "stop")
+                elif len(generated[row]) == limits[row]:
+                    yield rows[row], Completion(tuple(generated[row]), "length")
+                else:
+                    keep.append(slot)
+            if not keep:
+                return
+            if len(keep) < len(alive):
+                index = torch.tensor(keep, device=chosen.device)
+                alive, chosen, mask = [alive[slot] for slot in keep], chosen[index], mask[index]
+                cache.batch_select_indices(index)
+                sampler.select(keep)
+            inputs = chosen.unsqueeze(-1)
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
+            positions = mask.sum(-1, keepdim=True) - 1
+
+    @torch.inference_mode()
+    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
+        """For token windows [n, length], yield float64 sums of -log p(token | its prefix) in nats, in order.
+
+        Sums run over the length-1 predicted tokens of each window; log-softmax is in float32 whatever the logits' dtype.
+        """
+        rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (windows.shape[1] * self.vocab_size)))
+        for batch in windows.split(rows):
+            inputs = batch.to(self.model.device)
+            logits = self.model(input_ids=inputs, use_cache=False).logits
+            nll = [
+                cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double().sum()
+                for row, ids in zip(logits, inputs, strict=True)
+            ]
+            done(len(batch))
+            yield torch.stack(nll).cpu()
+
+    @torch.inference_mode()
+    def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
+        """Time one prefill of prompts [batch, tokens], and `new_tokens` greedy steps of one token per sequence after it."""
+        inputs = prompts.to(self.model.device)
+        cache = DynamicCache(config=self.model.config)
+        with _timed(self.device, "prefill") as prefill:
+            logits = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        with _timed(self.device, "decode") as decode:
+            for _ in range(new_tokens):
+                token = logits[:, -1].argmax(dim=-1, keepdim=True)
+                logits = self.model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return [prefill.timing, decode.timing]
+
+
+class _timed:
+    """Wall clock around a block of device work, synchronized at both ends, and the peak memory within."""
+
+    timing: Timing
+
+    def __init__(self, device: Device, phase: str) -> None:
+        self.device, self.phase = device, phase
+
+    def __enter__(self) -> "_timed":
+        self.device.reset_peak()
+        self.device.synchronize()
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.device.synchronize()
+        seconds = time.perf_counter() - self.start
+        self.timing = Timing(self.phase, seconds, self.device.peak_bytes())  # type: ignore[arg-type]
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """End-of-sequence ids of the generation config (some models have several) and the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    found = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*found, tokenizer.eos_token_id] if token is not None)
+
+
+def load(folder: Path, device: Device) -> TransformersEngine:
+    """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
+
+    On an accelerator, blocks fill the first device and overflow to the next, the host and the disk (accelerate, "sequential").
+    Raises ConfigError when transformers cannot load it.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=device.compute_dtype,
+            device_map=None if device.torch_device.type == "cpu" else "sequential",
+            local_files_only=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} cannot be loaded by transformers ({error}); check its config.json and files") from None
+    return TransformersEngine(model.eval(), tokenizer, device, folder)

@@ -1,0 +1,12 @@
+"""LAMBADA (EleutherAI/lambada_openai, default, test): is the last word what greedy decoding produces?"""
+
+from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+
+
+def item(row: Row, index: int) -> ChoiceItem:
+    """The text is split at its last space; one alternative, so the score is the greedy hit."""
+    context, _, word = row["text"].rpartition(" ")
+    return ChoiceItem(f"{index:04d}", (context,), (f" {word}",), 0)
+
+
+BENCHMARK = Benchmark("choice", item)

@@ -1,0 +1,11 @@
+"""Plain text in JSONL: {"id", "text"}; perplexity over the passages joined by blank lines."""
+
+from ptqflow.evaluation.items import Benchmark, Row, TextItem
+
+
+def item(row: Row, index: int) -> TextItem:
+    """Id and text as they stand."""
+    return TextItem(str(row["id"]), row["text"])
+
+
+BENCHMARK = Benchmark("perplexity", item)

@@ -1,0 +1,66 @@
+"""What a benchmark is: a kind, a pure function from a data set's row to an item, and its protocol's defaults."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["reasoning", "choice", "perplexity"]
+Row = Mapping[str, Any]
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@dataclass(frozen=True)
+class ReasoningItem:
+    """A problem answered in words; `gold` is the bare final answer (LaTeX or a number, not boxed)."""
+
+    id: str
+    problem: str
+    gold: str
+
+    @property
+    def prompt(self) -> str:
+        """The user's turn: the problem, then the instruction of the DeepSeek-R1 protocol."""
+        return f"{self.problem}\n\n{INSTRUCTION}"
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """Alternatives compared by the log-likelihood of a continuation after its context.
+
+    One context with n continuations (the usual case), or n contexts that share one continuation (partial evaluation).
+    With a single alternative the question is whether greedy decoding produces it. `gold` is the index of the right one.
+    """
+
+    id: str
+    contexts: tuple[str, ...]
+    continuations: tuple[str, ...]
+    gold: int
+
+    @property
+    def alternatives(self) -> tuple[tuple[str, str], ...]:
+        """(context, continuation) of each alternative."""
+        n = max(len(self.contexts), len(self.continuations))
+        return tuple(
+            zip(self.contexts * (n // len(self.contexts)), self.continuations * (n // len(self.continuations)), strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class TextItem:
+    """A passage of the stream whose perplexity is measured."""
+
+    id: str
+    text: str
+
+
+Item = ReasoningItem | ChoiceItem | TextItem
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's definition. `item(row, index)` must depend on nothing else; `defaults` are keys of `TaskConfig`."""
+
+    kind: Kind
+    item: Callable[[Row, int], Item]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
