@@ -1,0 +1,137 @@
+"""Files of a finished study, made up: what `aggregate` reads, with known truths."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ptqflow.artifacts.manifests import FileEntry, Manifest
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES
+from ptqflow.artifacts.tables import write_rows
+
+HARM = {"rtn-w4a16": 0.03, "rtn-w3a16": 0.3, "gptq-w4a16": 0.01, "gptq-w3a16": 0.1, "smoothquant-w8a8": 0.01, "rtn-w4a4kv4": 0.8}
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "block")
+LAYERS, CHUNKS = 4, 2
+
+
+def identity(recipe: str, platform: str = "cpu", model: str = "demo") -> dict[str, Any]:
+    """A variant as settings name it."""
+    return {"platform": platform, "model": model, "recipe": recipe, "form": None if recipe == "baseline" else "fake"}
+
+
+def sample(task: str, item: str, correct: bool | None, *, seed: int = 0, kind: str = "reasoning", **more: Any) -> dict[str, Any]:
+    """One row of schema SAMPLES."""
+    generated = {"finish_reason": "stop", "text": "so the answer is 1"} if kind == "reasoning" else {}
+    row = {"task": task, "kind": kind, "item": item, "seed": seed, "completion": 0, "prompt_sha256": f"{task}/{item}"}
+    return row | {"prompt_tokens": 40, "completion_tokens": 255, "correct": correct, **generated, **more}
+
+
+def samples(
+    harm: float, seed: int, items: int = 60, tasks: Iterable[str] = ("arithmetic", "facts", "text")
+) -> list[dict[str, Any]]:
+    """One suite at one seed: a sampled reasoning task, a deterministic choice task, perplexity."""
+    rows = []
+    if "arithmetic" in tasks:
+        chance = np.random.default_rng([seed, 1]).random(items)
+        rows += [sample("arithmetic", f"a{i:03d}", bool(chance[i] < 0.85 * (1 - harm)), seed=seed) for i in range(items)]
+    if "facts" in tasks:
+        chance = np.random.default_rng(2).random(items)
+        rows += [sample("facts", f"f{i:03d}", bool(chance[i] < 0.9 - 0.6 * harm), seed=seed, kind="choice") for i in range(items)]
+    if "text" in tasks:
+        nll = np.random.default_rng(3).normal(2.2, 0.3, 20) * 255
+        worse = np.random.default_rng(4).normal(harm, 0.1 * harm, 20) * 255
+        rows += [sample("text", f"{i:06d}", None, seed=seed, kind="perplexity", nll=nll[i] + worse[i]) for i in range(20)]
+    return rows
+
+
+def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
+    """Rows of schema DIAGNOSTICS whose errors grow with depth."""
+    rows = []
+    for layer in layers:
+        for module in LINEARS:
+            error = 0.05 * harm * (1 + layer) ** 1.3
+            weight = None if module == "block" else error / 3
+            row = {"layer": layer, "module": module, "weight_error": weight, "output_error": error, "output_mse": 0.4 * error}
+            rows.append(row | {"seconds": 0.4, "peak_bytes": 10**8})
+    return rows
+
+
+def timings(slowdown: float) -> list[dict[str, Any]]:
+    """Rows of schema LATENCY: three repetitions whose median is 1 + slowdown times the baseline's."""
+    rows = []
+    for phase in ("prefill", "decode"):
+        for batch in (1, 8):
+            for repetition, noise in enumerate((1.02, 1.0, 0.97)):
+                seconds = (0.01 * batch if phase == "prefill" else 0.1 * math.sqrt(batch)) * (1 + slowdown) * noise
+                row = {"phase": phase, "batch_size": batch, "prompt_tokens": 64, "new_tokens": 0 if phase == "prefill" else 16}
+                rows.append(row | {"repetition": repetition, "seconds": seconds, "peak_bytes": 10**8})
+    return rows
+
+
+@dataclass
+class SyntheticStudy:
+    """Files under `root`, with the settings and paths that `aggregate` is told of them."""
+
+    root: Path
+    settings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    paths: dict[str, list[Path]] = field(default_factory=dict)
+
+    def add(self, kind: str, who: Mapping[str, Any], path: Path) -> Path:
+        """Tell `aggregate` of a file."""
+        self.settings.setdefault(kind, []).append(dict(who))
+        self.paths.setdefault(kind, []).append(path)
+        return path
+
+    def _new(self, kind: str) -> Path:
+        return self.root / kind / f"{len(self.paths.get(kind, []))}.parquet"
+
+    def evaluated(self, who: Mapping[str, Any], rows: list[dict[str, Any]], suite: str = "quick", seed: int = 0) -> Path:
+        """Add a file of samples."""
+        path = self.add("evaluation", {**who, "suite": suite, "seed": seed}, self._new("evaluation"))
+        write_rows(path, SAMPLES, rows, {})
+        return path
+
+    def quantized(self, who: Mapping[str, Any], harm: float) -> None:
+        """Add the diagnostics of each chunk."""
+        for chunk in range(CHUNKS):
+            place = {key: who[key] for key in ("platform", "model", "recipe")} | {"chunk": chunk}
+            width = LAYERS // CHUNKS
+            path = self.add("diagnostics", place, self._new("diagnostics"))
+            write_rows(path, DIAGNOSTICS, diagnostics(harm, range(chunk * width, (chunk + 1) * width)), {})
+
+    def measured(self, who: Mapping[str, Any], slowdown: float) -> None:
+        """Add a file of timings."""
+        path = self.add("latency", {**who, "engine": "transformers"}, self._new("latency"))
+        write_rows(path, LATENCY, timings(slowdown), {})
+
+    def exported(self, who: Mapping[str, Any], origin: Mapping[str, int]) -> None:
+        """Add a manifest."""
+        folder = self.root / "checkpoints" / str(len(self.paths.get("checkpoints", [])))
+        folder.mkdir(parents=True)
+        Manifest(files={"model.safetensors": FileEntry(bytes=8_000_000, sha256="0" * 64)}, origin=dict(origin)).write(folder)
+        self.add("checkpoints", who, folder / "manifest.json")
+
+    def arguments(self, tables: Path) -> list[str]:
+        """The command line of `aggregate`."""
+        files = [part for kind, paths in self.paths.items() for part in (f"--{kind}", *map(str, paths))]
+        return ["aggregate", "--settings", json.dumps(self.settings), *files, "--tables", str(tables)]
+
+
+def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterable[str] = ("demo",)) -> SyntheticStudy:
+    """Six recipes and the baseline, three tasks, two seeds, two chunks of two blocks."""
+    study = SyntheticStudy(root)
+    for platform in platforms:
+        for model in models:
+            for recipe, harm in {"baseline": 0.0, **HARM}.items():
+                who = identity(recipe, platform, model)
+                for seed in (0, 1):
+                    study.evaluated(who, samples(harm, seed), seed=seed)
+                study.measured(who, harm)
+                packed = {"qparams_bytes": 3_300_000, "packed_bytes": 1_593_750, "quantized_weights": 3_000_000}
+                study.exported(who, {} if recipe == "baseline" else packed)
+                if recipe != "baseline":
+                    study.quantized(who, harm)
+    return study

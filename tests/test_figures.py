@@ -1,0 +1,129 @@
+"""Figures draw what the tables say, from the command line, and refuse to draw nothing."""
+
+import json
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptqflow.cli import main
+from ptqflow.digest import closure
+from ptqflow.reporting import theme
+from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
+
+FIGURES = {"accuracy": ["accuracy"], "layer_error": ["layer_error"], "latency": ["latency"], "pareto": ["accuracy", "sizes"]}
+
+
+def draw(figure, tables, output):
+    options = [part for name in FIGURES[figure] for part in (f"--{name.replace('_', '-')}", str(tables / f"{name}.parquet"))]
+    return main(["plot", "--settings", f'{{"figure": "{figure}"}}', *options, "--output", str(output)])
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    study = whole_study(root, platforms=("cpu", "gpu"))
+    assert main(study.arguments(root / "tables")) == 0
+    return root / "tables"
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_svg_names_every_recipe_and_platform(figure, tables, tmp_path):
+    assert draw(figure, tables, tmp_path / "f.svg") == 0
+    root = ElementTree.parse(tmp_path / "f.svg").getroot()
+    text = " ".join("".join(e.itertext()) for e in root.iter() if e.tag.endswith("text"))
+    assert root.tag.endswith("svg")
+    assert all(name in text for name in [*HARM, "cpu", "gpu", "demo"])
+
+
+def test_svg_says_which_tables_it_was_drawn_from(tables, tmp_path):
+    assert draw("pareto", tables, tmp_path / "f.svg") == 0
+    (found,) = [e.text for e in ElementTree.parse(tmp_path / "f.svg").getroot() if e.tag.endswith("metadata")]
+    assert set(json.loads(found)["inputs"]) == {"accuracy", "sizes"}
+
+
+def test_png_is_an_image(tables, tmp_path):
+    assert draw("pareto", tables, tmp_path / "f.png") == 0
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_tables_give_the_same_picture(tables, tmp_path):
+    for name in ("a.svg", "b.svg"):
+        assert draw("layer_error", tables, tmp_path / name) == 0
+    first, second = (re.sub(r"clip\d+", "clip", (tmp_path / name).read_text()) for name in ("a.svg", "b.svg"))
+    assert first == second  # clip paths are numbered per process
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_one_item_one_block_one_batch_can_be_drawn(figure, tmp_path):
+    """The smallest study: a single recipe with a single sample and single points."""
+    study = SyntheticStudy(tmp_path)
+    for recipe in ("baseline", "rtn"):
+        study.evaluated(identity(recipe), [sample("arithmetic", "a", True)])
+        study.measured(identity(recipe), 0.0)
+        study.exported(
+            identity(recipe), {"qparams_bytes": 9, "packed_bytes": 8, "quantized_weights": 16} if recipe == "rtn" else {}
+        )
+    study.quantized(identity("rtn"), 0.1)
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 0
+    assert "NaN" not in (tmp_path / "f.svg").read_text()
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_empty_tables_are_refused(figure, tmp_path, capsys):
+    assert main(SyntheticStudy(tmp_path).arguments(tmp_path / "tables")) == 0
+    assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 2
+    assert "nothing to draw" in capsys.readouterr().err
+    assert not (tmp_path / "f.svg").exists()
+
+
+def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):
+    pareto = ["plot", "--settings", '{"figure": "pareto"}', "--accuracy", str(tables / "accuracy.parquet"), "--output"]
+    assert main([*pareto, str(tmp_path / "f.svg")]) == 2
+    assert "figure pareto needs --sizes" in capsys.readouterr().err
+    assert main([*pareto, str(tmp_path / "f.pdf")]) == 2
+    assert ".svg or .png" in capsys.readouterr().err
+
+
+def test_a_figure_is_not_part_of_the_code_of_another():
+    """So that editing one reruns only it: the stage reaches none, each is named by its job."""
+    assert not [name for name in closure("ptqflow.stages.plot") if re.search(r"figures\.", name)]
+    for figure in FIGURES:
+        others = [f"ptqflow.reporting.figures.{name}" for name in FIGURES if name != figure]
+        assert not set(others) & set(closure(f"ptqflow.reporting.figures.{figure}"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=12), st.floats(0.1, 5))
+def test_labels_keep_their_order_and_distance(positions, gap):
+    moved = theme.spread(positions, gap)
+    ranked = [moved[i] for i in sorted(range(len(positions)), key=lambda i: positions[i])]
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(ranked))
+    assert sum(moved) == pytest.approx(sum(positions), abs=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=10))
+def test_labels_stay_on_the_axis_where_there_is_room(positions):
+    assert all(-1e-9 <= p <= 10 + 1e-9 for p in theme.spread(positions, 1.0, 0.0, 10.0))
+
+
+def test_labels_far_apart_do_not_move():
+    assert theme.spread([5.0, 1.0, 9.0], 1.0) == [5.0, 1.0, 9.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(1e-9, 1e6), min_size=1, max_size=8))
+def test_logarithmic_axes_hold_their_values_and_some_ticks(values):
+    low, high = theme.log_domain(values)
+    assert low < min(values) <= max(values) < high
+    assert theme.log_ticks((low, high))
+
+
+def test_more_recipes_than_colours_differ_by_dash():
+    names = [f"recipe-{i}" for i in range(20)]
+    colours, dashes = theme.styles(["baseline", *names])
+    assert len({(colours[name], tuple(dashes[name])) for name in names}) == 20

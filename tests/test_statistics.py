@@ -1,0 +1,190 @@
+"""Intervals and class probabilities: coverage by simulation, closed forms in the limit, honest behaviour with little data."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from ptqflow.evaluation import statistics
+from scipy import stats
+
+Z = 1.959964
+correct = arrays(np.float64, st.integers(1, 60), elements=st.sampled_from([0.0, 1.0]))
+drops = arrays(np.float64, st.integers(1, 60), elements=st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def coverage(study, truth: float, studies: int = 300) -> float:
+    """Share of simulated studies whose interval holds the truth."""
+    hits = 0
+    for seed in range(studies):
+        low, high = study(np.random.default_rng(seed))
+        hits += low <= truth <= high
+    return hits / studies
+
+
+@pytest.mark.parametrize("items", [8, 30, 200])
+@pytest.mark.parametrize(("right", "lost", "gained"), [(0.9, 0.05, 0.3), (0.6, 0.3, 0.1), (0.95, 0.6, 0.1)])
+def test_drop_interval_covers_the_true_drop(items, right, lost, gained):
+    def study(random):
+        before = random.random(items) < right
+        after = np.where(before, random.random(items) >= lost, random.random(items) < gained)
+        return statistics.interval(statistics.drop_distribution(before * 1.0 - after, random, 2000))
+
+    assert 0.90 <= coverage(study, right * lost - (1 - right) * gained) <= (0.99 if items == 200 else 1.0)
+
+
+@pytest.mark.parametrize("items", [10, 100])
+def test_intervals_of_several_seeds_cover_the_mean_over_items(items):
+    """Items differ in difficulty; four seeds of each are not four independent items."""
+
+    def solved(random):
+        chance = random.beta(2, 1, items)  # mean 2/3
+        return statistics.item_means(
+            np.repeat(np.arange(items), 4), np.tile(np.arange(4), items), (random.random(4 * items) < np.repeat(chance, 4)) * 1.0
+        )
+
+    assert 0.90 <= coverage(lambda random: statistics.accuracy_interval(solved(random), random), 2 / 3) <= 0.99
+
+
+@pytest.mark.parametrize("windows", [3, 12, 80])
+def test_perplexity_ratio_interval_covers_the_true_ratio(windows):
+    tokens = np.full(windows, 255.0)
+
+    def study(random):
+        before = random.normal(2.5, 0.4, windows) * 255
+        return statistics.perplexity_ratio_interval(before + 255 * random.gamma(2, 0.01, windows), before, tokens, random, 1000)
+
+    assert 0.88 <= coverage(study, float(np.exp(0.02)), 200) <= 0.99
+
+
+def test_average_interval_covers_the_mean_of_task_drops():
+    sizes, lost = (40, 120, 250), (0.2, 0.05, 0.1)
+
+    def study(random):
+        tasks = [(random.random(n) < p) * 1.0 for n, p in zip(sizes, lost, strict=True)]
+        return statistics.interval(statistics.average([statistics.drop_distribution(task, random, 2000) for task in tasks]))
+
+    assert 0.90 <= coverage(study, float(np.mean(lost))) <= 0.99
+
+
+def test_intervals_become_the_closed_form_with_many_items():
+    random = rng()
+    drop = random.choice([-1.0, 0.0, 1.0], p=[0.05, 0.8, 0.15], size=20_000)
+    low, high = statistics.interval(statistics.drop_distribution(drop, random, 20_000))
+    half = Z * drop.std() / np.sqrt(len(drop))
+    assert (low, high) == pytest.approx((drop.mean() - half, drop.mean() + half), abs=0.05 * half)
+
+    nll, tokens = random.normal(600, 90, 5000), np.full(5000, 255.0)
+    low, high = statistics.perplexity_interval(nll, tokens, random)
+    half = Z * nll.std() / 255 / np.sqrt(5000)
+    assert np.log([low, high]) == pytest.approx(nll.mean() / 255 + np.array([-half, half]), abs=0.05 * half)
+
+
+def test_single_completion_accuracy_has_wilsons_interval():
+    found = statistics.accuracy_interval(np.repeat([1.0, 0.0], [86, 14]), rng())
+    expected = stats.binomtest(86, 100).proportion_ci(0.95, method="wilson")
+    assert found == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("items", [1, 5, 50, 500])
+def test_complete_agreement_is_not_certainty(items):
+    """With no disagreement among n items the interval is the rule of three, not a point."""
+    low, high = statistics.interval(statistics.drop_distribution(np.zeros(items), rng()))
+    assert low < 0 < high
+    assert high == pytest.approx(-low, abs=2 / (items + 2))
+    assert 2 / (items + 2) <= high <= 3.1 / items
+    score = np.full(items, 0.5) if items == 1 else np.ones(items)
+    low, high = statistics.accuracy_interval(score, rng())
+    assert 0 <= low < score[0] <= high <= 1
+
+
+def test_one_item_cannot_settle_a_class():
+    assert max(statistics.class_probabilities(100 * statistics.drop_distribution(np.zeros(1), rng()))) < 0.9
+
+
+def test_one_window_has_no_interval():
+    one = np.array([500.0])
+    assert statistics.perplexity_interval(one, np.array([255.0]), rng()) is None
+    assert statistics.perplexity_ratio_interval(one, one, np.array([255.0]), rng()) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(drops)
+def test_drop_interval_is_finite_ordered_and_holds_the_estimate(drop):
+    low, high = statistics.interval(statistics.drop_distribution(drop, rng(), 5000))
+    assert -1 <= low < high <= 1
+    assert low <= drop.mean() <= high
+
+
+@settings(max_examples=60, deadline=None)
+@given(correct)
+def test_accuracy_interval_is_finite_ordered_and_holds_the_estimate(score):
+    low, high = statistics.accuracy_interval(score, rng())
+    assert 0 <= low < high <= 1
+    assert low - 1e-12 <= score.mean() <= high + 1e-12
+
+
+@settings(max_examples=40, deadline=None)
+@given(drops, st.randoms())
+def test_order_of_items_changes_nothing(drop, random):
+    shuffled = drop.copy()
+    random.shuffle(shuffled)
+    assert np.array_equal(statistics.drop_distribution(drop, rng(), 500), statistics.drop_distribution(shuffled, rng(), 500))
+
+
+@settings(max_examples=40, deadline=None)
+@given(drops)
+def test_exchanging_variant_and_baseline_mirrors_the_interval(drop):
+    low, high = statistics.interval(statistics.drop_distribution(drop, rng()))
+    mirrored_low, mirrored_high = statistics.interval(statistics.drop_distribution(-drop, rng(1)))
+    assert (mirrored_low, mirrored_high) == pytest.approx((-high, -low), abs=0.05 + 2 / (len(drop) + 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(correct, st.integers(1, 5))
+def test_repeating_a_deterministic_run_under_more_seeds_adds_no_certainty(score, seeds):
+    items = np.arange(len(score))
+    means = statistics.item_means(np.tile(items, seeds), np.repeat(np.arange(seeds), len(items)), np.tile(score, seeds))
+    assert np.allclose(means, score)
+    assert statistics.accuracy_interval(means, rng()) == statistics.accuracy_interval(score, rng())
+
+
+def test_item_means_weigh_runs_equally_whatever_their_completions():
+    item = np.array(["a", "a", "a", "b", "b"])
+    run = np.array([0, 0, 7, 0, 7])
+    value = np.array([1.0, 0.0, 1.0, 0.0, 1.0])
+    assert statistics.item_means(item, run, value) == pytest.approx([0.75, 0.5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(arrays(np.float64, st.integers(2, 30), elements=st.floats(1, 900)), st.floats(-0.5, 0.5))
+def test_uniformly_worse_model_has_an_exact_ratio(nll, worse):
+    """A loss higher by the same amount in every token leaves nothing uncertain about the ratio."""
+    tokens = np.full(len(nll), 100.0)
+    low, high = statistics.perplexity_ratio_interval(nll + worse * tokens, nll, tokens, rng())
+    assert (low, high) == pytest.approx((np.exp(worse), np.exp(worse)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float64, st.integers(1, 200), elements=st.floats(-100, 100)))
+def test_class_probabilities_sum_to_one(points):
+    assert sum(statistics.class_probabilities(points)) == pytest.approx(1)
+
+
+def test_class_limits_belong_to_the_outer_classes():
+    assert statistics.class_probabilities(np.array([1.0, 2.0, 3.0, 3.0])) == (0.25, 0.25, 0.5)
+    assert statistics.drop_class(0.4, 0.2, 0.4) == ("risky", 0.4)
+
+
+def test_blocks_of_resamples_do_not_change_their_number(monkeypatch):
+    monkeypatch.setattr(statistics, "_CHUNK", 100)
+    assert len(statistics.resampled_means(np.arange(33.0), rng(), 101)) == 101
+
+
+def test_streams_differ_by_name_and_repeat_by_seed():
+    assert statistics.stream(0, "a").random() == statistics.stream(0, "a").random()
+    assert len({statistics.stream(0, "a").random(), statistics.stream(0, "b").random(), statistics.stream(1, "a").random()}) == 3

@@ -1,0 +1,247 @@
+"""What the tables say of a study whose truth is known, through the command line and from the builders."""
+
+import csv
+import re
+
+import pyarrow as pa
+import pytest
+from ptqflow.artifacts.manifests import FileEntry, Manifest
+from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES
+from ptqflow.artifacts.tables import read_metadata, read_table, to_table
+from ptqflow.cli import main
+from ptqflow.errors import ArtifactError
+from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes
+from ptqflow.reporting.variants import Variant
+from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, whole_study
+
+FILES = {
+    "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "layer_error": ("parquet", "csv"),
+    "latency": ("parquet", "csv", "md", "html"),
+    "sizes": ("parquet", "csv", "md", "html"),
+}
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    study = whole_study(root)
+    assert main(study.arguments(root / "tables")) == 0
+    return root / "tables"
+
+
+def table(*parts: tuple[str, list[dict]]) -> list[accuracy.Row]:
+    """Accuracy rows of (recipe, samples) files."""
+    files = [(Variant.model_validate(identity(recipe)), to_table(SAMPLES, rows).select(accuracy.READS)) for recipe, rows in parts]
+    return accuracy.build(files)
+
+
+def of(rows, recipe, task):
+    (row,) = [r for r in rows if (r["recipe"], r["task"]) == (recipe, task)]
+    return row
+
+
+def scored(right: int, wrong: int, **more) -> list[dict]:
+    return [sample("arithmetic", f"i{i:03d}", i < right, **more) for i in range(right + wrong)]
+
+
+def test_every_listed_file_is_written(tables):
+    assert {p.name for p in tables.iterdir()} == {f"{name}.{suffix}" for name, suffixes in FILES.items() for suffix in suffixes}
+
+
+def test_accuracy_has_each_variant_on_each_task_and_their_average(tables):
+    rows = read_table(tables / "accuracy.parquet", ACCURACY).to_pylist()
+    assert [(r["recipe"], r["task"]) for r in rows] == [
+        (recipe, task) for recipe in ["baseline", *HARM] for task in ("arithmetic", "facts", "average", "text")
+    ]
+    for row in rows:
+        assert row["score_low"] <= row["score"] <= row["score_high"]
+        assert (row["drop"] is None) == (row["recipe"] == "baseline")
+        if row["drop"] is not None:
+            assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+            assert row["paired_runs"] in (120, 240, 40)
+    harmed, average = of(rows, "rtn-w4a4kv4", "arithmetic"), of(rows, "rtn-w4a4kv4", "average")
+    assert harmed["p_risky"] > 0.99
+    assert harmed["drop"] == pytest.approx(of(rows, "baseline", "arithmetic")["score"] - harmed["score"])
+    assert average["score"] == pytest.approx((harmed["score"] + of(rows, "rtn-w4a4kv4", "facts")["score"]) / 2)
+    assert of(rows, "rtn-w3a16", "text")["drop"] == pytest.approx(35, abs=5)  # exp(0.3) - 1
+
+
+def test_layer_error_has_each_module_of_each_block_once(tables):
+    rows = read_table(tables / "layer_error.parquet", LAYER_ERROR).to_pylist()
+    assert len(rows) == len({(r["recipe"], r["layer"], r["module"]) for r in rows}) == len(HARM) * LAYERS * len(LINEARS)
+
+
+def test_latency_is_the_median_and_relates_to_the_baseline(tables):
+    rows = read_table(tables / "latency.parquet", LATENCY_SUMMARY).to_pylist()
+    row = next(r for r in rows if (r["recipe"], r["phase"], r["batch_size"]) == ("rtn-w3a16", "prefill", 8))
+    assert row["seconds_median"] == pytest.approx(0.08 * 1.3)
+    assert row["tokens_per_second"] == pytest.approx(8 * 64 / (0.08 * 1.3))
+    assert row["speedup"] == pytest.approx(1 / 1.3)
+
+
+def test_sizes_state_bits_per_weight(tables):
+    rows = {r["recipe"]: r for r in read_table(tables / "sizes.parquet", SIZES).to_pylist()}
+    assert rows["rtn-w4a16"]["bits_per_weight"] == pytest.approx(4.25)
+    assert rows["baseline"]["bits_per_weight"] is None
+
+
+def test_csv_holds_every_row_and_column(tables):
+    for name, schema in {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}.items():
+        lines = list(csv.DictReader((tables / f"{name}.csv").read_text().splitlines()))
+        assert len(lines) == read_table(tables / f"{name}.parquet", schema).num_rows
+        assert list(lines[0]) == schema.names
+
+
+def test_metadata_names_the_inputs_by_hash(tables):
+    metadata = read_metadata(tables / "accuracy.parquet")
+    assert metadata["stage"] == "aggregate"
+    assert all(len(digest) == 64 for digest in metadata["inputs"].values())
+
+
+def test_same_files_give_the_same_bytes(tables, tmp_path):
+    study = whole_study(tmp_path)
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    for name in ("accuracy.md", "accuracy.csv", "latency.md", "layer_error.csv"):
+        assert (tmp_path / "tables" / name).read_bytes() == (tables / name).read_bytes()
+
+
+def test_missing_cells_are_explicit_and_never_zero():
+    rows = table(("baseline", samples(0.0, 0)), ("rtn", samples(0.1, 0, tasks=["facts"])))
+    for task in ("arithmetic", "text"):
+        assert of(rows, "rtn", task)["score"] is None
+        assert of(rows, "rtn", task)["note"] == "not evaluated"
+    assert of(rows, "rtn", "average")["score"] is None
+    assert "arithmetic" in of(rows, "rtn", "average")["note"]
+    printed = render.markdown(accuracy_table.printed(rows))
+    line = next(line for line in printed.splitlines() if re.search(r"\| rtn ", line))
+    assert re.fullmatch(r"\| cpu +\| demo +\| rtn +\| fake +\| +n/a \| +\S*\d\S* \| +n/a \| +n/a \| +– \| +– \| +n/a \|", line)
+
+
+def test_unequal_runs_are_paired_on_what_both_have_and_counted():
+    """The variant has fewer items and one seed more; only its shared runs enter the drop."""
+    base = scored(40, 10, seed=0) + scored(40, 10, seed=1)
+    short = [row for seed in (0, 1, 2) for row in scored(30, 0, seed=seed)]
+    row = of(table(("baseline", base), ("rtn", short)), "rtn", "arithmetic")
+    assert (row["items"], row["seeds"], row["paired_items"], row["paired_runs"]) == (30, 3, 30, 60)
+    assert (row["score"], row["drop"], row["recovery"]) == (100, 0, 100)
+    assert "paired on 60 runs of 30 items (scored 90, baseline 100)" in row["note"]
+
+
+def test_files_of_several_suites_and_seeds_are_one_sample():
+    whole = table(("baseline", scored(40, 10, seed=0) + scored(30, 20, seed=1)))
+    parts = table(("baseline", scored(40, 10, seed=0)), ("baseline", scored(30, 20, seed=1)))
+    assert whole == parts
+    assert whole[0]["score"] == pytest.approx(70)
+
+
+def test_without_a_baseline_there_is_a_score_and_no_drop():
+    row = of(table(("rtn", scored(40, 10))), "rtn", "arithmetic")
+    assert row["score"] == pytest.approx(80)
+    assert row["drop"] is None
+    assert "no baseline" in row["note"]
+
+
+def test_each_platform_has_its_own_baseline():
+    files = [
+        (Variant.model_validate(identity(recipe, platform)), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
+        for platform, recipe, right in (("cpu", "baseline", 50), ("gpu", "baseline", 40), ("gpu", "rtn", 40))
+    ]
+    assert of(accuracy.build(files), "rtn", "arithmetic")["drop"] == 0
+
+
+def test_loss_that_is_not_finite_is_said_and_not_scored():
+    broken = samples(0.0, 0, tasks=["text"])
+    broken[3]["nll"] = float("inf")
+    row = of(table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken)), "rtn", "text")
+    assert row["score"] is None
+    assert "1 of 20 windows" in row["note"]
+
+
+def test_truncated_completions_are_counted():
+    rows = scored(8, 2)
+    rows[0]["finish_reason"] = "length"
+    found = table(("baseline", rows))
+    assert of(found, "baseline", "arithmetic")["truncated"] == pytest.approx(0.1)
+    assert "cut at the token limit" in render.markdown(accuracy_table.printed(found))
+
+
+def test_nothing_within_noise_is_bold():
+    rows = table(("baseline", samples(0.0, 0)), *((recipe, samples(harm, 0)) for recipe, harm in HARM.items()))
+    drops, cells = accuracy_table.printed(rows)[1], 0
+    for line in drops.rows:
+        for task, cell in zip(drops.header[4:], line[4:], strict=True):
+            row = of(rows, line[2], task)
+            assert isinstance(cell, render.Bold) == (not row["drop_low"] <= 0 <= row["drop_high"])
+            cells += isinstance(cell, render.Bold)
+    assert 0 < cells < 2 * len(HARM)
+
+
+def test_different_prompts_cannot_be_paired():
+    other = scored(10, 0)
+    other[4]["prompt_sha256"] = "another"
+    with pytest.raises(ArtifactError, match=r"1 prompts differ from the baseline's .first: item i004"):
+        table(("baseline", scored(10, 0)), ("rtn", other))
+
+
+def test_a_sample_given_twice_is_refused():
+    with pytest.raises(ArtifactError, match="arithmetic item i000 seed 0 occurs twice"):
+        table(("baseline", scored(10, 0)), ("baseline", scored(10, 0)))
+
+
+def test_overlapping_chunks_are_refused(tmp_path):
+    study = SyntheticStudy(tmp_path)
+    study.quantized(identity("rtn"), 0.1)
+    chunk = layer_error.Chunk(platform="cpu", model="demo", recipe="rtn", chunk=0)
+    table = read_table(study.paths["diagnostics"][0], pa.schema([LAYER_ERROR.field(i) for i in range(4, len(LAYER_ERROR))]))
+    with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn/chunk=0"):
+        layer_error.build([(chunk, table), (chunk.model_copy(update={"chunk": 1}), table)])
+
+
+def test_export_without_sizes_is_refused():
+    manifest = Manifest(files={"a": FileEntry(bytes=1, sha256="0")}, origin={"packed_bytes": 1})
+    with pytest.raises(ArtifactError, match="no qparams_bytes, quantized_weights; export it again"):
+        sizes.build([(Variant.model_validate(identity("rtn")), manifest)])
+
+
+def test_a_study_of_samples_only_has_empty_other_tables(tmp_path):
+    study = SyntheticStudy(tmp_path)
+    study.evaluated(identity("baseline"), scored(8, 2))
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    assert read_table(tmp_path / "tables/latency.parquet", LATENCY_SUMMARY).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["evaluation"].pop(), "settings.evaluation names 1 files, --evaluation gives 2"),
+        (lambda s: s["evaluation"].__setitem__(1, s["evaluation"][0]), "settings.evaluation: .* is listed twice"),
+        (lambda s: s["evaluation"][1].update(form=None), "the baseline has no form"),
+        (lambda s: s["evaluation"][1].update(colour="red"), "colour"),
+    ],
+)
+def test_settings_that_do_not_fit_the_files_are_refused(tmp_path, capsys, change, message):
+    study = SyntheticStudy(tmp_path)
+    study.evaluated(identity("baseline"), scored(8, 2))
+    study.evaluated(identity("rtn"), scored(8, 2))
+    change(study.settings)
+    assert main(study.arguments(tmp_path / "tables")) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_renderings_escape_what_would_break_them():
+    grid = render.Grid("T", ["a|b", "50 %_x"], [[render.Bold("<m&m>"), "−1 ≤ 2"]], notes=["x_y"])
+    assert "a\\|b" in render.markdown([grid])
+    assert "**<m&m>**" in render.markdown([grid])
+    latex = render.latex([grid])
+    assert r"50 \%\_x" in latex
+    assert r"\textbf{$<$m\&m$>$} & $-$1 $\le$ 2 \\" in latex
+    assert "<b>&lt;m&amp;m&gt;</b>" in render.html("T", [grid])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(None, 1, "–"), (-1.25, 1, "−1.2"), (-0.01, 1, "0.0"), (0.0, 1, "0.0"), (123456.0, 1, "1.23e+05"), (99.95, 1, "100.0")],
+)
+def test_numbers_print_as_read(value, digits, text):
+    assert render.number(value, digits) == text

@@ -1,0 +1,38 @@
+"""The table of sizes: what each checkpoint weighs on disk, and what its weights weigh packed at their nominal bits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.errors import ArtifactError
+from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.variants import BASELINE, Variant
+
+_ORIGIN = ("qparams_bytes", "packed_bytes", "quantized_weights")
+
+
+def build(checkpoints: Sequence[tuple[Variant, Manifest]]) -> list[dict[str, Any]]:
+    """Rows of schema SIZES from manifests of checkpoints. Raises ArtifactError when an exported one does not state its sizes."""
+    rows = []
+    for variant, manifest in checkpoints:
+        row: dict[str, Any] = variant.variant.model_dump() | {"bytes": sum(file.bytes for file in manifest.files.values())}
+        if variant.recipe != BASELINE:
+            missing = [key for key in _ORIGIN if key not in manifest.origin]
+            if missing:
+                raise ArtifactError(f"{variant}: its manifest's origin has no {', '.join(missing)}; export it again")
+            row |= {key: int(manifest.origin[key]) for key in ("qparams_bytes", "packed_bytes")}
+            weights = int(manifest.origin["quantized_weights"])
+            row["bits_per_weight"] = 8 * row["packed_bytes"] / weights if weights else None
+        rows.append(row)
+    return rows
+
+
+def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+    """The table for reading."""
+    header = ["Platform", "Model", "Recipe", "Form", "On disk (MiB)", "qparams (MiB)", "Packed (MiB)", "Bits per weight"]
+    body = []
+    for r in rows:
+        sizes = [None if r.get(key) is None else r[key] / 2**20 for key in ("bytes", "qparams_bytes", "packed_bytes")]
+        names = [r["platform"], r["model"], r["recipe"], r["form"] or "–"]
+        body.append([*names, *(number(size, 2) for size in sizes), number(r.get("bits_per_weight"), 2)])
+    return Grid("Sizes", header, body, names=4)

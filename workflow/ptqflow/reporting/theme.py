@@ -1,0 +1,133 @@
+"""What all figures share: colours that survive colour blindness, one colour per recipe, direct labels, panels, SVG and PNG."""
+
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import altair as alt
+
+from ptqflow.errors import ArtifactError
+from ptqflow.reporting.variants import BASELINE
+
+Row = Mapping[str, Any]
+Panel = alt.LayerChart | alt.FacetChart
+INK, GREY, BAND = "#1b1f24", "#6e7781", "#d8dee4"
+# Paul Tol's "muted" scheme, darkest first (https://personal.sron.nl/~pault/): distinct under every common colour blindness.
+PALETTE = ("#332288", "#cc6677", "#117733", "#882255", "#44aa99", "#aa4499", "#999933", "#6699cc", "#ddaa33")
+DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
+LABEL_SIZE = 11
+
+
+def label(row: Row, rows: Iterable[Row]) -> str:
+    """A variant's name: its recipe, with the form where the table holds several forms."""
+    forms = {r.get("form") for r in rows} - {None}
+    return str(row["recipe"]) if row.get("form") is None or len(forms) < 2 else f"{row['recipe']}.{row['form']}"
+
+
+def styles(names: Iterable[str]) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """Colour and dash of each name, in order of first appearance: black for the baseline; new dashes when colours run out."""
+    others = [name for name in dict.fromkeys(names) if name != BASELINE]
+    colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}
+    dashes = {name: list(DASHES[i // len(PALETTE) % len(DASHES)]) for i, name in enumerate(others)}
+    return {BASELINE: INK, **colours}, {BASELINE: [1, 0], **dashes}
+
+
+def colour(names: Iterable[str], field: str = "name") -> alt.Color:
+    """Colour by `field`, without a legend: figures label their lines and points."""
+    found, _ = styles(names)
+    return alt.Color(f"{field}:N", scale=alt.Scale(domain=list(found), range=list(found.values())), legend=None)
+
+
+def dash(names: Iterable[str], field: str = "name") -> alt.StrokeDash:
+    """Dash by `field`, as `colour`."""
+    _, found = styles(names)
+    return alt.StrokeDash(f"{field}:N", scale=alt.Scale(domain=list(found), range=list(found.values())), legend=None)
+
+
+def spread(positions: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Move positions apart to at least `gap`, in their order, as little as possible (pool adjacent violators, least squares).
+
+    They stay between `low` and `high` if there is room, else above `low`.
+    """
+    order = sorted(range(len(positions)), key=lambda i: positions[i])
+    pools: list[tuple[float, int]] = []  # (mean of position - rank * gap, members): nondecreasing means keep every gap
+    for rank, i in enumerate(order):
+        mean, size = positions[i] - rank * gap, 1
+        while pools and pools[-1][0] >= mean:
+            before, members = pools.pop()
+            mean, size = (before * members + mean * size) / (members + size), members + size
+        pools.append((mean, size))
+    top = high - (len(positions) - 1) * gap
+    targets = [max(low, min(top, mean)) for mean, size in pools for _ in range(size)]
+    moved = list(positions)
+    for rank, i in enumerate(order):
+        moved[i] = targets[rank] + rank * gap
+    return moved
+
+
+def spread_on(values: Sequence[float], domain: tuple[float, float], height: int, log: bool = False) -> list[float]:
+    """`spread` for labels of one line of text on an axis of `height` pixels over `domain`."""
+    scale = math.log10 if log else float
+    low, high = scale(domain[0]), scale(domain[1])
+    moved = spread([scale(v) for v in values], (high - low) * (LABEL_SIZE + 2) / height, low, high)
+    return [10**v if log else v for v in moved]
+
+
+def log_domain(values: Sequence[float]) -> tuple[float, float]:
+    """A domain with a little air around positive values, at least a factor of two wide."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    air = max(0.06 * (high - low), 0.15 - (high - low) / 2)
+    return 10 ** (low - air), 10 ** (high + air)
+
+
+def log_ticks(domain: tuple[float, float]) -> list[float]:
+    """Powers of ten inside a domain, with round multiples of these where fewer than three fit."""
+    exponents = range(math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1])) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
+        inside = [tick for tick in ticks if domain[0] <= tick <= domain[1]]
+        if len(inside) >= 3:
+            break
+    return inside
+
+
+def grid(panels: Mapping[str, Sequence[Panel]], title: str, subtitle: Sequence[str]) -> alt.VConcatChart:
+    """Rows of panels by their title (may be empty), under one title and the lines that say how to read them."""
+    rows = [
+        alt.hconcat(*row, spacing=24, **({"title": alt.TitleParams(name, fontSize=13, anchor="start", offset=8)} if name else {}))
+        for name, row in panels.items()
+    ]
+    heading = alt.TitleParams(title, subtitle=list(subtitle), anchor="start", offset=14)
+    return (
+        alt.vconcat(*rows, spacing=28, title=heading)
+        .configure(font=FONT, background="white", padding=12)
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelFontSize=LABEL_SIZE, titleFontSize=12, titleFontWeight="normal", gridColor="#e6eaee", domainColor=GREY,
+            tickColor=GREY, labelColor=INK, titleColor=INK, labelLimit=260,
+        )
+        .configure_title(fontSize=15, subtitleFontSize=12, subtitleColor=GREY, subtitlePadding=6, color=INK)
+    )  # fmt: skip
+
+
+def panel_title(text: str) -> alt.TitleParams:
+    """Title of one panel."""
+    return alt.TitleParams(text, fontSize=12, fontWeight="normal", anchor="start", frame="group", offset=6)
+
+
+def present(rows: Sequence[Row], what: str) -> None:
+    """Refuse to draw nothing. Raises ArtifactError."""
+    if not rows:
+        raise ArtifactError(
+            f"no {what} in the tables, so there is nothing to draw; run what measures it, or leave this figure out"
+        )
+
+
+def render(chart: alt.TopLevelMixin, form: Literal["svg", "png"]) -> bytes:
+    """SVG or PNG (twice the pixels), drawn without a browser."""
+    buffer = io.BytesIO() if form == "png" else io.StringIO()
+    chart.save(buffer, format=form, scale_factor=2 if form == "png" else 1)
+    content = buffer.getvalue()
+    return content if isinstance(content, bytes) else content.encode()

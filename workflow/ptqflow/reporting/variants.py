@@ -1,0 +1,77 @@
+"""Which variant of which model a file speaks of: told explicitly, never parsed from its path."""
+
+from collections.abc import Hashable, Iterable
+
+from pydantic import model_validator
+
+from ptqflow.errors import ConfigError
+from ptqflow.recipes import Model
+
+BASELINE = "baseline"
+
+
+class Variant(Model):
+    """A model as quantized by a recipe and written in a form, on a platform; recipe `baseline` is the unquantized model."""
+
+    platform: str
+    model: str
+    recipe: str
+    form: str | None = None
+
+    @model_validator(mode="after")
+    def _form(self) -> "Variant":
+        if (self.recipe == BASELINE) != (self.form is None):
+            raise ValueError(f"recipe {self.recipe!r}: the baseline has no form, every other recipe has one")
+        return self
+
+    @property
+    def variant(self) -> "Variant":
+        """The plain variant, without what a subclass adds: equal and hashable across kinds of files."""
+        return Variant(platform=self.platform, model=self.model, recipe=self.recipe, form=self.form)
+
+    @property
+    def baseline(self) -> "Variant":
+        """The unquantized model on the same platform."""
+        return Variant(platform=self.platform, model=self.model, recipe=BASELINE)
+
+    @property
+    def label(self) -> str:
+        """`recipe.form`, or `baseline`: the name of the variant in paths and messages."""
+        return self.recipe if self.form is None else f"{self.recipe}.{self.form}"
+
+    def __str__(self) -> str:
+        return f"{self.platform}/{self.model}/{self.label}"
+
+
+class Suite(Variant):
+    """Samples of one suite of tasks at one seed."""
+
+    suite: str
+    seed: int
+
+
+class Timing(Variant):
+    """Timings of one variant on one engine."""
+
+    engine: str
+
+
+class Chunk(Model):
+    """Diagnostics of one chunk of decoder blocks under one recipe."""
+
+    platform: str
+    model: str
+    recipe: str
+    chunk: int
+
+    def __str__(self) -> str:
+        return f"{self.platform}/{self.model}/{self.recipe}/chunk={self.chunk}"
+
+
+def refuse_duplicates(key: str, identities: Iterable[Hashable]) -> None:
+    """Each file of settings `key` speaks of something else. Raises ConfigError naming the repeated identity."""
+    seen: set[Hashable] = set()
+    for identity in identities:
+        if identity in seen:
+            raise ConfigError(f"settings.{key}: {identity} is listed twice; list each file once")
+        seen.add(identity)
