@@ -1,0 +1,198 @@
+"""Calibration sets: rows of text or of a model's own traces, as one token stream, from which seeded windows are drawn.
+
+All rows are tokenized once, in a seeded order, and joined. Windows are disjoint (aligned at multiples of their length, drawn
+without replacement) when the stream holds enough of them; otherwise their starts are uniform over the stream, with
+replacement, as in the reference implementations. Randomness comes from generators of our own: no global state is read or changed.
+"""
+
+import random
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ptqflow.errors import ConfigError
+from ptqflow.recipes import Model
+from ptqflow.sources import Source
+
+_BATCH = 256  # rows tokenized at once
+_THINK = "<think>"
+
+
+class Fields(Model):
+    """Names of the columns to read. `id` may be absent (then the row's number in its source counts)."""
+
+    id: str = "id"
+    text: str = "text"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+    finish_reason: str = "finish_reason"
+
+
+class CalibrationSettings(Model):
+    """Which rows, in which form, and how many windows of how many tokens.
+
+    `format: plain`: rows with text, or prompt and completion, verbatim. `format: chat`: the prompt goes through the model's chat
+    template, the completion follows as the model would generate it. `trace: prompt_only` leaves completions out (an ablation).
+    """
+
+    source: Source
+    format: Literal["chat", "plain"] = "plain"
+    trace: Literal["full", "prompt_only"] = "full"
+    samples: int = Field(default=128, ge=1)
+    sequence_length: int = Field(default=2048, ge=2)
+    seed: int = 0
+    fields: Fields = Fields()
+
+
+@dataclass(frozen=True)
+class Document:
+    """One row as it is tokenized: `prompt` (with the chat template applied), `completion` (either may be empty), `end`."""
+
+    id: str
+    prompt: str
+    completion: str
+    end: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All tokens, the position at which each row starts, the rows' ids, and the mean number of tokens of a completion."""
+
+    tokens: "array[int]"
+    starts: list[int]
+    ids: list[str]
+    mean_completion_tokens: float
+
+
+def documents(rows: Sequence[Mapping[str, Any]], settings: CalibrationSettings, tokenizer: Any) -> list[Document]:
+    """The rows as prompts and completions, in the order of the source; rows of white space are left out.
+
+    Raises ConfigError for columns that are missing or do not hold what they should, and for a tokenizer without chat template.
+    """
+    if settings.format == "chat" and not tokenizer.chat_template:
+        raise ConfigError("format: chat, but the model's tokenizer has no chat template; use format: plain")
+    read = _chat if settings.format == "chat" else _plain
+    found = [read(str(row.get(settings.fields.id, number)), row, settings, tokenizer) for number, row in enumerate(rows)]
+    return [document for document in found if (document.prompt + document.completion).strip()]  # an empty row is no text
+
+
+def _plain(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
+    fields = settings.fields
+    if fields.text in row:
+        return Document(name, _text(name, row, fields.text, settings).strip(), "", "\n\n")
+    prompt, completion = (_text(name, row, field, settings) for field in (fields.prompt, fields.completion))
+    return Document(name, prompt, completion if settings.trace == "full" else "", "\n\n")
+
+
+def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
+    fields = settings.fields
+    if fields.messages in row:
+        messages = row[fields.messages]
+        if not isinstance(messages, Sequence) or not messages or not isinstance(messages[-1], Mapping):
+            raise ConfigError(f"{_where(name, settings)}: {fields.messages} is not a list of messages with role and content")
+        if messages[-1].get("role") != "assistant":
+            raise ConfigError(
+                f"{_where(name, settings)}: {fields.messages} does not end with the assistant's turn, the completion"
+            )
+        context, completion = list(messages[:-1]), _text(name, messages[-1], "content", settings)
+    else:
+        completion = _text(name, row, fields.completion, settings)
+        context = [{"role": "user", "content": _text(name, row, fields.prompt, settings)}]
+    # Templates drop the thinking from the assistant's past turns: the completion must never pass through them.
+    prompt = tokenizer.apply_chat_template(context, add_generation_prompt=True, tokenize=False)
+    if settings.trace == "prompt_only":
+        return Document(name, prompt, "", "")
+    if prompt.rstrip().endswith(_THINK) and completion.lstrip().startswith(_THINK):
+        completion = completion.lstrip().removeprefix(_THINK).lstrip("\n")  # the template has opened the thinking already
+    cut = row.get(fields.finish_reason) == "length"
+    return Document(name, prompt, completion, "" if cut else tokenizer.eos_token or "")
+
+
+def _text(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> str:
+    if field not in row:
+        raise ConfigError(
+            f"{_where(name, settings)} has no column {field!r} but {', '.join(map(repr, row)) or 'none'}; "
+            f"name the columns under `fields`, or use another format than {settings.format}"
+        )
+    if not isinstance(row[field], str):
+        raise ConfigError(
+            f"{_where(name, settings)}: {field} is a {type(row[field]).__name__}, not text; give one string per row"
+        )
+    return str(row[field])
+
+
+def _where(name: str, settings: CalibrationSettings) -> str:
+    return f"calibration source {settings.source.label}, row {name}"
+
+
+def token_stream(
+    items: Sequence[Document], settings: CalibrationSettings, tokenizer: Any, report: Callable[[int], object] = lambda rows: None
+) -> Stream:
+    """Tokenize `items` in the order that the seed gives, and join them. `report` receives numbers of rows done.
+
+    A beginning-of-sequence token comes once, at the start of a plain stream; chat templates write their own. Raises ConfigError
+    when completions are one token long on average: then a column holds first characters instead of texts.
+    """
+    order = list(items)
+    random.Random(f"order {settings.seed}").shuffle(order)
+    tokens = array("i", _beginning(tokenizer) if settings.format == "plain" else [])
+    starts: list[int] = []
+    completion_lengths: list[int] = []
+    for first in range(0, len(order), _BATCH):
+        batch = order[first : first + _BATCH]
+        # Prompt and completion are tokenized as one text: the model sees no boundary between them.
+        for ids in _encode(tokenizer, [d.prompt + d.completion + d.end for d in batch]):
+            starts.append(len(tokens))
+            tokens.extend(ids)
+        if completions := [d.completion for d in batch if d.completion]:
+            completion_lengths += map(len, _encode(tokenizer, completions))
+        report(len(batch))
+    mean = sum(completion_lengths) / max(len(completion_lengths), 1)
+    if completion_lengths and mean <= 1:
+        raise ConfigError(
+            f"calibration source {settings.source.label}: completions are {mean:.2f} tokens long on average, which is no trace "
+            "(first characters instead of texts?); give the whole generated texts, or use trace: prompt_only"
+        )
+    return Stream(tokens, starts, [document.id for document in order], mean)
+
+
+def _beginning(tokenizer: Any) -> list[int]:
+    ids = list(tokenizer("")["input_ids"])
+    return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
+    encoded: Iterable[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return encoded
+
+
+def windows(total: int, samples: int, length: int, seed: int) -> tuple[list[int], bool]:
+    """Starts of `samples` windows of `length` tokens in a stream of `total` tokens, and whether they are disjoint.
+
+    Raises ConfigError when the stream is shorter than one window.
+    """
+    if total < length:
+        raise ConfigError(f"the calibration source holds {total} tokens, less than one window of {length}; lower sequence_length")
+    generator = random.Random(f"windows {seed}")
+    if total // length >= samples:
+        return [length * slot for slot in generator.sample(range(total // length), samples)], True
+    return [generator.randrange(total - length + 1) for _ in range(samples)], False
+
+
+def window_rows(stream: Stream, offsets: Sequence[int], length: int, source: str) -> Iterable[dict[str, Any]]:
+    """Rows of the TOKENS schema: each window's tokens, its offset, and the ids of the source rows it overlaps."""
+    for sequence, offset in enumerate(offsets):
+        first = max(bisect_right(stream.starts, offset) - 1, 0)
+        last = bisect_right(stream.starts, offset + length - 1)
+        yield {
+            "sequence": sequence,
+            "tokens": stream.tokens[offset : offset + length].tolist(),
+            "source": source,
+            "rows": stream.ids[first:last],
+            "offset": offset,
+        }

@@ -1,0 +1,65 @@
+"""Stage `tokens`: a calibration set, one row per window of token ids, with the source rows and the offset of each."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from ptqflow.artifacts.datasets import load_rows
+from ptqflow.artifacts.hashing import sha256
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.models import description_files
+from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.schemas import TOKENS
+from ptqflow.artifacts.tables import write_rows
+from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
+from ptqflow.errors import ArtifactError
+from ptqflow.progress import progress
+
+
+class Settings(CalibrationSettings):
+    """A calibration set (see `ptqflow.calibration`)."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Paths of the stage."""
+    parser.add_argument("--model", type=Path, required=True, help="manifest.json of the model, whose tokenizer is used")
+    parser.add_argument("--output", type=Path, required=True, help="tokens.parquet to write")
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{folder} holds no tokenizer that transformers loads ({error}); complete the model folder") from None
+
+
+def run(settings: Settings, args: Namespace) -> None:
+    """Draw the windows and write them."""
+    manifest = Manifest.read(args.model)
+    manifest.verify(args.model.parent, description_files(manifest.files))
+    rows = load_rows(settings.source)  # before the tokenizer, whose import takes seconds
+    tokenizer = _tokenizer(args.model.parent)
+    items = documents(rows, settings, tokenizer)
+    with progress(f"tokens {settings.source.label}", len(items), "rows") as bar:
+        stream = token_stream(items, settings, tokenizer, bar.update)
+    offsets, disjoint = windows(len(stream.tokens), settings.samples, settings.sequence_length, settings.seed)
+    if not disjoint:
+        print(
+            f"tokens: {len(stream.tokens)} tokens hold fewer than {settings.samples} disjoint windows of "
+            f"{settings.sequence_length}; windows are drawn with replacement and may overlap",
+            file=sys.stderr,
+        )
+    metadata = provenance(
+        "tokens",
+        settings.model_dump(mode="json"),
+        args.code or "",
+        inputs={"model": sha256(args.model)},
+        stream_tokens=len(stream.tokens),
+        stream_rows=len(stream.ids),
+        mean_completion_tokens=stream.mean_completion_tokens,
+        windows="disjoint" if disjoint else "with replacement",
+    )
+    write_rows(args.output, TOKENS, window_rows(stream, offsets, settings.sequence_length, settings.source.label), metadata)
