@@ -1,0 +1,57 @@
+# `make demo` and `make test` do their own set-up: a virtual environment with pinned versions in .venv.
+PYTHON ?= python3
+CORES ?= all
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(BIN):$(PATH)
+export OMP_WAIT_POLICY := passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo report test test-all lint format bench clean pins model schema
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+$(READY): envs/core.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ptqflow needs Python 3.11 or newer; set PYTHON=python3.x")'
+	@echo "installing the pinned environment into $(VENV) (once, a few minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement envs/core.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, compare, results/report.html
+	workflow/run-study --profile local --cores $(CORES)
+
+test: $(READY) ## the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-all: $(READY) ## every test, slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
+
+lint: $(READY) ## ruff, mypy, snakefmt
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+
+format: $(READY) ## rewrite the code in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+schema: $(READY) ## rewrite workflow/schemas/config.schema.json from the data models
+	$(BIN)/python -m ptqflow.study > workflow/schemas/config.schema.json
+
+bench: $(READY) ## seconds and peak memory of each stage on the demo model
+	$(BIN)/python benchmarks/stages.py
+
+model: $(READY) ## train the demo model and its tasks anew, into build/demo-model
+	$(BIN)/python resources/recipe/train.py --out build/demo-model
+
+pins: $(READY) ## rewrite envs/core.txt from the installed versions
+	$(BIN)/python envs/freeze.py
+
+clean: ## remove results and the environment
+	rm -rf results .snakemake .ptqflow $(VENV) build

@@ -1,0 +1,35 @@
+# ptqflow: which post-training quantization should I deploy, and what will it cost me?
+# `config.yaml` says what; a profile (local, gpu, ascend) says where. Stages are commands: see workflow/rules and docs.
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/calibration.smk"
+include: "workflow/rules/quantize.smk"
+include: "workflow/rules/checkpoints.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/measure.smk"
+include: "workflow/rules/aggregate.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [
+            f"results/tables/{name}.{suffix}"
+            for name, suffixes in TABLES.items()
+            for suffix in suffixes
+        ],
+        expand("results/figures/{figure}.svg", figure=jobs.figures()),

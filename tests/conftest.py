@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+import pytest
+from checkout import SMALL_STUDY, Checkout
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Benchmark data in hub layout: $PTQFLOW_DATA, or beside the repository. Tests skip without it."""
+    root = Path(os.environ.get("PTQFLOW_DATA", Path(__file__).resolve().parents[2] / "shared/data/hf"))
+    if not root.is_dir():
+        pytest.skip(f"no benchmark data at {root}; set PTQFLOW_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Checkout:
+    """A small study, run to its end by the real Snakemake. Tests that change it work on a clone."""
+    checkout = Checkout.create(tmp_path_factory.mktemp("study") / "checkout", SMALL_STUDY)
+    checkout.run()
+    return checkout

@@ -1,0 +1,93 @@
+"""The literal commands of the README work in a fresh clone, and configuration is checked before any job."""
+
+import subprocess
+
+import pytest
+from checkout import SMALL_STUDY, Checkout, environment, jobs
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> Checkout:
+    return Checkout.create(tmp_path_factory.mktemp("fresh") / "checkout")
+
+
+@pytest.mark.parametrize(("profile", "platform"), [("local", "cpu"), ("gpu", "gpu"), ("ascend", "ascend")])
+def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platform):
+    command = ["snakemake", "--profile", profile, "-n"]
+    done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"fetch", "tokens calibration=traces"} <= jobs(done.stdout)
+    assert f"results/{platform}/evaluation/demo/baseline" in done.stdout
+
+
+def _refuse_unknown(c):
+    c["recipes"]["rounded"]["sceme"] = {}
+
+
+def _refuse_preset(c):
+    c["recipes"]["rounded"] = {"preset": "gptq-w5a16"}
+
+
+def _refuse_run(c):
+    c["run"] = ["rounded", "awq"]
+
+
+def _refuse_group(c):
+    scheme = {"weights": {"num_bits": 4, "strategy": "group", "group_size": 96}}
+    c["recipes"]["rounded"] = {"scheme": scheme}
+
+
+def _refuse_layer(c):
+    c["recipes"]["rounded"]["overrides"] = [{"layers": [77], "weights": None}]
+
+
+def _refuse_file(c):
+    c["calibrations"]["traces"]["source"]["path"] = "resources/calibration/absent.jsonl"
+
+
+def _refuse_model(c):
+    c["models"]["demo"]["source"]["path"] = "resources/absent"
+
+
+def _refuse_revision(c):
+    c["models"]["demo"] = {"source": {"repo": "org/model", "revision": "main"}, "layers": 2}
+
+
+def _refuse_chunks(c):
+    c["models"]["demo"]["chunks"] = 99
+
+
+def _refuse_task(c):
+    c["suites"]["prose"]["tasks"] = ["poetry"]
+
+
+def _refuse_benchmark(c):
+    c["tasks"]["text"]["benchmark"] = "gsm9k"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (_refuse_unknown, ["recipes.rounded", "sceme", "scheme"]),
+        (_refuse_preset, ["recipes.rounded", "gptq-w5a16", "gptq-w4a16"]),
+        (_refuse_run, ["run", "'awq'", "rounded"]),
+        (_refuse_group, ["rounded", "group_size 96", "does not divide", "demo"]),
+        (_refuse_layer, ["rounded", "77", "demo"]),
+        (_refuse_file, ["calibrations.traces.source.path", "resources/calibration/absent.jsonl", "does not exist"]),
+        (_refuse_model, ["resources/absent"]),
+        (_refuse_revision, ["models.demo.source", "main", "40"]),
+        (_refuse_chunks, ["models.demo.chunks", "99"]),
+        (_refuse_task, ["suites.prose.tasks", "poetry", "text"]),
+        (_refuse_benchmark, ["tasks.text", "gsm9k", "gsm8k"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_wrong_configuration_is_one_sentence_before_any_job(fresh, spoil, words, tmp_path):
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
+    study.configure(spoil)
+    done = study.snakemake("-n")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert all(word in output for word in words), output
+    assert "Traceback" not in output
+    assert not (study.root / "results").exists()

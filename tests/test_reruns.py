@@ -1,0 +1,138 @@
+"""After an edit, exactly the jobs that it reaches run again: each sentence of the design's section 4, on the real Snakemake."""
+
+import os
+import shutil
+
+import pytest
+from checkout import Checkout
+
+CHUNKS = ("0", "1")
+FIGURES = ("latency", "layer_error")  # the small study measures no accuracy
+END = {"aggregate", *(f"plot figure={name}" for name in FIGURES)}
+
+
+def quantized(*recipes: str) -> set[str]:
+    """The jobs of recipes from quantize down to the report."""
+    return below(*recipes) | {f"quantize recipe={r} chunk={k}" for r in recipes for k in CHUNKS}
+
+
+def below(*recipes: str) -> set[str]:
+    """The jobs of recipes that follow their quantize jobs."""
+    return END | {
+        job
+        for r in recipes
+        for job in (
+            f"export recipe={r} form=fake",
+            f"evaluate variant={r}.fake suite=prose seed=0",
+            f"measure variant={r}.fake engine=transformers",
+        )
+    }
+
+
+BASELINE = {"evaluate variant=baseline suite=prose seed=0", "measure variant=baseline engine=transformers"}
+BOTH = ("rounded", "second-order")
+
+
+@pytest.fixture
+def study(finished: Checkout, tmp_path) -> Checkout:
+    return finished.clone(tmp_path / "clone")
+
+
+def test_nothing_runs_when_nothing_changed(study):
+    assert study.planned() == set()
+
+
+def test_comments_docstrings_and_formatting_run_nothing(study):
+    study.edit("workflow/ptqflow/methods/gptq.py", '"""', '"""Another first line.\n\n')
+    with open(study.root / "workflow/ptqflow/methods/rtn.py", "a") as file:
+        file.write("\n# a comment\n")
+    assert study.planned() == set()
+
+
+def test_code_of_a_method_runs_its_recipes(study):
+    with open(study.root / "workflow/ptqflow/methods/gptq.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    assert study.planned() == quantized("second-order")
+
+
+def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
+    with open(study.root / "workflow/ptqflow/numerics/grid.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    assert quantized(*BOTH) <= study.planned()
+    assert not {"fetch", "tokens calibration=traces"} & study.planned()
+
+
+def test_one_layers_override_runs_its_chunk(study):
+    override = {"layers": [0], "linears": ["down_proj"], "weights": {"num_bits": 8, "strategy": "channel"}}
+    study.configure(lambda c: c["recipes"]["second-order"].update(overrides=[override]))
+    assert study.planned() == below("second-order") | {"quantize recipe=second-order chunk=0"}
+
+
+def test_an_added_recipe_runs_itself(study):
+    study.configure(lambda c: c["recipes"].update(third={"preset": "rtn-w3a16"}))
+    assert study.planned() == quantized("third")
+
+
+def test_a_removed_recipe_remakes_the_tables(study):
+    study.configure(lambda c: c["recipes"].pop("rounded"))
+    assert study.planned() == END
+
+
+def test_swapped_bits_run_the_recipe(study):
+    """Snakemake compares params as a set of values: as separate params, swapped values would look unchanged."""
+    scheme = {"weights": {"num_bits": 8, "strategy": "channel"}, "input_activations": {"num_bits": 4}}
+    study.configure(lambda c: c["recipes"].update(rounded={"scheme": scheme}))
+    study.run("--until", "quantize", "--touch")
+    swapped = {"weights": {"num_bits": 4, "strategy": "channel"}, "input_activations": {"num_bits": 8}}
+    study.configure(lambda c: c["recipes"].update(rounded={"scheme": swapped}))
+    assert study.planned() == quantized("rounded")
+
+
+def test_a_new_seed_adds_evaluations(study):
+    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
+    variants = ("baseline", *(f"{r}.fake" for r in BOTH))
+    assert study.planned() == END | {f"evaluate variant={v} suite=prose seed=1" for v in variants}
+
+
+def test_code_of_a_figure_remakes_the_figure(study):
+    with open(study.root / "workflow/ptqflow/reporting/figures/layer_error.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    assert study.planned() == {"plot figure=layer_error"}
+
+
+def test_a_fetched_identical_model_runs_nothing(study):
+    """The source's files are copied anew (new times, same content), and the model is fetched again."""
+    source = study.root / "resources/demo-model"
+    for file in source.iterdir():
+        shutil.copyfile(file, file.with_suffix(".copy"))
+        os.replace(file.with_suffix(".copy"), file)
+    assert study.planned() == set()
+    assert study.run("--forcerun", "fetch", "--until", "fetch") == {"fetch"}
+    assert study.planned() == set()
+
+
+def test_a_changed_source_file_runs_what_depends_on_it(study):
+    with open(study.root / "resources/tasks/text/test.jsonl", "a") as file:
+        file.write('{"id": "new", "text": "One more line of text."}\n')
+    variants = ("baseline", *(f"{r}.fake" for r in BOTH))
+    assert study.planned() == END | {f"evaluate variant={v} suite=prose seed=0" for v in variants}
+
+
+def test_a_changed_calibration_file_runs_all_but_the_baseline(study):
+    path = study.root / "resources/calibration/traces.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[1:]) + "\n")
+    assert study.planned() == quantized(*BOTH) | {"tokens calibration=traces", "collect calibration=traces"}
+
+
+def test_a_changed_model_runs_everything(study):
+    study.edit("resources/demo-model/generation_config.json", "{", "{ ")
+    everything = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | BASELINE | quantized(*BOTH)
+    assert study.planned() == everything
+
+
+def test_real_run_after_an_edit_runs_what_was_planned(study):
+    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
+    planned = study.planned()
+    assert study.run() == planned
+    assert study.planned() == set()

@@ -1,0 +1,183 @@
+"""What each job of the workflow is told: ONE canonical JSON string of its settings, and a digest of the code it can reach.
+
+Snakemake compares a job's params as an unordered set of values and drops objects silently, so each is one string.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptqflow.artifacts.atomic import canonical_json
+from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.models import source_files
+from ptqflow.checkpoints.registry import module_of
+from ptqflow.chunks import chunk_layers
+from ptqflow.digest import code_digest
+from ptqflow.evaluation import tasks
+from ptqflow.study import PLATFORMS, Study, layers_of
+
+AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints")
+
+
+def code(stage: str, *modules: str) -> str:
+    """Digest of a stage and of the modules it will find by name."""
+    return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
+
+
+def fingerprint(paths: Iterable[str | Path]) -> str:
+    """Canonical JSON of file name -> sha256: a touched file changes nothing, a changed byte everything."""
+    cache = HashCache()
+    return canonical_json({str(path): cache.sha256(path) for path in sorted(map(str, paths))})
+
+
+def _files(path: Path | None) -> list[Path]:
+    if path is None or path.is_file():
+        return [path] if path else []
+    return [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+
+
+def checkpoint(platform: str, model: str, variant: str) -> str:
+    """Path of the manifest of what an engine loads: the model itself (`baseline`), or a recipe's checkpoint in some form."""
+    if variant == "baseline":
+        return f"results/models/{model}/manifest.json"
+    recipe, form = variant.split(".")
+    return f"results/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Settings, code and sources of every job of a study, by the wildcards of its rule."""
+
+    study: Study
+
+    def fetch(self, model: str) -> str:
+        """Settings of `fetch`."""
+        return canonical_json(self.study.models[model].source.model_dump(mode="json", exclude_none=True))
+
+    def fetch_source(self, model: str) -> str:
+        """Fingerprint of a local model folder; a hub model's revision says it already."""
+        path = self.study.models[model].source.path
+        return fingerprint(Path(path) / name for name in source_files(path)) if path is not None else ""
+
+    def tokens(self, calibration: str) -> str:
+        """Settings of `tokens`."""
+        return canonical_json(self.study.calibrations[calibration].model_dump(mode="json", exclude_none=True))
+
+    def tokens_source(self, calibration: str) -> str:
+        """Fingerprint of a local calibration source."""
+        return fingerprint(_files(self.study.calibrations[calibration].source.local))
+
+    def collect(self, model: str) -> str:
+        """Settings of `collect`."""
+        return canonical_json({"chunks": self.study.models[model].chunks})
+
+    def layers(self, model: str, chunk: int) -> range:
+        """The decoder blocks of a chunk."""
+        return chunk_layers(layers_of(self.study, model), self.study.models[model].chunks)[chunk]
+
+    def quantize(self, model: str, recipe: str, chunk: int) -> str:
+        """Settings of `quantize`: a chunk sees only the overrides of its own layers."""
+        layers = self.layers(model, chunk)
+        settings: dict[str, Any] = {"chunk": chunk, "layers": [layers.start, layers.stop]}
+        return canonical_json(settings | {"recipe": self._recipe(recipe, layers)})
+
+    def _recipe(self, recipe: str, layers: range | None = None) -> dict[str, Any]:
+        entry = self.study.recipes[recipe].model_copy(update={"calibration": None})  # the input files say which
+        return (entry if layers is None else entry.for_layers(layers)).dump()
+
+    def quantize_code(self, recipe: str) -> str:
+        """Digest of `quantize` with the methods that the recipe runs, and no others."""
+        return code("quantize", *(f"methods.{name}" for name in self.study.recipes[recipe].methods()))
+
+    def export(self, recipe: str, form: str) -> str:
+        """Settings of `export`."""
+        return canonical_json({"recipe": self._recipe(recipe), "form": form})
+
+    def evaluate(self, suite: str, seed: int) -> str:
+        """Settings of `evaluate`: one suite, one seed."""
+        entry = self.study.suites[suite]
+        chosen = {name: self.study.tasks[name].model_dump(mode="json", exclude_none=True) for name in entry.tasks}
+        return canonical_json({"tasks": chosen, "seed": seed, "batch_size": entry.batch_size})
+
+    def evaluate_code(self, suite: str) -> str:
+        """Digest of `evaluate` with the benchmarks and kinds of the suite's tasks, and no others."""
+        names = {module for task in self._tasks(suite) for module in tasks.modules(task)}
+        return code("evaluate", *(name.removeprefix("ptqflow.") for name in names))
+
+    def evaluate_source(self, suite: str) -> str:
+        """Fingerprint of the local data of a suite's tasks."""
+        return fingerprint({file for task in self._tasks(suite) for file in _files(task.source.local)})
+
+    def _tasks(self, suite: str) -> list[tasks.TaskConfig]:
+        return [self.study.tasks[name] for name in self.study.suites[suite].tasks]
+
+    def measure(self, engine: str) -> str:
+        """Settings of `measure`."""
+        return canonical_json(self.study.latency[engine].model_dump(mode="json"))
+
+    def measure_code(self, engine: str) -> str:
+        """Digest of `measure` with the engine it times."""
+        return code("measure", f"engines.{self.study.latency[engine].engine}_engine")
+
+    def export_code(self, form: str) -> str:
+        """Digest of `export` with the writer of this form."""
+        return code("export", module_of(form))
+
+    def _files(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
+        study = self.study
+        for model, entry in study.models.items():
+            place = {"platform": platform, "model": model}
+            for variant in study.variants():
+                recipe, _, form = variant.partition(".")
+                who = place | {"recipe": recipe} | ({"form": form} if form else {})
+                yield "checkpoints", who, checkpoint(platform, model, variant)
+                for name, suite in study.suites.items():
+                    for seed in suite.seeds:
+                        path = f"results/{platform}/evaluation/{model}/{variant}/{name}/seed={seed}.parquet"
+                        yield "evaluation", who | {"suite": name, "seed": seed}, path
+                for engine in study.latency:
+                    yield "latency", who | {"engine": engine}, f"results/{platform}/latency/{model}/{variant}/{engine}.parquet"
+            for recipe in study.chosen:
+                for chunk in range(entry.chunks):
+                    path = f"results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/diagnostics.parquet"
+                    yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
+
+    def _present(self) -> list[tuple[str, dict[str, Any], str]]:
+        """All files of this platform, and those that other platforms left here: the tables compare platforms."""
+        others = (file for name in PLATFORMS if name != self.study.platform for file in self._files(name))
+        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file()]
+        active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
+        return [*self._files(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
+
+    def aggregate(self) -> str:
+        """Settings of `aggregate`: what each of its files is, in order."""
+        files = self._present()
+        return canonical_json({kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED})
+
+    def aggregate_files(self) -> str:
+        """The file options of `aggregate`, in the order of its settings."""
+        files = self._present()
+        return " ".join(word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind)))
+
+    def aggregate_inputs(self) -> list[str]:
+        """The files that this platform's jobs make for `aggregate`."""
+        return [path for _, _, path in self._files(self.study.platform)]
+
+    def aggregate_source(self) -> str:
+        """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
+        mine = set(self.aggregate_inputs())
+        return fingerprint(path for _, _, path in self._present() if path not in mine)
+
+    def figures(self) -> list[str]:
+        """Names of the figures that the study has numbers for."""
+        scored = any(task.definition.kind != "perplexity" for suite in self.study.suites for task in self._tasks(suite))
+        compared = scored and bool(self.study.chosen)
+        quantized, timed = bool(self.study.chosen), bool(self.study.latency)
+        have = {"accuracy": compared, "pareto": compared, "layer_error": quantized, "latency": timed}
+        return [name for name, there in have.items() if there]
+
+    def plot(self, figure: str) -> str:
+        """Settings of `plot`."""
+        return canonical_json({"figure": figure})

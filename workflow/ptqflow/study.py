@@ -1,0 +1,164 @@
+"""`config.yaml` as validated data: which models, on what calibrated, by which recipes quantized, on which tasks evaluated.
+
+Import-light (no torch): the Snakefile reads this at every parse, also in every remote job.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from ptqflow.artifacts.models import source_files
+from ptqflow.errors import ConfigError, explain
+from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.modeling.shapes import check_recipe
+from ptqflow.presets import resolve
+from ptqflow.recipes import Model, Recipe
+from ptqflow.sources import Source
+from ptqflow.stages.fetch import Settings as ModelSource
+from ptqflow.stages.measure import Settings as LatencySettings
+from ptqflow.stages.tokens import Settings as CalibrationSettings
+
+PLATFORMS = ("cpu", "gpu", "ascend")
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+AtLeastOne = Annotated[int, Field(ge=1)]
+
+
+class ModelEntry(Model):
+    """A model: where it comes from, and into how many independent chunks its blocks are cut.
+
+    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download.
+    """
+
+    source: ModelSource
+    chunks: AtLeastOne = 1
+    layers: AtLeastOne | None = None
+
+    @model_validator(mode="after")
+    def _layers_of_hub_model(self) -> "ModelEntry":
+        if self.source.path is None and self.layers is None:
+            raise ValueError("a hub model needs `layers`; copy num_hidden_layers from its config.json")
+        return self
+
+
+class Suite(Model):
+    """Tasks that one process evaluates together, once per seed."""
+
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    batch_size: AtLeastOne = 64
+
+
+class Study(Model):
+    """A whole study. Names of models, recipes, ... become folder names: letters, digits, '-' and '_'."""
+
+    platform: Literal["cpu", "gpu", "ascend"] = "cpu"
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+    calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
+    calibration: Name
+    recipes: dict[Name, Annotated[Recipe, BeforeValidator(lambda entry: resolve(entry) if isinstance(entry, dict) else entry)]]
+    forms: list[Literal["fake"]] = ["fake"]
+    tasks: dict[Name, TaskConfig] = {}
+    suites: dict[Name, Suite] = {}
+    latency: dict[Name, LatencySettings] = {}
+    run: list[Name] | Literal["all"] = "all"
+
+    @model_validator(mode="after")
+    def _names(self) -> "Study":
+        _known("calibration", [self.calibration], self.calibrations)
+        for name, recipe in self.recipes.items():
+            if name == "baseline":
+                raise ValueError("recipes.baseline: this name is the unquantized model's; rename the recipe")
+            if recipe.calibration:
+                _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
+        if "average" in self.tasks:
+            raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
+        runs: dict[tuple[str, int], str] = {}
+        for name, suite in self.suites.items():
+            _known(f"suites.{name}.tasks", suite.tasks, self.tasks)
+            for run in ((task, seed) for task in suite.tasks for seed in suite.seeds):
+                if run in runs:
+                    raise ValueError(f"suites.{name}: task {run[0]} at seed {run[1]} is in suites.{runs[run]} already; drop one")
+                runs[run] = name
+        if self.run != "all":
+            _known("run", self.run, self.recipes)
+        return self
+
+    @property
+    def chosen(self) -> list[str]:
+        """Names of the recipes to run."""
+        return list(self.recipes) if self.run == "all" else list(self.run)
+
+    def variants(self) -> list[str]:
+        """`baseline` and every `recipe.form` to evaluate."""
+        return ["baseline", *(f"{recipe}.{form}" for recipe in self.chosen for form in self.forms)]
+
+    def calibration_of(self, recipe: str) -> str:
+        """Name of the calibration set that a recipe uses."""
+        return self.recipes[recipe].calibration or self.calibration
+
+
+def _known(key: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is not defined; define it or use one of {', '.join(known) or '(none defined)'}")
+
+
+def load(config: Mapping[str, Any]) -> Study:
+    """The study of a parsed `config.yaml`. Raises ConfigError with one sentence per wrong key, before any job."""
+    try:
+        study = Study.model_validate(dict(config))
+    except ValidationError as error:
+        raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
+    for entry in study.models.values():
+        if entry.source.path is not None:
+            source_files(entry.source.path)
+    for name, calibration in study.calibrations.items():
+        _exists(f"calibrations.{name}.source.path", calibration.source)
+    for name, task in study.tasks.items():
+        _exists(f"tasks.{name}.source.path", task.source)
+    for name in study.models:
+        _check_architecture(study, name)
+    return study
+
+
+def _exists(key: str, source: Source) -> None:
+    if source.local is not None and not source.local.exists():
+        raise ConfigError(f"config.yaml: {key}: {source.local} does not exist; correct the path or use repo and revision")
+
+
+def _check_architecture(study: Study, name: str) -> None:
+    layers, entry = layers_of(study, name), study.models[name]
+    if entry.chunks > layers:
+        raise ConfigError(f"config.yaml: models.{name}.chunks: {entry.chunks} chunks of {layers} blocks; use at most {layers}")
+    if (architecture := architecture_of(study, name)) is None:
+        return
+    if architecture["num_hidden_layers"] != layers:
+        raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
+    for recipe in study.chosen:
+        check_recipe(study.recipes[recipe], architecture, recipe, name)
+
+
+def layers_of(study: Study, model: str) -> int:
+    """Number of decoder blocks of a model, as stated or as its local config.json says."""
+    if (layers := study.models[model].layers) is not None:
+        return layers
+    architecture = architecture_of(study, model)
+    assert architecture is not None, "a local model has a config.json: source_files checked it"
+    return int(architecture["num_hidden_layers"])
+
+
+def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
+    """`config.json` of a model: from its local folder, or as fetched; None for a hub model that is not here yet."""
+    source = study.models[model].source
+    folder = Path(source.path) if source.path is not None else Path("results/models") / model
+    path = folder / "config.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def read(path: str | Path) -> Study:
+    """`load` of a YAML file."""
+    return load(yaml.safe_load(Path(path).read_text()))
