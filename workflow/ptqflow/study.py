@@ -15,7 +15,7 @@ from ptqflow.artifacts.models import source_files
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling.shapes import check_recipe
-from ptqflow.presets import resolve
+from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Model, Recipe
 from ptqflow.sources import Source
 from ptqflow.stages.fetch import Settings as ModelSource
@@ -162,3 +162,16 @@ def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
 def read(path: str | Path) -> Study:
     """`load` of a YAML file."""
     return load(yaml.safe_load(Path(path).read_text()))
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of `config.yaml`, for editors: the data models', with the `preset` that a recipe may start from."""
+    data = Study.model_json_schema()
+    recipe = data["$defs"]["Recipe"]
+    recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
+    recipe["required"].remove("scheme")  # a preset brings one
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))
