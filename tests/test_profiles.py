@@ -73,7 +73,7 @@ def _refuse_benchmark(c):
         (_refuse_run, ["run", "'awq'", "rounded"]),
         (_refuse_group, ["rounded", "group_size 96", "does not divide", "demo"]),
         (_refuse_layer, ["rounded", "77", "demo"]),
-        (_refuse_file, ["calibrations.traces.source.path", "resources/calibration/absent.jsonl", "does not exist"]),
+        (_refuse_file, ["calibrations.traces.source", "resources/calibration/absent.jsonl", "does not exist"]),
         (_refuse_model, ["resources/absent"]),
         (_refuse_revision, ["models.demo.source", "main", "40"]),
         (_refuse_chunks, ["models.demo.chunks", "99"]),

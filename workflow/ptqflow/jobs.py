@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow.artifacts.atomic import canonical_json
+from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import module_of
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.evaluation import tasks
+from ptqflow.sources import Source
 from ptqflow.study import PLATFORMS, Study, layers_of
 
 AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints")
@@ -31,10 +33,9 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
     return canonical_json({str(path): cache.sha256(path) for path in sorted(map(str, paths))})
 
 
-def _files(path: Path | None) -> list[Path]:
-    if path is None or path.is_file():
-        return [path] if path else []
-    return [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+def _files(source: Source) -> list[Path]:
+    """The local files that hold the rows of a source; a hub source's revision says it already."""
+    return data_files(source) if source.local is not None else []
 
 
 def checkpoint(platform: str, model: str, variant: str) -> str:
@@ -66,7 +67,7 @@ class Jobs:
 
     def tokens_source(self, calibration: str) -> str:
         """Fingerprint of a local calibration source."""
-        return fingerprint(_files(self.study.calibrations[calibration].source.local))
+        return fingerprint(_files(self.study.calibrations[calibration].source))
 
     def collect(self, model: str) -> str:
         """Settings of `collect`."""
@@ -107,7 +108,7 @@ class Jobs:
 
     def evaluate_source(self, suite: str) -> str:
         """Fingerprint of the local data of a suite's tasks."""
-        return fingerprint({file for task in self._tasks(suite) for file in _files(task.source.local)})
+        return fingerprint({file for task in self._tasks(suite) for file in _files(task.source)})
 
     def _tasks(self, suite: str) -> list[tasks.TaskConfig]:
         return [self.study.tasks[name] for name in self.study.suites[suite].tasks]

@@ -1,4 +1,4 @@
-"""Where rows come from: a local file or folder, or a data set of the model hub at a pinned revision."""
+"""Where models and rows come from: a local file or folder, or a repository of the model hub at a pinned revision."""
 
 import re
 from pathlib import Path
@@ -8,46 +8,54 @@ from pydantic import field_validator, model_validator
 from ptqflow.recipes import Model
 
 
-class Source(Model):
-    """Rows of a data set, for calibration or evaluation. Exactly one of `path` and `repo`.
+class Place(Model):
+    """Exactly one of `path` (local) and `repo` (model hub).
 
-    `path`: a .jsonl or .parquet file, or a folder laid out as on the hub (`<subset>/<split>-*.parquet`,
-    `data/<split>-*.parquet`) or simply holding `<split>.jsonl` or `<split>.parquet`.
-    `repo` and `revision`: a data set of the hub at a commit (40 hexadecimal digits), so that a study cannot change under us.
-    `file`: a file (or glob) inside the folder or repository, where its layout is none of these.
+    `repo` goes with `revision`, a commit (40 hexadecimal digits), so that a study cannot change under us.
     """
 
     path: str | None = None
     repo: str | None = None
     revision: str | None = None
-    subset: str | None = None
-    split: str | None = None
-    file: str | None = None
 
     @field_validator("revision")
     @classmethod
     def _pinned(cls, revision: str | None) -> str | None:
         if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
             raise ValueError(
-                f"{revision!r} is not a commit of 40 hexadecimal digits; copy the full commit hash from the repository's history"
+                f"{revision!r} is not a commit of 40 hexadecimal digits; a branch can move, so copy the commit hash from the "
+                "repository's history, or from huggingface_hub.HfApi().repo_info(repo).sha"
             )
         return revision
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Source":
+    def _one_place(self) -> "Place":
         if (self.path is None) == (self.repo is None):
             raise ValueError("give exactly one of path (local) and repo (model hub)")
         if (self.repo is None) != (self.revision is None):
-            raise ValueError("repo and revision go together; give the commit hash of the data set as revision")
+            raise ValueError("repo and revision go together; give the commit hash as revision")
         return self
+
+    @property
+    def local(self) -> Path | None:
+        """The local file or folder; None for the hub."""
+        return None if self.path is None else Path(self.path)
+
+
+class Source(Place):
+    """Rows of a data set, for calibration or evaluation.
+
+    `path`: a .jsonl or .parquet file, or a folder laid out as on the hub (`<subset>/<split>-*.parquet`,
+    `data/<split>-*.parquet`) or simply holding `<split>.jsonl` or `<split>.parquet`.
+    `file`: a file (or glob) inside the folder or repository, where its layout is none of these.
+    """
+
+    subset: str | None = None
+    split: str | None = None
+    file: str | None = None
 
     @property
     def label(self) -> str:
         """What the rows are called in artifacts: path or repo@revision, then subset and split."""
         place = self.path if self.path is not None else f"{self.repo}@{self.revision}"
         return ":".join(part for part in (place, self.subset, self.split, self.file) if part)
-
-    @property
-    def local(self) -> Path | None:
-        """The local file or folder; None for the hub."""
-        return None if self.path is None else Path(self.path)

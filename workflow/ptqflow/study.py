@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.models import source_files
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation.tasks import TaskConfig
@@ -116,18 +117,22 @@ def load(config: Mapping[str, Any]) -> Study:
     for entry in study.models.values():
         if entry.source.path is not None:
             source_files(entry.source.path)
-    for name, calibration in study.calibrations.items():
-        _exists(f"calibrations.{name}.source.path", calibration.source)
-    for name, task in study.tasks.items():
-        _exists(f"tasks.{name}.source.path", task.source)
+    for key, source in [
+        *((f"calibrations.{name}.source", entry.source) for name, entry in study.calibrations.items()),
+        *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
+    ]:
+        if source.local is not None:
+            _exists(key, source)
     for name in study.models:
         _check_architecture(study, name)
     return study
 
 
 def _exists(key: str, source: Source) -> None:
-    if source.local is not None and not source.local.exists():
-        raise ConfigError(f"config.yaml: {key}: {source.local} does not exist; correct the path or use repo and revision")
+    try:
+        data_files(source)
+    except ConfigError as error:
+        raise ConfigError(f"config.yaml: {key}: {error}") from None
 
 
 def _check_architecture(study: Study, name: str) -> None:

@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping
@@ -16,15 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import field_validator, model_validator
-
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest
 from ptqflow.artifacts.models import check_description, check_weights, description_files, license_of, source_files, weight_files
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.progress import progress
-from ptqflow.recipes import Model
+from ptqflow.sources import Place
 
 if TYPE_CHECKING:
     from ptqflow.artifacts.hub import HubFile
@@ -33,30 +30,8 @@ STATE = ".fetch"
 Report = Callable[[int], object]
 
 
-class Settings(Model):
+class Settings(Place):
     """Where a model comes from: a local folder, or a repository of the model hub at a commit."""
-
-    path: str | None = None
-    repo: str | None = None
-    revision: str | None = None
-
-    @field_validator("revision")
-    @classmethod
-    def _pinned(cls, revision: str | None) -> str | None:
-        if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
-            raise ValueError(
-                f"{revision!r} is not a commit of 40 hexadecimal digits; a branch can move, so copy the commit hash from the "
-                "repository's history, or from huggingface_hub.HfApi().model_info(repo).sha"
-            )
-        return revision
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "Settings":
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give exactly one of path (a local folder) and repo (a model of the hub)")
-        if (self.repo is None) != (self.revision is None):
-            raise ValueError("repo and revision go together; give the commit hash of the model as revision")
-        return self
 
 
 def add_arguments(parser: ArgumentParser) -> None:
