@@ -138,6 +138,16 @@ def test_a_changed_model_runs_everything(study):
     assert study.planned() == everything
 
 
+def test_another_platforms_results_join_the_tables(study):
+    """Results that another machine left under its platform's name are compared, and no job of this machine remakes them."""
+    shutil.copytree(study.root / "results/cpu", study.root / "results/gpu")
+    assert study.planned() == END
+    study.run()
+    table = pq.read_table(study.root / "results/tables/layer_error.parquet")
+    assert set(table["platform"].to_pylist()) == {"cpu", "gpu"}
+    assert study.planned() == set()
+
+
 def test_real_run_after_an_edit_runs_what_was_planned(study):
     study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
     planned = study.planned()

@@ -12,6 +12,7 @@ from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("accuracy", "sizes")
 _WIDTH, _HEIGHT = 400, 280
+_LETTER = 6.3  # pixels of a letter of a name, on average
 _VARIANT = ("platform", "model", "recipe", "form")
 
 
@@ -45,7 +46,8 @@ def _side_by_side(rows: list[dict[str, Any]], width: float) -> list[dict[str, An
 def _panel(rows: list[dict[str, Any]], baseline: dict[str, Any] | None, names: list[str]) -> theme.Panel:
     sizes = [r["size"] for r in rows]
     span = max(max(sizes) - min(sizes), 0.2 * max(sizes))
-    left, right = min(sizes) - 0.45 * span, max(sizes) + 0.4 * span
+    longest = min((_LETTER * max(len(r["name"]) for r in rows) + 20) / _WIDTH, 0.6)  # room for a name right of the last point
+    left, right = min(sizes) - 0.45 * span, max(sizes) + 1.45 * span * longest / (1 - longest)
     ends = [r[c] for r in [*rows, *([baseline] if baseline else [])] for c in ("score_low", "score_high")]
     low, high = min(ends), max(ends)
     domain = (low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -93,7 +95,7 @@ def _labels(
     taken += [] if line is None else [(0, down(line) - 1, _WIDTH, down(line) + 1)]
     placed = []
     for row in rows:
-        width, half, at, middle = 6.3 * len(row["name"]), theme.LABEL_SIZE / 2 + 1, right(row["x"]), down(row["score"])
+        width, half, at, middle = _LETTER * len(row["name"]), theme.LABEL_SIZE / 2 + 1, right(row["x"]), down(row["score"])
         over = [(at - width / 2, down(row["score_low"]) + half), (at - width / 2, down(row["score_high"]) - half)]
         beside = [
             (left, middle + step * half) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5) for left in (at + 9, at - 9 - width)
