@@ -70,6 +70,23 @@ def test_search_equals_a_reference_with_a_forward_pass_per_grid_point(args, seed
     assert min(losses) < losses[0]
 
 
+@pytest.mark.parametrize("args", [GROUPED, CHANNEL, TENSOR])
+@pytest.mark.parametrize("seed", range(3))
+def test_points_that_leave_the_search_early_would_have_lost(args, seed, monkeypatch):
+    x, weights = data(seed)
+    inputs = site(x, weights, [args, args])
+    scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
+    everything = sum(awq.output_losses(w, inputs.gram, args, scales) for w in weights)
+    monkeypatch.setattr(awq, "_ELEMENTS_AT_ONCE", 1)
+    monkeypatch.setattr(awq, "_FEWEST_ROWS", 3)
+    found = awq.searched_losses([(w, args) for w in weights], inputs.gram, scales)
+    kept = found.isfinite()
+    torch.testing.assert_close(found[kept], everything[kept], rtol=1e-6, atol=0)
+    assert (everything[~kept] > everything.min()).all()
+    assert found.argmin() == everything.argmin()
+    assert not kept.all() or args is TENSOR
+
+
 def test_wide_inputs_are_measured_as_narrow_ones_are():
     x, _ = data(width=640)  # several column pieces
     weight = torch.randn(40, 640)

@@ -9,6 +9,8 @@ One difference: the reference measures the output of the attention or the MLP fo
 linears' own outputs, which the Gram matrix gives without a forward pass, |X ΔWᵀ|² = tr(ΔW XᵀX ΔWᵀ), all grid points at once.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,8 +19,9 @@ from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_we
 from ptqflow.recipes import AwqTransform, WeightArgs
 
 _FLOOR = 1e-4
-_ELEMENTS_AT_ONCE = 1 << 22  # of scaled weights: 16 MB
-_COLUMNS = 256  # of the Gram matrix at once, to use its symmetry
+_ELEMENTS_AT_ONCE = 1 << 20  # of scaled weights: 4 MB, which stay in a CPU's cache
+_FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
+_COLUMNS = 256  # of the Gram matrix at once at least, to use its symmetry
 
 
 def skipped(site: str, query_heads: int, settings: AwqTransform) -> str | None:
@@ -34,12 +37,36 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
     if not quantized or site.gram is None:
         return None
     candidates = scale_candidates(site, settings)
-    losses = torch.zeros(len(candidates), dtype=torch.float64, device=site.gram.device)
-    for weight, args in quantized:
-        losses += output_losses(weight, site.gram, args, candidates, site.input_shards)
-    if not bool(torch.isfinite(losses[0])):
-        raise ValueError("the output error of plain rounding is not finite: weights or calibration inputs are not")
-    return candidates[int(losses.nan_to_num(nan=torch.inf).argmin())]  # of equal losses the first
+    losses = searched_losses(quantized, site.gram, candidates, site.input_shards)
+    if not bool(torch.isfinite(losses).any()):
+        raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
+    return candidates[int(losses.argmin())]  # of equal losses the first
+
+
+def searched_losses(
+    quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1
+) -> Tensor:
+    """|X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in], for each s of `scales` [points, in]: float64 [points].
+
+    Infinite for points that cannot be the least: their first rows alone lose more than all rows do at the best point. That point
+    is guessed from the first rows of the first weight, so that it is complete before the others; the guess changes no result.
+    """
+    (weight, args), others = quantized[0], quantized[1:]
+    rows = weight.shape[0] if args.strategy == "tensor" else _rows_at_once(scales)
+    losses = output_losses(weight[:rows], gram, args, scales, input_shards).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    rest = [(weight[rows:], args), *others]
+    guess = int(losses.argmin())
+    for weight, args in rest:
+        losses[guess] += output_losses(weight, gram, args, scales[guess : guess + 1], input_shards)[0]
+    alive = torch.arange(len(scales), device=scales.device)
+    alive = alive[alive != guess]
+    for weight, args in rest:
+        for part in weight.split(len(weight) or 1 if args.strategy == "tensor" else _rows_at_once(scales)):
+            hopeful = losses[alive] <= losses[guess]
+            losses[alive[~hopeful]] = torch.inf
+            alive = alive[hopeful]
+            losses[alive] += output_losses(part, gram, args, scales[alive], input_shards)
+    return losses.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def scale_candidates(site: SiteInputs, settings: AwqTransform) -> Tensor:
@@ -65,9 +92,10 @@ def _weight_share(site: SiteInputs) -> Tensor:
 
 def output_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
     """|X (W - Q(W s) / s)ᵀ|² for each s of `scales` [points, in], as float64 [points]. weight [out, in], gram [in, in]."""
-    points, width = scales.shape
-    losses = torch.zeros(points, dtype=torch.float64, device=weight.device)
-    rows = max(1, _ELEMENTS_AT_ONCE // (points * width))
+    losses = torch.zeros(len(scales), dtype=torch.float64, device=weight.device)
+    if not weight.numel() or not len(scales):
+        return losses
+    points, rows = len(scales), _rows_at_once(scales)
     if args.strategy == "tensor":  # one scale for all rows
         points, rows = 1, weight.shape[0]
     for part in weight.split(rows):
@@ -81,11 +109,17 @@ def output_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor
     return losses
 
 
+def _rows_at_once(scales: Tensor) -> int:
+    """Rows of a weight that are rounded at all points at once."""
+    return max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
+
+
 def _energies(lost: Tensor, gram: Tensor) -> Tensor:
     """|X wᵀ|² of each row w of `lost` [rows, in]: w XᵀX wᵀ, from the lower half of the symmetric XᵀX [in, in]."""
     energies = lost.new_zeros(len(lost))
-    for start in range(0, lost.shape[1], _COLUMNS):
-        stop = start + _COLUMNS
+    width = max(_COLUMNS, lost.shape[1] // 8)
+    for start in range(0, lost.shape[1], width):
+        stop = start + width
         own, later = lost[:, start:stop], lost[:, stop:]
         product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
         energies += product.mul_(own).sum(1)
