@@ -6,14 +6,14 @@ error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ).
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptqflow.methods.rounding import RoundedWeight
+from ptqflow.methods.rounding import RoundedWeight, clip_rows
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import dequantize_weight, integer_range
@@ -26,11 +26,13 @@ class BlockInputs:
     """What the calibration set says about a block.
 
     grams: XᵀX [in, in] float32 by site; tokens: rows of X; absmax: max|x| [in] of the float model by site.
+    weight_clips: learned ratios [out, 2] of each row's range, by linear, which are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
     tokens: int
     absmax: Mapping[str, Tensor]
+    weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def quantize_weights(
@@ -60,8 +62,10 @@ def quantize_weights(
             if smoothing is not None:
                 weight = diagonal.apply_to_weight(weight, smoothing.to(gram.device))
             method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
+            ratios = inputs.weight_clips.get(linear)
+            clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
             rounded: RoundedWeight = method.round_weight(
-                weight, gram, args, recipe.clip, recipe.rounding, shards_of(recipe, linear)
+                clipped, gram, args, recipe.clip, recipe.rounding, shards_of(recipe, linear)
             )
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}

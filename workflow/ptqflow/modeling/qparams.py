@@ -1,6 +1,7 @@
 """From integers, scales and transforms (`qparams.safetensors`) to the tensors that a dense checkpoint holds.
 
-Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`. Both the quantize stage (to
+Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`; checkpoint names for float
+tensors that a transform changed, and for what it leaves to do at inference (`modeling.online`). Both the quantize stage (to
 run the quantized block) and the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
 """
 
@@ -30,6 +31,8 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor
 
     The result has the shape and dtype of `tensor`.
     """
+    if name in qparams:
+        return qparams[name].to(tensor.dtype)
     match = _NAME.fullmatch(name)
     if not match:
         return tensor
