@@ -86,6 +86,28 @@ def test_training_beats_its_start_and_plain_rounding_where_there_are_outliers(mo
     assert len(values(flat, "loss")) == 8 * 3
 
 
+def test_svd_parametrization_starts_at_the_same_rotations_and_stays_well_conditioned(model, calibration):
+    direct, svd = (
+        learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"parametrization": name}}))
+        for name in ("direct", "svd")
+    )
+    assert values(svd, "held_out_loss")[0] == pytest.approx(values(direct, "held_out_loss")[0], rel=1e-3)
+    assert values(svd, "deployed_held_out_loss")[0] < values(svd, "held_out_loss")[0]
+    assert max(values(svd, "identity_error")) < 1e-10
+    assert max(values(svd, "condition_number")) < 10
+
+
+def test_cayley_gives_rotations_and_the_bound_holds_for_any_parameters():
+    matrix = flat_block.Svd(torch.eye(6).expand(2, 6, 6).clone())
+    assert torch.equal(matrix(), torch.eye(6).expand(2, 6, 6))
+    with torch.no_grad():
+        for parameter in matrix.parameters():
+            parameter.normal_(std=3.0)
+    singular = torch.linalg.svdvals(matrix().double())
+    assert singular.min() > 0.0099
+    assert singular.max() < 101
+
+
 def test_training_is_seeded(model, calibration):
     first, again, other = (
         learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 1, "seed": seed}}))
@@ -164,7 +186,7 @@ def test_qparams_without_a_transform_are_refused_by_name(model):
     blocks = Blocks(model, CPU, torch.float32)
     block = blocks.build(0, blocks.tensors(0))
     online.declare(block, recipe(), 0, quantize=False)
-    with pytest.raises(ArtifactError, match=r"layers\.0\.self_attn\.o_proj\.left_trans: expected shape \[1, 4, 4\], found nothing"):
+    with pytest.raises(ArtifactError, match=r"0\.self_attn\.o_proj\.left_trans: expected shape \[1, 4, 4\], found nothing"):
         online.load(block, 0, {})
 
 

@@ -88,6 +88,7 @@ class FlatQuantTransform(Model):
 
     `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
     `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
+    `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
     """
 
     name: Literal["flatquant"]
@@ -100,6 +101,7 @@ class FlatQuantTransform(Model):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.125
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     clip_logit: float = 4.0
+    parametrization: Literal["direct", "svd"] = "direct"
     seed: int = 0
 
 

@@ -11,6 +11,7 @@ Weights are clipped as they are quantized, v_proj after P_v (the reference clips
 pair of clip ratios serves all linears that read a site, so a fused engine can quantize their input once.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -55,6 +56,46 @@ class Transforms:
         return Transforms(*({name: t.to(device, dtype) for name, t in part.items()} for part in parts))
 
 
+class Direct(nn.Module):
+    """Matrices [shards, n, n] whose entries are learned, from given ones."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(start)
+
+    def forward(self) -> Tensor:
+        """The matrices."""
+        return self.entries
+
+
+class Svd(nn.Module):
+    """P = U diag(s) Vᵀ, from given orthogonal matrices: U = start · Cayley(X), V = Cayley(Y), log s = log(100) tanh(z).
+
+    Cayley(X) = (I - S)(I + S)⁻¹ with S = X - Xᵀ is a rotation for every X, and the identity at X = 0, where all start; so the
+    condition number is at most 10⁴ and starts at 1.
+    """
+
+    start: Tensor
+    _LARGEST_LOG = math.log(100)
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start)
+        self.left, self.right = nn.Parameter(torch.zeros_like(start)), nn.Parameter(torch.zeros_like(start))
+        self.spread = nn.Parameter(torch.zeros_like(start[:, :1]))
+
+    def forward(self) -> Tensor:
+        """The matrices."""
+        scale = (self._LARGEST_LOG * self.spread.tanh()).exp()
+        product: Tensor = (self.start @ _cayley(self.left) * scale) @ _cayley(self.right).mT
+        return product
+
+
+def _cayley(free: Tensor) -> Tensor:
+    skew, identity = free - free.mT, torch.eye(free.shape[-1]).to(free)
+    return (identity - skew) @ inverse(identity + skew)
+
+
 class Learned(nn.Module):
     """The parameters. Matrices start random orthogonal (seeded), scales as SmoothQuant's, clips at sigmoid(clip_logit)."""
 
@@ -64,13 +105,15 @@ class Learned(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
 
-        def matrix(n: int, shards: int = 1) -> nn.Parameter:
-            return nn.Parameter(torch.stack([random_orthogonal(n, generator) for _ in range(shards)]))
+        parametrized: type[Direct | Svd] = Svd if settings.parametrization == "svd" else Direct
+
+        def matrix(n: int, shards: int = 1) -> nn.Module:
+            return parametrized(torch.stack([random_orthogonal(n, generator) for _ in range(shards)]))
 
         def logits(rows: int) -> nn.Parameter:
             return nn.Parameter(torch.full((rows, 2), settings.clip_logit))
 
-        self.matrices, self.log_scales = nn.ParameterDict(), nn.ParameterDict()
+        self.matrices, self.log_scales = nn.ModuleDict(), nn.ParameterDict()
         self.input_clips, self.cache_clips, self.weight_clips = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for site in SITES:
             weights = {linear: block[f"{module_name(linear)}.weight"].float() for linear in site.linears}
@@ -93,13 +136,15 @@ class Learned(nn.Module):
     def values(self) -> Transforms:
         """The transforms, differentiable in the parameters."""
         ratios = [{n: p.sigmoid() for n, p in d.items()} for d in (self.input_clips, self.cache_clips, self.weight_clips)]
-        return Transforms(dict(self.matrices.items()), {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
+        matrices = {name: matrix() for name, matrix in self.matrices.items()}
+        return Transforms(matrices, {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
 
     @torch.no_grad()
     def set_identity(self) -> None:
         """No transform and no clip: the block is then plain round-to-nearest."""
-        for parameter in self.matrices.values():
-            parameter.copy_(torch.eye(parameter.shape[-1]).expand_as(parameter))
+        for name, matrix in self.matrices.items():
+            value = matrix()
+            self.matrices[name] = Direct(torch.eye(value.shape[-1]).to(value).expand_as(value).clone())
         for parameter in self.log_scales.values():
             parameter.zero_()
         for clips in (self.input_clips, self.cache_clips, self.weight_clips):
