@@ -16,9 +16,11 @@ def _weights(bits: int, symmetric: bool, group_size: int | None) -> dict[str, An
 _GPTQ = {"clip": {"name": "mse"}, "rounding": {"name": "gptq"}}
 _W8A8 = {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8, "symmetric": False}}
 _KV8 = {"kv_cache": {"num_bits": 8}}
+# Scales are searched on the float model's inputs, as in the reference.
+_AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
-# The reference settings: round-to-nearest floors, GPTQ and SmoothQuant as in Quantized-Reasoning-Models.
+# The reference settings: round-to-nearest floors, GPTQ, AWQ and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
     "rtn-w3a16": {"scheme": {"weights": _weights(3, False, 128)}},
@@ -33,6 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
+    "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
     "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
 }

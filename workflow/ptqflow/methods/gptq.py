@@ -15,14 +15,14 @@ from ptqflow.methods import rtn
 from ptqflow.methods.rounding import RoundedWeight, weight_grid
 from ptqflow.numerics.grid import quantize, storage_dtype
 from ptqflow.numerics.linalg import inverse_cholesky
-from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
+from ptqflow.recipes import Clip, GptqRounding, RtnRounding, WeightArgs
 
 
 def round_weight(
     weight: Tensor,
     gram: Tensor | None,
     args: WeightArgs,
-    clip: NoClip | MseClip,
+    clip: Clip,
     rounding: GptqRounding | RtnRounding,
     input_shards: int = 1,
 ) -> RoundedWeight:
@@ -36,7 +36,7 @@ def round_weight(
     diagonal = gram.diagonal()
     dead = diagonal == 0
     weight = weight.masked_fill(dead, 0)
-    scale, zero_point = weight_grid(weight, args, clip, input_shards)
+    scale, zero_point = weight_grid(weight, args, clip, input_shards, gram)
 
     order = torch.arange(weight.shape[1], device=weight.device)
     if rounding.actorder:
@@ -46,7 +46,7 @@ def round_weight(
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
     factor = inverse_cholesky(hessian, rounding.dampening_frac)
     if factor is None:
-        plain = rtn.round_weight(weight, None, args, clip, rounding, input_shards)
+        plain = rtn.round_weight(weight, gram, args, clip, rounding, input_shards)
         return RoundedWeight(plain.integers, plain.scale, plain.zero_point, None, "rtn: the Hessian could not be factored")
 
     group = order // (weight.shape[1] // scale.shape[1])
