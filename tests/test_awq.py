@@ -16,6 +16,7 @@ from ptqflow.modeling.shapes import head_dim
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
 from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip, WeightArgs
+from rounding_helpers import round_one
 from safetensors.torch import load_file
 from tiny_models import collect, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
@@ -39,7 +40,7 @@ def site(x, weights, args, **more):
 
 
 def rounded(weight, args):
-    parts = rtn.round_weight(weight, None, args, NoClip(), RtnRounding())
+    parts = round_one(rtn, weight, None, args, NoClip(), RtnRounding())
     return dequantize_weight(parts.integers, parts.scale, parts.zero_point)
 
 
@@ -115,7 +116,7 @@ def clamped(weight, limit):
 
 def group_errors(x, weight, args, limit):
     """Lost output [out, groups], each group's inputs alone, of a weight rounded on the grid of the clamped weight."""
-    grid = rtn.round_weight(clamped(weight, limit), None, args, NoClip(), RtnRounding())
+    grid = round_one(rtn, clamped(weight, limit), None, args, NoClip(), RtnRounding())
     scale, zero = grid.scale.unsqueeze(-1), grid.zero_point.unsqueeze(-1).float()
     groups = weight.unflatten(1, (limit.shape[1], -1))
     low, high = (-(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1) if args.symmetric else (0, 2**args.num_bits - 1)
@@ -142,7 +143,7 @@ def test_clip_search_equals_a_reference_over_all_tokens(args):
 def test_clipped_weights_are_rounded_as_clamped_ones_are():
     """But where both ends were: then the zero point lies halfway between two integers, and limits round either way."""
     x, (weight, _) = data()
-    found = rtn.round_weight(weight, x.T @ x, GROUPED, CLIP, RtnRounding())
+    found = round_one(rtn, weight, x.T @ x, GROUPED, CLIP, RtnRounding())
     low, high = clipped_range(group_weight(weight, "group", 16), x.T @ x, GROUPED, CLIP)
     one_sided = (low != -high).repeat_interleave(16, 1)
     assert one_sided.float().mean() > 0.5
@@ -155,7 +156,7 @@ def test_channels_that_no_input_excites_keep_their_range():
     low, high = clipped_range(group_weight(weight, "group", 16), torch.zeros(64, 64), GROUPED, CLIP)
     assert torch.equal(high - low, group_weight(weight, "group", 16).amax(-1) - group_weight(weight, "group", 16).amin(-1))
     with pytest.raises(ValueError, match="Gram matrix"):
-        rtn.round_weight(weight, None, GROUPED, CLIP, RtnRounding())
+        round_one(rtn, weight, None, GROUPED, CLIP, RtnRounding())
 
 
 def test_q_and_k_are_not_clipped():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptqflow.methods.rounding import RoundedWeight
+from ptqflow.methods.rounding import RoundedWeight, Target
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
@@ -52,24 +52,31 @@ def quantize_weights(
         gram = inputs.grams.get(site.name)
         if gram is not None and (scale := scales.get(smoothing_key(layer, site.name))) is not None:
             gram = diagonal.apply_to_gram(gram, scale)
-        for linear in site.linears:
-            args = recipe.weights(layer, linear)
-            if args is None:
-                continue
-            if gram is None:
-                raise ValueError(f"no Gram matrix for the inputs of {linear}")
-            start = time.perf_counter()
+        quantized = [linear for linear in site.linears if recipe.weights(layer, linear) is not None]
+        if not quantized:
+            continue
+        if gram is None:
+            raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
+        start = time.perf_counter()
+        targets = []
+        for linear in quantized:
             name = f"{linear_prefix(layer, linear)}.weight"
             weight = transformed(name, tensors[name].to(gram.device, torch.float32), scales)
-            method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
-            rounded: RoundedWeight = method.round_weight(
-                weight, gram, args, recipe.clip_of(linear), recipe.rounding, shards_of(recipe, linear)
-            )
+            args = recipe.weights(layer, linear)
+            assert args is not None
+            targets.append(Target(weight, args, recipe.clip_of(linear)))
+        method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
+        results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
+        shared = time.perf_counter() - start + seconds_of.get(site.name, 0.0)
+        elements = sum(target.weight.numel() for target in targets)
+        for linear, target, rounded in zip(quantized, targets, results, strict=True):
+            start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
-            errors = _errors(weight, rounded, gram, inputs.tokens, args)
+            errors = _errors(target.weight, rounded, gram, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [notes.get(site.name), rounded.fallback])) or None
-            seconds = time.perf_counter() - start + seconds_of.get(site.name, 0.0) / len(site.linears)
+            # What linears of a site share is split by their sizes.
+            seconds = time.perf_counter() - start + shared * target.weight.numel() / elements
             rows.append({"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": peak_bytes()})
     return qparams, rows
 

@@ -25,6 +25,15 @@ class RoundedWeight:
     fallback: str | None = None
 
 
+@dataclass(frozen=True)
+class Target:
+    """A weight [out, in] (float32) to round, the grid it goes on, and how its ranges are clipped."""
+
+    weight: Tensor
+    args: WeightArgs
+    clip: Clip
+
+
 def weight_grid(
     weight: Tensor, args: WeightArgs, clip: Clip, input_shards: int = 1, gram: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
