@@ -15,7 +15,7 @@ from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
-from ptqflow.stages.quantize import quantize_layer, read_absmax
+from ptqflow.stages.quantize import quantize_layer, read_statistics
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -54,7 +54,7 @@ def learn(model, calibration, used, layer=0, **options):
     hidden = read_activations(calibration.parent / "chunk=0/activations.parquet").float()
     block, positions = blocks.build(layer, blocks.tensors(layer)), blocks.positions(hidden.shape[1])
     targets = torch.cat([forward(block, hidden[part], positions) for part in batches(*hidden.shape[:2])])
-    absmax = read_absmax(calibration.parent / "statistics.parquet")[layer]
+    absmax = read_statistics(calibration.parent / "statistics.parquet")[layer]["absmax"]
     with torch.no_grad():
         return flatquant.learn(blocks, layer, hidden, targets, absmax, used, **options)
 
@@ -151,10 +151,10 @@ def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration
     device, used = select("cpu"), recipe(error_propagation=True, input_shards=2)
     blocks = Blocks(model, CPU, torch.float32)
     tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
-    hidden, absmax = blocks.embed(tokens), read_absmax(calibration.parent / "statistics.parquet")
+    hidden, statistics = blocks.embed(tokens), read_statistics(calibration.parent / "statistics.parquet")
     with torch.no_grad():
         for layer in range(2):
-            quantize_layer(blocks, layer, hidden, absmax[layer], used, device)
+            quantize_layer(blocks, layer, hidden, statistics[layer], used, device)
         loaded = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
         torch.testing.assert_close(loaded(tokens).logits, loaded.lm_head(loaded.model.norm(hidden)))
     held = {name for name, _ in online.parameters(loaded)}

@@ -1,9 +1,11 @@
 import pytest
 import torch
 from ptqflow.methods import gptq, rtn
+from ptqflow.methods.rounding import Target
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.numerics.linalg import inverse_cholesky
 from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
+from rounding_helpers import round_one
 
 GROUPED = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=16)
 CHANNEL = WeightArgs(num_bits=4, strategy="channel")
@@ -49,7 +51,7 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
     weight, x = layer()
     x[:, 5] = 0
     settings = GptqRounding(name="gptq", actorder=actorder, block_size=24)
-    rounded = gptq.round_weight(weight, x.T @ x, args, clip, settings)
+    rounded = round_one(gptq, weight, x.T @ x, args, clip, settings)
     expected = reference(weight, x.T @ x, args, clip, settings)
     different = rounded.integers.double() != expected
     assert different.float().mean() < 0.01  # float32 against float64 at rounding ties
@@ -61,16 +63,32 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
 def test_lazy_blocks_change_nothing():
     weight, x = layer()
     gram = x.T @ x
-    one, many = (gptq.round_weight(weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in (1, 128))
+    one, many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in (1, 128))
     assert (one.integers != many.integers).float().mean() < 0.005
+
+
+def test_weights_that_share_an_input_are_rounded_as_each_alone():
+    weight, x = layer()
+    x[:, 5] = 0
+    gram = x.T @ x
+    mse, settings = MseClip(name="mse"), GptqRounding(name="gptq", block_size=24)
+    targets = [Target(weight[:10], GROUPED, mse), Target(weight[10:12], CHANNEL, NoClip()), Target(weight[12:], GROUPED, mse)]
+    together = gptq.round_weights(targets, gram, settings)
+    for target, found in zip(targets, together, strict=True):
+        alone = round_one(gptq, target.weight, gram, target.args, target.clip, settings)
+        assert torch.equal(found.scale, alone.scale)
+        assert torch.equal(found.zero_point, alone.zero_point)
+        assert found.integers.dtype == alone.integers.dtype
+        assert (found.integers != alone.integers).float().mean() < 0.005  # products of other shapes round differently
+        assert (found.damping, found.fallback) == (alone.damping, alone.fallback)
 
 
 def test_gptq_with_a_diagonal_hessian_is_round_to_nearest():
     weight, _ = layer()
     gram = torch.diag(torch.rand(64, generator=torch.Generator().manual_seed(0)) + 0.5)
     for clip in (NoClip(), MseClip(name="mse")):
-        rounded = gptq.round_weight(weight, gram, GROUPED, clip, GptqRounding(name="gptq"))
-        plain = rtn.round_weight(weight, None, GROUPED, clip, RtnRounding())
+        rounded = round_one(gptq, weight, gram, GROUPED, clip, GptqRounding(name="gptq"))
+        plain = round_one(rtn, weight, None, GROUPED, clip, RtnRounding())
         assert torch.equal(rounded.integers, plain.integers)
         assert torch.equal(rounded.scale, plain.scale)
 
@@ -84,15 +102,15 @@ def test_gptq_loses_less_output_than_round_to_nearest_on_correlated_inputs(seed,
     def lost(rounded):
         return (x @ (weight - value(rounded)).T).square().sum()
 
-    plain = lost(rtn.round_weight(weight, gram, args, NoClip(), RtnRounding()))
-    assert lost(gptq.round_weight(weight, gram, args, NoClip(), GptqRounding(name="gptq"))) < 0.7 * plain
+    plain = lost(round_one(rtn, weight, gram, args, NoClip(), RtnRounding()))
+    assert lost(round_one(gptq, weight, gram, args, NoClip(), GptqRounding(name="gptq"))) < 0.7 * plain
 
 
 def test_result_does_not_depend_on_the_scale_of_the_hessian():
     weight, x = layer()
     x[:, 3] = 0
     gram = x.T @ x
-    first, second = (gptq.round_weight(weight, gram * c, GROUPED, NoClip(), GptqRounding(name="gptq")) for c in (1, 2**-20))
+    first, second = (round_one(gptq, weight, gram * c, GROUPED, NoClip(), GptqRounding(name="gptq")) for c in (1, 2**-20))
     assert torch.equal(first.integers, second.integers)
 
 
@@ -100,14 +118,14 @@ def test_dead_columns_are_zero_and_leave_the_range_before_scales_are_chosen():
     weight, x = layer()
     weight[:, 7] = 1e6
     x[:, 7] = 0
-    rounded = gptq.round_weight(weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    rounded = round_one(gptq, weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
     assert (value(rounded)[:, 7] == 0).all()
     assert rounded.scale.max() < 10
 
 
 def test_channel_scales_of_row_parallel_linears_come_one_per_input_shard():
     weight, x = layer()
-    rounded = gptq.round_weight(weight, x.T @ x, CHANNEL, NoClip(), GptqRounding(name="gptq"), input_shards=4)
+    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, NoClip(), GptqRounding(name="gptq"), input_shards=4)
     assert rounded.scale.shape == (24, 4)
     assert torch.equal(rounded.scale[:, 1], weight[:, 16:32].abs().amax(1) / 7)
 
@@ -129,7 +147,7 @@ def test_damping_ladder_restarts_from_the_pristine_matrix():
 
 def test_singular_hessian_of_few_samples_is_factored():
     weight, x = layer(rows=3)
-    rounded = gptq.round_weight(weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    rounded = round_one(gptq, weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
     assert rounded.fallback is None
     assert torch.isfinite(value(rounded)).all()
 
@@ -141,8 +159,8 @@ def test_unusable_hessian_falls_back_to_round_to_nearest_and_says_so(broken):
     gram = gram * float("nan") if broken == "nan" else gram - 50 * gram.diagonal().mean() * torch.ones(64, 64)
     if broken == "indefinite":
         gram.diagonal().copy_((x.T @ x).diagonal())
-    rounded = gptq.round_weight(weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq"))
-    plain = rtn.round_weight(weight, None, GROUPED, NoClip(), RtnRounding())
+    rounded = round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    plain = round_one(rtn, weight, None, GROUPED, NoClip(), RtnRounding())
     assert torch.equal(rounded.integers, plain.integers)
     assert rounded.fallback is not None
     assert rounded.damping is None

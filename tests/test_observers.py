@@ -44,6 +44,21 @@ def test_mse_search_keeps_the_full_range_on_ties():
     assert observers.mse_search(on_grid, 4, False)[1].item() == 15
 
 
+@pytest.mark.parametrize(("num_bits", "symmetric"), [(2, False), (4, False), (3, True), (8, True)])
+@pytest.mark.parametrize("norm", [0.7, 1, 2.4])
+def test_rows_that_leave_the_mse_search_early_would_have_won_nothing(num_bits, symmetric, norm, monkeypatch):
+    groups = torch.randn(64, 3, 64, generator=torch.Generator().manual_seed(0))
+    groups[5], groups[6], groups[7] = groups[5].abs(), -groups[6].abs(), 0
+    groups[8, :, 1::2] = -groups[8, :, ::2]  # the zero point lies between two integers
+    groups[9] *= 1e-6  # below the floor of ranges
+    groups[10:20] = groups[10:20].pow(3)
+    fast = observers.mse_search(groups, num_bits, symmetric, norm)
+    monkeypatch.setattr(observers, "_WORTH_A_COPY", 0)
+    slow = observers.mse_search(groups, num_bits, symmetric, norm)
+    assert torch.equal(fast[0], slow[0])
+    assert torch.equal(fast[1], slow[1])
+
+
 def test_mse_search_never_increases_the_error():
     groups = torch.randn(16, 1, 64, generator=torch.Generator().manual_seed(1)).pow(3)
 

@@ -15,7 +15,7 @@ from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
-from ptqflow.stages.quantize import quantize_layer, read_absmax
+from ptqflow.stages.quantize import quantize_layer, read_statistics
 from safetensors.torch import load_file
 from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 GPTQ4 = resolve({"preset": "gptq-w4a16"})
 SMOOTH = resolve({"preset": "smoothquant-w8a8kv8"})
 RTN = resolve({"preset": "rtn-w4a4kv4"})
+AWQ = resolve({"preset": "awq-w3a16", "transform": {"name": "awq", "gqa_vo": True}, "clip": {"name": "search"}})
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +92,15 @@ def test_hidden_states_survive_the_disk_bit_for_bit(dtype, tmp_path):
     assert torch.equal(read_activations(tmp_path / "a.parquet"), hidden)
 
 
-@pytest.mark.parametrize("recipe", [GPTQ4, SMOOTH, RTN])
+@pytest.mark.parametrize("recipe", [GPTQ4, SMOOTH, RTN, AWQ])
 def test_one_chunk_equals_the_sequential_pipeline_bit_for_bit(recipe, model, calibration, work, request):
     (path,) = quantize(model, calibration, recipe, work / request.node.name)
     device = select("cpu")
     blocks = Blocks(model, device.torch_device, torch.float32)
     tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
-    absmax, hidden, expected = read_absmax(calibration.parent / "statistics.parquet"), blocks.embed(tokens), {}
+    statistics, hidden, expected = read_statistics(calibration.parent / "statistics.parquet"), blocks.embed(tokens), {}
     for layer in range(3):
-        expected |= quantize_layer(blocks, layer, hidden, absmax[layer], recipe, device)[0]
+        expected |= quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)[0]
     found = load_file(path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -22,9 +22,11 @@ _W4A4KV4 = {
     "kv_cache": {"num_bits": 4},
 }
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
+# Scales are searched on the float model's inputs, as in the reference.
+_AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
-# The reference settings: round-to-nearest floors, GPTQ and SmoothQuant as in Quantized-Reasoning-Models.
+# The reference settings: round-to-nearest floors, GPTQ, AWQ and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
     "rtn-w3a16": {"scheme": {"weights": _weights(3, False, 128)}},
@@ -35,6 +37,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
     "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
+    "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
+    "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
     "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
 }

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of a block
 ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
 
 
@@ -81,6 +82,20 @@ class SmoothQuantTransform(Model):
 
     name: Literal["smoothquant"]
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.85
+    sites: list[SiteName] = ["qkv", "gate_up"]
+
+
+class AwqTransform(Model):
+    """s = mean|x|^r, r of n_grid points chosen by the output error of the rounded weights (AWQ).
+
+    `duo_scaling` divides by the weights' share of their group's maximum, to the power 1 - r. `gqa_vo` also scales o_proj where
+    several query heads share a value head.
+    """
+
+    name: Literal["awq"]
+    n_grid: Annotated[int, Field(ge=1)] = 20
+    duo_scaling: bool = False
+    gqa_vo: bool = False
 
 
 class FlatQuantTransform(Model):
@@ -120,6 +135,18 @@ class MseClip(Model):
     n_grid: Annotated[int, Field(ge=1)] = 100
 
 
+class SearchClip(Model):
+    """Clamp each group to the fraction 1 - i/n_grid of its max|w| that loses the least of the group's output (AWQ).
+
+    Fractions end before 1 - max_shrink. Linears in `skip` keep their range.
+    """
+
+    name: Literal["search"]
+    n_grid: Annotated[int, Field(ge=1)] = 20
+    max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    skip: list[Linear] = ["q_proj", "k_proj"]
+
+
 class RtnRounding(Model):
     """Round to nearest, half to even."""
 
@@ -135,8 +162,8 @@ class GptqRounding(Model):
     actorder: bool = True
 
 
-Transform = Annotated[NoTransform | SmoothQuantTransform | FlatQuantTransform, Field(discriminator="name")]
-Clip = Annotated[NoClip | MseClip, Field(discriminator="name")]
+Transform = Annotated[NoTransform | SmoothQuantTransform | AwqTransform | FlatQuantTransform, Field(discriminator="name")]
+Clip = Annotated[NoClip | MseClip | SearchClip, Field(discriminator="name")]
 Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
 
 
@@ -171,6 +198,11 @@ class Recipe(Model):
             raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
         if self.transform.name == "flatquant" and self.clip.name != "none":
             raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
+        if self.scheme.weights is None and self.transform.name == "awq":
+            raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
+        weights = [self.scheme.weights, *(override.weights for override in self.overrides)]
+        if self.clip.name == "search" and any(args and args.strategy == "tensor" for args in weights):
+            raise ValueError("clip search works row by row; use weights.strategy group or channel, or clip mse")
         if self.scheme == Scheme():
             raise ValueError("scheme quantizes nothing; give weights, input_activations or kv_cache")
         return self
@@ -191,6 +223,10 @@ class Recipe(Model):
                 args = override.input_activations
         return args
 
+    def clip_of(self, linear: str) -> Clip:
+        """How the ranges of one linear's weight are clipped."""
+        return NoClip() if isinstance(self.clip, SearchClip) and linear in self.clip.skip else self.clip
+
     def for_layers(self, layers: range) -> "Recipe":
         """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""
         kept = [
@@ -202,7 +238,8 @@ class Recipe(Model):
 
     def methods(self) -> list[str]:
         """Names of the method modules this recipe runs, each a file `methods/<name>.py`."""
-        return sorted({self.rounding.name} | ({self.transform.name} - {"none"}))
+        clip = {"clip_search"} if self.clip.name == "search" else set()
+        return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: no activation or KV-cache quantization in any layer."""

@@ -1,7 +1,7 @@
 """Quantize the weights of one decoder block: transform, then clip and round each linear, and measure what was lost.
 
-All that a method sees of the data are a Gram matrix XᵀX per distinct input and the float model's channel maxima. Every layer
-error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ).
+All that a method sees of the data are a Gram matrix XᵀX per distinct input and the float model's mean|x| and max|x| by channel.
+Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ).
 """
 
 import time
@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptqflow.methods.rounding import RoundedWeight, clip_rows
+from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
+from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
+from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import dequantize_weight, integer_range
 from ptqflow.recipes import Recipe, WeightArgs
@@ -25,13 +27,16 @@ from ptqflow.transforms import diagonal
 class BlockInputs:
     """What the calibration set says about a block.
 
-    grams: XᵀX [in, in] float32 by site; tokens: rows of X; absmax: max|x| [in] of the float model by site.
-    weight_clips: learned ratios [out, 2] of each row's range, by linear, which are applied before rounding.
+    grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs and absmax: mean|x| and max|x| [in] of the float model by
+    site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range, by linear, which
+    are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
     tokens: int
+    mean_abs: Mapping[str, Tensor]
     absmax: Mapping[str, Tensor]
+    head_dim: int
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -42,49 +47,107 @@ def quantize_weights(
 
     `tensors`: the block's tensors by checkpoint name. Computes where the Gram matrices are.
     """
-    qparams: dict[str, Tensor] = {}
+    scales, seconds_of, notes = _scales(layer, tensors, inputs, recipe)
+    qparams = {key: scale.cpu() for key, scale in scales.items()}
     rows: list[dict[str, Any]] = []
     for site in SITES:
-        smoothing = _smoothing(layer, site, tensors, inputs, recipe)
-        if smoothing is not None:
-            qparams[smoothing_key(layer, site.name)] = smoothing.cpu()
         gram = inputs.grams.get(site.name)
-        if gram is not None and smoothing is not None:
-            gram = diagonal.apply_to_gram(gram, smoothing.to(gram.device))
-        for linear in site.linears:
+        if gram is not None and (scale := scales.get(smoothing_key(layer, site.name))) is not None:
+            gram = diagonal.apply_to_gram(gram, scale)
+        quantized = [linear for linear in site.linears if recipe.weights(layer, linear) is not None]
+        if not quantized:
+            continue
+        if gram is None:
+            raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
+        start = time.perf_counter()
+        targets = []
+        weights = []
+        for linear in quantized:
+            name = f"{linear_prefix(layer, linear)}.weight"
+            weight = transformed(name, tensors[name].to(gram.device, torch.float32), scales)
             args = recipe.weights(layer, linear)
-            if args is None:
-                continue
-            if gram is None:
-                raise ValueError(f"no Gram matrix for the inputs of {linear}")
+            assert args is not None
+            weights.append(weight)
+            if (ratios := inputs.weight_clips.get(linear)) is not None:
+                weight = clip_rows(weight, ratios.to(weight))
+            targets.append(Target(weight, args, recipe.clip_of(linear)))
+        method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
+        results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
+        shared = time.perf_counter() - start + seconds_of.get(site.name, 0.0)
+        elements = sum(target.weight.numel() for target in targets)
+        for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
-            weight = tensors[f"{linear_prefix(layer, linear)}.weight"].to(gram.device, torch.float32)
-            if smoothing is not None:
-                weight = diagonal.apply_to_weight(weight, smoothing.to(gram.device))
-            method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
-            ratios = inputs.weight_clips.get(linear)
-            clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
-            rounded: RoundedWeight = method.round_weight(
-                clipped, gram, args, recipe.clip, recipe.rounding, shards_of(recipe, linear)
-            )
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
-            errors = _errors(weight, rounded, gram, inputs.tokens, args)
-            seconds = time.perf_counter() - start
+            errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
+            errors["fallback"] = "; ".join(filter(None, [notes.get(site.name), rounded.fallback])) or None
+            # What linears of a site share is split by their sizes.
+            seconds = time.perf_counter() - start + shared * weight.numel() / elements
             rows.append({"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": peak_bytes()})
     return qparams, rows
 
 
-def _smoothing(layer: int, site: Site, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe) -> Tensor | None:
-    """The diagonal scaling of one site, as the norm before it can hold it; None where the transform leaves the site alone."""
+def _scales(
+    layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe
+) -> tuple[dict[str, Tensor], dict[str, float], dict[str, str]]:
+    """The diagonal scaling of each site by `smoothing_key`; by site, its seconds, and why it was left alone where that is news.
+
+    Every site is looked at with the others unscaled.
+    """
+    scales: dict[str, Tensor] = {}
+    seconds: dict[str, float] = {}
+    notes: dict[str, str] = {}
     if recipe.transform.name == "none":
-        return None
+        return scales, seconds, notes
     method = import_module(f"ptqflow.methods.{recipe.transform.name}")
-    if site.name not in method.SITES:
-        return None
-    weights = [tensors[f"{linear_prefix(layer, linear)}.weight"] for linear in site.linears]
-    scale = method.smoothing_scale(inputs.absmax[site.name], weights, recipe.transform)
-    return diagonal.representable(scale, tensors[f"{block_prefix(layer)}{site.norm}.weight"])
+    for site in SITES:
+        start = time.perf_counter()
+        query_heads = _query_heads(layer, site, tensors)
+        if (reason := method.skipped(site.name, query_heads, recipe.transform)) is not None:
+            notes |= {site.name: reason} if reason else {}
+            continue
+        scale = method.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads), recipe.transform)
+        if scale is None:
+            continue
+        if site.norm:
+            norm = tensors[f"{block_prefix(layer)}{site.norm}.weight"]
+            scale = diagonal.representable(scale, norm.to(scale.device))
+        elif query_heads > 1:
+            scale = diagonal.by_value_head(scale, query_heads, inputs.head_dim, "max")
+        scales[smoothing_key(layer, site.name)] = scale
+        seconds[site.name] = time.perf_counter() - start
+    return scales, seconds, notes
+
+
+def _query_heads(layer: int, site: Site, tensors: Mapping[str, Tensor]) -> int:
+    """How many heads of the site's input share a head of the linear that makes it: above 1 only for o_proj's."""
+    if not site.before:
+        return 1
+    read = tensors[f"{linear_prefix(layer, site.linears[0])}.weight"].shape[1]
+    return read // tensors[f"{linear_prefix(layer, site.before)}.weight"].shape[0]
+
+
+def _site_inputs(
+    layer: int, site: Site, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, query_heads: int
+) -> SiteInputs:
+    """What is known about a site, on the device of its Gram matrix."""
+    gram = inputs.grams.get(site.name)
+    device = gram.device if gram is not None else inputs.absmax[site.name].device
+
+    def share(statistic: Tensor, how: str) -> Tensor:
+        if query_heads == 1:
+            return statistic
+        return diagonal.by_value_head(statistic, query_heads, inputs.head_dim, how).flatten()
+
+    return SiteInputs(
+        mean_abs=inputs.mean_abs[site.name].to(device, torch.float32),
+        absmax=inputs.absmax[site.name].to(device, torch.float32),
+        weights=[tensors[f"{linear_prefix(layer, linear)}.weight"].to(device, torch.float32) for linear in site.linears],
+        args=[recipe.weights(layer, linear) for linear in site.linears],
+        gram=gram,
+        share=share,
+        input_shards=shards_of(recipe, site.linears[0]),
+    )
 
 
 def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, args: WeightArgs) -> dict[str, Any]:
@@ -99,7 +162,6 @@ def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, a
         "output_mse": lost / (tokens * weight.shape[0]),
         "clip_fraction": at_end.float().mean().item(),
         "damping": rounded.damping,
-        "fallback": rounded.fallback,
     }
 
 

@@ -6,39 +6,40 @@ With H = XᵀX of the layer's inputs and U the upper Cholesky factor of (H + dam
 
 Settings of Quantized-Reasoning-Models: static groups (scales from the weight before any update, groups in the original
 column order), columns visited by decreasing diag H (`actorder`), columns that no input ever excites zeroed first, lazy updates.
+
+Weights that read the same input have the same H: it is factored once, and their rows, which do not touch each other, go through
+the columns together.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ptqflow.methods import rtn
-from ptqflow.methods.rounding import RoundedWeight, weight_grid
-from ptqflow.numerics.grid import quantize, storage_dtype
+from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
+from ptqflow.numerics.grid import integer_range, storage_dtype
 from ptqflow.numerics.linalg import inverse_cholesky
-from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
+from ptqflow.recipes import GptqRounding, RtnRounding
+
+_FEW = 16  # columns that are updated one by one; beyond them errors arrive as a matrix product
 
 
-def round_weight(
-    weight: Tensor,
-    gram: Tensor | None,
-    args: WeightArgs,
-    clip: NoClip | MseClip,
-    rounding: GptqRounding | RtnRounding,
-    input_shards: int = 1,
-) -> RoundedWeight:
-    """Round a weight [out, in] (float32) given the Gram matrix XᵀX [in, in] (float32, any positive scale) of its inputs.
+def round_weights(
+    targets: Sequence[Target], gram: Tensor | None, rounding: GptqRounding | RtnRounding, input_shards: int = 1
+) -> list[RoundedWeight]:
+    """Round weights that share an input, given its Gram matrix XᵀX [in, in] (float32, any positive scale).
 
-    Where the damped Hessian cannot be factored, the weight is rounded to nearest and `fallback` says so.
+    Where the damped Hessian cannot be factored, the weights are rounded to nearest and `fallback` says so.
     Raises ValueError without a Gram matrix or with settings of another method.
     """
     if gram is None or not isinstance(rounding, GptqRounding):
         raise ValueError("gptq needs the Gram matrix of the layer's inputs and its own settings")
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    weight = weight.masked_fill(dead, 0)
-    scale, zero_point = weight_grid(weight, args, clip, input_shards)
+    targets = [Target(target.weight.masked_fill(dead, 0), target.args, target.clip) for target in targets]
 
-    order = torch.arange(weight.shape[1], device=weight.device)
+    order = torch.arange(len(gram), device=gram.device)
     if rounding.actorder:
         order = torch.argsort(diagonal, descending=True, stable=True)
     hessian = gram[order][:, order]
@@ -46,34 +47,53 @@ def round_weight(
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
     factor = inverse_cholesky(hessian, rounding.dampening_frac)
     if factor is None:
-        plain = rtn.round_weight(weight, None, args, clip, rounding, input_shards)
-        return RoundedWeight(plain.integers, plain.scale, plain.zero_point, None, "rtn: the Hessian could not be factored")
+        return [
+            RoundedWeight(plain.integers, plain.scale, plain.zero_point, None, "rtn: the Hessian could not be factored")
+            for plain in rtn.round_weights(targets, gram, rounding, input_shards)
+        ]
 
-    group = order // (weight.shape[1] // scale.shape[1])
-    columns = _feed_back(
-        weight.T[order].contiguous(), factor.upper, scale.T[group], zero_point.T[group], args, rounding.block_size
-    )
+    grids = [weight_grid(target.weight, target.args, target.clip, input_shards, gram) for target in targets]
+    rows = [len(target.weight) for target in targets]
+    # A weight column is a row here, contiguous, as are the scales and zero points of its groups.
+    columns = torch.cat([target.weight.T[order] for target in targets], 1)
+    group = [order // (len(gram) // scale.shape[1]) for scale, _ in grids]
+    scales, zero_points = (torch.cat([grid[i].T[g] for grid, g in zip(grids, group, strict=True)], 1) for i in (0, 1))
+    ranges = torch.tensor([integer_range(t.args.num_bits, t.args.symmetric) for t in targets], dtype=torch.float32)
+    lowest, highest = ranges.to(gram.device).repeat_interleave(torch.tensor(rows, device=gram.device), 0).T.contiguous()
+    _feed_back(columns, factor.upper, scales, zero_points, lowest, highest, rounding.block_size)
     integers = torch.empty_like(columns)
     integers[order] = columns
-    kind = storage_dtype(args.symmetric)
-    return RoundedWeight(integers.T.contiguous().to(kind), scale, zero_point.to(kind), factor.damping)
+
+    kinds = [storage_dtype(target.args.symmetric) for target in targets]
+    return [
+        RoundedWeight(part.T.contiguous().to(kind), scale, zero_point.to(kind), factor.damping)
+        for part, (scale, zero_point), kind in zip(integers.split(rows, 1), grids, kinds, strict=True)
+    ]
 
 
-def _feed_back(columns: Tensor, upper: Tensor, scale: Tensor, zero_point: Tensor, args: WeightArgs, block_size: int) -> Tensor:
-    """The column loop. `columns` [in, out] (a weight column is a row here, contiguous; overwritten), `scale` and
-    `zero_point` [in, out] of each column's group. Returns the integers as float32 [in, out].
+def _feed_back(
+    columns: Tensor, upper: Tensor, scale: Tensor, zero_point: Tensor, lowest: Tensor, highest: Tensor, block_size: int
+) -> None:
+    """The column loop: `columns` [in, out] become their integers (as float32), in place.
+
+    `scale` and `zero_point` [in, out] of each column's group; `lowest` and `highest` integer [out] of each row's grid.
+
+    Within a block, too, errors go column by column only to the next few, then on by a product: rank-one updates are bound by
+    memory.
     """
-    count = columns.shape[0]
-    integers = torch.empty_like(columns)
+    count = len(columns)
+    errors = torch.empty_like(columns[:block_size])
+    value = torch.empty_like(columns[0])
     for start in range(0, count, block_size):
         stop = min(start + block_size, count)
-        block, errors = columns[start:stop], torch.empty_like(columns[start:stop])
-        factor = upper[start:stop, start:stop]
-        for i in range(stop - start):
-            j = start + i
-            integers[j] = quantize(block[i], scale[j], zero_point[j], args.num_bits, args.symmetric)
-            rounded = (integers[j] - zero_point[j]) * scale[j]
-            errors[i] = (block[i] - rounded) / factor[i, i]
-            block[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
-        columns[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    return integers
+        for few in range(start, stop, _FEW):
+            end = min(few + _FEW, stop)
+            for j in range(few, end):
+                column = columns[j]
+                torch.div(column, scale[j], out=value).round_().add_(zero_point[j]).clamp_(lowest, highest)
+                error = torch.sub(value, zero_point[j], out=errors[j - start])
+                error.mul_(scale[j]).sub_(column).div_(-upper[j, j])
+                columns[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
+                column.copy_(value)
+            columns[end:stop].addmm_(upper[few:end, end:stop].T, errors[few - start : end - start], alpha=-1)
+        columns[stop:].addmm_(upper[start:stop, stop:].T, errors[: stop - start], alpha=-1)

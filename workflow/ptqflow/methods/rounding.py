@@ -1,13 +1,14 @@
 """What every rounding method shares: its result, and the grid of a weight before any rounding."""
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
 from ptqflow.numerics.observers import min_max, mse_search
-from ptqflow.recipes import MseClip, NoClip, WeightArgs
+from ptqflow.recipes import Clip, MseClip, SearchClip, WeightArgs
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,27 @@ class RoundedWeight:
     fallback: str | None = None
 
 
-def weight_grid(weight: Tensor, args: WeightArgs, clip: NoClip | MseClip, input_shards: int = 1) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (both float32, [out, groups]) of a weight [out, in]; tensor scales are repeated per row."""
+@dataclass(frozen=True)
+class Target:
+    """A weight [out, in] (float32) to round, the grid it goes on, and how its ranges are clipped."""
+
+    weight: Tensor
+    args: WeightArgs
+    clip: Clip
+
+
+def weight_grid(
+    weight: Tensor, args: WeightArgs, clip: Clip, input_shards: int = 1, gram: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (both float32, [out, groups]) of a weight [out, in]; tensor scales are repeated per row.
+
+    `gram` [in, in], the Gram matrix of the inputs, is what clip `search` measures errors by.
+    """
     groups = group_weight(weight, args.strategy, args.group_size, input_shards)
     if isinstance(clip, MseClip):
         low, high = mse_search(groups, args.num_bits, args.symmetric, clip.norm, clip.max_shrink, clip.n_grid)
+    elif isinstance(clip, SearchClip):
+        low, high = import_module("ptqflow.methods.clip_search").clipped_range(groups, gram, args, clip)
     else:
         low, high = min_max(groups)
     scale, zero_point = scale_and_zero_point(low, high, args.num_bits, args.symmetric)

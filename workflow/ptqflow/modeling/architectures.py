@@ -14,18 +14,22 @@ from ptqflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class Site:
-    """A distinct linear input of a block: the linears that read it and the norm that makes it, if a norm does."""
+    """A distinct linear input of a block: the linears that read it, and what carries its channels as it is made.
+
+    That is a norm, or the rows of a linear (`before`).
+    """
 
     name: str
     linears: tuple[str, ...]
     norm: str | None = None
+    before: str | None = None
 
 
 SITES = (
     Site("qkv", ("q_proj", "k_proj", "v_proj"), "input_layernorm"),
-    Site("o", ("o_proj",)),
+    Site("o", ("o_proj",), before="v_proj"),
     Site("gate_up", ("gate_proj", "up_proj"), "post_attention_layernorm"),
-    Site("down", ("down_proj",)),
+    Site("down", ("down_proj",), before="up_proj"),
 )
 ATTENTION = "self_attn"  # module names inside a block
 PARENTS = {"q_proj": ATTENTION, "k_proj": ATTENTION, "v_proj": ATTENTION, "o_proj": ATTENTION} | {
@@ -34,7 +38,7 @@ PARENTS = {"q_proj": ATTENTION, "k_proj": ATTENTION, "v_proj": ATTENTION, "o_pro
     "down_proj": "mlp",
 }
 EMBEDDING = "model.embed_tokens.weight"
-# Readers of a site that a norm makes are only its linears, so a per-channel scale can move between norm and linears.
+# Readers of a site are only its linears, so a per-channel scale can move between them and what makes the site.
 SITE_OF = {linear: site.name for site in SITES for linear in site.linears}
 
 

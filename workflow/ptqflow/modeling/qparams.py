@@ -1,7 +1,8 @@
 """From integers, scales and transforms (`qparams.safetensors`) to the tensors that a dense checkpoint holds.
 
-Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`; checkpoint names for float
-tensors that a transform changed, and for what it leaves to do at inference (`modeling.online`). Both the quantize stage (to
+Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`
+(shapes: `transforms.diagonal`); checkpoint names for float tensors that FlatQuant changed, and for what it leaves to do at
+inference (`modeling.online`). Both the quantize stage (to
 run the quantized block) and the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
 """
 
@@ -21,31 +22,47 @@ from ptqflow.recipes import LINEARS
 from ptqflow.transforms import diagonal
 
 METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
-_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _SITE_OF_NORM = {site.norm: site.name for site in SITES if site.norm}
-_SITE_OF_MODULE = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
+_SITE_READ_BY = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
+_SITE_MADE_BY = {module_name(site.before): site.name for site in SITES if site.before}
+
+
+def transformed(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+    """Checkpoint tensor `name` with the scalings of its block folded in, where there are any (then float32, but for norms).
+
+    `scales`: by `smoothing_key`, on the tensor's device. The columns of a linear's weight take the scale of the site it reads;
+    its rows and its bias, or a norm, take the inverse scale of the site they make.
+    """
+    match = _NAME.fullmatch(name)
+    if not match:
+        return tensor
+    layer, module, kind = int(match[1]), match[2], match[3]
+
+    def scale_of(sites: Mapping[str, str]) -> Tensor | None:
+        return scales.get(smoothing_key(layer, sites[module])) if module in sites else None
+
+    if (scale := scale_of(_SITE_OF_NORM)) is not None:
+        return diagonal.fold_into_norm(tensor, scale)
+    if kind == "weight" and (scale := scale_of(_SITE_READ_BY)) is not None:
+        tensor = diagonal.apply_to_weight(tensor, scale)
+    if (scale := scale_of(_SITE_MADE_BY)) is not None:
+        tensor = diagonal.fold_into_rows(tensor, scale)
+    return tensor
 
 
 def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
-    """What takes the place of checkpoint tensor `name`: dequantized, or with its site's scaling folded in, or `tensor` itself.
+    """What takes the place of checkpoint tensor `name`: dequantized, or with scalings folded in, or `tensor` itself.
 
     The result has the shape and dtype of `tensor`.
     """
     if name in qparams:
         return qparams[name].to(tensor.dtype)
-    match = _NAME.fullmatch(name)
-    if not match:
-        return tensor
-    layer, module = int(match[1]), match[2]
     prefix = name.removesuffix(".weight")
-    if f"{prefix}.integers" in qparams:
+    if prefix != name and f"{prefix}.integers" in qparams:
         integers, scale, zero_point = (qparams[f"{prefix}.{part}"] for part in ("integers", "scale", "zero_point"))
         return dequantize_weight(integers, scale, zero_point).to(tensor.dtype)
-    if (site := _SITE_OF_NORM.get(module)) and (smoothing := qparams.get(smoothing_key(layer, site))) is not None:
-        return diagonal.fold_into_norm(tensor, smoothing)
-    if (site := _SITE_OF_MODULE.get(module)) and (smoothing := qparams.get(smoothing_key(layer, site))) is not None:
-        return diagonal.apply_to_weight(tensor, smoothing).to(tensor.dtype)
-    return tensor
+    return transformed(name, tensor, qparams).to(tensor.dtype)
 
 
 class QParams(Mapping[str, Tensor]):

@@ -73,6 +73,13 @@ def fake_quantize(x: Tensor, num_bits: int, symmetric: bool, shards: int = 1) ->
     return integers.sub_(zero_point).mul_(scale).flatten(-2).to(x.dtype)
 
 
+def fake_quantize_groups(groups: Tensor, num_bits: int, symmetric: bool) -> Tensor:
+    """Round-to-nearest quantize-dequantize of weight groups [..., n] over their full range, float32. `groups` float32."""
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale, zero_point = scale_and_zero_point(low, high, num_bits, symmetric)
+    return quantize(groups, scale, zero_point, num_bits, symmetric).sub_(zero_point).mul_(scale)
+
+
 def group_weight(weight: Tensor, strategy: str, group_size: int | None = None, shards: int = 1) -> Tensor:
     """A weight [out, in] as [rows, groups, n]: each [row, group] shares one scale.
 
@@ -89,6 +96,14 @@ def group_weight(weight: Tensor, strategy: str, group_size: int | None = None, s
         return weight.reshape(out_features, -1, group_size)
     split = weight.reshape(out_features, shards, width)
     return split if strategy == "channel" else split.transpose(0, 1).reshape(1, shards, out_features * width)
+
+
+def ungroup_weight(groups: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The weight of `shape` (out, in) from its groups: the inverse of `group_weight`."""
+    out_features, in_features = shape
+    if groups.shape[0] == out_features:
+        return groups.reshape(out_features, in_features)
+    return groups.reshape(groups.shape[1], out_features, -1).transpose(0, 1).reshape(out_features, in_features)
 
 
 def dequantize_weight(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
-from ptqflow.numerics.grid import dequantize, quantize, scale_and_zero_point
+from ptqflow.numerics.grid import dequantize, integer_range, quantize, scale_and_zero_point
 
 _ELEMENTS_AT_ONCE = 1 << 20  # float32 work buffers of 4 MB each: they stay in a CPU's cache, and bound the memory
+_STEPS_BETWEEN_CHECKS = 3  # of the grid, between looks at which rows are done
+_WORTH_A_COPY = 0.85  # rows are dropped when fewer than this share is left
+_ROUNDING_SLACK = 1e-4  # more than float32 sums can be off
 
 
 def min_max(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,9 +40,10 @@ def mse_search(
 def _search(
     x: Tensor, low: Tensor, high: Tensor, num_bits: int, symmetric: bool, norm: float, max_shrink: float, n_grid: int
 ) -> Tensor:
-    """Best p of each row of x [k, n]."""
-    best_error = torch.full_like(low, torch.inf)
-    best_ratio = torch.ones_like(low)
+    """Best p of each row of x [k, n]. Rows leave the search when no smaller p can win, which changes no result."""
+    ratios = torch.ones_like(low)
+    alive = torch.arange(len(x), device=x.device)
+    best_error, best_ratio = torch.full_like(low, torch.inf), torch.ones_like(low)
     for i in range(int(max_shrink * n_grid)):
         ratio = 1 - i / n_grid
         scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, num_bits, symmetric))
@@ -50,7 +54,24 @@ def _search(
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_ratio = torch.where(better, ratio, best_ratio)
-    return best_ratio
+        if i % _STEPS_BETWEEN_CHECKS == 0:
+            open_ = _least_error(low, high, scale.squeeze(-1), num_bits, symmetric, norm) * (1 - _ROUNDING_SLACK) < best_error
+            if int(open_.sum()) < _WORTH_A_COPY * len(x):
+                ratios[alive] = best_ratio
+                x, low, high, alive, best_error, best_ratio = (t[open_] for t in (x, low, high, alive, best_error, best_ratio))
+                if not len(x):
+                    break
+    ratios[alive] = best_ratio
+    return ratios
+
+
+def _least_error(low: Tensor, high: Tensor, scale: Tensor, num_bits: int, symmetric: bool, norm: float) -> Tensor:
+    """What the two outermost elements lose at least on a grid of this scale: never less for a smaller range."""
+    lowest, highest = integer_range(num_bits, symmetric)
+    if symmetric:
+        return (torch.maximum(-low, high) + lowest * scale).clamp(min=0).pow(norm)
+    beyond = (high - low - (highest - lowest) * scale).clamp(min=0)  # shared between the two ends: least when halved
+    return 2 * (beyond / 2).pow(norm) if norm >= 1 else beyond.pow(norm)
 
 
 class ChannelStatistics:

@@ -26,7 +26,7 @@ from ptqflow.modeling.architectures import SITES, block_prefix
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed
-from ptqflow.modeling.shapes import check_recipe
+from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
@@ -70,13 +70,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     model_manifest.verify(model, files)
 
     hidden = read_activations(calibration / activations).to(device.compute_dtype)
-    absmax = read_absmax(calibration / STATISTICS)
+    statistics = read_statistics(calibration / STATISTICS)
     qparams: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
     with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
         for layer in layers:
-            found_qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, absmax[layer], recipe, device)
+            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)
+            found_qparams, found_rows, found_losses = done
             qparams |= found_qparams
             rows += found_rows
             losses += found_losses
@@ -94,17 +95,23 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)
 
 
-def read_absmax(path: Path) -> dict[int, dict[str, Tensor]]:
-    """max|x| per channel of the float model, by layer and site."""
-    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", "absmax"]).sort_by("channel")
-    found: dict[int, dict[str, Tensor]] = {}
-    for group in table.group_by(["layer", "site"], use_threads=False).aggregate([("absmax", "list")]).to_pylist():
-        found.setdefault(group["layer"], {})[group["site"]] = torch.tensor(group["absmax_list"])
+Statistics = dict[str, dict[str, Tensor]]  # of a block: by name (mean_abs, absmax), then by site
+
+
+def read_statistics(path: Path) -> dict[int, Statistics]:
+    """mean|x| and max|x| per channel of the float model, by layer, name and site."""
+    names = ["mean_abs", "absmax"]
+    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", *names]).sort_by("channel")
+    found: dict[int, Statistics] = {}
+    for group in table.group_by(["layer", "site"], use_threads=False).aggregate([(n, "list") for n in names]).to_pylist():
+        for name in names:
+            values = torch.tensor(group[f"{name}_list"])
+            found.setdefault(group["layer"], {n: {} for n in names})[name][group["site"]] = values
     return found
 
 
 def quantize_layer(
-    blocks: Blocks, layer: int, hidden: Tensor, absmax: dict[str, Tensor], recipe: Recipe, device: Device
+    blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place.
 
@@ -118,9 +125,12 @@ def quantize_layer(
     block = blocks.build(layer, tensors)
     sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
     grams, outputs = _float_pass(block, hidden, blocks, sites)
-    inputs, losses, fallback = BlockInputs(grams, hidden.shape[0] * hidden.shape[1], absmax), [], None
+    tokens = hidden.shape[0] * hidden.shape[1]
+    inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
+    losses: list[dict[str, Any]] = []
+    fallback: str | None = None
     if recipe.transform.name == "flatquant":
-        flat = import_module("ptqflow.methods.flatquant").learn(blocks, layer, hidden, outputs, absmax, recipe)
+        flat = import_module("ptqflow.methods.flatquant").learn(blocks, layer, hidden, outputs, inputs.absmax, recipe)
         inputs = replace(inputs, grams=flat.transform_grams(grams), weight_clips=flat.transforms.weight_clips)
         rounding_only = recipe.model_copy(update={"transform": NoTransform()})
         qparams, rows = quantize_weights(layer, flat.tensors, inputs, rounding_only, device.peak_bytes)

@@ -1,22 +1,55 @@
-"""Diagonal scaling between a norm and the linears that read it: x' = x / s, W' = W s, so x' W'ᵀ = x Wᵀ."""
+"""Diagonal scaling of a linear's input: x' = x / s, W' = W s, so x' W'ᵀ = x Wᵀ.
+
+1 / s is folded into whatever makes the input: the norm before the linears, or the rows (and bias) of the linear before them
+(up_proj before down_proj, since gate * up is linear in up; v_proj before o_proj, since attention averages values). With
+grouped-query attention several query heads of o_proj's input carry the channels of one value head, so they share its scale.
+
+A scale is [in], or [kv_heads, query heads of each, head_dim] with equal values along the second dimension.
+"""
 
 import torch
 from torch import Tensor
 
 
+def columns(scale: Tensor) -> Tensor:
+    """The scale of each input column, [in]."""
+    return scale.flatten()
+
+
+def rows(scale: Tensor) -> Tensor:
+    """The scale of each output row of the linear before: [in], or [kv_heads * head_dim] where query heads share."""
+    return scale[:, 0].flatten() if scale.dim() == 3 else scale
+
+
+def by_value_head(x: Tensor, query_heads: int, head_dim: int, how: str) -> Tensor:
+    """A statistic x [in] of o_proj's input as [kv_heads, query_heads, head_dim], equal for the query heads of a value head.
+
+    `query_heads`: how many share a value head. `how`: their `mean` or their `max` is taken.
+    """
+    heads = x.view(-1, query_heads, head_dim)
+    shared = heads.mean(1, keepdim=True) if how == "mean" else heads.amax(1, keepdim=True)
+    return shared.expand_as(heads).contiguous()
+
+
 def apply_to_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """W' = W s: columns of a weight [out, in] times s [in], in float32."""
-    return weight.float() * scale
+    """W' = W s: columns of a weight [out, in] times s, in float32."""
+    return weight.float() * columns(scale)
 
 
 def apply_to_gram(gram: Tensor, scale: Tensor) -> Tensor:
     """Gram matrix of x / s from that of x: D⁻¹ G D⁻¹ with D = diag(s)."""
-    return gram / scale / scale.unsqueeze(1)
+    return gram / columns(scale) / columns(scale).unsqueeze(1)
 
 
 def fold_into_norm(norm: Tensor, scale: Tensor) -> Tensor:
     """The norm's weight [in] with 1 / s folded in, in the norm's own dtype."""
     return (norm.float() / scale).to(norm.dtype)
+
+
+def fold_into_rows(tensor: Tensor, scale: Tensor) -> Tensor:
+    """The weight [out, in] or bias [out] of the linear before with 1 / s folded into its rows, in float32."""
+    scale = rows(scale)
+    return tensor.float() / (scale.unsqueeze(1) if tensor.dim() == 2 else scale)
 
 
 def invert(scale: Tensor) -> Tensor:
