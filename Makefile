@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report test test-all lint format bench clean pins model schema
+.PHONY: help demo study test test-all lint format bench clean pins model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ $(READY): envs/core.txt pyproject.toml
 
 demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, compare, results/report.html
 	workflow/run-study --profile local --cores $(CORES)
+
+study: $(READY) ## the same with every recipe of config.yaml
+	workflow/run-study --profile local --cores $(CORES) --config run=all
 
 test: $(READY) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -20,6 +20,15 @@ def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platfo
     assert f"results/{platform}/evaluation/demo/baseline" in done.stdout
 
 
+@pytest.mark.parametrize("option", [("--config", "run=all"), ("--configfile", "config.yaml")], ids=lambda o: o[0])
+def test_options_of_the_user_leave_the_profiles_platform(fresh, option):
+    """Both options replace the profile's own; the platform must survive either."""
+    command = ["snakemake", "--profile", "gpu", "-n", *option]
+    done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
+    assert "results/gpu/evaluation" in done.stdout
+    assert "results/cpu" not in done.stdout
+
+
 def _refuse_unknown(c):
     c["recipes"]["rounded"]["sceme"] = {}
 

@@ -16,6 +16,12 @@ def _weights(bits: int, symmetric: bool, group_size: int | None) -> dict[str, An
 _GPTQ = {"clip": {"name": "mse"}, "rounding": {"name": "gptq"}}
 _W8A8 = {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8, "symmetric": False}}
 _KV8 = {"kv_cache": {"num_bits": 8}}
+_W4A4KV4 = {
+    "weights": _weights(4, True, None),
+    "input_activations": {"num_bits": 4, "symmetric": False},
+    "kv_cache": {"num_bits": 4},
+}
+_FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
@@ -26,15 +32,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w3a16": {"scheme": {"weights": _weights(3, False, 128)}},
     "rtn-w8a8": {"scheme": _W8A8},
     "rtn-w8a8kv8": {"scheme": _W8A8 | _KV8},
-    "rtn-w4a4kv4": {
-        "scheme": {
-            "weights": _weights(4, True, None),
-            "input_activations": {"num_bits": 4, "symmetric": False},
-            "kv_cache": {"num_bits": 4},
-        }
-    },
+    "rtn-w4a4kv4": {"scheme": _W4A4KV4},
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
+    "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
     "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},

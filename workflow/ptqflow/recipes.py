@@ -98,6 +98,28 @@ class AwqTransform(Model):
     gqa_vo: bool = False
 
 
+class FlatQuantTransform(Model):
+    """Learned Kronecker transforms, channel scales and clips, block by block (FlatQuant); AdamW with cosine annealing per step.
+
+    `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
+    `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
+    `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
+    """
+
+    name: Literal["flatquant"]
+    epochs: Annotated[int, Field(ge=0)] = 15
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.125
+    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
+    clip_logit: float = 4.0
+    parametrization: Literal["direct", "svd"] = "direct"
+    seed: int = 0
+
+
 class NoClip(Model):
     """The full range of each group."""
 
@@ -140,7 +162,7 @@ class GptqRounding(Model):
     actorder: bool = True
 
 
-Transform = Annotated[NoTransform | SmoothQuantTransform | AwqTransform, Field(discriminator="name")]
+Transform = Annotated[NoTransform | SmoothQuantTransform | AwqTransform | FlatQuantTransform, Field(discriminator="name")]
 Clip = Annotated[NoClip | MseClip | SearchClip, Field(discriminator="name")]
 Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
 
@@ -174,6 +196,8 @@ class Recipe(Model):
     def _consistent(self) -> "Recipe":
         if self.scheme.weights is None and (self.rounding.name != "rtn" or self.clip.name != "none"):
             raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
+        if self.transform.name == "flatquant" and self.clip.name != "none":
+            raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
         weights = [self.scheme.weights, *(override.weights for override in self.overrides)]

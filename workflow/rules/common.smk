@@ -13,9 +13,7 @@ except PtqflowError as error:
 jobs = Jobs(study)
 
 # Threads wait passively and are as many as the rule says: two processes that oversubscribe a CPU lose a factor of a hundred.
-PTQFLOW = (
-    "OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow python -m ptqflow"
-)
+PTQFLOW = "OMP_NUM_THREADS={threads} OMP_WAIT_POLICY=passive HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow python -m ptqflow"
 
 
 wildcard_constraints:

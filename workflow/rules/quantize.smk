@@ -5,6 +5,7 @@ rule quantize:
     output:
         qparams="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/qparams.safetensors",
         diagnostics="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/diagnostics.parquet",
+        losses="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/losses.parquet",
     log:
         "results/logs/{platform}/quantize/{model}/{recipe}/chunk={chunk}.log",
     resources:
@@ -16,4 +17,4 @@ rule quantize:
         PTQFLOW
         + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} --calibration {input.calibration}"
-        " --qparams {output.qparams} --diagnostics {output.diagnostics} 2>&1 | tee {log}"
+        " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"

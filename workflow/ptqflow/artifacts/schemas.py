@@ -58,8 +58,9 @@ LOSSES = pa.schema(
     [
         column("layer", i32, "decoder block index"),
         column("step", i32, "optimization step"),
-        column("loss", f64, "mean squared error of the block's output"),
-        column("event", text, "rollback, best, ... or null", nullable=True),
+        column("measure", text, "loss, held_out_loss, identity_error, condition_number, ..."),
+        column("value", f64, "losses: mean squared error of the block's output"),
+        column("event", text, "start, best, rollback, fallback, ... or the matrix that was measured", nullable=True),
     ]
 )
 

@@ -6,14 +6,14 @@ Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX Δ
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptqflow.methods.rounding import RoundedWeight, Target
+from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
@@ -28,7 +28,8 @@ class BlockInputs:
     """What the calibration set says about a block.
 
     grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs and absmax: mean|x| and max|x| [in] of the float model by
-    site; head_dim: channels of an attention head.
+    site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range, by linear, which
+    are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
@@ -36,6 +37,7 @@ class BlockInputs:
     mean_abs: Mapping[str, Tensor]
     absmax: Mapping[str, Tensor]
     head_dim: int
+    weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def quantize_weights(
@@ -59,24 +61,28 @@ def quantize_weights(
             raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
         start = time.perf_counter()
         targets = []
+        weights = []
         for linear in quantized:
             name = f"{linear_prefix(layer, linear)}.weight"
             weight = transformed(name, tensors[name].to(gram.device, torch.float32), scales)
             args = recipe.weights(layer, linear)
             assert args is not None
+            weights.append(weight)
+            if (ratios := inputs.weight_clips.get(linear)) is not None:
+                weight = clip_rows(weight, ratios.to(weight))
             targets.append(Target(weight, args, recipe.clip_of(linear)))
         method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
         results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
         shared = time.perf_counter() - start + seconds_of.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
-        for linear, target, rounded in zip(quantized, targets, results, strict=True):
+        for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
-            errors = _errors(target.weight, rounded, gram, inputs.tokens, target.args)
+            errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [notes.get(site.name), rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
-            seconds = time.perf_counter() - start + shared * target.weight.numel() / elements
+            seconds = time.perf_counter() - start + shared * weight.numel() / elements
             rows.append({"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": peak_bytes()})
     return qparams, rows
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
@@ -51,3 +52,9 @@ def weight_grid(
     scale, zero_point = scale_and_zero_point(low, high, args.num_bits, args.symmetric)
     rows = weight.shape[0]
     return scale.expand(rows, -1).contiguous(), zero_point.expand(rows, -1).contiguous()
+
+
+def clip_rows(weight: Tensor, ratios: Tensor) -> Tensor:
+    """A weight [out, in] clamped to `ratios` [out, 2] of the smallest and largest value (and 0) of each row."""
+    low, high = weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
+    return torch.clamp(weight, min=low * ratios[:, :1], max=high * ratios[:, 1:])

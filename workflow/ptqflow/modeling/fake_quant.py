@@ -14,10 +14,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from ptqflow.modeling import online
 from ptqflow.modeling.architectures import ATTENTION, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize
+from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import LINEARS, ActivationArgs, CacheArgs, Recipe
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -35,10 +37,15 @@ class FakeQuantLinear(nn.Linear):
             super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
         self.weight, self.bias = linear.weight, linear.bias
         self.args, self.input_shards = args, input_shards
+        self.input_clip: nn.Parameter | None = None  # learned ratios [shards, 2] of the range, where a recipe has them
 
     def forward(self, input: Tensor) -> Tensor:
         """Quantize, then multiply."""
-        quantized = fake_quantize(input, self.args.num_bits, self.args.symmetric, self.input_shards)
+        bits, symmetric, shards = self.args.num_bits, self.args.symmetric, self.input_shards
+        if self.input_clip is None:
+            quantized = fake_quantize(input, bits, symmetric, shards)
+        else:
+            quantized = fake_quantize_clipped(input, bits, symmetric, self.input_clip, shards)
         return nn.functional.linear(quantized, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -72,6 +79,8 @@ def cache_attention(
     transform: CacheTransform | None = getattr(module, "cache_transform", None)
     if transform is not None:
         key, value = transform(key, value)
+        if isinstance(transform, online.FlatCache):
+            query = query @ transform.q_trans
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -82,14 +91,19 @@ def register_attention() -> None:
 
 
 def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
-    """Make a decoder block quantize its linears' inputs and its cache as `recipe` says for `layer`. Weights are not touched."""
+    """Make a decoder block quantize its linears' inputs and its cache as `recipe` says for `layer`. Weights are not touched.
+
+    Online transforms are declared, as identities: `modeling.online.load`, or loading a checkpoint, fills them.
+    """
     for linear in LINEARS:
         args = recipe.input_activations(layer, linear)
         if args is not None:
             plain = block.get_submodule(module_name(linear))
             assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
             block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if recipe.scheme.kv_cache is not None:
+    if recipe.transform.name == "flatquant":
+        online.declare(block, recipe, layer)
+    elif recipe.scheme.kv_cache is not None:
         set_cache_transform(block, CacheQuantizer(recipe.scheme.kv_cache))
 
 

@@ -1,7 +1,8 @@
 """From integers, scales and transforms (`qparams.safetensors`) to the tensors that a dense checkpoint holds.
 
 Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`
-(shapes: `transforms.diagonal`). Both the quantize stage (to
+(shapes: `transforms.diagonal`); checkpoint names for float tensors that FlatQuant changed, and for what it leaves to do at
+inference (`modeling.online`). Both the quantize stage (to
 run the quantized block) and the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
 """
 
@@ -55,6 +56,8 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor
 
     The result has the shape and dtype of `tensor`.
     """
+    if name in qparams:
+        return qparams[name].to(tensor.dtype)
     prefix = name.removesuffix(".weight")
     if prefix != name and f"{prefix}.integers" in qparams:
         integers, scale, zero_point = (qparams[f"{prefix}.{part}"] for part in ("integers", "scale", "zero_point"))

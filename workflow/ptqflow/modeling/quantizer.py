@@ -70,6 +70,14 @@ def register(auto: ModuleType) -> None:
                 quantize_block(block, recipe, layer)
             return model
 
+        def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+            from ptqflow.modeling import online
+
+            for name, parameter in online.parameters(model):
+                if not getattr(parameter, "_is_hf_initialized", False):
+                    raise ConfigError(f"the checkpoint holds no {name}; export it again")
+            return model
+
         def is_serializable(self, **kwargs: Any) -> bool:
             """No: checkpoints are written by `ptqflow export` alone."""
             return False

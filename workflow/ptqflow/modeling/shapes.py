@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.architectures import architecture_of
+from ptqflow.modeling.architectures import SITES, architecture_of
+from ptqflow.numerics.factors import kronecker_split
 from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe, WeightArgs
 
 
@@ -34,6 +35,15 @@ def shards_of(recipe: Recipe, linear: str) -> int:
     return recipe.input_shards if linear in ROW_PARALLEL else 1
 
 
+def kronecker_sides(site: str, channels: int, head_dim: int, shards: int) -> tuple[int, int]:
+    """(left, right) sides of a site's Kronecker transform, per input shard; o_proj's are its heads and their channels.
+
+    Raises ValueError where the channels have no split.
+    """
+    width = channels // shards
+    return (width // head_dim, head_dim) if site == "o" else kronecker_split(width)
+
+
 def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, model_name: str) -> None:
     """Refuse a recipe that does not fit a model, before any job. Raises ConfigError naming key, model and remedy."""
     try:
@@ -52,6 +62,16 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
             f"intermediate size {config['intermediate_size']} of model {model_name}; use input_shards 1"
         )
     shapes = linear_shapes(config)
+    if recipe.transform.name == "flatquant":
+        for site in SITES:
+            linear = site.linears[0]
+            try:
+                kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
+            except ValueError as error:
+                raise ConfigError(
+                    f"{where}transform flatquant: {linear} of model {model_name} (input_shards {shards}): {error}; "
+                    "use other input_shards or transform smoothquant"
+                ) from None
     for layer in range(layers):
         for linear in LINEARS:
             args = recipe.weights(layer, linear)

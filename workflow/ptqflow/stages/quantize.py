@@ -3,6 +3,8 @@
 import argparse
 import json
 import time
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.modeling import online
 from ptqflow.modeling.architectures import SITES, block_prefix
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
@@ -26,7 +29,7 @@ from ptqflow.modeling.qparams import METADATA, deployed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
 from ptqflow.progress import progress
-from ptqflow.recipes import Model, Recipe
+from ptqflow.recipes import Model, NoTransform, Recipe
 
 
 class Settings(Model):
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibration", type=Path, required=True, help="manifest.json written by collect")
     parser.add_argument("--qparams", type=Path, required=True, help="integers, scales and transforms to write (safetensors)")
     parser.add_argument("--diagnostics", type=Path, required=True, help="errors per linear and block to write (Parquet)")
+    parser.add_argument("--losses", type=Path, help="what learned transforms measured, step by step, to write (Parquet)")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
@@ -69,11 +73,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     statistics = read_statistics(calibration / STATISTICS)
     qparams: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
+    losses: list[dict[str, Any]] = []
     with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
         for layer in layers:
-            found_qparams, found_rows = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)
+            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)
+            found_qparams, found_rows, found_losses = done
             qparams |= found_qparams
             rows += found_rows
+            losses += found_losses
             bar.update()
 
     inputs = {
@@ -84,6 +91,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin = provenance("quantize", dump, args.code or "", device=device.name, inputs=inputs)
     save_safetensors(args.qparams, qparams, {METADATA: canonical_json(origin)})
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
+    if args.losses is not None:
+        write_rows(args.losses, schemas.LOSSES, losses, origin)
 
 
 Statistics = dict[str, dict[str, Tensor]]  # of a block: by name (mean_abs, absmax), then by site
@@ -103,11 +112,12 @@ def read_statistics(path: Path) -> dict[int, Statistics]:
 
 def quantize_layer(
     blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
     """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place.
 
-    With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name and rows of
-    diagnostics; the last row is the block's: its error on the states that entered it, quantized activations and cache included.
+    With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name, rows of
+    diagnostics, and rows of losses (of learned transforms). The last row of diagnostics is the block's: its error on the states
+    that entered it, quantized activations and cache included.
     """
     start = time.perf_counter()
     device.reset_peak()
@@ -117,10 +127,20 @@ def quantize_layer(
     grams, outputs = _float_pass(block, hidden, blocks, sites)
     tokens = hidden.shape[0] * hidden.shape[1]
     inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
-    qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
+    losses: list[dict[str, Any]] = []
+    fallback: str | None = None
+    if recipe.transform.name == "flatquant":
+        flat = import_module("ptqflow.methods.flatquant").learn(blocks, layer, hidden, outputs, inputs.absmax, recipe)
+        inputs = replace(inputs, grams=flat.transform_grams(grams), weight_clips=flat.transforms.weight_clips)
+        rounding_only = recipe.model_copy(update={"transform": NoTransform()})
+        qparams, rows = quantize_weights(layer, flat.tensors, inputs, rounding_only, device.peak_bytes)
+        qparams, losses, fallback = qparams | flat.qparams, flat.rows, flat.fallback
+    else:
+        qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
 
     quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()})
     quantize_block(quantized, recipe, layer)
+    online.load(quantized, layer, qparams)
     lost = total = 0.0
     positions = blocks.positions(hidden.shape[1])
     for part in batches(*hidden.shape[:2]):
@@ -131,8 +151,10 @@ def quantize_layer(
         hidden[part] = output if recipe.error_propagation else target
     error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden.numel()}
     seconds = time.perf_counter() - start
-    rows.append({"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes()})
-    return qparams, rows
+    rows.append(
+        {"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes(), "fallback": fallback}
+    )
+    return qparams, rows, losses
 
 
 def _float_pass(block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str]) -> tuple[dict[str, Tensor], Tensor]:

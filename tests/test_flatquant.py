@@ -1,0 +1,253 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.activations import read_activations
+from ptqflow.artifacts.tables import read_table
+from ptqflow.devices.device import select
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods.rounding import clip_rows
+from ptqflow.modeling import online
+from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling.shapes import check_recipe
+from ptqflow.numerics.inverse import inverse
+from ptqflow.presets import resolve
+from ptqflow.stages.quantize import quantize_layer, read_statistics
+from safetensors.torch import load_file, save_file
+from tiny_models import collect, export, quantize, stage, tiny_model
+from transformers import AutoModelForCausalLM
+
+CPU = torch.device("cpu")
+SHORT = {"name": "flatquant", "epochs": 3}
+
+
+def recipe(epochs=3, **changes):
+    return resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": epochs}, **changes})
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("flatquant")
+
+
+@pytest.fixture(scope="module")
+def model(work):
+    return tiny_model(work / "model", layers=2)
+
+
+@pytest.fixture(scope="module")
+def calibration(model, work):
+    return collect(model, work)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, calibration, work):
+    used = recipe(error_propagation=True, input_shards=2)
+    return export(model, quantize(model, calibration, used, work / "quantized"), used, work / "checkpoint")
+
+
+def learn(model, calibration, used, layer=0, **options):
+    blocks = Blocks(model, CPU, torch.float32)
+    hidden = read_activations(calibration.parent / "chunk=0/activations.parquet").float()
+    block, positions = blocks.build(layer, blocks.tensors(layer)), blocks.positions(hidden.shape[1])
+    targets = torch.cat([forward(block, hidden[part], positions) for part in batches(*hidden.shape[:2])])
+    absmax = read_statistics(calibration.parent / "statistics.parquet")[layer]["absmax"]
+    with torch.no_grad():
+        return flatquant.learn(blocks, layer, hidden, targets, absmax, used, **options)
+
+
+def values(flat, measure):
+    return [row["value"] for row in flat.rows if row["measure"] == measure]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("qwen2", torch.float32), ("qwen3", torch.bfloat16), ("llama", torch.bfloat16)])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_transforms_cancel_before_training_after_and_folded(kind, dtype, shards, tmp_path):
+    source = tiny_model(tmp_path / "m", kind, dtype, layers=1)
+    flat = learn(source, collect(source, tmp_path), recipe(1, input_shards=shards))
+    assert [row["event"] for row in flat.rows if row["measure"] == "identity_error"] == [
+        "before training",
+        "after training",
+        "folded",
+    ]
+    assert max(values(flat, "identity_error")) < 1e-10
+    assert all(1 <= number < 10 for number in values(flat, "condition_number"))
+    assert flat.fallback is None
+
+
+def test_training_beats_its_start_and_plain_rounding_where_there_are_outliers(model, calibration):
+    flat = learn(model, calibration, recipe(8))
+    held_out, (rtn,), (deployed,) = (values(flat, f"{name}held_out_loss") for name in ("", "rtn_", "deployed_"))
+    assert deployed < 0.95 * held_out[0]
+    assert deployed < 0.3 * rtn
+    assert len(values(flat, "loss")) == 8 * 3
+
+
+def test_svd_parametrization_starts_at_the_same_rotations_and_stays_well_conditioned(model, calibration):
+    direct, svd = (
+        learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"parametrization": name}}))
+        for name in ("direct", "svd")
+    )
+    assert values(svd, "held_out_loss")[0] == pytest.approx(values(direct, "held_out_loss")[0], rel=1e-3)
+    assert values(svd, "deployed_held_out_loss")[0] < values(svd, "held_out_loss")[0]
+    assert max(values(svd, "identity_error")) < 1e-10
+    assert max(values(svd, "condition_number")) < 10
+
+
+def test_cayley_gives_rotations_and_the_bound_holds_for_any_parameters():
+    matrix = flat_block.Svd(torch.eye(6).expand(2, 6, 6).clone())
+    assert torch.equal(matrix(), torch.eye(6).expand(2, 6, 6))
+    with torch.no_grad():
+        for parameter in matrix.parameters():
+            parameter.normal_(std=3.0)
+    singular = torch.linalg.svdvals(matrix().double())
+    assert singular.min() > 0.0099
+    assert singular.max() < 101
+
+
+def test_training_is_seeded(model, calibration):
+    first, again, other = (
+        learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 1, "seed": seed}}))
+        for seed in (0, 0, 1)
+    )
+    assert first.rows == again.rows
+    assert all(torch.equal(first.qparams[name], again.qparams[name]) for name in first.qparams)
+    assert first.rows != other.rows
+
+
+def detached(matrix):
+    return inverse(matrix.detach())
+
+
+def test_an_inverse_that_loses_its_gradient_is_refused(model, calibration):
+    with pytest.raises(ConfigError, match="gradient of the matrix inverse on cpu is off by"):
+        learn(model, calibration, recipe(1), invert=detached)
+
+
+def test_guards_hold_even_when_the_gradient_is_lost_unnoticed(model, calibration, monkeypatch):
+    monkeypatch.setattr(flatquant, "gradient_error", lambda *arguments: 0.0)
+    wild = resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 6, "learning_rate": 0.3}})
+    flat = learn(model, calibration, wild, invert=detached)
+    held_out = values(flat, "held_out_loss")
+    assert max(held_out) > 2 * min(held_out)  # it does go wrong
+    assert any(row["event"] == "rollback" for row in flat.rows)
+    assert values(flat, "deployed_held_out_loss")[0] <= 1.05 * held_out[0]
+
+
+def test_a_block_that_ends_worse_than_plain_rounding_stays_plainly_rounded_and_says_so(model, calibration, monkeypatch):
+    monkeypatch.setattr(flatquant._Trainer, "_identity_error", lambda self, transforms: 1.0)
+    flat = learn(model, calibration, recipe(0))
+    assert "identity error 1.0e+00" in flat.fallback
+    assert flat.rows[-1]["event"] == "fallback"
+    assert flat.rows[-1]["value"] == pytest.approx(values(flat, "rtn_held_out_loss")[0])
+    stored = Blocks(model, CPU, torch.float32).tensors(0)
+    assert all(torch.equal(flat.tensors[name], tensor) for name, tensor in stored.items())
+
+
+def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration, checkpoint, work):
+    device, used = select("cpu"), recipe(error_propagation=True, input_shards=2)
+    blocks = Blocks(model, CPU, torch.float32)
+    tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
+    hidden, statistics = blocks.embed(tokens), read_statistics(calibration.parent / "statistics.parquet")
+    with torch.no_grad():
+        for layer in range(2):
+            quantize_layer(blocks, layer, hidden, statistics[layer], used, device)
+        loaded = AutoModelForCausalLM.from_pretrained(checkpoint).eval()
+        torch.testing.assert_close(loaded(tokens).logits, loaded.lm_head(loaded.model.norm(hidden)))
+    held = {name for name, _ in online.parameters(loaded)}
+    assert len(held) == 2 * (2 + 2 + 1 + 2 + 7 + 4)
+    assert not torch.equal(loaded.model.layers[0].mlp.down_proj.left_trans[0], torch.eye(8))
+    assert loaded.model.layers[1].mlp.down_proj.input_clip.shape == (2, 2)
+
+
+def test_decoding_with_a_cache_equals_a_full_forward_pass(checkpoint):
+    loaded, tokens = AutoModelForCausalLM.from_pretrained(checkpoint).eval(), torch.randint(3, 64, (2, 10))
+    with torch.no_grad():
+        full, first = loaded(tokens).logits, loaded(tokens[:, :6], use_cache=True)
+        cache, steps = first.past_key_values, [first.logits]
+        steps += [loaded(tokens[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(6, 10)]
+    torch.testing.assert_close(torch.cat(steps, 1), full, rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_without_one_of_its_transforms_is_refused_by_name(checkpoint, tmp_path):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.self_attn.cache_transform.k_trans"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"holds no model\.layers\.1\.self_attn\.cache_transform\.k_trans"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_qparams_without_a_transform_are_refused_by_name(model):
+    blocks = Blocks(model, CPU, torch.float32)
+    block = blocks.build(0, blocks.tensors(0))
+    online.declare(block, recipe(), 0, quantize=False)
+    with pytest.raises(ArtifactError, match=r"0\.self_attn\.o_proj\.left_trans: expected shape \[1, 4, 4\], found nothing"):
+        online.load(block, 0, {})
+
+
+def test_layers_left_in_high_precision_compute_what_they_did(tmp_path):
+    source = tiny_model(tmp_path / "m", dtype=torch.bfloat16, shards=True, layers=2)
+    used = resolve(
+        {
+            "preset": "flatquant-w8a8kv8",
+            "transform": SHORT | {"epochs": 0},
+            "scheme": {"kv_cache": None},
+            "overrides": [{"layers": "all", "linears": "all", "weights": None, "input_activations": None}],
+        }
+    )
+    folder = export(source, quantize(source, collect(source, tmp_path), used, tmp_path / "q"), used, tmp_path / "c")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    held = {name: file.name for file in folder.glob("*.safetensors") for name in load_file(file)}
+    assert index == held
+    tokens = torch.randint(3, 64, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loaded = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32).eval() for f in (source, folder))
+        before, after = (each(tokens).logits for each in loaded)
+    assert ((after - before).norm() / before.norm()).item() < 0.02  # bfloat16 weights, transformed and rounded
+
+
+@pytest.mark.parametrize("rounding", ["rtn", "gptq"])
+def test_diagnostics_and_losses_are_written(rounding, model, calibration, work):
+    used = recipe(1, rounding={"name": rounding})
+    settings = {"recipe": used.dump(), "chunk": 0, "layers": [0, 2]}
+    folder = work / rounding
+    options = ("--model", model / "manifest.json", "--calibration", calibration, "--losses", folder / "losses.parquet")
+    outputs = ("--qparams", folder / "q.safetensors", "--diagnostics", folder / "diagnostics.parquet")
+    assert stage("quantize", settings, *options, *outputs) == 0
+    losses = read_table(folder / "losses.parquet", schemas.LOSSES).to_pandas()
+    assert set(losses.layer) == {0, 1}
+    assert set(losses.measure) >= {"loss", "held_out_loss", "rtn_held_out_loss", "deployed_held_out_loss", "identity_error"}
+    rows = read_table(folder / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
+    blocks = rows[rows.module == "block"]
+    assert len(rows) == 16
+    assert blocks.output_error.max() < 0.3
+    assert blocks.fallback.isna().all()
+    linears = rows[rows.module != "block"]
+    assert linears.output_error.max() < 0.05
+
+
+def test_weights_are_clipped_to_ratios_of_their_rows_extremes():
+    weight = torch.tensor([[-4.0, 0.0, 2.0], [1.0, 2.0, 3.0]])
+    clipped = clip_rows(weight, torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+    assert clipped.tolist() == [[-2.0, 0.0, 1.0], [1.0, 1.5, 1.5]]
+
+
+def test_scales_start_as_smoothquants_reciprocal():
+    absmax, weight = torch.tensor([100.0, 1.0, 0.0]), torch.tensor([[0.5, -0.5, 0.25], [0.25, 1.0, 0.0]])
+    scale = flat_block.initial_scale(absmax, weight, 0.3)
+    torch.testing.assert_close(scale[:2], torch.tensor([0.5**0.7 / 100**0.3, 1.0]))
+    assert torch.isfinite(scale).all()
+
+
+def test_recipes_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="flatquant learns its clips"):
+        recipe(clip={"name": "mse"})
+    config = {"model_type": "qwen2", "hidden_size": 2 * 257, "intermediate_size": 1024, "num_hidden_layers": 1}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    with pytest.raises(ConfigError, match=r"transform flatquant: q_proj of model m .*514 channels split into 2 x 257"):
+        check_recipe(recipe(), config, "'r'", "m")

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ptqflow.numerics.grid import fake_quantize
+from ptqflow.numerics.straight_through import fake_quantize_clipped, quantize_dequantize
+
+
+@given(st.integers(2, 8), st.booleans(), st.sampled_from([1, 2, 4]), st.integers(0, 10**6))
+def test_ratios_of_one_give_the_plain_grid_bit_for_bit(bits, symmetric, shards, seed):
+    x = torch.randn(6, 16, generator=torch.Generator().manual_seed(seed))
+    x[0] = 0
+    clip = torch.ones(shards, 2)
+    assert torch.equal(fake_quantize_clipped(x, bits, symmetric, clip, shards), fake_quantize(x, bits, symmetric, shards))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gradients_are_those_of_straight_through_rounding(symmetric):
+    torch.manual_seed(0)
+    x, scale = torch.randn(5, 8, requires_grad=True), (torch.rand(5, 1) * 0.2 + 0.1).requires_grad_()
+    zero_point = torch.full((5, 1), 0.0 if symmetric else 6.0)
+    lowest, highest = (-8, 7) if symmetric else (0, 15)
+
+    def by_autograd(x, scale):
+        ratio = x / scale
+        return ((ratio + (torch.round(ratio) - ratio).detach() + zero_point).clamp(lowest, highest) - zero_point) * scale
+
+    target = torch.randn(5, 8)
+    ours = torch.autograd.grad(((quantize_dequantize(x, scale, zero_point, 4, symmetric) - target) ** 2).sum(), (x, scale))
+    theirs = torch.autograd.grad(((by_autograd(x, scale) - target) ** 2).sum(), (x, scale))
+    for found, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_clip_ratios_learn_from_the_error_of_outliers():
+    x = torch.randn(64, 32)
+    x[:, 0] = 8.0
+    clip = torch.tensor([[0.98, 0.98]], requires_grad=True)
+    (fake_quantize_clipped(x, 4, False, clip)[:, 1:] - x[:, 1:]).square().sum().backward()
+    assert clip.grad[0, 1] > 0  # a smaller range would round the others better

@@ -1,0 +1,254 @@
+"""A decoder block under FlatQuant's transforms: what is learned, and the tensors of the block that follow from it.
+
+With P_s = A_s ⊗ B_s and channel scale c_s of site s (qkv, gate_up, down), P_v of the values' and P_k of the keys' head_dim,
+and P_o across heads:
+
+    x' = (x c_s) P_s;   W' = (W / c_s) P_s⁻ᵀ            c: in the norm before qkv and gate_up, in the rows of up_proj for down
+    v' = v P_v;   attention output o' = P_oᵀ o P_v;   W_o' = W_o (P_o ⊗ P_v)⁻ᵀ
+    k' = k P_k;   q' = q P_k⁻ᵀ                          after RoPE
+
+Weights are clipped as they are quantized, v_proj after P_v (the reference clips it before, at another matrix's extremes). One
+pair of clip ratios serves all linears that read a site, so a fused engine can quantize their input once.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from ptqflow.methods.rounding import clip_rows, weight_grid
+from ptqflow.modeling.architectures import SITES, module_name
+from ptqflow.modeling.online import CACHE, owner
+from ptqflow.modeling.shapes import kronecker_sides, shards_of
+from ptqflow.numerics.inverse import Inverse, inverse
+from ptqflow.numerics.straight_through import quantize_dequantize
+from ptqflow.recipes import FlatQuantTransform, NoClip, Recipe
+from ptqflow.transforms import diagonal, kronecker
+
+Block = Mapping[str, Tensor]  # tensors of a block by their names inside it
+SCALED = ("qkv", "gate_up", "down")
+_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """Everything learned, as values.
+
+    `matrices` [shards, n, n]: {site}_left, {site}_right, k, v; channel `scales` c [n] by site; `input_clips` [shards, 2] by
+    site, `cache_clips` [1, 2] of k and v, `weight_clips` [out, 2] by linear: ratios of the low and high end of the range.
+    """
+
+    matrices: Mapping[str, Tensor]
+    scales: Mapping[str, Tensor]
+    input_clips: Mapping[str, Tensor]
+    cache_clips: Mapping[str, Tensor]
+    weight_clips: Mapping[str, Tensor]
+
+    def sides(self, site: str) -> tuple[Tensor, Tensor]:
+        """A and B of a site's input; that of o_proj is mixed across heads by P_o and inside them by P_v."""
+        return self.matrices[f"{site}_left"], self.matrices["v" if site == "o" else f"{site}_right"]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Transforms":
+        """The same on another device or in another dtype."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Transforms(*({name: t.to(device, dtype) for name, t in part.items()} for part in parts))
+
+
+class Direct(nn.Module):
+    """Matrices [shards, n, n] whose entries are learned, from given ones."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(start)
+
+    def forward(self) -> Tensor:
+        """The matrices."""
+        return self.entries
+
+
+class Svd(nn.Module):
+    """P = U diag(s) Vᵀ, from given orthogonal matrices: U = start · Cayley(X), V = Cayley(Y), log s = log(100) tanh(z).
+
+    Cayley(X) = (I - S)(I + S)⁻¹ with S = X - Xᵀ is a rotation for every X, and the identity at X = 0, where all start; so the
+    condition number is at most 10⁴ and starts at 1.
+    """
+
+    start: Tensor
+    _LARGEST_LOG = math.log(100)
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start)
+        self.left, self.right = nn.Parameter(torch.zeros_like(start)), nn.Parameter(torch.zeros_like(start))
+        self.spread = nn.Parameter(torch.zeros_like(start[:, :1]))
+
+    def forward(self) -> Tensor:
+        """The matrices."""
+        scale = (self._LARGEST_LOG * self.spread.tanh()).exp()
+        product: Tensor = (self.start @ _cayley(self.left) * scale) @ _cayley(self.right).mT
+        return product
+
+
+def _cayley(free: Tensor) -> Tensor:
+    skew, identity = free - free.mT, torch.eye(free.shape[-1]).to(free)
+    return (identity - skew) @ inverse(identity + skew)
+
+
+class Learned(nn.Module):
+    """The parameters. Matrices start random orthogonal (seeded), scales as SmoothQuant's, clips at sigmoid(clip_logit)."""
+
+    def __init__(
+        self, block: Block, head_dim: int, absmax: Mapping[str, Tensor], recipe: Recipe, settings: FlatQuantTransform, seed: int
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+
+        parametrized: type[Direct | Svd] = Svd if settings.parametrization == "svd" else Direct
+
+        def matrix(n: int, shards: int = 1) -> nn.Module:
+            return parametrized(torch.stack([random_orthogonal(n, generator) for _ in range(shards)]))
+
+        def logits(rows: int) -> nn.Parameter:
+            return nn.Parameter(torch.full((rows, 2), settings.clip_logit))
+
+        self.matrices, self.log_scales = nn.ModuleDict(), nn.ParameterDict()
+        self.input_clips, self.cache_clips, self.weight_clips = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
+        for site in SITES:
+            weights = {linear: block[f"{module_name(linear)}.weight"].float() for linear in site.linears}
+            shards, channels = shards_of(recipe, site.linears[0]), weights[site.linears[0]].shape[1]
+            left, right = kronecker_sides(site.name, channels, head_dim, shards)
+            self.matrices[f"{site.name}_left"] = matrix(left, shards)
+            if site.name != "o":
+                self.matrices[f"{site.name}_right"] = matrix(right, shards)
+            if site.name in SCALED:
+                scale = initial_scale(absmax[site.name], torch.cat(list(weights.values())), settings.smoothing_strength)
+                self.log_scales[site.name] = nn.Parameter(scale.log())
+            self.input_clips[site.name] = logits(shards)
+            for linear, weight in weights.items():
+                self.weight_clips[linear] = logits(weight.shape[0])
+        self.matrices["v"] = matrix(head_dim)
+        if recipe.scheme.kv_cache is not None:
+            self.matrices["k"] = matrix(head_dim)
+            self.cache_clips.update({"k": logits(1), "v": logits(1)})
+
+    def values(self) -> Transforms:
+        """The transforms, differentiable in the parameters."""
+        ratios = [{n: p.sigmoid() for n, p in d.items()} for d in (self.input_clips, self.cache_clips, self.weight_clips)]
+        matrices = {name: matrix() for name, matrix in self.matrices.items()}
+        return Transforms(matrices, {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
+
+    @torch.no_grad()
+    def set_identity(self) -> None:
+        """No transform and no clip: the block is then plain round-to-nearest."""
+        for name, matrix in self.matrices.items():
+            value = matrix()
+            self.matrices[name] = Direct(torch.eye(value.shape[-1]).to(value).expand_as(value).clone())
+        for parameter in self.log_scales.values():
+            parameter.zero_()
+        for clips in (self.input_clips, self.cache_clips, self.weight_clips):
+            for parameter in clips.values():
+                parameter.fill_(torch.inf)
+
+
+def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
+    """A random rotation or reflection [n, n] in float32, uniform (QR with the signs of R's diagonal)."""
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return (q * r.diagonal().sign()).float()
+
+
+def initial_scale(absmax: Tensor, weight: Tensor, strength: float) -> Tensor:
+    """c [in] = max|W|^(1-a) / max|x|^a per channel, at least 1e-5 (the reciprocal of SmoothQuant's scale at strength a)."""
+    columns = weight.abs().amax(0).cpu().clamp(min=_FLOOR)
+    return (columns.pow(1 - strength) / absmax.float().clamp(min=_FLOOR).pow(strength)).clamp(min=_FLOOR)
+
+
+def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
+    """The block's tensors with all transforms in, before quantization, in the dtype of the matrices."""
+    matrices, scales = transforms.matrices, transforms.scales
+    dtype = matrices["v"].dtype
+    result = {name: tensor.to(dtype) for name, tensor in block.items()}
+    for site in SITES:
+        left, right = (invert(side).mT for side in transforms.sides(site.name))
+        for linear in site.linears:
+            name = f"{module_name(linear)}.weight"
+            weight = result[name] / scales[site.name] if site.name in scales else result[name]
+            result[name] = kronecker.apply(weight, left, right)
+        if site.norm and site.name in scales:
+            result[f"{site.norm}.weight"] = result[f"{site.norm}.weight"] * scales[site.name]
+    values, ups = module_name("v_proj"), module_name("up_proj")
+    heads = result[f"{values}.weight"].unflatten(0, (-1, matrices["v"].shape[-1]))
+    result[f"{values}.weight"] = (matrices["v"].mT @ heads).flatten(0, 1)
+    if (bias := result.get(f"{values}.bias")) is not None:
+        result[f"{values}.bias"] = (bias.unflatten(0, heads.shape[:2]) @ matrices["v"][0]).flatten()
+    for name in (f"{ups}.weight", f"{ups}.bias"):
+        if name in result and "down" in scales:
+            result[name] = (result[name].mT * scales["down"]).mT
+    return result
+
+
+def online_tensors(transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
+    """What acts at inference, by name inside the block (`modeling.online`)."""
+    matrices, found = transforms.matrices, {}
+    for site in SITES:
+        found[f"{owner(site)}.left_trans"] = matrices[f"{site.name}_left"]
+        if site.name != "o":
+            found[f"{owner(site)}.right_trans"] = matrices[f"{site.name}_right"]
+        found |= {f"{module_name(linear)}.input_clip": transforms.input_clips[site.name] for linear in site.linears}
+    if "k" in matrices:
+        found |= {f"{CACHE}.k_trans": matrices["k"][0], f"{CACHE}.q_trans": invert(matrices["k"])[0].mT}
+        found |= {f"{CACHE}.{name}_clip": ratios for name, ratios in transforms.cache_clips.items()}
+    return found
+
+
+def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer: int) -> dict[str, Tensor]:
+    """A folded block with its weights clipped, rounded to nearest and dequantized, differentiably; float32."""
+    result = dict(block)
+    for site in SITES:
+        for linear in site.linears:
+            if (args := recipe.weights(layer, linear)) is not None:
+                name = f"{module_name(linear)}.weight"
+                weight = clip_rows(result[name].float(), transforms.weight_clips[linear])
+                scale, zero_point = (t.unsqueeze(-1) for t in weight_grid(weight, args, NoClip(), shards_of(recipe, linear)))
+                groups = weight.unflatten(1, (scale.shape[1], -1))
+                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.num_bits, args.symmetric).flatten(1)
+    return result
+
+
+def rounded_to(transforms: Transforms, block: Block) -> Transforms:
+    """The transforms as the checkpoint holds them, in float64 on the CPU.
+
+    Matrices and clips are rounded to the dtype of its weights; inverses are then taken of the rounded matrices, so that both
+    still cancel. Scales become what its norms can hold.
+    """
+    dtype = block[f"{module_name('o_proj')}.weight"].dtype
+
+    def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t.detach().to(dtype).cpu().double() for name, t in tensors.items()}
+
+    scales = {name: scale.detach().cpu().double() for name, scale in transforms.scales.items()}
+    for site in SITES:
+        if site.norm and site.name in scales:
+            held = diagonal.representable(scales[site.name].float().reciprocal(), block[f"{site.norm}.weight"])
+            scales[site.name] = held.double().reciprocal()
+    weight_clips = {name: t.detach().cpu().double() for name, t in transforms.weight_clips.items()}
+    return Transforms(
+        stored(transforms.matrices), scales, stored(transforms.input_clips), stored(transforms.cache_clips), weight_clips
+    )
+
+
+def transform_grams(grams: Mapping[str, Tensor], transforms: Transforms) -> dict[str, Tensor]:
+    """Gram matrices of the sites' inputs after the transforms, float32 on the device of `grams`."""
+    found = {}
+    for site, gram in grams.items():
+        left, right = (side.to(gram) for side in transforms.sides(site))
+        if site in transforms.scales:
+            gram = diagonal.apply_to_gram(gram, transforms.scales[site].reciprocal().to(gram))
+        found[site] = kronecker.apply_to_gram(gram, left, right)
+    return found
+
+
+def condition_numbers(transforms: Transforms) -> dict[str, float]:
+    """Largest condition number (over shards) of each matrix."""
+    return {name: torch.linalg.cond(m.detach().cpu().double()).max().item() for name, m in transforms.matrices.items()}

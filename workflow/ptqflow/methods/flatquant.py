@@ -1,0 +1,211 @@
+"""FlatQuant (Sun et al., 2024), one decoder block: learn transforms and clips that bring its quantized output near the float one.
+
+    minimize |F(x) - F'(x)|² over P, c and clips, where F' transforms, clips and quantizes weights, inputs, keys and values
+
+As the reference: AdamW, cosine annealing per step, float inputs. Departures: scales c are learned as logarithms (they cannot
+change sign), a share of the calibration sequences is held out, the best state by it is kept, non-finite or diverging steps roll
+back, and a block that ends worse than plain rounding stays plainly rounded. All of it is recorded, as are checks that the
+transforms cancel.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ptqflow.errors import ConfigError
+from ptqflow.methods import flat_block
+from ptqflow.methods.descent import Descent, Group
+from ptqflow.methods.flat_block import Block, Learned, Transforms
+from ptqflow.modeling import online
+from ptqflow.modeling.architectures import ATTENTION, SITES, block_prefix, module_name, smoothing_key
+from ptqflow.modeling.blocks import Blocks, Positions, batches
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
+from ptqflow.recipes import FlatQuantTransform, Recipe
+
+IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
+_GRADIENT_LIMIT = 1e-2
+_IDENTITY_SEQUENCES = 2
+
+
+@dataclass(frozen=True)
+class FlatBlock:
+    """What was learned. `tensors`: the block's folded float tensors by checkpoint name (float32); `qparams`:
+    changed float tensors, online parameters and scales by name; `rows` of the losses table; `fallback`, if there was one."""
+
+    tensors: dict[str, Tensor]
+    transforms: Transforms
+    qparams: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+    fallback: str | None
+
+    def transform_grams(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gram matrices of the inputs of the folded linears, from those of the float block's."""
+        return flat_block.transform_grams(grams, self.transforms)
+
+
+def learn(
+    blocks: Blocks,
+    layer: int,
+    hidden: Tensor,
+    targets: Tensor,
+    absmax: Mapping[str, Tensor],
+    recipe: Recipe,
+    invert: Inverse = inverse,
+) -> FlatBlock:
+    """Learn block `layer`'s transforms from states [sequences, tokens, hidden] that enter it and the float outputs `targets`.
+
+    Raises ConfigError where the device loses the gradient of the inverse: training through it would oscillate.
+    """
+    settings = recipe.transform
+    assert isinstance(settings, FlatQuantTransform)
+    if (error := gradient_error(invert, blocks.device)) > _GRADIENT_LIMIT:
+        raise ConfigError(
+            f"the gradient of the matrix inverse on {blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
+            "trained here; use another platform or update its torch"
+        )
+    return _Trainer(blocks, layer, hidden, targets, absmax, recipe, settings, invert).run()
+
+
+class _Trainer:
+    """One block: its float tensors, the quantizing module that deployment runs, and the calibration states."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        layer: int,
+        hidden: Tensor,
+        targets: Tensor,
+        absmax: Mapping[str, Tensor],
+        recipe: Recipe,
+        settings: FlatQuantTransform,
+        invert: Inverse,
+    ) -> None:
+        if len(hidden) < 2:
+            raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
+        self.blocks, self.layer, self.recipe, self.settings, self.invert = blocks, layer, recipe, settings, invert
+        self.hidden, self.targets, self.absmax = hidden, targets, absmax
+        tensors = blocks.tensors(layer)
+        self.stored: Block = {name.removeprefix(block_prefix(layer)): tensor for name, tensor in tensors.items()}
+        self.exact: Block = {name: tensor.to(blocks.device, torch.float32) for name, tensor in self.stored.items()}
+        self.module = blocks.build(layer, tensors).float()
+        self.plain = blocks.build(layer, tensors).cpu().double()
+        self.transformed = blocks.build(layer, tensors).cpu().double()
+        quantize_block(self.module, recipe, layer)
+        online.declare(self.transformed, recipe, layer, quantize=False)
+        self.positions = blocks.positions(hidden.shape[1])
+        held_out = min(max(1, round(len(hidden) * settings.held_out)), len(hidden) - 1)
+        self.samples = len(hidden) - held_out
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self) -> FlatBlock:
+        """Learn, round to what the checkpoint holds, and fall back to plain rounding where that is better."""
+        settings, head_dim = self.settings, int(self.plain.get_submodule(ATTENTION).head_dim)  # type: ignore[arg-type]
+        seed = settings.seed + self.layer
+        learned = Learned(self.stored, head_dim, self.absmax, self.recipe, settings, seed).to(self.blocks.device)
+        identity = Learned(self.stored, head_dim, self.absmax, self.recipe, settings, seed).to(self.blocks.device)
+        identity.set_identity()
+        rtn = self._held_out(self._state(identity.values()))
+        self._record(0, "rtn_held_out_loss", rtn)
+        self._record(0, "identity_error", self._identity_error(learned.values()), "before training")
+
+        clips = [p for name, p in learned.named_parameters() if "clips" in name]
+        others = [p for name, p in learned.named_parameters() if "clips" not in name]
+        descent = Descent(
+            [Group(others, settings.learning_rate), Group(clips, settings.clip_learning_rate)],
+            lambda indices: self._loss(self._state(learned.values()), indices),
+            lambda: self._held_out(self._state(learned.values())),
+            settings.weight_decay,
+            settings.max_gradient_norm,
+        )
+        descent.run(self.samples, settings.epochs, settings.batch_size, torch.Generator().manual_seed(seed))
+        self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
+        step = descent.events[-1].step
+        self._record(step, "identity_error", self._identity_error(learned.values()), "after training")
+
+        result, loss, error = self._deployed(learned, step)
+        fallback = None
+        if not (loss <= rtn and error <= IDENTITY_LIMIT):
+            fallback = f"no transform: held-out loss {loss:.3g} (round to nearest {rtn:.3g}), identity error {error:.1e}"
+            result, loss, _ = self._deployed(identity, step)
+        self._record(step, "deployed_held_out_loss", loss, "fallback" if fallback else None)
+        return self._result(result, fallback)
+
+    def _deployed(self, learned: Learned, step: int) -> tuple[Transforms, float, float]:
+        """The transforms as the checkpoint holds them, their held-out loss, and their identity error."""
+        with torch.no_grad():
+            final = flat_block.rounded_to(learned.values(), self.stored)
+            error = self._identity_error(final)
+            self._record(step, "identity_error", error, "folded")
+            for name, value in flat_block.condition_numbers(final).items():
+                self._record(step, "condition_number", value, name)
+            return final, self._held_out(self._state(final.to(self.blocks.device, torch.float32))), error
+
+    def _state(self, transforms: Transforms) -> dict[str, Tensor]:
+        """All tensors of the quantizing module; differentiable in the transforms."""
+        folded = flat_block.fold(self.exact, transforms, self.invert)
+        quantized = flat_block.quantize_weights(folded, transforms, self.recipe, self.layer)
+        return _of(self.module, quantized | flat_block.online_tensors(transforms, self.invert))
+
+    def _loss(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
+        """Mean squared error of the quantized block's output on some sequences."""
+        x, target = (t[indices].to(self.blocks.device, torch.float32) for t in (self.hidden, self.targets))
+        return (_forward(self.module, state, x, self.positions) - target).square().mean()
+
+    @torch.no_grad()
+    def _held_out(self, state: dict[str, Tensor]) -> float:
+        """Mean squared error on the held-out sequences."""
+        count = len(self.hidden) - self.samples
+        parts = [slice(p.start + self.samples, p.stop + self.samples) for p in batches(count, self.hidden.shape[1])]
+        return sum(self._loss(state, part).item() * (part.stop - part.start) for part in parts) / count
+
+    @torch.no_grad()
+    def _identity_error(self, transforms: Transforms) -> float:
+        """Relative error of the block's update with transforms folded and applied, quantizers off, in float64 on the CPU."""
+        exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
+        transforms = transforms.to(torch.device("cpu"), torch.float64)
+        state = flat_block.fold(exact, transforms, self.invert) | flat_block.online_tensors(transforms, self.invert)
+        x = self.hidden[:_IDENTITY_SEQUENCES].cpu().double()
+        cosines, sines = (t.cpu().double() for t in self.positions)
+        expected = _forward(self.plain, exact, x, (cosines, sines))
+        found = _forward(self.transformed, _of(self.transformed, state), x, (cosines, sines))
+        return ((found - expected).norm() / (expected - x).norm()).item()
+
+    def _record(self, step: int, measure: str, value: float, event: str | None = None) -> None:
+        self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
+
+    def _result(self, final: Transforms, fallback: str | None) -> FlatBlock:
+        exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
+        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final, self.invert)
+        tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
+        qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.invert).items()}
+        declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
+        qparams = {name: t.float().contiguous() for name, t in qparams.items() if name in declared}
+        for site in SITES:
+            if site.name in final.scales:
+                qparams[smoothing_key(self.layer, site.name)] = final.scales[site.name].reciprocal().float()
+            for linear in site.linears:
+                if self.recipe.weights(self.layer, linear) is None:
+                    name = f"{prefix}{module_name(linear)}.weight"
+                    qparams[name] = tensors[name].contiguous()
+        for name in (f"{prefix}{module_name(linear)}.bias" for linear in ("v_proj", "up_proj")):
+            if name in tensors:
+                qparams[name] = tensors[name].contiguous()
+        return FlatBlock(tensors, final, qparams, self.rows, fallback)
+
+
+def _forward(module: nn.Module, state: dict[str, Tensor], x: Tensor, positions: Positions) -> Tensor:
+    """Output of a block whose tensors are `state`."""
+    arguments = {"attention_mask": None, "position_embeddings": positions, "use_cache": False}
+    output = functional_call(module, state, (x,), arguments)
+    assert isinstance(output, Tensor)
+    return output
+
+
+def _of(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The part of `state` that `module` declares; all that it declares must be there."""
+    return {name: state[name] for name, _ in module.named_parameters()}

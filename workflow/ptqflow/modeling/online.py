@@ -1,0 +1,118 @@
+"""What FlatQuant leaves to do at inference: Kronecker transforms of linear inputs, the key transform after RoPE, clip ratios.
+
+Everything is a parameter of the module it acts on, declared before weights are loaded and named in checkpoints as there:
+`left_trans` [shards, left, left] and `right_trans` [shards, right, right] of a norm (acting on its output) or of o_proj and
+down_proj (on their input; o_proj mixes heads only, so it has no right side); `input_clip` [shards, 2] of a linear; `k_trans`,
+`q_trans` [head_dim, head_dim], `k_clip`, `v_clip` [1, 2] of `self_attn.cache_transform`. Clips are ratios (low, high) of
+the range.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptqflow.errors import ArtifactError
+from ptqflow.modeling.architectures import ATTENTION, SITES, Site, block_prefix, module_name
+from ptqflow.modeling.shapes import kronecker_sides, shards_of
+from ptqflow.numerics.straight_through import fake_quantize_clipped
+from ptqflow.recipes import CacheArgs, Recipe
+from ptqflow.transforms import kronecker
+
+PARTS = ("left_trans", "right_trans", "input_clip", "k_trans", "q_trans", "k_clip", "v_clip")
+CACHE = f"{ATTENTION}.cache_transform"
+
+
+class FlatCache(nn.Module):
+    """Keys times P and queries times P⁻ᵀ (their products stay), then keys and values quantized per token and head.
+
+    `args` None transforms only (for identity checks).
+    """
+
+    def __init__(self, args: CacheArgs | None, head_dim: int, like: Tensor) -> None:
+        super().__init__()
+        self.args = args
+        self.k_trans, self.q_trans = _matrix(like, head_dim), _matrix(like, head_dim)
+        self.k_clip, self.v_clip = _clip(like), _clip(like)
+
+    def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both [batch, kv_heads, tokens, head_dim], as attention is to read them."""
+        key = key @ self.k_trans
+        if self.args is None:
+            return key, value
+        bits, symmetric = self.args.num_bits, self.args.symmetric
+        return fake_quantize_clipped(key, bits, symmetric, self.k_clip), fake_quantize_clipped(
+            value, bits, symmetric, self.v_clip
+        )
+
+
+def owner(site: Site) -> str:
+    """The module of a block that holds a site's transform: the norm that makes the site, else its one linear."""
+    return site.norm or module_name(site.linears[0])
+
+
+def declare(block: nn.Module, recipe: Recipe, layer: int, quantize: bool = True) -> None:
+    """Give a block of `recipe` its online parameters (identities until loaded) and the hooks that apply them.
+
+    Call it after the block's linears quantize their inputs; `quantize` false leaves all quantizers out.
+    """
+    attention: Any = block.get_submodule(ATTENTION)
+    for site in SITES:
+        linear = block.get_submodule(module_name(site.linears[0]))
+        assert isinstance(linear, nn.Linear)
+        shards = shards_of(recipe, site.linears[0])
+        left, right = kronecker_sides(site.name, linear.in_features, attention.head_dim, shards)
+        module = block.get_submodule(owner(site))
+        module.register_parameter("left_trans", _matrix(linear.weight, left, shards))
+        if site.name != "o":
+            module.register_parameter("right_trans", _matrix(linear.weight, right, shards))
+        if site.norm:
+            module.register_forward_hook(_transform_output)
+        else:
+            module.register_forward_pre_hook(_transform_input)
+        for name in site.linears:
+            if quantize and recipe.input_activations(layer, name) is not None:
+                quantized: Any = block.get_submodule(module_name(name))
+                quantized.input_clip = _clip(linear.weight, shards)
+    if recipe.scheme.kv_cache is not None:
+        like = block.get_submodule(module_name("k_proj")).weight
+        assert isinstance(like, Tensor)
+        attention.cache_transform = FlatCache(recipe.scheme.kv_cache if quantize else None, attention.head_dim, like)
+
+
+def parameters(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The online parameters of a block (or model) by name."""
+    return ((name, p) for name, p in block.named_parameters() if name.rpartition(".")[2] in PARTS)
+
+
+def load(block: nn.Module, layer: int, qparams: Mapping[str, Tensor]) -> None:
+    """Fill a block's online parameters. Raises ArtifactError naming one that `qparams` lack, or that has another shape."""
+    for name, parameter in parameters(block):
+        tensor = qparams.get(f"{block_prefix(layer)}{name}")
+        if tensor is None or tensor.shape != parameter.shape:
+            found = "nothing" if tensor is None else f"shape {list(tensor.shape)}"
+            raise ArtifactError(f"{block_prefix(layer)}{name}: expected shape {list(parameter.shape)}, found {found}")
+        parameter.data = tensor.to(parameter)
+
+
+def names(qparams: Mapping[str, Tensor]) -> list[str]:
+    """The names of `qparams` that a checkpoint carries as online parameters."""
+    return sorted(name for name in qparams if name.rpartition(".")[2] in PARTS)
+
+
+def _matrix(like: Tensor, n: int, shards: int | None = None) -> nn.Parameter:
+    matrix = torch.eye(n, device=like.device, dtype=like.dtype)
+    return nn.Parameter(matrix if shards is None else matrix.repeat(shards, 1, 1), requires_grad=False)
+
+
+def _clip(like: Tensor, shards: int = 1) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shards, 2, device=like.device, dtype=like.dtype), requires_grad=False)
+
+
+def _transform_output(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return kronecker.apply(output, module.left_trans, module.right_trans)
+
+
+def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return kronecker.apply(inputs[0], module.left_trans, getattr(module, "right_trans", None)), *inputs[1:]

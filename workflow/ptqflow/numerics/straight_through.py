@@ -1,0 +1,52 @@
+"""Quantize-dequantize with gradients: rounding counts as the identity, clamping does not (straight-through estimator).
+
+Values are those of `numerics.grid`, number for number. Gradients flow to x, to the scale and, through the range, to learned
+clips; not to zero points.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ptqflow.numerics.grid import dequantize, integer_range, quantize, scale_and_zero_point
+
+
+class _QuantizeDequantize(torch.autograd.Function):
+    """With u = x / s: the gradient of x is g where u is inside the grid; that of s is the sum of g (q - z - u [inside])."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int, symmetric: bool) -> Tensor:
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.grid = num_bits, symmetric
+        return dequantize(quantize(x, scale, zero_point, num_bits, symmetric), scale, zero_point)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        x, scale, zero_point = ctx.saved_tensors
+        lowest, highest = integer_range(*ctx.grid)
+        ratio = x / scale
+        rounded = torch.round(ratio).add_(zero_point)
+        inside = ((rounded >= lowest) & (rounded <= highest)).to(x.dtype)
+        slope = rounded.clamp_(lowest, highest).sub_(zero_point).sub_(ratio.mul_(inside))
+        return gradient * inside, (gradient * slope).sum_to_size(scale.shape), None, None, None
+
+
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int, symmetric: bool) -> Tensor:
+    """(clamp(round(x / s) + z) - z) * s in float32, differentiable in `x` and `scale`; both others broadcast against `x`."""
+    result: Tensor = _QuantizeDequantize.apply(x.float(), scale, zero_point, num_bits, symmetric)
+    return result
+
+
+def fake_quantize_clipped(x: Tensor, num_bits: int, symmetric: bool, clip: Tensor, shards: int = 1) -> Tensor:
+    """`grid.fake_quantize` with the range of each row (and shard) times clip ratios [shards, 2] (low, high).
+
+    The dtype and shape of `x` [..., n]; with ratios of 1 the values of `grid.fake_quantize`. Differentiable in `x` and `clip`.
+    """
+    rows = x.float().unflatten(-1, (shards, -1))
+    ratio = clip.float()
+    low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
+    scale, zero_point = scale_and_zero_point(low * ratio[:, :1], high * ratio[:, 1:], num_bits, symmetric, floor=None)
+    return quantize_dequantize(rows, scale, zero_point.detach(), num_bits, symmetric).flatten(-2).to(x.dtype)
