@@ -75,6 +75,7 @@ def test_transforms_cancel_before_training_after_and_folded(kind, dtype, shards,
     ]
     assert max(values(flat, "identity_error")) < 1e-10
     assert all(1 <= number < 10 for number in values(flat, "condition_number"))
+    assert values(flat, "inverse_gradient_error")[0] < 1e-3
     assert flat.fallback is None
 
 

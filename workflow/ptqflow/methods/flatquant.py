@@ -29,7 +29,7 @@ from ptqflow.recipes import FlatQuantTransform, Recipe
 
 IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
 _GRADIENT_LIMIT = 1e-2
-_IDENTITY_SEQUENCES = 2
+_IDENTITY_SEQUENCES, _IDENTITY_TOKENS = 2, 128  # enough to see an error, cheap in float64
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ def learn(
             f"the gradient of the matrix inverse on {blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
             "trained here; use another platform or update its torch"
         )
-    return _Trainer(blocks, layer, hidden, targets, absmax, recipe, settings, invert).run()
+    trainer = _Trainer(blocks, layer, hidden, targets, absmax, recipe, settings, invert)
+    trainer.record(0, "inverse_gradient_error", error)
+    return trainer.run()
 
 
 class _Trainer:
@@ -110,8 +112,8 @@ class _Trainer:
         identity = Learned(self.stored, head_dim, self.absmax, self.recipe, settings, seed).to(self.blocks.device)
         identity.set_identity()
         rtn = self._held_out(self._state(identity.values()))
-        self._record(0, "rtn_held_out_loss", rtn)
-        self._record(0, "identity_error", self._identity_error(learned.values()), "before training")
+        self.record(0, "rtn_held_out_loss", rtn)
+        self.record(0, "identity_error", self._identity_error(learned.values()), "before training")
 
         clips = [p for name, p in learned.named_parameters() if "clips" in name]
         others = [p for name, p in learned.named_parameters() if "clips" not in name]
@@ -125,14 +127,14 @@ class _Trainer:
         descent.run(self.samples, settings.epochs, settings.batch_size, torch.Generator().manual_seed(seed))
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step
-        self._record(step, "identity_error", self._identity_error(learned.values()), "after training")
+        self.record(step, "identity_error", self._identity_error(learned.values()), "after training")
 
         result, loss, error = self._deployed(learned, step)
         fallback = None
         if not (loss <= rtn and error <= IDENTITY_LIMIT):
             fallback = f"no transform: held-out loss {loss:.3g} (round to nearest {rtn:.3g}), identity error {error:.1e}"
             result, loss, _ = self._deployed(identity, step)
-        self._record(step, "deployed_held_out_loss", loss, "fallback" if fallback else None)
+        self.record(step, "deployed_held_out_loss", loss, "fallback" if fallback else None)
         return self._result(result, fallback)
 
     def _deployed(self, learned: Learned, step: int) -> tuple[Transforms, float, float]:
@@ -140,9 +142,9 @@ class _Trainer:
         with torch.no_grad():
             final = flat_block.rounded_to(learned.values(), self.stored)
             error = self._identity_error(final)
-            self._record(step, "identity_error", error, "folded")
+            self.record(step, "identity_error", error, "folded")
             for name, value in flat_block.condition_numbers(final).items():
-                self._record(step, "condition_number", value, name)
+                self.record(step, "condition_number", value, name)
             return final, self._held_out(self._state(final.to(self.blocks.device, torch.float32))), error
 
     def _state(self, transforms: Transforms) -> dict[str, Tensor]:
@@ -169,13 +171,14 @@ class _Trainer:
         exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
         transforms = transforms.to(torch.device("cpu"), torch.float64)
         state = flat_block.fold(exact, transforms, self.invert) | flat_block.online_tensors(transforms, self.invert)
-        x = self.hidden[:_IDENTITY_SEQUENCES].cpu().double()
-        cosines, sines = (t.cpu().double() for t in self.positions)
+        x = self.hidden[:_IDENTITY_SEQUENCES, :_IDENTITY_TOKENS].cpu().double()
+        cosines, sines = (t[:, :_IDENTITY_TOKENS].cpu().double() for t in self.positions)
         expected = _forward(self.plain, exact, x, (cosines, sines))
         found = _forward(self.transformed, _of(self.transformed, state), x, (cosines, sines))
         return ((found - expected).norm() / (expected - x).norm()).item()
 
-    def _record(self, step: int, measure: str, value: float, event: str | None = None) -> None:
+    def record(self, step: int, measure: str, value: float, event: str | None = None) -> None:
+        """A row of the losses table."""
         self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
 
     def _result(self, final: Transforms, fallback: str | None) -> FlatBlock:
