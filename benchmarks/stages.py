@@ -2,7 +2,7 @@
 
 `make bench` runs it. Prints a table and writes results/bench/stages.parquet: one row per stage, recipe and repetition.
 Whole-process times include starting Python and importing torch and transformers, which every job of the workflow pays;
-`start_seconds` is that part, measured beside each run by `python -c "import torch, transformers"`-like imports of the stage.
+`start_seconds` is that part, measured beside each run by a process that only imports the stage (some stages import more later).
 """
 
 import argparse
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         column("peak_bytes", pa.int64(), "peak resident size of the process", unit="bytes"),
     ]
 )
-RECIPES = ("rtn-w4a16", "gptq-w4a16", "rtn-w8a8", "smoothquant-w8a8", "smoothquant-w8a8kv8")
+RECIPES = ("rtn-w4a16", "awq-w4a16", "gptq-w4a16", "rtn-w8a8", "smoothquant-w8a8", "smoothquant-w8a8kv8")
 
 
 def timed(command: list[str]) -> tuple[float, float, int]:
