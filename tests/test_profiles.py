@@ -74,6 +74,10 @@ def _refuse_benchmark(c):
     c["tasks"]["text"]["benchmark"] = "gsm9k"
 
 
+def _refuse_engine(c):
+    c["latency"]["transformers"]["engine"] = "vlm"
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -87,6 +91,7 @@ def _refuse_benchmark(c):
         (_refuse_revision, ["models.demo.source", "main", "40"]),
         (_refuse_chunks, ["models.demo.chunks", "99"]),
         (_refuse_task, ["suites.prose.tasks", "poetry", "text"]),
+        (_refuse_engine, ["latency.transformers.engine", "vlm", "transformers"]),
         (_refuse_benchmark, ["tasks.text", "gsm9k", "gsm8k"]),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -12,9 +12,10 @@ from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.models import source_files
-from ptqflow.checkpoints.registry import module_of
+from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
+from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.sources import Source
 from ptqflow.study import PLATFORMS, Study, layers_of
@@ -33,7 +34,7 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
     return canonical_json({str(path): cache.sha256(path) for path in sorted(map(str, paths))})
 
 
-def _files(source: Source) -> list[Path]:
+def _local_files(source: Source) -> list[Path]:
     """The local files that hold the rows of a source; a hub source's revision says it already."""
     return data_files(source) if source.local is not None else []
 
@@ -67,7 +68,7 @@ class Jobs:
 
     def tokens_source(self, calibration: str) -> str:
         """Fingerprint of a local calibration source."""
-        return fingerprint(_files(self.study.calibrations[calibration].source))
+        return fingerprint(_local_files(self.study.calibrations[calibration].source))
 
     def collect(self, model: str) -> str:
         """Settings of `collect`."""
@@ -108,7 +109,7 @@ class Jobs:
 
     def evaluate_source(self, suite: str) -> str:
         """Fingerprint of the local data of a suite's tasks."""
-        return fingerprint({file for task in self._tasks(suite) for file in _files(task.source)})
+        return fingerprint({file for task in self._tasks(suite) for file in _local_files(task.source)})
 
     def _tasks(self, suite: str) -> list[tasks.TaskConfig]:
         return [self.study.tasks[name] for name in self.study.suites[suite].tasks]
@@ -119,13 +120,13 @@ class Jobs:
 
     def measure_code(self, engine: str) -> str:
         """Digest of `measure` with the engine it times."""
-        return code("measure", f"engines.{self.study.latency[engine].engine}_engine")
+        return code("measure", engines.module_of(self.study.latency[engine].engine))
 
     def export_code(self, form: str) -> str:
         """Digest of `export` with the writer of this form."""
-        return code("export", module_of(form))
+        return code("export", checkpoints.module_of(form))
 
-    def _files(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
         for model, entry in study.models.items():
@@ -147,10 +148,10 @@ class Jobs:
 
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
         """All files of this platform, and those that other platforms left here: the tables compare platforms."""
-        others = (file for name in PLATFORMS if name != self.study.platform for file in self._files(name))
+        others = (file for name in PLATFORMS if name != self.study.platform for file in self._expected(name))
         there = [(kind, who, path) for kind, who, path in others if Path(path).is_file()]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
-        return [*self._files(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
+        return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
@@ -164,7 +165,7 @@ class Jobs:
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
-        return [path for _, _, path in self._files(self.study.platform)]
+        return [path for _, _, path in self._expected(self.study.platform)]
 
     def aggregate_source(self) -> str:
         """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""

@@ -4,21 +4,21 @@ Import-light (no torch): the Snakefile reads this at every parse, also in every 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.models import source_files
+from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Model, Recipe
-from ptqflow.sources import Source
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
@@ -122,15 +122,21 @@ def load(config: Mapping[str, Any]) -> Study:
         *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
     ]:
         if source.local is not None:
-            _exists(key, source)
+            with _named(key):
+                data_files(source)
+    for name, latency in study.latency.items():
+        with _named(f"latency.{name}.engine"):
+            module_of(latency.engine)
     for name in study.models:
         _check_architecture(study, name)
     return study
 
 
-def _exists(key: str, source: Source) -> None:
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put the key of config.yaml before what a room says of its value."""
     try:
-        data_files(source)
+        yield
     except ConfigError as error:
         raise ConfigError(f"config.yaml: {key}: {error}") from None
 
@@ -162,11 +168,6 @@ def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     folder = Path(source.path) if source.path is not None else Path("results/models") / model
     path = folder / "config.json"
     return dict(json.loads(path.read_text())) if path.is_file() else None
-
-
-def read(path: str | Path) -> Study:
-    """`load` of a YAML file."""
-    return load(yaml.safe_load(Path(path).read_text()))
 
 
 def schema() -> dict[str, Any]:

@@ -17,5 +17,5 @@ def module_of(form: str) -> str:
 
 
 def writer(form: str) -> ModuleType:
-    """The module that writes `form`: it offers `write(model, qparams, recipe, folder)`."""
+    """The module that writes `form`: it offers `write(model, names, qparams, recipe, folder)`."""
     return import_module(f"ptqflow.{module_of(form)}")

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
 from ptqflow.devices.device import Device
-from ptqflow.errors import ConfigError
+from ptqflow.engines.registry import module_of
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,5 @@ class Engine(Protocol):
 
 def load(name: str, folder: Path, device: Device) -> Engine:
     """The engine `name` with the checkpoint in `folder`. Raises ConfigError for an unknown name."""
-    module = f"ptqflow.engines.{name}_engine"
-    if find_spec(module) is None:
-        known = sorted(path.stem.removesuffix("_engine") for path in Path(__file__).parent.glob("*_engine.py"))
-        raise ConfigError(f"engine {name!r} is unknown; use one of {', '.join(known)}")
-    engine: Engine = import_module(module).load(folder, device)
+    engine: Engine = import_module(f"ptqflow.{module_of(name)}").load(folder, device)
     return engine
