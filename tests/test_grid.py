@@ -10,6 +10,7 @@ from ptqflow.numerics.grid import (
     integer_range,
     quantize,
     scale_and_zero_point,
+    stored_scale,
 )
 from ptqflow.numerics.observers import min_max
 
@@ -34,7 +35,36 @@ def test_integers_stay_in_range_and_error_is_at_most_half_a_step(numbers, num_bi
     assert lowest <= zero_point.item() <= highest
     assert ((q >= lowest) & (q <= highest) & (q == q.round())).all()
     slack = 1e-5 * x.abs().max()  # float32 rounding of x / scale
+    if floor is not None and not symmetric:  # the ends of the range, by which a scale was rounded down
+        slack += 2**-8 * (2**num_bits - 1) * scale.item()
     assert ((dequantize(q, scale, zero_point) - x).abs() <= scale / 2 * (1 + 1e-5) + slack).all()
+    scale, zero_point = scale.flatten(), zero_point.flatten()
+    inside = (x >= (lowest - zero_point) * scale) & (x <= (highest - zero_point) * scale)
+    error = (dequantize(q.flatten(), scale, zero_point) - x).abs()
+    assert (error <= scale / 2 * (1 + 1e-5) + 1e-5 * x.abs())[inside].all()
+
+
+@given(values, bits, st.booleans(), st.floats(1e-9, 1))
+@settings(deadline=None)
+def test_weight_scales_are_numbers_that_bfloat16_and_float16_hold(numbers, num_bits, symmetric, size):
+    scale, _ = grid(torch.tensor(numbers) * size, num_bits, symmetric)
+    assert torch.equal(scale.bfloat16().float(), scale)
+    assert torch.equal(scale.half().float(), scale)
+
+
+@given(st.floats(2.0**-24, 6e4, width=32))
+def test_a_stored_scale_is_the_nearest_and_where_tiny_never_below(exact):
+    scale = torch.tensor([exact], requires_grad=True)
+    stored = stored_scale(scale)
+    if exact >= 2**-17:
+        assert torch.equal(stored, scale.bfloat16().float())
+    else:
+        assert 0 <= stored.item() - exact < 2**-24
+    assert torch.autograd.grad(stored, scale)[0].item() == 1
+
+
+def test_activation_scales_are_not_rounded():
+    assert grid(torch.tensor([1.0]), 4, True, None)[0].item() == torch.tensor(1 / 7).item()
 
 
 @given(values, bits, st.booleans())

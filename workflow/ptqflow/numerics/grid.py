@@ -4,6 +4,9 @@ Symmetric: signed integers [-2^(b-1), 2^(b-1)-1], scale = max|x| / (2^(b-1)-1), 
 Asymmetric: unsigned integers [0, 2^b-1], range widened to hold 0, scale = (max-min) / (2^b-1), zero point = round(-min/scale).
 These are the conventions of FlatQuant and Quantized-Reasoning-Models. Rounding is half to even.
 
+Scales of weights are numbers that bfloat16 and float16 hold (`stored_scale`), and zero points and integers follow from them: a
+checkpoint of any format has exactly the scales that the search, the rounding and the fake-quantized form used.
+
 A range of zero width (a group of zeros) still gets a finite positive scale: for weights the range is at least
 `WEIGHT_RANGE_FLOOR`, for activations the scale is 1 (symmetric) or the range [-1, 1] (asymmetric). Both give zeros back exactly.
 """
@@ -13,6 +16,7 @@ from torch import Tensor
 
 WEIGHT_RANGE_FLOOR = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
+_LEAST_STORED = 2.0**-24  # the least number that float16 holds; bfloat16 holds its multiples up to 2^-17
 
 
 def integer_range(num_bits: int, symmetric: bool) -> tuple[int, int]:
@@ -25,26 +29,44 @@ def storage_dtype(symmetric: bool) -> torch.dtype:
     return torch.int8 if symmetric else torch.uint8
 
 
+def stored_scale(scale: Tensor) -> Tensor:
+    """The bfloat16 number nearest to each weight scale (float32, positive), as float32; float16 holds it, too, up to 65280.
+
+    Below 2^-17 it is the next multiple of 2^-24, upwards. Nearest moves a scale by 2^-8 of it at most: the ends of a symmetric
+    grid stay within half a step of the range, those of an asymmetric one within half a step and (2^b - 1) 2^-8 of a step. On
+    normal weights it adds up to 0.02 % to the squared error at 3 and 4 bits and 0.9 % at 8; rounding up, which never clips, adds
+    0.7 to 1.5 % at any width. The gradient is one.
+    """
+    scale = scale.clamp(min=_LEAST_STORED)
+    rounded = torch.where(scale < 2**-17, (scale / _LEAST_STORED).ceil() * _LEAST_STORED, scale.bfloat16().float())
+    return scale + (rounded - scale).detach()  # exact: the two are within a factor of 2
+
+
 def scale_and_zero_point(
     low: Tensor, high: Tensor, num_bits: int, symmetric: bool, floor: float | None = WEIGHT_RANGE_FLOOR
 ) -> tuple[Tensor, Tensor]:
     """Scale (float32, positive) and zero point (integers as float32) of ranges [low, high], any common shape.
 
-    `floor` is the smallest width of a range; None is the rule for activations (module docstring).
+    `floor` is the smallest width of a range of weights; None is the rule for activations (module docstring), whose scales no
+    checkpoint holds.
     """
     low, high = low.float().clamp(max=0), high.float().clamp(min=0)
     levels = 2 ** (num_bits - 1) - 1 if symmetric else 2**num_bits - 1
     if symmetric:
         width = torch.maximum(-low, high)
         width = width.clamp(min=floor) if floor is not None else torch.where(width == 0, float(levels), width)
-        scale = (width / levels).clamp(min=_TINY)
+        scale = _positive(width / levels, floor)
         return scale, torch.zeros_like(scale)
     if floor is None:
         empty = (low == 0) & (high == 0)
         low, high = torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
     width = high - low if floor is None else (high - low).clamp(min=floor)
-    scale = (width / levels).clamp(min=_TINY)
-    return scale, torch.round(-low / scale)
+    scale = _positive(width / levels, floor)
+    return scale, torch.round(-low / scale).clamp(max=levels)  # a scale that was rounded down can pass the end by one
+
+
+def _positive(scale: Tensor, floor: float | None) -> Tensor:
+    return scale.clamp(min=_TINY) if floor is None else stored_scale(scale)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int, symmetric: bool) -> Tensor:
