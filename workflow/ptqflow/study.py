@@ -86,6 +86,8 @@ class Study(Model):
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
+            if twice := sorted({name for name in self.run if self.run.count(name) > 1}):
+                raise ValueError(f"run: {', '.join(twice)} is there twice; name each recipe once")
         return self
 
     @property
