@@ -89,6 +89,8 @@ class Study(Model):
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
+            if twice := sorted({name for name in self.run if self.run.count(name) > 1}):
+                raise ValueError(f"run: {', '.join(twice)} is there twice; name each recipe once")
         for form, recipes in self._forms().items():
             if form == FAKE and recipes != "all":
                 raise ValueError(f"forms.{FAKE}: evaluation reads this form of every recipe; write all, or leave it out")
