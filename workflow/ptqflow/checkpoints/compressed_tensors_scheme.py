@@ -11,6 +11,7 @@ from typing import Any
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.recipes import LINEARS, GptqRounding, Recipe
 
+ENGINE = "transformers"
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
 _Key = tuple[Any, ...]

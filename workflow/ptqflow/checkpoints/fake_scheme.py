@@ -5,6 +5,8 @@ from typing import Any
 
 from ptqflow.recipes import Recipe
 
+ENGINE = "transformers"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """Every recipe can be written so."""
