@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes
+from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.recipes import Recipe
 
@@ -32,6 +32,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "zero_point": True,
         "version": "gemm",
         "modules_to_not_convert": [*kept, "lm_head"] if kept else None,
+        **({"dynamic": skipped(found)} if kept else {}),  # GPTQModel ignores the line above, and would run unloaded weights
     }
 
 

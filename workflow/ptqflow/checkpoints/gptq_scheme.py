@@ -5,11 +5,10 @@ minus one, so a zero point of 0 would wrap: asymmetric weights are written as ve
 vLLM serves symmetric weights of 4 and 8 bits only; GPTQModel the rest.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes
+from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.recipes import GptqRounding, Recipe
 
@@ -32,7 +31,6 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
     first = next(scheme for scheme in found if scheme.weights)
     assert first.weights is not None
     rounding = recipe.rounding
-    skipped: dict[str, dict[str, Any]] = {f"-:{re.escape(scheme.prefix)}$": {} for scheme in found if scheme.weights is None}
     return {
         "quant_method": "gptq",
         "bits": first.weights.num_bits,
@@ -43,7 +41,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "checkpoint_format": "gptq" if first.weights.symmetric else "gptq_v2",
         **({"damp_percent": rounding.dampening_frac} if isinstance(rounding, GptqRounding) else {}),
         "true_sequential": False,
-        "dynamic": skipped or None,
+        "dynamic": skipped(found) or None,
         "meta": {"quantizer": ["ptqflow"]},
     }
 

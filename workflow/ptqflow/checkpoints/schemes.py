@@ -1,5 +1,6 @@
 """What each linear of a model gets from a recipe, as the schemes of all forms ask it. Import-light (no torch)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,11 @@ def refusal_of_packed_weights(
                 "use form compressed-tensors, or overrides with weights: null only"
             )
     return None
+
+
+def skipped(found: list[LinearScheme]) -> dict[str, dict[str, Any]]:
+    """GPTQModel's `dynamic` rules that leave alone what a recipe does not quantize."""
+    return {f"-:{re.escape(scheme.prefix)}$": {} for scheme in found if scheme.weights is None}
 
 
 def refusal_of_all(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
