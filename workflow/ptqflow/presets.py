@@ -16,6 +16,7 @@ def _weights(bits: int, symmetric: bool, group_size: int | None) -> dict[str, An
 _GPTQ = {"clip": {"name": "mse"}, "rounding": {"name": "gptq"}}
 _W8A8 = {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8, "symmetric": False}}
 _KV8 = {"kv_cache": {"num_bits": 8}}
+_KVQUANT = {"keys": "pre_rope", "key_bias": "separate", "dynamic": "values"}
 _W4A4KV4 = {
     "weights": _weights(4, True, None),
     "input_activations": {"num_bits": 4, "symmetric": False},
@@ -26,7 +27,7 @@ _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
-# The reference settings: round-to-nearest floors, GPTQ, AWQ and SmoothQuant as in Quantized-Reasoning-Models.
+# The reference settings: round-to-nearest floors, GPTQ, AWQ, KVQuant* and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
     "rtn-w3a16": {"scheme": {"weights": _weights(3, False, 128)}},
@@ -39,6 +40,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
     "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
+    "kvquant-kv4": {"scheme": {"kv_cache": {"num_bits": 4, **_KVQUANT}}},
+    "kvquant-kv3": {"scheme": {"kv_cache": {"num_bits": 3, **_KVQUANT}}},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
     "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
 }

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ptqflow.methods.rounding import clip_rows, weight_grid
 from ptqflow.modeling.architectures import SITES, module_name
-from ptqflow.modeling.online import CACHE, owner
+from ptqflow.modeling.cache import CACHE
+from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
 from ptqflow.numerics.straight_through import quantize_dequantize
@@ -212,7 +213,7 @@ def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer
                 weight = clip_rows(result[name].float(), transforms.weight_clips[linear])
                 scale, zero_point = (t.unsqueeze(-1) for t in weight_grid(weight, args, NoClip(), shards_of(recipe, linear)))
                 groups = weight.unflatten(1, (scale.shape[1], -1))
-                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.num_bits, args.symmetric).flatten(1)
+                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.grid).flatten(1)
     return result
 
 
