@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
+from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
 from ptqflow.recipes import LINEARS, GptqRounding, Recipe
 
 ENGINE = "transformers"
@@ -19,11 +19,8 @@ _Key = tuple[Any, ...]
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vLLM serves no such checkpoint, or None."""
-    if recipe.transform.name == "flatquant":
-        return (
-            "FlatQuant transforms activations while the model runs, and vLLM applies no such transforms to this architecture; "
-            "evaluate form fake, or use a recipe with transform smoothquant, awq or none"
-        )
+    if (reason := refusal_of_flatquant(recipe)) is not None:
+        return reason
     if (cache := recipe.scheme.kv_cache) is not None:
         return (
             f"vLLM refuses checkpoints with an integer KV cache; take the recipe without scheme.kv_cache and start vLLM with "
@@ -82,6 +79,10 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
         groups[f"group_{number}"] = _group(alike[0], recipe, targets)
     formats = {group["format"] for group in groups.values()}
+    # transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
+    # dequantizes as it loads: but then it ignores activations, and takes every group for the first.
+    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in found)
+    dequantize = {"dequantize": True} if asymmetric and recipe.is_weight_only() and len(groups) == 1 else {}
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -91,6 +92,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "ignore": ["lm_head"],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
+        **dequantize,
     }
 
 
