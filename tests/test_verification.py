@@ -16,10 +16,15 @@ from ptqflow.checkpoints.verification import findings
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
+from ptqflow.reporting import verification
+from ptqflow.reporting.render import markdown
+from ptqflow.reporting.variants import Variant
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, stage, tiny_model
 
-RECIPE = resolve({"preset": "awq-w4a16", "scheme": {"weights": {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32}}})
+RECIPE = resolve(
+    {"preset": "awq-w4a16", "scheme": {"weights": {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32}}}
+)
 FORM = "compressed-tensors"
 
 
@@ -84,6 +89,19 @@ def test_stage_writes_a_row_per_check(made, tmp_path, engine):
     assert [r["status"] for r in logits] == (["passed", "passed"] if engine else ["skipped"])
     if engine:
         assert 0 <= logits[0]["value"] < 1e-3  # weights only: the same matrices
+
+
+def test_the_table_says_what_was_found(made, tmp_path):
+    assert verify(made, made[3], tmp_path / "v.parquet") == 0
+    variant = Variant(platform="cpu", model="tiny", recipe="awq-w4", form=FORM)
+    (row,) = verification.build([(variant, read_table(tmp_path / "v.parquet", VERIFICATION))])
+    stored = sum(path.stat().st_size for path in made[3].glob("*.safetensors"))
+    assert (row["linears"], row["bytes"], row["logprob_difference"]) == (3 * 7, stored, None)
+    assert row["baseline_share"] == stored / sum(path.stat().st_size for path in made[0].glob("*.safetensors"))
+    assert "make check-engines" in row["note"]
+    text = markdown([verification.printed([row])])
+    assert "awq-w4" in text
+    assert row["note"] in text
 
 
 def test_the_fake_form_is_verified_too(made, tmp_path):

@@ -128,12 +128,12 @@ class Jobs:
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
-        engine = checkpoints.engine(form)
+        engine = checkpoints.engine(form, self.study.recipes[recipe])
         return canonical_json({"recipe": self._recipe(recipe), "form": form} | ({"engine": engine} if engine else {}))
 
-    def verify_code(self, form: str) -> str:
+    def verify_code(self, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
-        engine = checkpoints.engine(form)
+        engine = checkpoints.engine(form, self.study.recipes[recipe])
         return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:

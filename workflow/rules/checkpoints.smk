@@ -37,7 +37,7 @@ rule verify:
         accelerator=1,
     params:
         settings=lambda w: jobs.verify(w.recipe, w.form),
-        code=lambda w: jobs.verify_code(w.form),
+        code=lambda w: jobs.verify_code(w.recipe, w.form),
     shell:
         PTQFLOW
         + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

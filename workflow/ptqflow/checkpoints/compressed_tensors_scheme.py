@@ -11,7 +11,6 @@ from typing import Any
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
 from ptqflow.recipes import LINEARS, GptqRounding, Recipe
 
-ENGINE = "transformers"
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
 _Key = tuple[Any, ...]
@@ -79,10 +78,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
         groups[f"group_{number}"] = _group(alike[0], recipe, targets)
     formats = {group["format"] for group in groups.values()}
-    # transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
-    # dequantizes as it loads: but then it ignores activations, and takes every group for the first.
-    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in found)
-    dequantize = {"dequantize": True} if asymmetric and recipe.is_weight_only() and len(groups) == 1 else {}
+    dequantize = {"dequantize": True} if _asymmetric(found) and engine(recipe) else {}
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -94,6 +90,21 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "global_compression_ratio": None,
         **dequantize,
     }
+
+
+def engine(recipe: Recipe) -> str | None:
+    """transformers, where it reads the checkpoint.
+
+    transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
+    dequantizes as it loads: but then it ignores activations, and takes every group for the first.
+    """
+    found = schemes(recipe, None)
+    groups = {scheme.quantization for scheme in found if scheme.weights}
+    return "transformers" if not _asymmetric(found) or (recipe.is_weight_only() and len(groups) == 1) else None
+
+
+def _asymmetric(found: list[LinearScheme]) -> bool:
+    return any(scheme.weights and not scheme.weights.symmetric for scheme in found)
 
 
 def _patterns(alike: list[LinearScheme]) -> list[str]:

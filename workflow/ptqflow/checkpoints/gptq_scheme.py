@@ -46,6 +46,11 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def engine(recipe: Recipe) -> None:
+    """None of ours: vLLM and GPTQModel need environments of their own."""
+    return None
+
+
 def loading(recipe: Recipe) -> str:
     """How engines load it (Markdown)."""
     weights = recipe.scheme.weights

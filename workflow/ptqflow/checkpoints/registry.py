@@ -7,7 +7,7 @@ A scheme module offers
 - `refusal(recipe, config) -> str | None`: `reason; remedy` why no engine that reads the form serves the recipe (`config` is the
   model's config.json, or None while it is not fetched);
 - `loading(recipe) -> str`: how engines load it, for the model card;
-- `ENGINE`: the engine of ours (`engines.registry`) that loads it for verification, or None where none does.
+- `engine(recipe) -> str | None`: the engine of ours (`engines.registry`) that loads it, so that its logits can be verified.
 """
 
 from collections.abc import Mapping
@@ -52,9 +52,9 @@ def scheme(form: str) -> ModuleType:
     return import_module(f"ptqflow.{modules_of(form)[1]}")
 
 
-def engine(form: str) -> str | None:
-    """Name of our engine that loads checkpoints of a form; None where only third-party environments can."""
-    name: str | None = scheme(form).ENGINE
+def engine(form: str, recipe: Recipe) -> str | None:
+    """Name of our engine that loads a recipe's checkpoint of a form; None where none does."""
+    name: str | None = scheme(form).engine(recipe)
     return name
 
 

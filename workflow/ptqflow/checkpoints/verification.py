@@ -1,8 +1,8 @@
 """Read a checkpoint back from disk and compare it, tensor by tensor, with the integers and scales that it was made from.
 
-Two independent ways lead to each quantized weight: what the writer would store again (bit for bit), and what the form's reader makes
-of the stored tensors (equal to qparams, and within rounding of the fake checkpoint's weight). So a wrong writer, a wrong reader and a
-damaged file are three different findings.
+Two independent ways lead to each quantized weight: what the writer would store again (bit for bit), and what the form's reader
+makes of the stored tensors (equal to qparams, and within rounding of the fake checkpoint's weight). So a wrong writer, a wrong
+reader and a damaged file are three different findings.
 """
 
 import json
@@ -24,7 +24,7 @@ _FOREIGN = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: `value` is what was measured (None: equality), `complaint` what is wrong with it, if anything."""
+    """One thing that was checked: `value` is what was measured (None: equality), `complaint` what is wrong, if anything."""
 
     check: str
     subject: str
@@ -36,8 +36,8 @@ class Finding(NamedTuple):
 def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator[Finding]:
     """Everything that can be said of the checkpoint in `folder` without running it; memory is one tensor.
 
-    `fake`: the fake checkpoint of the same qparams (None where `folder` is one). Tensors that are missing or malformed are findings;
-    so is a file that cannot be read.
+    `fake`: the fake checkpoint of the same qparams (None where `folder` is one). Tensors that are missing or malformed are
+    findings; so is a file that cannot be read.
     """
     try:
         stored = dict(_headers(folder, layout.stem))
@@ -61,7 +61,7 @@ def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator
 
 
 def _headers(folder: Path, stem: str) -> Iterator[tuple[str, str]]:
-    """(tensor, file) of every weight file of the form. Raises ArtifactError for unreadable files, foreign ones, and repeated tensors."""
+    """(tensor, file) of each weight file of the form. Raises ArtifactError for unreadable and foreign files, repeated tensors."""
     files = sorted(path for path in folder.glob(f"{stem}*.safetensors"))
     if strangers := sorted({path for pattern in _FOREIGN for path in folder.glob(pattern)} - set(files)):
         raise ArtifactError(f"{strangers[0]} is not a weight file of this form; remove it, loaders may prefer it")

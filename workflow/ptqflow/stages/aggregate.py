@@ -63,7 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument(
-        "--tables", required=True, type=Path, help="folder: accuracy, layer_error, latency, sizes and verification as .parquet, .csv, ..."
+        "--tables",
+        required=True,
+        type=Path,
+        help="folder: accuracy, layer_error, latency, sizes and verification as .parquet, .csv, ...",
     )
 
 

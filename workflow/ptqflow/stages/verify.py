@@ -1,4 +1,4 @@
-"""`verify`: prove a checkpoint before anyone deploys it. Files, names, integers, weights and bytes, then logits through an engine."""
+"""`verify`: prove a checkpoint before anyone deploys it: files, names, integers, weights, bytes, then logits in an engine."""
 
 import argparse
 import json
