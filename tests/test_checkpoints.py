@@ -41,6 +41,7 @@ RECIPES = {
     "w5a16-asymmetric": scheme(5, False),
     "w2a16": scheme(2),
     "w4a8": scheme(4, inputs=(8, False)),
+    "w4a8-symmetric": scheme(4, inputs=(8, True)),
     "w4a8-asymmetric-weights": scheme(4, False, inputs=(8, True)),
     "w4a4": scheme(4, group=None, inputs=(4, True)),
     "mixed": scheme(4, overrides=MIXED),
@@ -123,7 +124,7 @@ def test_config_is_one_that_compressed_tensors_accepts(name, study):
 
 # Symmetric inputs: compressed-tensors divides by 127.5 (7.5), ptqflow and vLLM by 127 (7), so that most integers of the inputs
 # differ by a rounding: the two agree within the error that quantization makes.
-SYMMETRIC_INPUTS = ("w8a8-symmetric-smooth", "w8a8-tensor", "w4a4")
+SYMMETRIC_INPUTS = ("w8a8-symmetric-smooth", "w8a8-tensor", "w4a8-symmetric", "w4a4")
 FAST = (
     "w8a8",
     "w8a8-tensor",

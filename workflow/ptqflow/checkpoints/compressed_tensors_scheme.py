@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
-from ptqflow.recipes import LINEARS, GptqRounding, Recipe
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, GptqRounding, Recipe
 
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
@@ -36,7 +36,7 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is None or inputs is None:
         return None
-    if recipe.input_shards > 1:
+    if recipe.input_shards > 1 and scheme.linear in ROW_PARALLEL:
         return (
             f"engines quantize the whole input of {scheme.linear} with one scale per token, not {recipe.input_shards} shards; "
             "use input_shards 1"
@@ -56,14 +56,15 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
 def layout_of(scheme: LinearScheme) -> str:
     """How a linear's weight is stored: a byte per integer, or packed words.
 
-    W8A8 (rows) and W4A8 are bytes: vLLM's int8 kernels, and its int4 kernel for CPUs, read these. All else is packed.
+    Bytes are W8A8 by row, which vLLM's int8 kernels read, and W4A8 with asymmetric inputs, for its int4 kernel for CPUs (which
+    quantizes all inputs so). All else is packed; with symmetric inputs that is what vLLM's CUDA kernels read.
     """
     weights, inputs = scheme.weights, scheme.input_activations
     assert weights is not None
-    bytewise = inputs is not None and inputs.num_bits == 8 and weights.symmetric
-    if bytewise and ((weights.num_bits == 8 and scheme.group_size is None) or weights.num_bits == 4):
-        return INT
-    return PACKED
+    if inputs is None or inputs.num_bits != 8 or not weights.symmetric:
+        return PACKED
+    by_row = weights.num_bits == 8 and scheme.group_size is None
+    return INT if by_row or (weights.num_bits == 4 and not inputs.symmetric) else PACKED
 
 
 def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
