@@ -57,7 +57,7 @@ def layout_of(scheme: LinearScheme) -> str:
     """How a linear's weight is stored: a byte per integer, or packed words.
 
     Bytes are W8A8 by row, which vLLM's int8 kernels read, and W4A8 with asymmetric inputs, for its int4 kernel for CPUs (which
-    quantizes all inputs so). All else is packed; with symmetric inputs that is what vLLM's CUDA kernels read.
+    quantizes all inputs so). All else is packed.
     """
     weights, inputs = scheme.weights, scheme.input_activations
     assert weights is not None
@@ -81,8 +81,9 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
     formats = {group["format"] for group in groups.values()}
     # transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
     # dequantizes as it loads: but then it ignores activations, and takes every group for the first.
-    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in found)
-    dequantize = {"dequantize": True} if asymmetric and recipe.is_weight_only() and len(groups) == 1 else {}
+    quantized = [scheme for alike in members.values() for scheme in alike]
+    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in quantized)
+    dequantize = {"dequantize": True} if asymmetric and not _unreadable(recipe, quantized) else {}
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -134,8 +135,22 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
 
 def loading(recipe: Recipe) -> str:
     """How engines load it (Markdown)."""
-    return (
-        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed (weights are unpacked at the first "
-        "forward pass; `CompressedTensorsConfig(dequantize=True)` unpacks them as they load):\n\n"
+    found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
+    text = (
+        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
         "```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n```"
     )
+    if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):
+        text += (
+            "\n\nOf these weights vLLM's Humming kernel alone (CUDA, `--linear-backend humming`) quantizes the inputs, too; its "
+            "other kernels leave them in high precision without a word."
+        )
+    if _unreadable(recipe, found):
+        text += "\n\ntransformers 5.23 with compressed-tensors 0.20 stops at the packed zero points."
+    return text
+
+
+def _unreadable(recipe: Recipe, found: list[LinearScheme]) -> bool:
+    """Whether transformers cannot read a checkpoint: packed zero points that it cannot dequantize as it loads."""
+    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in found)
+    return asymmetric and (not recipe.is_weight_only() or len({scheme.quantization for scheme in found}) > 1)
