@@ -193,7 +193,7 @@ def test_everything_but_weights_is_carried_along_and_the_card_is_our_own(tmp_pat
     folder = export(model, qparams, RECIPES["w4a16"], tmp_path / "out", "gptq")
     assert (folder / "README.source.md").read_text() == "the float model's card"
     card = (folder / "README.md").read_text()
-    assert "weights in 4-bit symmetric integers, one scale per 32 inputs of a row" in card
+    assert "Weights in 4-bit symmetric integers, one scale per 32 inputs of a row" in card
     assert "form `gptq`" in card
     assert "vllm serve" in card
     files = set(Manifest.read(folder / "manifest.json").files)

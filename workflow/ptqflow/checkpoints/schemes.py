@@ -156,7 +156,8 @@ def in_words(recipe: Recipe) -> str:
     how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
     how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []
     how += [f"{len(recipe.overrides)} override(s) for some layers"] if recipe.overrides else []
-    return "; ".join(parts) + ". Made with " + ", ".join(how) + "."
+    words = "; ".join(parts)
+    return words[:1].upper() + words[1:] + ". Made with " + ", ".join(how) + "."
 
 
 def _grid(args: Any) -> str:
