@@ -26,6 +26,11 @@ _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
+# What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
+_W8, _W8A8_SYMMETRIC = _weights(8, True, None), {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8}}
+_W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"num_bits": 4}}
+_O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
+
 # The reference settings: round-to-nearest floors, GPTQ, AWQ and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
@@ -41,6 +46,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
     "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
+    "rtn-w8a16-ascend": {"scheme": {"weights": _W8}},
+    "rtn-w8a8-ascend": {"scheme": _W8A8_SYMMETRIC},
+    "rtn-w4a4-ascend": {"scheme": _W4A4_SYMMETRIC},
+    "smoothquant-w8a8-ascend": {"scheme": _W8A8_SYMMETRIC, **_SMOOTH},
+    "flatquant-w4a4-ascend": {
+        "scheme": _W4A4_SYMMETRIC,
+        "transform": {"name": "flatquant", "sites": ["qkv", "gate_up"]},
+        "overrides": [_O_AND_DOWN_AT_8],
+        "error_propagation": False,
+    },
 }
 
 

@@ -20,7 +20,7 @@ from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, ActivationArgs, CacheArgs, Recipe
+from ptqflow.recipes import LINEARS, ActivationArgs, CacheArgs, FlatQuantTransform, Recipe
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -101,8 +101,8 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
             plain = block.get_submodule(module_name(linear))
             assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
             block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if recipe.transform.name == "flatquant":
-        online.declare(block, recipe, layer)
+    if isinstance(recipe.transform, FlatQuantTransform):
+        online.declare(block, recipe, recipe.transform.sites, layer)
     elif recipe.scheme.kv_cache is not None:
         set_cache_transform(block, CacheQuantizer(recipe.scheme.kv_cache))
 

@@ -7,7 +7,7 @@ down_proj (on their input; o_proj mixes heads only, so it has no right side); `i
 the range.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -52,13 +52,14 @@ def owner(site: Site) -> str:
     return site.norm or module_name(site.linears[0])
 
 
-def declare(block: nn.Module, recipe: Recipe, layer: int, quantize: bool = True) -> None:
+def declare(block: nn.Module, recipe: Recipe, sites: Collection[str], layer: int, quantize: bool = True) -> None:
     """Give a block of `recipe` its online parameters (identities until loaded) and the hooks that apply them.
 
-    Call it after the block's linears quantize their inputs; `quantize` false leaves all quantizers out.
+    `sites`: names of those that are transformed. Call it after the block's linears quantize their inputs; `quantize` false leaves
+    all quantizers out.
     """
     attention: Any = block.get_submodule(ATTENTION)
-    for site in SITES:
+    for site in (site for site in SITES if site.name in sites):
         linear = block.get_submodule(module_name(site.linears[0]))
         assert isinstance(linear, nn.Linear)
         shards = shards_of(recipe, site.linears[0])
