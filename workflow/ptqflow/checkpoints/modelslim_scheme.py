@@ -60,7 +60,7 @@ def _refusal_of_cache(bits: int, config: Mapping[str, Any] | None) -> str:
     if config is not None and config["model_type"] != "qwen3":
         return (
             f"vllm-ascend 0.23 loads the scales of an 8-bit cache (C8) into Qwen3, not into {config['model_type']} (KeyError: "
-            f"'layers.0.self_attn.attn.k_cache_scale'); {without}"
+            f"'layers.0.self_attn.qkv_proj.kv_cache_offset'); {without}"
         )
     return f"vllm-ascend's 8-bit cache (C8) has one static scale per channel, not one per token and head; {without}"
 
