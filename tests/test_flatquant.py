@@ -240,7 +240,6 @@ def test_linears_of_a_site_that_quantize_symmetrically_share_one_learned_ratio(m
     ratios = {name: flat.qparams[name] for name in flat.qparams if name.endswith("input_clip")}
     assert all(ratio.shape == (1, 2) and ratio[0, 0] == ratio[0, 1] for ratio in ratios.values())
     assert len({ratios[f"model.layers.0.self_attn.{x}_proj.input_clip"][0, 0].item() for x in "qkv"}) == 1
-    assert ratios["model.layers.0.mlp.up_proj.input_clip"][0, 0] != torch.tensor(4.0).sigmoid()  # it was learned
     stored = {
         name.removeprefix("model.layers.0."): tensor for name, tensor in Blocks(model, CPU, torch.float32).tensors(0).items()
     }

@@ -64,11 +64,28 @@ class ActivationArgs(QuantizationArgs):
 
 
 class CacheArgs(QuantizationArgs):
-    """Keys (after RoPE) and values: dynamic, one scale per token and head; asymmetric by default."""
+    """Keys and values; asymmetric by default.
+
+    `dynamic`: true, a range per token and head for both; "values", keys have one range per channel, from calibration; false,
+    values too. `keys`: quantized after RoPE, or before it; then `key_bias: separate` keeps the bias of k_proj out of the range.
+    """
 
     symmetric: bool = False
     strategy: Literal["token"] = "token"
-    dynamic: Literal[True] = True
+    dynamic: Literal[True, False, "values"] = True  # type: ignore[assignment]
+    keys: Literal["post_rope", "pre_rope"] = "post_rope"
+    key_bias: Literal["keep", "separate"] = "keep"
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """Which of keys `k` and values `v` have ranges from calibration."""
+        return () if self.dynamic is True else ("k",) if self.dynamic == "values" else ("k", "v")
+
+    @model_validator(mode="after")
+    def _bias(self) -> "CacheArgs":
+        if self.key_bias == "separate" and self.keys != "pre_rope":
+            raise ValueError("key_bias separate needs keys pre_rope: after RoPE the bias depends on the position")
+        return self
 
 
 class Scheme(Model):
@@ -228,6 +245,9 @@ class Recipe(Model):
             raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
         if self.transform.name != "flatquant" and any(override.transform for override in self.overrides):
             raise ValueError(f"overrides.transform changes how flatquant learns; transform {self.transform.name} learns nothing")
+        cache = self.scheme.kv_cache
+        if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
+            raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
         weights = [self.scheme.weights, *(override.weights for override in self.overrides)]

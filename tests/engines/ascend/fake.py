@@ -60,7 +60,11 @@ def _linear(prefix: str, tensors: Mapping[str, Tensor], recipe: Any) -> Linear:
     inputs = recipe["scheme"]["input_activations"] if recipe else None
     for override in recipe["overrides"] if recipe else []:
         covered = override.get("layers", "all") == "all" or layer in override["layers"]
-        if covered and (override.get("linears", "all") == "all" or kind in override["linears"]) and "input_activations" in override:
+        if (
+            covered
+            and (override.get("linears", "all") == "all" or kind in override["linears"])
+            and "input_activations" in override
+        ):
             inputs = override["input_activations"]
     assert inputs is None or inputs.get("symmetric", True), f"{prefix}: asymmetric inputs have no ModelSlim checkpoint"
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ptqflow.methods.rounding import clip_rows, weight_grid
 from ptqflow.modeling.architectures import SITES, module_name
-from ptqflow.modeling.online import CACHE, owner
+from ptqflow.modeling.cache import CACHE
+from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
 from ptqflow.numerics.straight_through import quantize_dequantize

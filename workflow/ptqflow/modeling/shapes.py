@@ -61,6 +61,11 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
             f"{where}input_shards {shards} does not divide the {config['num_attention_heads']} attention heads and "
             f"intermediate size {config['intermediate_size']} of model {model_name}; use input_shards 1"
         )
+    cache = recipe.scheme.kv_cache
+    if cache and cache.key_bias == "separate" and config["model_type"] == "qwen3" and config.get("attention_bias"):
+        raise ConfigError(
+            f"{where}kv_cache.key_bias separate: a norm follows the key bias of model {model_name}; use key_bias keep"
+        )
     shapes = linear_shapes(config)
     if isinstance(recipe.transform, FlatQuantTransform):
         for site in (site for site in SITES if site.name in recipe.transform.sites):
