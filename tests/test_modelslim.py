@@ -12,7 +12,9 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
+from ptqflow.stages.quantize import read_statistics
 from tiny_models import collect, export, quantize, tiny_model
+from transformers import AutoModelForCausalLM
 
 FLAT = {"name": "flatquant", "sites": ["qkv", "gate_up"], "epochs": 1}
 FLOAT_LAYER = {"layers": [1], "linears": "all", "weights": None, "input_activations": None}
@@ -20,6 +22,7 @@ RECIPES = {
     "w8a16": resolve({"preset": "rtn-w8a16-ascend"}),
     "w8a8": resolve({"preset": "rtn-w8a8-ascend", "overrides": [FLOAT_LAYER]}),
     "w8a8-tensor": resolve({"preset": "rtn-w8a8-ascend", "scheme": {"weights": {"num_bits": 8, "strategy": "tensor"}}}),
+    "w8a8-static": resolve({"preset": "smoothquant-w8a8-static-ascend"}),
     "w8a8-smooth": resolve({"preset": "smoothquant-w8a8-ascend"}),
     "w4a4": resolve({"preset": "rtn-w4a4-ascend"}),
     "w4a4-flat": resolve({"preset": "flatquant-w4a4-ascend", "transform": FLAT}),
@@ -92,6 +95,54 @@ def test_integers_read_back_exactly_and_weights_are_those_of_the_fake_form(expor
             assert tensor.dtype == layout.qparams[f"{prefix}.{part}"].dtype
         weight = layout.read_weight(checkpoint, linear)
         torch.testing.assert_close(weight.bfloat16().float(), fake.read_weight(fake_checkpoint, linear), rtol=0, atol=0)
+
+
+def test_static_linears_compute_what_the_fake_form_computes(model, quantized, work):
+    paths = quantized("w8a8-static")
+    folder = export(model, paths, RECIPES["w8a8-static"], work / f"{model.name}-static", "modelslim")
+    fake_folder = export(model, paths, RECIPES["w8a8-static"], work / f"{model.name}-static-fake")
+    loaded = AutoModelForCausalLM.from_pretrained(fake_folder, dtype=torch.bfloat16)
+    checkpoint = Weights(folder, "quant_model_weights")
+    for name, linear in loaded.model.layers[1].named_modules():
+        if not name.endswith("_proj"):
+            continue
+        parts = ("weight", "input_scale", "input_offset", "deq_scale", "quant_bias")
+        weight, scale, offset, deq_scale, bias = (checkpoint[f"model.layers.1.{name}.{part}"] for part in parts)
+        x = torch.randn(7, linear.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+        integers = torch.round(x.float() * scale.reciprocal().float() + offset).clamp(-128, 127)  # as the engine
+        found = (integers.double() @ weight.double().T + bias) * deq_scale
+        with torch.no_grad():
+            expected = linear(x)
+        # The engine's 1 / scale is a bfloat16 number: values near a rounding boundary go the other way.
+        assert ((found - expected).norm() / expected.norm()).item() < 0.03, name
+
+
+def test_static_scales_of_fused_linears_are_equal_and_those_of_their_smoothed_inputs(model, quantized, work):
+    qparams = QParams(quantized("w8a8-static"))
+    scales = {name: qparams[name] for name in qparams if name.endswith("input_scale")}
+    assert len(scales) == 2 * 7
+    assert all(torch.equal(scale, scale.bfloat16().float()) for scale in scales.values())
+    absmax = read_statistics(work / f"{model.name}-w8a8-static" / "calibration-1" / "statistics.parquet")[0]["absmax"]["qkv"]
+    smoothed = absmax / qparams["model.layers.0.qkv.smoothing_scale"]
+    for linear in "qkv":
+        found = scales[f"model.layers.0.self_attn.{linear}_proj.input_scale"]
+        torch.testing.assert_close(found, smoothed.max().view(1) / 127, rtol=2**-8, atol=0)
+
+
+def test_static_cache_is_written_by_channel_without_offsets(work):
+    recipe = resolve({"preset": "smoothquant-w8a8kv8-ascend"})
+    source = tiny_model(work / "cached", "qwen3", torch.bfloat16, layers=2)
+    paths = quantize(source, collect(source, work / "cached-q"), recipe, work / "cached-q")
+    folder = export(source, paths, recipe, work / "cached-c", "modelslim")
+    checkpoint, qparams = Weights(folder, "quant_model_weights"), QParams(paths)
+    description = json.loads((folder / DESCRIPTION).read_text())
+    assert description["kv_cache_type"] == "C8"
+    for linear, name in (("k_proj", "k"), ("v_proj", "v")):
+        prefix = f"model.layers.1.self_attn.{linear}"
+        scale = qparams[f"model.layers.1.self_attn.cache_transform.{name}_scale"]
+        assert torch.equal(checkpoint[f"{prefix}.kv_cache_scale"], scale.flatten())
+        assert not checkpoint[f"{prefix}.kv_cache_offset"].any()
+        assert description[f"{prefix}.kv_cache_scale"] == "C8"
 
 
 def test_types_follow_the_recipe(model, quantized):
@@ -212,9 +263,30 @@ def test_what_the_engine_cannot_serve_is_refused_with_the_reason_and_a_remedy(ca
     assert "; " in reason
 
 
-def test_dynamic_cache_is_refused_on_qwen3_too():
-    recipe = resolve({"preset": "rtn-w8a8-ascend", "scheme": {"kv_cache": {"num_bits": 8}}})
-    assert "one static scale per channel" in registry.refusal("modelslim", recipe, DENSE | {"model_type": "qwen3"})
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        ({}, "one static scale per channel"),
+        ({"dynamic": "values"}, "one static scale per channel"),
+        ({"dynamic": False}, "ignores offsets"),
+        ({"dynamic": False, "symmetric": True, "keys": "pre_rope"}, "keys after RoPE"),
+    ],
+)
+def test_caches_of_another_kind_are_refused_on_qwen3_too(cache, message):
+    recipe = resolve({"preset": "rtn-w8a8-ascend", "scheme": {"kv_cache": {"num_bits": 8, **cache}}})
+    assert message in registry.refusal("modelslim", recipe, DENSE | {"model_type": "qwen3"})
+
+
+def test_static_inputs_that_cannot_be_are_refused():
+    static = {"num_bits": 8, "strategy": "tensor", "dynamic": False}
+    for wrong, message in (({"dynamic": True}, "goes with strategy: tensor"), ({"symmetric": False}, "on both sides")):
+        with pytest.raises(ValueError, match=message):
+            resolve(rtn(input_activations=static | wrong))
+    with pytest.raises(ValueError, match="flatquant changes the range"):
+        resolve(rtn(input_activations=static) | {"transform": FLAT})
+    recipe = resolve(rtn(weights={"num_bits": 4, "strategy": "channel"}, input_activations=static | {"num_bits": 4}))
+    assert "static inputs for W8A8 alone" in registry.refusal("modelslim", recipe, DENSE)
+    assert "dynamic inputs" in registry.refusal("compressed-tensors", resolve(rtn(input_activations=static)), DENSE)
 
 
 def test_transforms_that_the_kernel_does_not_take_are_refused_by_their_sides():

@@ -57,10 +57,21 @@ class WeightArgs(QuantizationArgs):
 
 
 class ActivationArgs(QuantizationArgs):
-    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj)."""
+    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj).
 
-    strategy: Literal["token"] = "token"
-    dynamic: Literal[True] = True
+    Or static, one scale per tensor, from max|x| of the calibration set.
+    """
+
+    strategy: Literal["token", "tensor"] = "token"
+    dynamic: bool = True
+
+    @model_validator(mode="after")
+    def _static(self) -> "ActivationArgs":
+        if self.dynamic != (self.strategy == "token"):
+            raise ValueError("dynamic: false goes with strategy: tensor, and only with it")
+        if not (self.dynamic or self.symmetric):
+            raise ValueError("static inputs have a range of max|x| on both sides; use symmetric: true")
+        return self
 
 
 class CacheArgs(QuantizationArgs):
@@ -248,6 +259,9 @@ class Recipe(Model):
         cache = self.scheme.kv_cache
         if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
             raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
+        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
+        if self.transform.name == "flatquant" and any(args and not args.dynamic for args in inputs):
+            raise ValueError("transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
         weights = [self.scheme.weights, *(override.weights for override in self.overrides)]

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ascend import fake, kernels, refused
 from compare import bytes_of, checkpoints, differences, failed, reference
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -30,9 +29,10 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
 
+from ascend import fake, kernels, refused
+
 ENGINE = "vllm-ascend"
 DTYPE = torch.bfloat16
-OPTIONAL = ("weight_scale", "weight_offset")  # of W8A8: computed with, if at all, before the checkpoint was written
 
 
 @contextmanager
@@ -57,9 +57,7 @@ def load(config: VllmConfig) -> tuple[nn.Module, int, int]:
     expected = {name for name, _ in model.named_parameters()}
     weights = DefaultModelLoader(config.load_config).get_all_weights(config.model_config, model)
     loaded = expected & model.load_weights(weights)
-    static = {name.rpartition(".")[0] for name in expected if name.endswith(".input_scale")}
-    optional = {f"{layer}.{part}" for layer in static for part in OPTIONAL}
-    if missing := sorted(expected - loaded - optional):
+    if missing := sorted(expected - loaded):
         raise ValueError(f"{len(missing)} parameters were not loaded, the first of them {missing[0]}")
     process_weights_after_loading(model, config.model_config, torch.device("cpu"))
     torch.set_default_dtype(torch.float32)

@@ -11,9 +11,9 @@ from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.modeling.architectures import SITE_OF
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import CacheArgs, FlatQuantTransform, Recipe
 
-FLOAT, W8A16, W8A8_DYNAMIC, W4A4_DYNAMIC = "FLOAT", "W8A16", "W8A8_DYNAMIC", "W4A4_DYNAMIC"
+FLOAT, W8A16, W8A8, W8A8_DYNAMIC, W4A4_DYNAMIC = "FLOAT", "W8A16", "W8A8", "W8A8_DYNAMIC", "W4A4_DYNAMIC"
 FLATQUANT = "W4A4_FLATQUANT_DYNAMIC"
 _TYPES = {(8, None): W8A16, (8, 8): W8A8_DYNAMIC, (4, 4): W4A4_DYNAMIC}  # by bits of weight and input
 _INT4_WORD = 8  # the kernels pack that many 4-bit integers into a word, and transform rows that hold whole words
@@ -25,13 +25,15 @@ def type_of(scheme: LinearScheme, recipe: Recipe) -> str:
     if scheme.weights is None:
         return FLOAT
     found = _TYPES[scheme.weights.num_bits, scheme.input_activations.num_bits if scheme.input_activations else None]
+    if scheme.input_activations is not None and not scheme.input_activations.dynamic:
+        return W8A8
     return FLATQUANT if found == W4A4_DYNAMIC and _transformed(scheme, recipe) else found
 
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vllm-ascend serves no such checkpoint, or None."""
-    if (cache := recipe.scheme.kv_cache) is not None:
-        return _refusal_of_cache(cache.num_bits, config)
+    if (cache := recipe.scheme.kv_cache) is not None and (reason := _refusal_of_cache(cache, config)) is not None:
+        return reason
     if recipe.input_shards > 1:
         return (
             f"ModelSlim has one scale per row of a weight and one transform per linear, not {recipe.input_shards} for "
@@ -53,16 +55,26 @@ def _transformed(scheme: LinearScheme, recipe: Recipe) -> bool:
     return isinstance(recipe.transform, FlatQuantTransform) and SITE_OF[scheme.linear] in recipe.transform.sites
 
 
-def _refusal_of_cache(bits: int, config: Mapping[str, Any] | None) -> str:
+def _refusal_of_cache(cache: CacheArgs, config: Mapping[str, Any] | None) -> str | None:
     without = "take the recipe without scheme.kv_cache, or evaluate form fake"
-    if bits != 8:
-        return f"vllm-ascend's attention reads caches of 8-bit integers (C8), not of {bits} bits; {without}"
+    if cache.num_bits != 8:
+        return f"vllm-ascend's attention reads caches of 8-bit integers (C8), not of {cache.num_bits} bits; {without}"
     if config is not None and config["model_type"] != "qwen3":
         return (
             f"vllm-ascend 0.23 loads the scales of an 8-bit cache (C8) into Qwen3, not into {config['model_type']} (KeyError: "
             f"'layers.0.self_attn.qkv_proj.kv_cache_offset'); {without}"
         )
-    return f"vllm-ascend's 8-bit cache (C8) has one static scale per channel, not one per token and head; {without}"
+    if cache.static != ("k", "v"):
+        return (
+            "vllm-ascend's 8-bit cache (C8) has one static scale per channel, not one per token and head; "
+            "use kv_cache.dynamic: false"
+        )
+    if not cache.symmetric or cache.keys != "post_rope":
+        return (
+            "vllm-ascend's 8-bit cache (C8) holds keys after RoPE, and its attention ignores offsets; "
+            "use kv_cache.symmetric: true and kv_cache.keys: post_rope"
+        )
+    return None
 
 
 def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
@@ -102,6 +114,8 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
         )
     if (weights.num_bits, inputs.num_bits if inputs else None) not in _TYPES:
         return f"vllm-ascend has no {bits} linear ({scheme.where}); use W8A8, W8A16 or W4A4"
+    if inputs is not None and not inputs.dynamic and bits != "W8A8":
+        return f"vllm-ascend has static inputs for W8A8 alone, not for {bits} ({scheme.where}); use dynamic: true"
     if transformed and bits != "W4A4":
         return (
             f"vllm-ascend transforms inputs online for W4A4 alone, not for {bits} ({scheme.where}; NotImplementedError for "

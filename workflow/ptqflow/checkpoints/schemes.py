@@ -103,9 +103,11 @@ def in_words(recipe: Recipe) -> str:
         scales = grid.get(weights.strategy, f"one scale per {weights.group_size} inputs of a row")
         parts.append(f"weights in {weights.num_bits}-bit {_grid(weights)} integers, {scales}")
     if (inputs := scheme.input_activations) is not None:
-        parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per token")
+        parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per {inputs.strategy}")
     if (cache := scheme.kv_cache) is not None:
-        parts.append(f"keys and values in {cache.num_bits}-bit {_grid(cache)} integers, one scale per token and head")
+        static = {"": "token and head", "kv": "channel"}
+        per = static.get("".join(cache.static), "channel of keys, and per token and head of values")
+        parts.append(f"keys and values in {cache.num_bits}-bit {_grid(cache)} integers, one scale per {per}")
     how = [f"rounding {recipe.rounding.name}"]
     how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
     how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []

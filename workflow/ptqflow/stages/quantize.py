@@ -21,8 +21,9 @@ from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, quantize_weights
 from ptqflow.methods.learned import Task, learner
+from ptqflow.methods.static import static_input_scales
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITES, block_prefix, smoothing_key
+from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
@@ -142,6 +143,8 @@ def quantize_layer(
         qparams, losses, fallback = qparams | learned.qparams, learned.rows, learned.fallback
     else:
         qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
+    dtype = tensors[f"{linear_prefix(layer, 'o_proj')}.weight"].dtype
+    qparams |= static_input_scales(layer, recipe, inputs.absmax, qparams, dtype)
     if ranges is not None:
         scale = qparams.get(smoothing_key(layer, "o"))
         found = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)
