@@ -33,3 +33,4 @@ rule all:
             for suffix in suffixes
         ],
         expand("results/figures/{figure}.svg", figure=jobs.figures()),
+        jobs.exports(),

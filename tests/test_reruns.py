@@ -96,6 +96,17 @@ def test_swapped_bits_run_the_recipe(study):
     assert study.planned() == quantized("rounded")
 
 
+def test_an_added_form_runs_its_exports(study):
+    study.configure(lambda c: c.update(forms={"compressed-tensors": "all"}))
+    exports = {f"export recipe={r} form=compressed-tensors" for r in BOTH}
+    assert study.planned() == exports
+    assert study.run() == exports
+    assert study.planned() == set()
+    with open(study.root / "workflow/ptqflow/checkpoints/compressed_tensors_scheme.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    assert study.planned() == exports
+
+
 def test_a_new_seed_adds_evaluations(study):
     study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
     variants = ("baseline", *(f"{r}.fake" for r in BOTH))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped, quantize_dequantize
 
@@ -26,7 +27,7 @@ def test_gradients_are_those_of_straight_through_rounding(symmetric):
         return ((ratio + (torch.round(ratio) - ratio).detach() + zero_point).clamp(lowest, highest) - zero_point) * scale
 
     target = torch.randn(5, 8)
-    ours = torch.autograd.grad(((quantize_dequantize(x, scale, zero_point, 4, symmetric) - target) ** 2).sum(), (x, scale))
+    ours = torch.autograd.grad(((quantize_dequantize(x, scale, zero_point, Grid(4, symmetric)) - target) ** 2).sum(), (x, scale))
     theirs = torch.autograd.grad(((by_autograd(x, scale) - target) ** 2).sum(), (x, scale))
     for found, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(found, expected)

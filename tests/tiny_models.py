@@ -88,10 +88,10 @@ def quantize(model: Path, calibration: Path, recipe: Recipe, work: Path, chunks:
     return paths
 
 
-def export(model: Path, qparams: list[Path], recipe: Recipe, folder: Path) -> Path:
-    """`export` of the fake form; returns the checkpoint's folder."""
+def export(model: Path, qparams: list[Path], recipe: Recipe, folder: Path, form: str = "fake") -> Path:
+    """`export` of one form; returns the checkpoint's folder."""
     options = ("--model", model / "manifest.json", "--qparams", *qparams, "--output", folder / "manifest.json")
-    assert stage("export", {"recipe": recipe.dump(), "form": "fake"}, *options) == 0
+    assert stage("export", {"recipe": recipe.dump(), "form": form}, *options) == 0
     return folder
 
 

@@ -18,7 +18,7 @@ from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.sources import Source
-from ptqflow.study import PLATFORMS, Study, layers_of
+from ptqflow.study import PLATFORMS, Study, architecture_of, layers_of
 
 AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints")
 
@@ -122,9 +122,18 @@ class Jobs:
         """Digest of `measure` with the engine it times."""
         return code("measure", engines.module_of(self.study.latency[engine].engine))
 
+    def exports(self) -> list[str]:
+        """The manifests of all checkpoints for third-party engines."""
+        return [
+            checkpoint(self.study.platform, model, f"{recipe}.{form}")
+            for model in self.study.models
+            for recipe, form in self.study.exports(architecture_of(self.study, model))
+        ]
+
     def export_code(self, form: str) -> str:
-        """Digest of `export` with the writer of this form."""
-        return code("export", checkpoints.module_of(form))
+        """Digest of `export` with the modules of this form."""
+        scheme = f"{checkpoints.module_of(form).removesuffix('_layout')}_scheme"
+        return code("export", checkpoints.module_of(form), scheme)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ptqflow.numerics.convention import Convention, Grid
+
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of a block
@@ -42,10 +44,16 @@ class QuantizationArgs(Model):
 
 
 class WeightArgs(QuantizationArgs):
-    """Weights: static, by tensor, channel or group."""
+    """Weights: static, by tensor, channel or group; `convention`: how scale and zero point follow from a range."""
 
     strategy: Literal["tensor", "channel", "group"]
     dynamic: Literal[False] = False
+    convention: Convention = "flatquant"
+
+    @property
+    def grid(self) -> Grid:
+        """The integer grid."""
+        return Grid(self.num_bits, self.symmetric, self.convention)
 
 
 class ActivationArgs(QuantizationArgs):

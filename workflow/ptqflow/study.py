@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.models import source_files
+from ptqflow.checkpoints.registry import FAKE, refusal
+from ptqflow.checkpoints.schemes import check
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation.tasks import TaskConfig
@@ -25,6 +27,7 @@ from ptqflow.stages.tokens import Settings as CalibrationSettings
 
 PLATFORMS = ("cpu", "gpu", "ascend")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
 
 
@@ -61,7 +64,7 @@ class Study(Model):
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
     recipes: dict[Name, Annotated[Recipe, BeforeValidator(lambda entry: resolve(entry) if isinstance(entry, dict) else entry)]]
-    forms: list[Literal["fake"]] = ["fake"]
+    forms: list[Form] | dict[Form, Literal["all", "servable"] | list[Name]] = [FAKE]
     tasks: dict[Name, TaskConfig] = {}
     suites: dict[Name, Suite] = {}
     latency: dict[Name, LatencySettings] = {}
@@ -86,6 +89,11 @@ class Study(Model):
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
+        for form, recipes in self._forms().items():
+            if form == FAKE and recipes != "all":
+                raise ValueError(f"forms.{FAKE}: evaluation reads this form of every recipe; write all, or leave it out")
+            if isinstance(recipes, list):
+                _known(f"forms.{form}", recipes, self.recipes)
         return self
 
     @property
@@ -95,7 +103,28 @@ class Study(Model):
 
     def variants(self) -> list[str]:
         """`baseline` and every `recipe.form` to evaluate."""
-        return ["baseline", *(f"{recipe}.{form}" for recipe in self.chosen for form in self.forms)]
+        return ["baseline", *(f"{recipe}.{FAKE}" for recipe in self.chosen)]
+
+    def exports(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """(recipe, form) of every checkpoint to write for third-party engines.
+
+        `architecture`: the model's config.json; None while it is not fetched. Raises ConfigError for a recipe that a form is
+        asked for and cannot hold.
+        """
+        found = []
+        for form, recipes in self._forms().items():
+            for name in (name for name in self.chosen if isinstance(recipes, str) or name in recipes):
+                reason = refusal(form, self.recipes[name], architecture)
+                if reason is not None and recipes == "servable":
+                    continue
+                check(form, reason, name)
+                if form != FAKE:
+                    found.append((name, form))
+        return found
+
+    def _forms(self) -> Mapping[str, str | list[str]]:
+        """Form -> `all`, `servable` or names of recipes."""
+        return dict.fromkeys(self.forms, "all") if isinstance(self.forms, list) else dict(self.forms)
 
     def calibration_of(self, recipe: str) -> str:
         """Name of the calibration set that a recipe uses."""
@@ -129,6 +158,8 @@ def load(config: Mapping[str, Any]) -> Study:
             module_of(latency.engine)
     for name in study.models:
         _check_architecture(study, name)
+        with _named("forms"):
+            study.exports(architecture_of(study, name))
     return study
 
 

@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-_PACKAGES = ("ptqflow", "torch", "transformers", "tokenizers", "lighteval", "numpy", "pyarrow", "torch_npu")
+_PACKAGES = ("ptqflow", "torch", "transformers", "tokenizers", "lighteval", "numpy", "pyarrow", "compressed-tensors", "torch_npu")
 
 
 def versions() -> dict[str, str]:

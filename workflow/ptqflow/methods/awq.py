@@ -103,7 +103,7 @@ def output_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor
             scale = scales[i : i + points].unsqueeze(1)
             scaled = (part * scale).flatten(0, 1)  # [points * rows, in]
             groups = group_weight(scaled, args.strategy, args.group_size, input_shards)
-            rounded = ungroup_weight(fake_quantize_groups(groups, args.num_bits, args.symmetric), scaled.shape)
+            rounded = ungroup_weight(fake_quantize_groups(groups, args.grid), scaled.shape)
             lost = rounded.view(-1, *part.shape).div_(scale).sub_(part)
             losses[i : i + points] += _energies(lost.flatten(0, 1), gram).view(-1, len(part)).sum(1, dtype=torch.float64)
     return losses

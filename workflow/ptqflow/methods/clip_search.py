@@ -34,7 +34,7 @@ def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: S
     ]
     limit = torch.cat(limits, dim=1).T
     low, high = min_max(groups)
-    return torch.maximum(low, -limit), torch.minimum(high, limit)
+    return low.clamp(-limit, limit), high.clamp(-limit, limit)
 
 
 def _best_limit(weight: Tensor, own: Tensor, args: WeightArgs, shrinks: list[float]) -> Tensor:
@@ -46,10 +46,9 @@ def _best_limit(weight: Tensor, own: Tensor, args: WeightArgs, shrinks: list[flo
     for shrink in shrinks:
         limit = largest * shrink
         scale, zero_point = (
-            t.unsqueeze(-1)
-            for t in scale_and_zero_point(torch.maximum(low, -limit), torch.minimum(high, limit), args.num_bits, args.symmetric)
+            t.unsqueeze(-1) for t in scale_and_zero_point(low.clamp(-limit, limit), high.clamp(-limit, limit), args.grid)
         )
-        lost = quantize(weight, scale, zero_point, args.num_bits, args.symmetric).sub_(zero_point).mul_(scale).sub_(weight)
+        lost = quantize(weight, scale, zero_point, args.grid).sub_(zero_point).mul_(scale).sub_(weight)
         error = torch.bmm(lost, own).mul_(lost).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)

@@ -212,7 +212,7 @@ def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer
                 weight = clip_rows(result[name].float(), transforms.weight_clips[linear])
                 scale, zero_point = (t.unsqueeze(-1) for t in weight_grid(weight, args, NoClip(), shards_of(recipe, linear)))
                 groups = weight.unflatten(1, (scale.shape[1], -1))
-                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.num_bits, args.symmetric).flatten(1)
+                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.grid).flatten(1)
     return result
 
 

@@ -44,12 +44,12 @@ def weight_grid(
     """
     groups = group_weight(weight, args.strategy, args.group_size, input_shards)
     if isinstance(clip, MseClip):
-        low, high = mse_search(groups, args.num_bits, args.symmetric, clip.norm, clip.max_shrink, clip.n_grid)
+        low, high = mse_search(groups, args.grid, clip.norm, clip.max_shrink, clip.n_grid)
     elif isinstance(clip, SearchClip):
         low, high = import_module("ptqflow.methods.clip_search").clipped_range(groups, gram, args, clip)
     else:
         low, high = min_max(groups)
-    scale, zero_point = scale_and_zero_point(low, high, args.num_bits, args.symmetric)
+    scale, zero_point = scale_and_zero_point(low, high, args.grid)
     rows = weight.shape[0]
     return scale.expand(rows, -1).contiguous(), zero_point.expand(rows, -1).contiguous()
 

@@ -20,6 +20,6 @@ def _round(target: Target, gram: Tensor | None, input_shards: int) -> RoundedWei
     weight, args = target.weight, target.args
     scale, zero_point = weight_grid(weight, args, target.clip, input_shards, gram)
     groups = weight.unflatten(1, (scale.shape[1], -1))
-    integers = quantize(groups, scale.unsqueeze(-1), zero_point.unsqueeze(-1), args.num_bits, args.symmetric).flatten(1)
+    integers = quantize(groups, scale.unsqueeze(-1), zero_point.unsqueeze(-1), args.grid).flatten(1)
     kind = storage_dtype(args.symmetric)
     return RoundedWeight(integers.to(kind), scale, zero_point.to(kind))

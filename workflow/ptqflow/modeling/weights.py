@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -11,8 +12,19 @@ from torch import Tensor
 from ptqflow.artifacts.atomic import atomic_path
 from ptqflow.errors import ArtifactError
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16} | {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def index_name(stem: str = "model") -> str:
+    """File name of the index of shards `stem-00001-of-...`."""
+    return f"{stem}.safetensors.index.json"
 
 
 def open_safetensors(path: Path) -> safe_open:
@@ -35,16 +47,17 @@ def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
 class Weights:
     """The tensors of a model folder. `file_of` maps each tensor's name to the file that holds it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the index (or the header of the single file). Raises ArtifactError when there is neither."""
+    def __init__(self, folder: Path, stem: str = "model") -> None:
+        """Read the index (or the header of the single file `stem.safetensors`). Raises ArtifactError when there is neither."""
         self.folder = folder
-        if (folder / INDEX).is_file():
-            self.file_of: dict[str, str] = dict(json.loads((folder / INDEX).read_text())["weight_map"])
-        elif (folder / SINGLE).is_file():
-            with open_safetensors(folder / SINGLE) as file:
-                self.file_of = dict.fromkeys(file.keys(), SINGLE)
+        single, index = f"{stem}.safetensors", index_name(stem)
+        if (folder / index).is_file():
+            self.file_of: dict[str, str] = dict(json.loads((folder / index).read_text())["weight_map"])
+        elif (folder / single).is_file():
+            with open_safetensors(folder / single) as file:
+                self.file_of = dict.fromkeys(file.keys(), single)
         else:
-            raise ArtifactError(f"{folder} holds neither {SINGLE} nor {INDEX}; convert the model to safetensors first")
+            raise ArtifactError(f"{folder} holds neither {single} nor {index}; convert the model to safetensors first")
 
     def files(self, names: Iterable[str] | None = None) -> list[str]:
         """The weight files that hold `names` (or all files), sorted."""
@@ -73,6 +86,14 @@ class Weights:
             with open_safetensors(self.folder / file_name) as file:
                 found |= {name: file.get_tensor(name) for name in members}
         return found
+
+    def header(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Dtype and shape of a tensor; its data are not read. Raises ArtifactError as `load`."""
+        if name not in self.file_of:
+            raise ArtifactError(f"{self.folder} holds no tensor {name}; fetch the model again")
+        with open_safetensors(self.folder / self.file_of[name]) as file:
+            part = file.get_slice(name)
+            return _DTYPES[part.get_dtype()], tuple(part.get_shape())
 
     def metadata(self, file_name: str) -> dict[str, str]:
         """The metadata entry of one file."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dequantize, integer_range, quantize, scale_and_zero_point
 
 _ELEMENTS_AT_ONCE = 1 << 20  # float32 work buffers of 4 MB each: they stay in a CPU's cache, and bound the memory
@@ -12,13 +13,13 @@ _ROUNDING_SLACK = 1e-4  # more than float32 sums can be off
 
 
 def min_max(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """The full range of each group, widened to hold 0."""
+    """The full range of each group, float32."""
     groups = groups.float()
-    return groups.amin(dim=-1).clamp(max=0), groups.amax(dim=-1).clamp(min=0)
+    return groups.amin(dim=-1), groups.amax(dim=-1)
 
 
 def mse_search(
-    groups: Tensor, num_bits: int, symmetric: bool, norm: float = 2.4, max_shrink: float = 0.8, n_grid: int = 100
+    groups: Tensor, grid: Grid, norm: float = 2.4, max_shrink: float = 0.8, n_grid: int = 100
 ) -> tuple[Tensor, Tensor]:
     """The range p * [min, max] that minimizes sum |x' - x|^norm, x' the quantized group.
 
@@ -30,32 +31,30 @@ def mse_search(
     low, high = min_max(flat)
     step = max(1, _ELEMENTS_AT_ONCE // n)
     best = [
-        _search(*part, num_bits, symmetric, norm, max_shrink, n_grid)
+        _search(*part, grid, norm, max_shrink, n_grid)
         for part in zip(flat.split(step), low.split(step), high.split(step), strict=True)
     ]
     ratio = torch.cat(best)
     return (low * ratio).reshape(rows, count), (high * ratio).reshape(rows, count)
 
 
-def _search(
-    x: Tensor, low: Tensor, high: Tensor, num_bits: int, symmetric: bool, norm: float, max_shrink: float, n_grid: int
-) -> Tensor:
+def _search(x: Tensor, low: Tensor, high: Tensor, grid: Grid, norm: float, max_shrink: float, n_grid: int) -> Tensor:
     """Best p of each row of x [k, n]. Rows leave the search when no smaller p can win, which changes no result."""
     ratios = torch.ones_like(low)
     alive = torch.arange(len(x), device=x.device)
     best_error, best_ratio = torch.full_like(low, torch.inf), torch.ones_like(low)
     for i in range(int(max_shrink * n_grid)):
         ratio = 1 - i / n_grid
-        scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, num_bits, symmetric))
+        scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, grid))
         error = torch.zeros_like(low)
         for piece in x.split(_ELEMENTS_AT_ONCE, dim=-1):
-            difference = dequantize(quantize(piece, scale, zero_point, num_bits, symmetric), scale, zero_point).sub_(piece)
+            difference = dequantize(quantize(piece, scale, zero_point, grid), scale, zero_point).sub_(piece)
             error += difference.abs_().pow_(norm).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         best_ratio = torch.where(better, ratio, best_ratio)
         if i % _STEPS_BETWEEN_CHECKS == 0:
-            open_ = _least_error(low, high, scale.squeeze(-1), num_bits, symmetric, norm) * (1 - _ROUNDING_SLACK) < best_error
+            open_ = _least_error(low, high, scale.squeeze(-1), grid, norm) * (1 - _ROUNDING_SLACK) < best_error
             if int(open_.sum()) < _WORTH_A_COPY * len(x):
                 ratios[alive] = best_ratio
                 x, low, high, alive, best_error, best_ratio = (t[open_] for t in (x, low, high, alive, best_error, best_ratio))
@@ -65,10 +64,10 @@ def _search(
     return ratios
 
 
-def _least_error(low: Tensor, high: Tensor, scale: Tensor, num_bits: int, symmetric: bool, norm: float) -> Tensor:
+def _least_error(low: Tensor, high: Tensor, scale: Tensor, grid: Grid, norm: float) -> Tensor:
     """What the two outermost elements lose at least on a grid of this scale: never less for a smaller range."""
-    lowest, highest = integer_range(num_bits, symmetric)
-    if symmetric:
+    lowest, highest = integer_range(grid.num_bits, grid.symmetric)
+    if grid.symmetric:
         return (torch.maximum(-low, high) + lowest * scale).clamp(min=0).pow(norm)
     beyond = (high - low - (highest - lowest) * scale).clamp(min=0)  # shared between the two ends: least when halved
     return 2 * (beyond / 2).pow(norm) if norm >= 1 else beyond.pow(norm)

@@ -10,33 +10,34 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ptqflow.numerics.grid import dequantize, integer_range, quantize, scale_and_zero_point
+from ptqflow.numerics.convention import Grid
+from ptqflow.numerics.grid import dequantize, dynamic_scale_and_zero_point, integer_range, quantize
 
 
 class _QuantizeDequantize(torch.autograd.Function):
     """With u = x / s: the gradient of x is g where u is inside the grid; that of s is the sum of g (q - z - u [inside])."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int, symmetric: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(x, scale, zero_point)
-        ctx.grid = num_bits, symmetric
-        return dequantize(quantize(x, scale, zero_point, num_bits, symmetric), scale, zero_point)
+        ctx.grid = grid
+        return dequantize(quantize(x, scale, zero_point, grid), scale, zero_point)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, scale, zero_point = ctx.saved_tensors
-        lowest, highest = integer_range(*ctx.grid)
+        lowest, highest = integer_range(ctx.grid.num_bits, ctx.grid.symmetric)
         ratio = x / scale
         rounded = torch.round(ratio).add_(zero_point)
         inside = ((rounded >= lowest) & (rounded <= highest)).to(x.dtype)
         slope = rounded.clamp_(lowest, highest).sub_(zero_point).sub_(ratio.mul_(inside))
-        return gradient * inside, (gradient * slope).sum_to_size(scale.shape), None, None, None
+        return gradient * inside, (gradient * slope).sum_to_size(scale.shape), None, None
 
 
-def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, num_bits: int, symmetric: bool) -> Tensor:
+def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """(clamp(round(x / s) + z) - z) * s in float32, differentiable in `x` and `scale`; both others broadcast against `x`."""
-    result: Tensor = _QuantizeDequantize.apply(x.float(), scale, zero_point, num_bits, symmetric)
+    result: Tensor = _QuantizeDequantize.apply(x.float(), scale, zero_point, grid)
     return result
 
 
@@ -48,5 +49,5 @@ def fake_quantize_clipped(x: Tensor, num_bits: int, symmetric: bool, clip: Tenso
     rows = x.float().unflatten(-1, (shards, -1))
     ratio = clip.float()
     low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-    scale, zero_point = scale_and_zero_point(low * ratio[:, :1], high * ratio[:, 1:], num_bits, symmetric, floor=None)
-    return quantize_dequantize(rows, scale, zero_point.detach(), num_bits, symmetric).flatten(-2).to(x.dtype)
+    scale, zero_point = dynamic_scale_and_zero_point(low * ratio[:, :1], high * ratio[:, 1:], num_bits, symmetric)
+    return quantize_dequantize(rows, scale, zero_point.detach(), Grid(num_bits, symmetric)).flatten(-2).to(x.dtype)

@@ -9,11 +9,15 @@ from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.checkpoints.registry import writer
+from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.card import card
+from ptqflow.checkpoints.schemes import check
+from ptqflow.checkpoints.writer import write
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
+from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import LINEARS, Model, Recipe
 
 SIDE_FILE = "ptqflow.json"
@@ -42,6 +46,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     manifest.verify(model)
     config = json.loads((model / "config.json").read_text())
     check_recipe(recipe, config, "of --settings", str(model))
+    scheme = registry.scheme(settings.form)
+    check(settings.form, scheme.refusal(recipe, config), "of --settings")
     qparams = QParams(args.qparams)
     _check(qparams, recipe, config, manifest)
 
@@ -55,7 +61,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     origin |= _sizes(recipe, config)
     args.output.unlink(missing_ok=True)
-    files = writer(settings.form).write(model, manifest.files, qparams, recipe, folder)
+    layout = registry.layout(settings.form)(Weights(model), qparams, recipe, config)
+    recipe_json = json.dumps(recipe.dump(), indent=2, sort_keys=True)
+    text = card(recipe, settings.form, scheme.loading(recipe), config, origin, recipe_json)
+    files = write(layout, manifest.files, text, folder)
     write_json(folder / SIDE_FILE, origin)
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
 

@@ -1,0 +1,83 @@
+"""Form `compressed-tensors`: bytes (`int-quantized`) or dense words (`pack-quantized`), as vLLM and transformers read them.
+
+Bytes: `weight` int8 [out, in], `weight_scale` [out, groups]. Words: `weight_packed` int32 [out, ceil(in*b/32)], `weight_scale`,
+`weight_shape` int64 [2], and for asymmetric weights `weight_zero_point` int32 [ceil(out*b/32), groups], packed along rows.
+Integers are signed, or offset by 2^(b-1) in words; w = (q - z) * scale. Words are written with the library's own packer and
+read with ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
+from compressed_tensors.quantization import QuantizationConfig
+from torch import Tensor
+
+from ptqflow.checkpoints.compressed_tensors_scheme import INT, layout_of, quantization_config
+from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, scale_spec, stored_scale
+from ptqflow.numerics.grid import integer_range, storage_dtype
+from ptqflow.numerics.packing import packed_length, unpack
+
+
+class Layout(BaseLayout):
+    """Scales have the model's dtype; everything that is not a quantized weight is as in the float model, transforms folded in."""
+
+    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+        """Bytes and scales, or words, scales, shape and zero points."""
+        (rows, columns), bits, groups = linear.shape, linear.weights.num_bits, linear.groups
+        scale = scale_spec(linear.dtype, rows, groups)
+        if layout_of(linear.scheme) == INT:
+            low, high = integer_range(bits, symmetric=True)
+            return {"weight": TensorSpec(torch.int8, linear.shape, low, high), "weight_scale": scale}
+        spec = {
+            "weight_packed": TensorSpec(torch.int32, (rows, packed_length(columns, bits))),
+            "weight_scale": scale,
+            "weight_shape": TensorSpec(torch.int64, (2,), min(linear.shape), max(linear.shape)),
+        }
+        if not linear.weights.symmetric:
+            spec["weight_zero_point"] = TensorSpec(torch.int32, (packed_length(rows, bits), groups))
+        return spec
+
+    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+        """The tensors of `linear_spec`."""
+        bits = linear.weights.num_bits
+        scale = stored_scale(linear, weight, linear.dtype)
+        if layout_of(linear.scheme) == INT:
+            return {"weight": weight.integers, "weight_scale": scale}
+        tensors = {
+            "weight_packed": pack_to_int32(self._signed(linear, weight.integers), bits),
+            "weight_scale": scale,
+            "weight_shape": torch.tensor(linear.shape),
+        }
+        if not linear.weights.symmetric:
+            tensors["weight_zero_point"] = pack_to_int32(self._signed(linear, weight.zero_point), bits, packed_dim=0)
+        return tensors
+
+    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+        """Integers, scale and zero point from these tensors."""
+        (rows, columns), bits, symmetric = linear.shape, linear.weights.num_bits, linear.weights.symmetric
+        scale = tensors["weight_scale"].float()
+        if layout_of(linear.scheme) == INT:
+            return GridWeight(tensors["weight"], scale, torch.zeros(scale.shape, dtype=torch.int8))
+        offset = 2 ** (bits - 1) if symmetric else 0  # words hold q + 2^(b-1) of a signed q: the unsigned grid's own integers
+        integers = unpack(tensors["weight_packed"], bits, columns).to(torch.int16) - offset
+        if symmetric:
+            zero_point = torch.zeros(scale.shape, dtype=torch.int16)
+        else:
+            zero_point = unpack(tensors["weight_zero_point"].T.contiguous(), bits, rows).T.contiguous()
+        dtype = storage_dtype(symmetric)
+        return GridWeight(integers.to(dtype), scale, zero_point.to(dtype))
+
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """config.json with the `quantization_config`, which the library's own data model has accepted."""
+        found = quantization_config(self.recipe, self.config)
+        QuantizationConfig.model_validate(found)
+        return {"config.json": {**self.config, "quantization_config": found}}
+
+    @staticmethod
+    def _signed(linear: Linear, integers: Tensor) -> Tensor:
+        """Integers of the grid as int8 in [-2^(b-1), 2^(b-1)-1]."""
+        if linear.weights.symmetric:
+            return integers
+        return (integers.to(torch.int16) - 2 ** (linear.weights.num_bits - 1)).to(torch.int8)

@@ -1,0 +1,138 @@
+"""Form `compressed-tensors`: which recipes vLLM serves from it, and the `quantization_config` that says so.
+
+What is allowed is what `vllm/model_executor/layers/quantization/compressed_tensors` finds a scheme for (vLLM 0.32 and 0.33).
+transformers loads all of it, too.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
+from ptqflow.recipes import LINEARS, GptqRounding, Recipe
+
+INT, PACKED = "int-quantized", "pack-quantized"
+VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
+_Key = tuple[Any, ...]
+
+
+def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
+    """`reason; remedy` why vLLM serves no such checkpoint, or None."""
+    if recipe.transform.name == "flatquant":
+        return (
+            "FlatQuant transforms activations while the model runs, and vLLM applies no such transforms to this architecture; "
+            "evaluate form fake, or use a recipe with transform smoothquant, awq or none"
+        )
+    if (cache := recipe.scheme.kv_cache) is not None:
+        return (
+            f"vLLM refuses checkpoints with an integer KV cache; take the recipe without scheme.kv_cache and start vLLM with "
+            f"--kv-cache-dtype int{cache.num_bits}_per_token_head, which computes one scale per token and head as it runs"
+            if cache.num_bits in (4, 8)
+            else f"vLLM has no {cache.num_bits}-bit KV cache; take the recipe without scheme.kv_cache, or evaluate form fake"
+        )
+    if (reason := refusal_of_all(recipe, config)) is not None:
+        return reason
+    return next((reason for scheme in schemes(recipe, config) if (reason := _refusal_of(scheme, recipe)) is not None), None)
+
+
+def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
+    weights, inputs = scheme.weights, scheme.input_activations
+    if weights is None or inputs is None:
+        return None
+    if recipe.input_shards > 1:
+        return (
+            f"engines quantize the whole input of {scheme.linear} with one scale per token, not {recipe.input_shards} shards; "
+            "use input_shards 1"
+        )
+    if inputs.num_bits not in (4, 8):
+        return f"vLLM quantizes inputs to 4 or 8 bits, not {inputs.num_bits} ({scheme.where}); use one of these"
+    if not inputs.symmetric and layout_of(scheme) == PACKED:
+        kind = "asymmetric " if not weights.symmetric else ""
+        return (
+            f"vLLM serves asymmetric inputs only for symmetric weights of 8 bits per channel or 4 bits with 8-bit inputs, "
+            f"not for {kind}W{weights.num_bits}A{inputs.num_bits} {weights.strategy} ({scheme.where}); "
+            "use input_activations.symmetric: true"
+        )
+    return None
+
+
+def layout_of(scheme: LinearScheme) -> str:
+    """How a linear's weight is stored: a byte per integer, or packed words.
+
+    W8A8 (rows) and W4A8 are bytes: vLLM's int8 kernels, and its int4 kernel for CPUs, read these. All else is packed.
+    """
+    weights, inputs = scheme.weights, scheme.input_activations
+    assert weights is not None
+    bytewise = inputs is not None and inputs.num_bits == 8 and weights.symmetric
+    if bytewise and ((weights.num_bits == 8 and scheme.group_size is None) or weights.num_bits == 4):
+        return INT
+    return PACKED
+
+
+def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`quantization_config` of config.json: a group for linears that are quantized alike, by patterns if not all are."""
+    members: dict[_Key, list[LinearScheme]] = {}
+    found = schemes(recipe, config)
+    for scheme in found:
+        if scheme.weights is not None:
+            members.setdefault(scheme.quantization, []).append(scheme)
+    groups = {}
+    for number, alike in enumerate(members.values()):
+        targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
+        groups[f"group_{number}"] = _group(alike[0], recipe, targets)
+    formats = {group["format"] for group in groups.values()}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "version": VERSION,
+        "config_groups": groups,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+def _patterns(alike: list[LinearScheme]) -> list[str]:
+    """One pattern per kind of linear, naming its layers."""
+    patterns = []
+    for linear in LINEARS:
+        of_kind = [scheme for scheme in alike if scheme.linear == linear]
+        if of_kind:
+            before, after = of_kind[0].prefix.split(f".{of_kind[0].layer}.")
+            layers = "|".join(str(scheme.layer) for scheme in of_kind)
+            patterns.append(f"re:{re.escape(before)}\\.({layers})\\.{re.escape(after)}$")
+    return patterns
+
+
+def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str, Any]:
+    weights, inputs = scheme.weights, scheme.input_activations
+    assert weights is not None
+    grouped = scheme.group_size is not None
+    ordered = grouped and isinstance(recipe.rounding, GptqRounding) and recipe.rounding.actorder
+    return {
+        "targets": targets,
+        "format": layout_of(scheme),
+        "weights": {
+            "num_bits": weights.num_bits,
+            "type": "int",
+            "symmetric": weights.symmetric,
+            "strategy": "group" if grouped else "channel",
+            "group_size": scheme.group_size,
+            "dynamic": False,
+            "actorder": "static" if ordered else None,  # columns were ordered while rounding only: nothing extra is stored
+        },
+        "input_activations": None
+        if inputs is None
+        else {"num_bits": inputs.num_bits, "type": "int", "symmetric": inputs.symmetric, "strategy": "token", "dynamic": True},
+        "output_activations": None,
+    }
+
+
+def loading(recipe: Recipe) -> str:
+    """How engines load it (Markdown)."""
+    return (
+        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed (weights are unpacked at the first "
+        "forward pass; `CompressedTensorsConfig(dequantize=True)` unpacks them as they load):\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n```"
+    )

@@ -1,0 +1,22 @@
+"""Form `fake`: dequantized weights in the model's dtype; activations and cache are rounded while the model runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptqflow.recipes import Recipe
+
+
+def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
+    """Every recipe can be written so."""
+    return None
+
+
+def loading(recipe: Recipe) -> str:
+    """How an engine loads it (Markdown)."""
+    if recipe.is_weight_only():
+        return "Any engine loads it like the float model: `AutoModelForCausalLM.from_pretrained(folder)`, `vllm serve folder`."
+    return (
+        "transformers loads it after `import ptqflow`, which quantizes activations and cache as the recipe says:\n\n"
+        "```python\nimport ptqflow\nfrom transformers import AutoModelForCausalLM\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder)\n```"
+    )

@@ -1,0 +1,117 @@
+"""What each linear of a model gets from a recipe, as the schemes of all forms ask it. Import-light (no torch)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptqflow.errors import ConfigError
+from ptqflow.modeling.architectures import SITES, linear_prefix
+from ptqflow.modeling.shapes import linear_shapes, shards_of
+from ptqflow.recipes import LINEARS, ActivationArgs, Recipe, WeightArgs
+
+
+@dataclass(frozen=True)
+class LinearScheme:
+    """One linear of one block, and what its weight and its input are quantized to (None: left in high precision).
+
+    `group_size` is the effective one: None where one scale serves a whole row; tensor scales are stored row by row.
+    """
+
+    layer: int
+    linear: str
+    weights: WeightArgs | None
+    input_activations: ActivationArgs | None
+    group_size: int | None
+
+    @property
+    def prefix(self) -> str:
+        """Its name in checkpoints, without `.weight`."""
+        return linear_prefix(self.layer, self.linear)
+
+    @property
+    def where(self) -> str:
+        """Its name in messages."""
+        return f"{self.linear} of layer {self.layer}"
+
+    @property
+    def quantization(self) -> tuple[WeightArgs | None, ActivationArgs | None, int | None]:
+        """All that must agree where an engine fuses linears."""
+        return self.weights, self.input_activations, self.group_size
+
+
+def schemes(recipe: Recipe, config: Mapping[str, Any] | None) -> list[LinearScheme]:
+    """Every linear of every block, in order.
+
+    `config` None (a model not fetched yet): the layers that overrides name, and one more. Group sizes of rows that are cut
+    into input shards need the model's shapes: without them they are -1.
+    """
+    named = [layer for o in recipe.overrides if o.layers != "all" for layer in o.layers]
+    layers = int(config["num_hidden_layers"]) if config is not None else max(named, default=-1) + 2
+    shapes = linear_shapes(config) if config is not None else None
+    found = []
+    for layer in range(layers):
+        for linear in LINEARS:
+            weights, shards = recipe.weights(layer, linear), shards_of(recipe, linear)
+            size = weights.group_size if weights else None
+            if weights is not None and size is None and shards > 1:
+                size = shapes[linear][1] // shards if shapes else -1
+            found.append(LinearScheme(layer, linear, weights, recipe.input_activations(layer, linear), size))
+    return found
+
+
+def refusal_of_all(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
+    """Why no form but `fake` can hold a recipe, or None: what all of them lack. `reason; remedy`."""
+    found = schemes(recipe, config)
+    if not any(scheme.weights for scheme in found):
+        return "it quantizes no weights, so that there are no integers to store; give the recipe scheme.weights"
+    for scheme in found:
+        if scheme.weights is None and scheme.input_activations is not None:
+            return (
+                f"{scheme.where} quantizes its input but not its weight, which no engine serves; "
+                "give its override input_activations: null, too"
+            )
+    for first, other in _fused(found):
+        if first.quantization != other.quantization:
+            return (
+                f"{first.linear} and {other.where} are quantized differently, but engines fuse them into one matrix; "
+                "give both the same override"
+            )
+    return None
+
+
+def _fused(found: list[LinearScheme]) -> Iterator[tuple[LinearScheme, LinearScheme]]:
+    """Pairs of linears that engines fuse: those that share an input."""
+    by_name = {(scheme.layer, scheme.linear): scheme for scheme in found}
+    for layer in sorted({scheme.layer for scheme in found}):
+        for site in SITES:
+            first = by_name[layer, site.linears[0]]
+            yield from ((first, by_name[layer, other]) for other in site.linears[1:])
+
+
+def check(form: str, refusal: str | None, recipe_name: str) -> None:
+    """Raise ConfigError `recipe 'x' cannot be written as form: reason; remedy` where there is a refusal."""
+    if refusal is not None:
+        raise ConfigError(f"recipe '{recipe_name}' cannot be written in form {form}: {refusal}")
+
+
+def in_words(recipe: Recipe) -> str:
+    """A recipe in one sentence of English."""
+    scheme = recipe.scheme
+    parts = []
+    if (weights := scheme.weights) is not None:
+        grid = {"tensor": "one scale per tensor", "channel": "one scale per row"}
+        scales = grid.get(weights.strategy, f"one scale per {weights.group_size} inputs of a row")
+        parts.append(f"weights in {weights.num_bits}-bit {_grid(weights)} integers, {scales}")
+    if (inputs := scheme.input_activations) is not None:
+        parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per token")
+    if (cache := scheme.kv_cache) is not None:
+        parts.append(f"keys and values in {cache.num_bits}-bit {_grid(cache)} integers, one scale per token and head")
+    how = [f"rounding {recipe.rounding.name}"]
+    how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
+    how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []
+    how += [f"{len(recipe.overrides)} override(s) for some layers"] if recipe.overrides else []
+    return "; ".join(parts) + ". Made with " + ", ".join(how) + "."
+
+
+def _grid(args: Any) -> str:
+    return "symmetric" if args.symmetric else "asymmetric"
