@@ -180,6 +180,7 @@ ENGINES = pa.schema(
         column("load_seconds", f64, "wall time until the engine was ready", unit="s", nullable=True),
         column("max_logit_difference", f64, "largest difference from the fake form in transformers", nullable=True),
         column("mean_logit_difference", f64, "mean of the same", nullable=True),
+        column("number_type_change", f64, "mean difference of the fake form in bfloat16 from float32", nullable=True),
         column("mean_logprob_difference", f64, "mean difference of log p(next token)", nullable=True),
         column("perplexity", f64, "of the prompts, by the engine", nullable=True),
         column("reference_perplexity", f64, "of the prompts, by the fake form in transformers", nullable=True),
