@@ -64,11 +64,28 @@ class ActivationArgs(QuantizationArgs):
 
 
 class CacheArgs(QuantizationArgs):
-    """Keys (after RoPE) and values: dynamic, one scale per token and head; asymmetric by default."""
+    """Keys and values; asymmetric by default.
+
+    `dynamic`: true, a range per token and head for both; "values", keys have one range per channel, from calibration; false,
+    values too. `keys`: quantized after RoPE, or before it; then `key_bias: separate` keeps the bias of k_proj out of the range.
+    """
 
     symmetric: bool = False
     strategy: Literal["token"] = "token"
-    dynamic: Literal[True] = True
+    dynamic: Literal[True, False, "values"] = True  # type: ignore[assignment]
+    keys: Literal["post_rope", "pre_rope"] = "post_rope"
+    key_bias: Literal["keep", "separate"] = "keep"
+
+    @property
+    def static(self) -> tuple[str, ...]:
+        """Which of keys `k` and values `v` have ranges from calibration."""
+        return () if self.dynamic is True else ("k",) if self.dynamic == "values" else ("k", "v")
+
+    @model_validator(mode="after")
+    def _bias(self) -> "CacheArgs":
+        if self.key_bias == "separate" and self.keys != "pre_rope":
+            raise ValueError("key_bias separate needs keys pre_rope: after RoPE the bias depends on the position")
+        return self
 
 
 class Scheme(Model):
@@ -112,9 +129,11 @@ class FlatQuantTransform(Model):
     `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
     `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
+    Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
 
     name: Literal["flatquant"]
+    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "o", "gate_up", "down"]
     epochs: Annotated[int, Field(ge=0)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
@@ -175,13 +194,31 @@ Clip = Annotated[NoClip | MseClip | SearchClip, Field(discriminator="name")]
 Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
 
 
+class FlatQuantChanges(Model):
+    """What some layers learn by instead of the recipe's own."""
+
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
 class Override(Model):
-    """Other settings for some linears of some layers; `weights: null` leaves them in high precision."""
+    """Other settings for some linears of some layers; `weights: null` leaves them in high precision.
+
+    `transform` speaks of whole layers, so it goes with `linears: all`.
+    """
 
     layers: list[Annotated[int, Field(ge=0)]] | Literal["all"] = "all"
     linears: list[Linear] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
+    transform: FlatQuantChanges | None = None
+
+    @model_validator(mode="after")
+    def _whole_layers(self) -> "Override":
+        if self.transform is not None and self.linears != "all":
+            raise ValueError("transform is learned by layer; give it in an override of its own with linears: all")
+        return self
 
     def covers(self, layer: int, linear: str) -> bool:
         """Whether this override speaks of `linear` in block `layer`."""
@@ -206,6 +243,11 @@ class Recipe(Model):
             raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
         if self.transform.name == "flatquant" and self.clip.name != "none":
             raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
+        if self.transform.name != "flatquant" and any(override.transform for override in self.overrides):
+            raise ValueError(f"overrides.transform changes how flatquant learns; transform {self.transform.name} learns nothing")
+        cache = self.scheme.kv_cache
+        if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
+            raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
         weights = [self.scheme.weights, *(override.weights for override in self.overrides)]
@@ -230,6 +272,14 @@ class Recipe(Model):
             if override.covers(layer, linear) and "input_activations" in override.model_fields_set:
                 args = override.input_activations
         return args
+
+    def transform_of(self, layer: int) -> Transform:
+        """The transform of one layer, with the changes of every override that covers it; the last one wins."""
+        transform = self.transform
+        for override in self.overrides:
+            if override.transform is not None and (override.layers == "all" or layer in override.layers):
+                transform = transform.model_copy(update=override.transform.model_dump(exclude_none=True))
+        return transform
 
     def clip_of(self, linear: str) -> Clip:
         """How the ranges of one linear's weight are clipped."""

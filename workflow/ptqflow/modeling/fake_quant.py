@@ -2,7 +2,7 @@
 
 Used by the quantize stage (to hand each block quantized inputs) and by the transformers quantizer (to run checkpoints): one
 place, so that both compute the same numbers. Placement (Quantized-Reasoning-Models): inputs of all block linears per token (per
-input shard for o_proj and down_proj), keys after RoPE and values per token and head, also during prefill.
+input shard for o_proj and down_proj), keys and values per token and head, also during prefill (`modeling.cache` says where).
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ptqflow.modeling import online
+from ptqflow.modeling import cache, online
 from ptqflow.modeling.architectures import ATTENTION, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, ActivationArgs, CacheArgs, Recipe
+from ptqflow.recipes import LINEARS, ActivationArgs, FlatQuantTransform, Recipe
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -54,27 +54,13 @@ class FakeQuantLinear(nn.Linear):
         return f"{super().extra_repr()}, input: {grid}, {self.input_shards} shards"
 
 
-class CacheQuantizer:
-    """Keys and values [batch, kv_heads, tokens, head_dim], quantized and dequantized per token and head."""
-
-    def __init__(self, args: CacheArgs) -> None:
-        self.args = args
-
-    def __call__(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Both as attention is to read them."""
-        return (
-            fake_quantize(key, self.args.num_bits, self.args.symmetric),
-            fake_quantize(value, self.args.num_bits, self.args.symmetric),
-        )
-
-
 def cache_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa.
 
-    The cache keeps float keys and values; every read quantizes them, token by token, to the same numbers. So decoding with a
-    cache equals a full forward pass.
+    The cache keeps float keys and values (but keys that are quantized before RoPE); every read quantizes them, token by token or
+    on fixed grids, to the same numbers. So decoding with a cache equals a full forward pass.
     """
     transform: CacheTransform | None = getattr(module, "cache_transform", None)
     if transform is not None:
@@ -101,10 +87,10 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
             plain = block.get_submodule(module_name(linear))
             assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
             block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if recipe.transform.name == "flatquant":
-        online.declare(block, recipe, layer)
+    if isinstance(recipe.transform, FlatQuantTransform):
+        online.declare(block, recipe, recipe.transform.sites, layer)
     elif recipe.scheme.kv_cache is not None:
-        set_cache_transform(block, CacheQuantizer(recipe.scheme.kv_cache))
+        cache.quantize_cache(block, recipe.scheme.kv_cache)
 
 
 def set_cache_transform(block: nn.Module, transform: CacheTransform | None) -> None:

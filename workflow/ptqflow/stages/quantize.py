@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,15 +20,18 @@ from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.methods.learned import Task, learner
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITES, block_prefix
+from ptqflow.modeling.architectures import SITES, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
+from ptqflow.transforms import diagonal
 
 
 class Settings(Model):
@@ -124,19 +126,26 @@ def quantize_layer(
     tensors = blocks.tensors(layer)
     block = blocks.build(layer, tensors)
     sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
+    ranges = CacheRanges(recipe.scheme.kv_cache) if recipe.scheme.kv_cache and recipe.scheme.kv_cache.static else None
+    if ranges is not None:
+        attach(block, ranges)
     grams, outputs = _float_pass(block, hidden, blocks, sites)
     tokens = hidden.shape[0] * hidden.shape[1]
     inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
     losses: list[dict[str, Any]] = []
     fallback: str | None = None
-    if recipe.transform.name == "flatquant":
-        flat = import_module("ptqflow.methods.flatquant").learn(blocks, layer, hidden, outputs, inputs.absmax, recipe)
-        inputs = replace(inputs, grams=flat.transform_grams(grams), weight_clips=flat.transforms.weight_clips)
+    if (learn := learner(recipe)) is not None:
+        learned = learn(Task(blocks, layer, hidden, outputs, inputs.absmax), recipe)
+        inputs = replace(inputs, grams=learned.transform_grams(grams), weight_clips=learned.weight_clips)
         rounding_only = recipe.model_copy(update={"transform": NoTransform()})
-        qparams, rows = quantize_weights(layer, flat.tensors, inputs, rounding_only, device.peak_bytes)
-        qparams, losses, fallback = qparams | flat.qparams, flat.rows, flat.fallback
+        qparams, rows = quantize_weights(layer, learned.tensors, inputs, rounding_only, device.peak_bytes)
+        qparams, losses, fallback = qparams | learned.qparams, learned.rows, learned.fallback
     else:
         qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
+    if ranges is not None:
+        scale = qparams.get(smoothing_key(layer, "o"))
+        found = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)
+        qparams |= {f"{block_prefix(layer)}{name}": tensor for name, tensor in found.items()}
 
     quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()})
     quantize_block(quantized, recipe, layer)
