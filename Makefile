@@ -44,6 +44,11 @@ ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.venv-ascend/.ready: envs/ascend.txt envs/build-ascend pyproject.toml
+	@echo "installing vllm-ascend over a stand-in for CANN into .venv-ascend (once, a few minutes)"
+	PYTHON=$(PYTHON) envs/build-ascend .venv-ascend
+	@touch $@
+
 check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
 	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES)
 

@@ -1,29 +1,32 @@
 """Fake quantization in vLLM's layers: the placement and the numerics of `modeling.fake_quant`, on fused and split linears.
 
 Linears quantize their input per token (and per input shard of o_proj and down_proj) and multiply with the weights as stored.
-Attention receives keys after RoPE, and values; they are quantized per token and head before they enter the paged cache, so
-prefill, chunked prefill and decoding all read the same numbers. FlatQuant's online parts (`modeling.online`) are parameters of
-the layer that applies them; a norm's transform is applied by the linears that read the norm.
+Attention receives keys after RoPE, and values; they are quantized before they enter the paged cache, so prefill, chunked prefill
+and decoding all read the same numbers. Keys that a recipe quantizes before RoPE are, where the fused q, k and v come out. Online
+parameters (`modeling.online`) belong to the layer that applies them; a norm's transform is applied by the linears that read it.
 
 Tensor parallelism: o_proj and down_proj see one rank's share of their input, which must consist of whole input shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from vllm.config import get_current_vllm_config
+from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.linear import LinearMethodBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
+from vllm.utils.torch_utils import is_quantized_kv_cache
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.architectures import SITE_OF
+from ptqflow.modeling.cache import CacheQuantizer
 from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import Recipe
+from ptqflow.recipes import FlatQuantTransform, Recipe
 from ptqflow.transforms import kronecker
 
 
@@ -33,11 +36,15 @@ class FakeQuantLinearMethod(LinearMethodBase):
     It holds a plain method rather than being one: engines give plain linears to fused kernels that do not call `apply`.
     """
 
-    def __init__(self, recipe: Recipe, index: int, linears: Sequence[str], prefix: str) -> None:
+    def __init__(
+        self, recipe: Recipe, index: int, linears: Sequence[str], prefix: str, caches: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        """`caches`: what happens to keys and values, by the prefix of their attention module; filled while the model is built."""
         self.plain = UnquantizedLinearMethod()
-        self.recipe, self.linears, self.prefix = recipe, linears, prefix
+        self.recipe, self.linears, self.prefix, self.caches = recipe, linears, prefix, {} if caches is None else caches
         self.args = [recipe.input_activations(index, linear) for linear in linears]
-        self.flat = recipe.transform.name == "flatquant"
+        transform = recipe.transform
+        self.flat = isinstance(transform, FlatQuantTransform) and SITE_OF[linears[0]] in transform.sites
         self.alike = False
 
     def create_weights(
@@ -117,13 +124,17 @@ class FakeQuantLinearMethod(LinearMethodBase):
         """x [tokens, in] of any float dtype -> [tokens, out]: transform, quantize, multiply."""
         if self.flat:
             x = kronecker.apply(x, layer.left_trans, getattr(layer, "right_trans", None))
-        if self.alike:
-            return self.plain.apply(layer, self._quantized(layer, x, 0), bias)
         biases = [None] * len(self.parts) if bias is None else bias.split(self.parts)
-        weights = layer.weight.split(self.parts)
-        outputs = [
-            nn.functional.linear(self._quantized(layer, x, part), weight, biases[part]) for part, weight in enumerate(weights)
-        ]
+        if self.alike:
+            outputs = list(self.plain.apply(layer, self._quantized(layer, x, 0), bias).split(self.parts, dim=-1))
+        else:
+            weights = layer.weight.split(self.parts)
+            outputs = [nn.functional.linear(self._quantized(layer, x, i), weights[i], biases[i]) for i in range(len(weights))]
+        cache: Any = self.caches.get(self.prefix.rpartition(".")[0]) if "k_proj" in self.linears else None
+        if cache is not None and cache.args.keys == "pre_rope":
+            key, at = outputs[self.linears.index("k_proj")], self.linears.index("k_proj")
+            key_bias = biases[at] if cache.args.key_bias == "separate" else None
+            outputs[at] = cache.before_rope(key[None], key.shape[-1] // cache.head_dim, key_bias)[0]
         return torch.cat(outputs, dim=-1)
 
     def _quantized(self, layer: Any, x: Tensor, part: int) -> Tensor:
@@ -137,50 +148,65 @@ class FakeQuantLinearMethod(LinearMethodBase):
 
 
 class FakeQuantCacheMethod(BaseKVCacheMethod):
-    """Keys and values, quantized and dequantized per token and head on their way into attention and its paged cache."""
+    """Keys and values, quantized and dequantized on their way into attention and its paged cache."""
 
     def __init__(self, config: Any, recipe: Recipe, prefix: str) -> None:
         super().__init__(config)
         self.recipe, self.prefix = recipe, prefix
 
     def create_weights(self, layer: Any) -> None:
-        """Declare FlatQuant's cache transform, where there is one. Raises ConfigError for a cache that quantizes again."""
+        """Declare what acts on keys and values. Raises ConfigError for what vLLM cannot serve."""
         super().create_weights(layer)
         args = self.recipe.scheme.kv_cache
         assert args is not None
-        if str(layer.kv_cache_dtype).startswith(("fp8", "int", "nvfp4", "turboquant")):
+        if is_quantized_kv_cache(str(layer.kv_cache_dtype)):
             raise ConfigError(
                 f"{self.prefix}: kv_cache_dtype {layer.kv_cache_dtype} would quantize a cache that the checkpoint's recipe "
                 "quantizes already; leave it at auto"
             )
+        if args.keys == "pre_rope" and get_current_vllm_config().model_config.hf_text_config.model_type == "qwen3":
+            raise ConfigError(
+                f"{self.prefix}: keys of Qwen3 are quantized after a norm that vLLM gives no hook for (kv_cache.keys pre_rope); "
+                "quantize them after RoPE, or run the checkpoint in transformers"
+            )
         if self.recipe.transform.name == "flatquant":
             layer.cache_transform = FlatCache(args, layer.head_size, torch.empty(0))
-            for parameter in layer.cache_transform.parameters():
-                parameter.data.fill_(torch.nan)
-        layer.register_forward_pre_hook(self._quantize)
+        else:
+            layer.cache_transform = CacheQuantizer(args, layer.num_kv_heads, layer.head_size, torch.empty(0))
+            layer.cache_transform.head_dim = layer.head_size
+        for parameter in layer.cache_transform.parameters():
+            parameter.data.fill_(torch.nan)
+            parameter.weight_loader = _load_cache
+        self.quant_config.caches[self.prefix.rpartition(".")[0]] = layer.cache_transform
+        layer.register_forward_pre_hook(_read_cache)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Check that the checkpoint filled everything."""
         super().process_weights_after_loading(layer)
-        for name, parameter in _cache_parameters(layer):
+        for name, parameter in layer.cache_transform.named_parameters():
             _complete(f"{self.prefix}.cache_transform.{name}", parameter)
 
-    def _quantize(self, layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A forward pre-hook: (query, key, value, ...) [tokens, heads * head_size] as attention is to read them."""
-        query, key, value, *rest = inputs
-        heads = [x.unflatten(-1, (-1, layer.head_size)) for x in (query, key, value)]
-        if (transform := getattr(layer, "cache_transform", None)) is not None:
-            heads = [heads[0] @ transform.q_trans, *transform(heads[1], heads[2])]
-        else:
-            args = self.recipe.scheme.kv_cache
-            assert args is not None
-            heads[1:] = [fake_quantize(x, args.num_bits, args.symmetric) for x in heads[1:]]
-        return *(x.flatten(-2) for x in heads), *rest
+
+def _load_cache(parameter: Tensor, loaded: Tensor) -> None:
+    """The checkpoint's tensor, or of one with a row per head the rows of this rank's heads."""
+    if loaded.shape[0] > parameter.shape[0]:
+        ranks, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
+        heads, held = loaded.shape[0], parameter.shape[0]
+        loaded = loaded[rank * heads // ranks :][:held]  # where ranks share a head, each holds it
+    if loaded.shape != parameter.shape:
+        raise ArtifactError(f"cache_transform: expected shape {list(parameter.shape)}, found {list(loaded.shape)}")
+    parameter.data.copy_(loaded)
 
 
-def _cache_parameters(layer: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    transform = getattr(layer, "cache_transform", None)
-    return iter(()) if transform is None else transform.named_parameters()
+def _read_cache(layer: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A forward pre-hook of attention: (query, key, value, ...) [tokens, heads * head_size] as it is to read them."""
+    query, key, value, *rest = inputs
+    transform = layer.cache_transform
+    if isinstance(transform, FlatCache):
+        query = (query.unflatten(-1, (-1, layer.head_size)) @ transform.q_trans).flatten(-2)
+    heads = [x.unflatten(-1, (-1, layer.head_size)).transpose(0, 1) for x in (key, value)]  # [kv_heads, tokens, head_size]
+    key, value = (x.transpose(0, 1).flatten(-2) for x in transform(*heads))
+    return query, key, value, *rest
 
 
 def _complete(name: str, tensor: Tensor) -> None:

@@ -27,6 +27,7 @@ class PtqflowConfig(QuantizationConfig):
     def __init__(self, recipe: Any) -> None:
         super().__init__()
         self.recipe = recipe
+        self.caches: dict[str, torch.nn.Module] = {}  # cache transforms by the prefix of their attention module
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PtqflowConfig":
@@ -45,7 +46,7 @@ class PtqflowConfig(QuantizationConfig):
             if place is None:
                 return UnquantizedLinearMethod()
             linears = self.packed_modules_mapping.get(place[2], [place[2]])
-            return FakeQuantLinearMethod(self.recipe, int(place[1]), linears, prefix)
+            return FakeQuantLinearMethod(self.recipe, int(place[1]), linears, prefix, self.caches)
         if isinstance(layer, Attention) and place and self.recipe.scheme.kv_cache is not None:
             return FakeQuantCacheMethod(self, self.recipe, prefix)
         return None
