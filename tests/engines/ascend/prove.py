@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from compare import bytes_of, checkpoints, differences, failed, reference
@@ -28,6 +29,9 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
+from vllm_ascend.ascend_config import get_ascend_config
+from vllm_ascend.ops import register_custom_ops
+from vllm_ascend.utils import adapt_patch, set_weight_prefetch_method
 
 from ascend import fake, kernels, refused
 
@@ -44,6 +48,7 @@ def engine(folder: Path, scratch: Path) -> Iterator[VllmConfig]:
         if not torch.distributed.is_initialized():
             init_distributed_environment(1, 0, f"file://{scratch}/group", 0, backend="gloo")
             initialize_model_parallel(1, 1)
+            set_weight_prefetch_method(get_ascend_config().weight_prefetch_config)  # as its worker does; W8A8 asks for it
         yield config
 
 
@@ -159,7 +164,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    registered = kernels.register()
+    for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
+        sys.modules[name] = MagicMock()  # models of pictures, which the next line imports, name it; none is run
+    adapt_patch()  # vllm-ascend's changes to vLLM, as its worker makes them
+    registered = [kernels.register(), torch.library.Library("vllm", "IMPL")]
+    registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")  # its own, which it gives to NPUs alone
     found = checkpoints(args.work, ("modelslim",))
     with tempfile.TemporaryDirectory() as scratch:
         rows = [prove(args.work, *checkpoint, Path(scratch)) for checkpoint in found]

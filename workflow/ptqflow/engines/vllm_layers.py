@@ -24,7 +24,7 @@ from ptqflow.modeling.architectures import SITE_OF
 from ptqflow.modeling.cache import CacheQuantizer
 from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
-from ptqflow.numerics.grid import fake_quantize
+from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import FlatQuantTransform, Recipe
 from ptqflow.transforms import kronecker
@@ -75,6 +75,8 @@ class FakeQuantLinearMethod(LinearMethodBase):
                 f"{shards}, or quantize with input_shards {ranks}"
             )
         self.shards, self.parts = shards // ranks, output_partition_sizes
+        if any(args and not args.dynamic for args in self.args):
+            self._declare(layer, "input_scale", (len(self.linears), 1), params_dtype)
         if not self.flat:
             return
         site = SITE_OF[self.linears[0]]
@@ -87,13 +89,13 @@ class FakeQuantLinearMethod(LinearMethodBase):
             self._declare(layer, "input_clip", (len(self.linears), self.shards, 2), params_dtype)
 
     def _declare(self, layer: Any, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        """A parameter of `shape` in the checkpoint's layout, but for the leading axis of `input_clip`: one entry per linear."""
+        """A parameter of `shape` in the checkpoint's layout; `input_clip` and `input_scale` have an entry per linear first."""
         parameter = nn.Parameter(torch.full(shape, torch.nan, dtype=dtype), requires_grad=False)
 
         def load(parameter: nn.Parameter, loaded: Tensor, shard_id: str | int | None = None) -> None:
             shard_id = getattr(loaded, "shard_id", shard_id)  # vLLM 0.32 has it on the tensor, 0.23 passes it
             target = parameter.data
-            if name == "input_clip":
+            if name in ("input_clip", "input_scale"):
                 target = target[0 if shard_id is None else shard_id if isinstance(shard_id, int) else "qkv".index(shard_id)]
             rank = layer.tp_rank if loaded.shape[0] > self.shards else 0
             loaded = loaded[rank * self.shards :][: self.shards]
@@ -111,12 +113,13 @@ class FakeQuantLinearMethod(LinearMethodBase):
         for name in ("left_trans", "right_trans"):
             if hasattr(layer, name):
                 _complete(f"{self.prefix}.{name}", getattr(layer, name))
-        clips = getattr(layer, "input_clip", None)
-        for part, linear in enumerate(self.linears):
-            if clips is not None and self.args[part] is not None:
-                _complete(f"{self.prefix}: {linear}.input_clip", clips[part])
-        same_clips = clips is None or all(torch.equal(clip, clips[0]) for clip in clips)
-        self.alike = same_clips and all(args == self.args[0] for args in self.args)
+        self.alike = all(args == self.args[0] for args in self.args)
+        for name in (name for name in ("input_clip", "input_scale") if hasattr(layer, name)):
+            values = getattr(layer, name)
+            for linear, value, args in zip(self.linears, values, self.args, strict=True):
+                if args is not None and (name == "input_clip" or not args.dynamic):
+                    _complete(f"{self.prefix}: {linear}.{name}", value)
+            self.alike &= all(torch.equal(value, values[0]) for value in values)
         if self.alike:
             self.plain.process_weights_after_loading(layer)  # may pack the weight
 
@@ -142,6 +145,8 @@ class FakeQuantLinearMethod(LinearMethodBase):
         args = self.args[part]
         if args is None:
             return x
+        if not args.dynamic:
+            return fake_quantize_static(x, layer.input_scale[part], args.num_bits)
         if self.flat:
             return fake_quantize_clipped(x, args.num_bits, args.symmetric, layer.input_clip[part], self.shards)
         return fake_quantize(x, args.num_bits, args.symmetric, self.shards)
