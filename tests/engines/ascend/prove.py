@@ -48,6 +48,9 @@ def engine(folder: Path, scratch: Path) -> Iterator[VllmConfig]:
         if not torch.distributed.is_initialized():
             init_distributed_environment(1, 0, f"file://{scratch}/group", 0, backend="gloo")
             initialize_model_parallel(1, 1)
+            for part in ("", ".io", ".transforms", ".transforms.functional", ".transforms.v2", ".transforms.v2.functional"):
+                sys.modules[f"torchvision{part}"] = MagicMock()  # named by models of pictures, which the next line imports
+            adapt_patch()  # vllm-ascend's changes to vLLM, as its worker makes them; before it, groups would need a device
             set_weight_prefetch_method(get_ascend_config().weight_prefetch_config)  # as its worker does; W8A8 asks for it
         yield config
 
@@ -164,9 +167,6 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
-        sys.modules[name] = MagicMock()  # models of pictures, which the next line imports, name it; none is run
-    adapt_patch()  # vllm-ascend's changes to vLLM, as its worker makes them
     registered = [kernels.register(), torch.library.Library("vllm", "IMPL")]
     registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")  # its own, which it gives to NPUs alone
     found = checkpoints(args.work, ("modelslim",))
