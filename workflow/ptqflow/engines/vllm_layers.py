@@ -153,7 +153,10 @@ class FakeQuantLinearMethod(LinearMethodBase):
 
 
 class FakeQuantCacheMethod(BaseKVCacheMethod):
-    """Keys and values, quantized and dequantized on their way into attention and its paged cache."""
+    """Keys and values, quantized and dequantized on their way into attention and its paged cache.
+
+    The base class, which vLLM requires, is about scales that the cache is stored with; here it is stored as it is read.
+    """
 
     def __init__(self, config: Any, recipe: Recipe, prefix: str) -> None:
         super().__init__(config)
@@ -161,7 +164,6 @@ class FakeQuantCacheMethod(BaseKVCacheMethod):
 
     def create_weights(self, layer: Any) -> None:
         """Declare what acts on keys and values. Raises ConfigError for what vLLM cannot serve."""
-        super().create_weights(layer)
         args = self.recipe.scheme.kv_cache
         assert args is not None
         if is_quantized_kv_cache(str(layer.kv_cache_dtype)):
@@ -187,7 +189,6 @@ class FakeQuantCacheMethod(BaseKVCacheMethod):
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Check that the checkpoint filled everything."""
-        super().process_weights_after_loading(layer)
         for name, parameter in layer.cache_transform.named_parameters():
             _complete(f"{self.prefix}.cache_transform.{name}", parameter)
 
