@@ -8,6 +8,7 @@ import pytest
 import torch
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.modelslim_layout import DESCRIPTION
+from ptqflow.checkpoints.verification import findings
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
@@ -143,6 +144,13 @@ def test_static_cache_is_written_by_channel_without_offsets(work):
         assert torch.equal(checkpoint[f"{prefix}.kv_cache_scale"], scale.flatten())
         assert not checkpoint[f"{prefix}.kv_cache_offset"].any()
         assert description[f"{prefix}.kv_cache_scale"] == "C8"
+
+
+def test_verification_finds_nothing_to_complain_about(exported):
+    layout, _, folder, fake_checkpoint = exported
+    found = list(findings(layout, folder, fake_checkpoint))
+    assert len(found) > len(layout.linears)
+    assert [finding for finding in found if finding.complaint] == []
 
 
 def test_types_follow_the_recipe(model, quantized):

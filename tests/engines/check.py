@@ -70,7 +70,7 @@ PROOFS = {
         },
         tests="test_vllm_plugin.py",
     ),
-    "ascend": Proof(".venv-ascend", {"modelslim": ["w8a16", "w8a8", "w4a4", "flatquant-w4a4"]}, fakes=True),
+    "ascend": Proof(".venv-ascend", {"modelslim": ["w8a16", "w8a8", "w8a8-static", "w4a4", "flatquant-w4a4"]}, fakes=True),
 }
 
 

@@ -139,6 +139,11 @@ def _refusal_of_shape(scheme: LinearScheme, recipe: Recipe, in_features: int) ->
     return None
 
 
+def engine(recipe: Recipe) -> None:
+    """None of ours: vllm-ascend needs an NPU, or the environment of `make check-engines`."""
+    return None
+
+
 def loading(recipe: Recipe) -> str:
     """How engines load it (Markdown)."""
     return "vllm-ascend, on an Ascend NPU: `vllm serve folder --quantization ascend`."
