@@ -109,13 +109,13 @@ def test_static_linears_compute_what_the_fake_form_computes(model, quantized, wo
             continue
         parts = ("weight", "input_scale", "input_offset", "deq_scale", "quant_bias")
         weight, scale, offset, deq_scale, bias = (checkpoint[f"model.layers.1.{name}.{part}"] for part in parts)
-        x = torch.randn(7, linear.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+        x = torch.randn(7, linear.in_features, generator=torch.Generator().manual_seed(0)).bfloat16() * 32 * scale
         integers = torch.round(x.float() * scale.reciprocal().float() + offset).clamp(-128, 127)  # as the engine
         found = (integers.double() @ weight.double().T + bias) * deq_scale
         with torch.no_grad():
             expected = linear(x)
         # The engine's 1 / scale is a bfloat16 number: values near a rounding boundary go the other way.
-        assert ((found - expected).norm() / expected.norm()).item() < 0.03, name
+        assert ((found - expected).norm() / expected.norm()).item() < 0.02, name  # rounding x: 0.009
 
 
 def test_static_scales_of_fused_linears_are_equal_and_those_of_their_smoothed_inputs(model, quantized, work):

@@ -19,12 +19,21 @@ Description = dict[str, object]
 
 @dataclass(frozen=True)
 class Case:
-    """A refusal: made by `change` from a checkpoint whose recipe's name has `recipe` in it; it must fail with `message`."""
+    """A refusal: made by `change` from a checkpoint whose recipe's name has `recipe` in it; it must fail with `message`.
+
+    `model_type`: of the models that it is about, where not all.
+    """
 
     name: str
     recipe: str
     message: str
     change: Callable[[Tensors, Description], None]
+    model_type: str | None = None
+
+    def is_about(self, recipe: str, folder: Path) -> bool:
+        """Whether it can be made from the checkpoint of `recipe` in `folder`."""
+        config = json.loads((folder / "config.json").read_text())
+        return self.recipe in recipe and self.model_type in (None, config["model_type"])
 
 
 def _retyped(kind: str) -> Callable[[Tensors, Description], None]:
@@ -58,12 +67,12 @@ def _one_of_three(tensors: Tensors, description: Description) -> None:
 
 
 CASES = (
-    Case("W4A16", "rtn-w8a8", "NotImplementedError: Currently, vLLM Ascend doesn't support quant_type=W4A16", _retyped("W4A16")),
-    Case("C8 on Qwen2", "rtn-w8a8", "KeyError: 'layers.0.self_attn.qkv_proj.kv_cache_offset'", _c8),
-    Case("W8A8 FlatQuant", "rtn-w8a8", "NotImplementedError", _retyped("W8A8_FLATQUANT_DYNAMIC")),
-    Case("W4A8 per channel", "rtn-w8a8", "ZeroDivisionError", _retyped("W4A8_DYNAMIC")),
+    Case("W4A16", "w8a8", "NotImplementedError: Currently, vLLM Ascend doesn't support quant_type=W4A16", _retyped("W4A16")),
+    Case("C8 on Qwen2", "w8a8", "KeyError: 'layers.0.self_attn.qkv_proj.kv_cache_offset'", _c8, "qwen2"),
+    Case("W8A8 FlatQuant", "w8a8", "NotImplementedError", _retyped("W8A8_FLATQUANT_DYNAMIC")),
+    Case("W4A8 per channel", "w8a8", "ZeroDivisionError", _retyped("W4A8_DYNAMIC")),
     Case("FlatQuant on o_proj", "flatquant-w4a4", "AssertionError", _o_across_heads),
-    Case("q unlike k and v", "rtn-w8a8", "ValueError: Not all shards", _one_of_three),
+    Case("q unlike k and v", "w8a8", "ValueError: Not all shards", _one_of_three),
 )
 
 

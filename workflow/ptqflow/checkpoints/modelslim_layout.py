@@ -64,7 +64,7 @@ class Layout(BaseLayout):
     def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
         """The tensors of `linear_spec`. Raises ArtifactError for what the type has no place for, naming the tensor."""
         if weight.zero_point.any():
-            raise ArtifactError(f"{linear.prefix}.zero_point is not 0, and vllm-ascend ignores it; use weights.symmetric: true")
+            raise ArtifactError(f"{linear.prefix}.zero_point is not 0, and this form has none; use weights.symmetric: true")
         tensors = {"weight": weight.integers, "weight_scale": weight.scale, "weight_offset": torch.zeros_like(weight.scale)}
         if type_of(linear.scheme, self.recipe) == FLATQUANT:
             tensors |= self._transform(linear)

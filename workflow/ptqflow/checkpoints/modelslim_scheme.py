@@ -99,7 +99,10 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
             "only); use 8-bit weights, or 4-bit weights and inputs"
         )
     if not weights.symmetric:
-        return f"vllm-ascend ignores zero points of weights ({scheme.where}); use weights.symmetric: true"
+        return (
+            f"this form is written without zero points of weights, which vllm-ascend ignores but for W8A16 ({scheme.where}); "
+            "use weights.symmetric: true"
+        )
     if scheme.group_size is not None:
         return f"vllm-ascend has one scale per row of a weight, not groups ({scheme.where}); use weights.strategy: channel"
     if inputs is not None and not inputs.symmetric:
