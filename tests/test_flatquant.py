@@ -9,6 +9,7 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods.learned import Task
 from ptqflow.methods.rounding import clip_rows
 from ptqflow.modeling import online
 from ptqflow.modeling.blocks import Blocks, batches, forward
@@ -56,7 +57,7 @@ def learn(model, calibration, used, layer=0, **options):
     targets = torch.cat([forward(block, hidden[part], positions) for part in batches(*hidden.shape[:2])])
     absmax = read_statistics(calibration.parent / "statistics.parquet")[layer]["absmax"]
     with torch.no_grad():
-        return flatquant.learn(blocks, layer, hidden, targets, absmax, used, **options)
+        return flatquant.learn(Task(blocks, layer, hidden, targets, absmax), used, **options)
 
 
 def values(flat, measure):
@@ -186,7 +187,7 @@ def test_a_checkpoint_without_one_of_its_transforms_is_refused_by_name(checkpoin
 def test_qparams_without_a_transform_are_refused_by_name(model):
     blocks = Blocks(model, CPU, torch.float32)
     block = blocks.build(0, blocks.tensors(0))
-    online.declare(block, recipe(), 0, quantize=False)
+    online.declare(block, recipe(), ["o"], 0, quantize=False)
     with pytest.raises(ArtifactError, match=r"0\.self_attn\.o_proj\.left_trans: expected shape \[1, 4, 4\], found nothing"):
         online.load(block, 0, {})
 
@@ -210,6 +211,76 @@ def test_layers_left_in_high_precision_compute_what_they_did(tmp_path):
         loaded = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32).eval() for f in (source, folder))
         before, after = (each(tokens).logits for each in loaded)
     assert ((after - before).norm() / before.norm()).item() < 0.02  # bfloat16 weights, transformed and rounded
+
+
+def ascend(epochs=2, **changes):
+    transform = SHORT | {"epochs": epochs, "sites": ["qkv", "gate_up"]}
+    return resolve({"preset": "flatquant-w4a4-ascend", "transform": transform, **changes})
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_sites_left_out_are_neither_transformed_nor_clipped(kind, tmp_path):
+    source = tiny_model(tmp_path / "m", kind, torch.bfloat16, layers=1)
+    flat = learn(source, collect(source, tmp_path), ascend())
+    assert flat.fallback is None
+    assert max(values(flat, "identity_error")) < 1e-10
+    acting = {name.removeprefix("model.layers.0.") for name in online.names(flat.qparams)}
+    norms = ("input_layernorm", "post_attention_layernorm")
+    readers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+    assert acting == {f"{norm}.{side}_trans" for norm in norms for side in ("left", "right")} | {
+        f"{r}.input_clip" for r in readers
+    }
+    stored = Blocks(source, CPU, torch.bfloat16).tensors(0)
+    for name in ("model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"):
+        assert torch.equal(flat.tensors[name], stored[name].float())
+
+
+def test_linears_of_a_site_that_quantize_symmetrically_share_one_learned_ratio(model, calibration):
+    flat = learn(model, calibration, ascend())
+    ratios = {name: flat.qparams[name] for name in flat.qparams if name.endswith("input_clip")}
+    assert all(ratio.shape == (1, 2) and ratio[0, 0] == ratio[0, 1] for ratio in ratios.values())
+    assert len({ratios[f"model.layers.0.self_attn.{x}_proj.input_clip"][0, 0].item() for x in "qkv"}) == 1
+    stored = {
+        name.removeprefix("model.layers.0."): tensor for name, tensor in Blocks(model, CPU, torch.float32).tensors(0).items()
+    }
+    absmax = read_statistics(calibration.parent / "statistics.parquet")[0]["absmax"]
+    shared, apart = (flat_block.Learned(stored, 32, absmax, used, 0, used.transform) for used in (ascend(), recipe()))
+    assert (shared.input_clips["qkv"].shape, apart.input_clips["qkv"].shape) == ((1, 1), (1, 2))
+
+
+def test_matrices_are_rounded_first_and_inverted_after(tmp_path):
+    source = tiny_model(tmp_path / "m", "qwen2", torch.bfloat16, layers=1)
+    flat = learn(source, collect(source, tmp_path), ascend())
+    left, right = (flat.qparams[f"model.layers.0.input_layernorm.{side}_trans"] for side in ("left", "right"))
+    assert all(torch.equal(side, side.bfloat16().float()) for side in (left, right))
+    dense = torch.kron(left[0].double(), right[0].double())
+    name, scale = "model.layers.0.self_attn.q_proj.weight", flat.qparams["model.layers.0.qkv.smoothing_scale"].double()
+    expected = (Blocks(source, CPU, torch.float32).tensors(0)[name].double() * scale) @ torch.linalg.inv(dense).T
+    torch.testing.assert_close(flat.tensors[name].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_learn_by_their_own_overrides(model, calibration):
+    changes = [{"layers": [1], "transform": {"epochs": 1, "learning_rate": 0.02}}, {"transform": {"clip_learning_rate": 0.03}}]
+    used = recipe(2, overrides=changes)
+    assert [used.transform_of(layer).epochs for layer in (0, 1)] == [2, 1]
+    assert [used.transform_of(layer).learning_rate for layer in (0, 1)] == [5e-3, 0.02]
+    assert {used.transform_of(layer).clip_learning_rate for layer in (0, 1)} == {0.03}
+    steps = [len(values(learn(model, calibration, used, layer), "loss")) for layer in (0, 1)]
+    assert steps[0] == 2 * steps[1]
+    assert [o.transform.epochs for o in used.for_layers(range(1)).overrides] == [None]  # layer 1's cannot rerun layer 0's chunk
+    assert type(used).model_validate(used.dump()) == used
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"overrides": [{"linears": ["q_proj"], "transform": {"epochs": 1}}]}, "learned by layer"),
+        ({"overrides": [{"transform": {"epochs": 1}}], "transform": {"name": "none"}}, "transform none learns nothing"),
+    ],
+)
+def test_overrides_of_learning_that_cannot_be_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        resolve({"preset": "flatquant-w4a4kv4", **wrong})
 
 
 @pytest.mark.parametrize("rounding", ["rtn", "gptq"])

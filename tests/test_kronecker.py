@@ -1,3 +1,5 @@
+from math import isqrt
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ def well_conditioned(*shape):
 
 @given(st.integers(1, 40000))
 def test_split_ends_for_every_number_of_channels(n):
-    if all(n // a > LARGEST_ASPECT * a for a in range(1, int(n**0.5) + 1) if n % a == 0):
+    if all(n // a > LARGEST_ASPECT * a for a in range(1, isqrt(n) + 1) if n % a == 0):
         with pytest.raises(ValueError, match=f"{n} channels"):
             kronecker_split(n)
     else:
@@ -25,6 +27,31 @@ def test_split_ends_for_every_number_of_channels(n):
 @pytest.mark.parametrize(("n", "sides"), [(256, (16, 16)), (3584, (56, 64)), (18944, (128, 148)), (1536, (32, 48)), (6, (2, 3))])
 def test_split_is_the_nearest_to_square(n, sides):
     assert kronecker_split(n) == sides
+
+
+def smallest_square(n):
+    """FlatQuant's and vllm-ascend's rule (`get_decompose_dim`), as they state it."""
+    a = isqrt(n)
+    a += a * a < n
+    while isqrt(a * a - n) ** 2 != a * a - n:
+        a += 1
+    b = isqrt(a * a - n)
+    return a - b, a + b
+
+
+SIZES = (896, 1536, 2048, 3584, 4096, 4864, 5120, 8192, 8960, 9728, 11008, 13824, 14336, 18944, 25600, 27648, 28672)
+
+
+@pytest.mark.parametrize("n", [*SIZES, 12, 20, 24, 36, 108, 300])
+def test_split_is_the_loaders(n):
+    assert kronecker_split(n) == smallest_square(n)
+
+
+@given(st.integers(1, 5000).filter(lambda n: n % 4 != 2))
+def test_split_is_the_loaders_wherever_that_is_near_to_square(n):
+    left, right = smallest_square(n)
+    if right <= LARGEST_ASPECT * left:
+        assert kronecker_split(n) == (left, right)
 
 
 @pytest.mark.parametrize("n", [0, 257, 2 * 7919])

@@ -27,6 +27,13 @@ _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
+# What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
+_W8, _W8A8_SYMMETRIC = _weights(8, True, None), {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8}}
+_W8A8_STATIC = {"weights": _W8, "input_activations": {"num_bits": 8, "strategy": "tensor", "dynamic": False}}
+_C8 = {"kv_cache": {"num_bits": 8, "symmetric": True, "dynamic": False}}
+_W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"num_bits": 4}}
+_O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
+
 # The reference settings: round-to-nearest floors, GPTQ, AWQ, KVQuant* and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
@@ -44,6 +51,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "kvquant-kv3": {"scheme": {"kv_cache": {"num_bits": 3, **_KVQUANT}}},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
     "smoothquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_SMOOTH},
+    "rtn-w8a16-ascend": {"scheme": {"weights": _W8}},
+    "rtn-w8a8-ascend": {"scheme": _W8A8_SYMMETRIC},
+    "rtn-w8a8-static-ascend": {"scheme": _W8A8_STATIC},
+    "rtn-w4a4-ascend": {"scheme": _W4A4_SYMMETRIC},
+    "smoothquant-w8a8-ascend": {"scheme": _W8A8_SYMMETRIC, **_SMOOTH},
+    "smoothquant-w8a8-static-ascend": {"scheme": _W8A8_STATIC, **_SMOOTH},
+    "smoothquant-w8a8kv8-ascend": {"scheme": _W8A8_SYMMETRIC | _C8, **_SMOOTH},
+    "flatquant-w4a4-ascend": {
+        "scheme": _W4A4_SYMMETRIC,
+        "transform": {"name": "flatquant", "sites": ["qkv", "gate_up"]},
+        "overrides": [_O_AND_DOWN_AT_8],
+        "error_propagation": False,
+    },
 }
 
 

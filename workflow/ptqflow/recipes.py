@@ -57,10 +57,21 @@ class WeightArgs(QuantizationArgs):
 
 
 class ActivationArgs(QuantizationArgs):
-    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj)."""
+    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj).
 
-    strategy: Literal["token"] = "token"
-    dynamic: Literal[True] = True
+    Or static, one scale per tensor, from max|x| of the calibration set.
+    """
+
+    strategy: Literal["token", "tensor"] = "token"
+    dynamic: bool = True
+
+    @model_validator(mode="after")
+    def _static(self) -> "ActivationArgs":
+        if self.dynamic != (self.strategy == "token"):
+            raise ValueError("dynamic: false goes with strategy: tensor, and only with it")
+        if not (self.dynamic or self.symmetric):
+            raise ValueError("static inputs have a range of max|x| on both sides; use symmetric: true")
+        return self
 
 
 class CacheArgs(QuantizationArgs):
@@ -129,9 +140,11 @@ class FlatQuantTransform(Model):
     `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
     `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
+    Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
 
     name: Literal["flatquant"]
+    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "o", "gate_up", "down"]
     epochs: Annotated[int, Field(ge=0)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
@@ -192,13 +205,31 @@ Clip = Annotated[NoClip | MseClip | SearchClip, Field(discriminator="name")]
 Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
 
 
+class FlatQuantChanges(Model):
+    """What some layers learn by instead of the recipe's own."""
+
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
 class Override(Model):
-    """Other settings for some linears of some layers; `weights: null` leaves them in high precision."""
+    """Other settings for some linears of some layers; `weights: null` leaves them in high precision.
+
+    `transform` speaks of whole layers, so it goes with `linears: all`.
+    """
 
     layers: list[Annotated[int, Field(ge=0)]] | Literal["all"] = "all"
     linears: list[Linear] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
+    transform: FlatQuantChanges | None = None
+
+    @model_validator(mode="after")
+    def _whole_layers(self) -> "Override":
+        if self.transform is not None and self.linears != "all":
+            raise ValueError("transform is learned by layer; give it in an override of its own with linears: all")
+        return self
 
     def covers(self, layer: int, linear: str) -> bool:
         """Whether this override speaks of `linear` in block `layer`."""
@@ -223,9 +254,14 @@ class Recipe(Model):
             raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
         if self.transform.name == "flatquant" and self.clip.name != "none":
             raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
+        if self.transform.name != "flatquant" and any(override.transform for override in self.overrides):
+            raise ValueError(f"overrides.transform changes how flatquant learns; transform {self.transform.name} learns nothing")
         cache = self.scheme.kv_cache
         if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
             raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
+        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
+        if self.transform.name == "flatquant" and any(args and not args.dynamic for args in inputs):
+            raise ValueError("transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
         weights = [self.scheme.weights, *(override.weights for override in self.overrides)]
@@ -250,6 +286,14 @@ class Recipe(Model):
             if override.covers(layer, linear) and "input_activations" in override.model_fields_set:
                 args = override.input_activations
         return args
+
+    def transform_of(self, layer: int) -> Transform:
+        """The transform of one layer, with the changes of every override that covers it; the last one wins."""
+        transform = self.transform
+        for override in self.overrides:
+            if override.transform is not None and (override.layers == "all" or layer in override.layers):
+                transform = transform.model_copy(update=override.transform.model_dump(exclude_none=True))
+        return transform
 
     def clip_of(self, linear: str) -> Clip:
         """How the ranges of one linear's weight are clipped."""

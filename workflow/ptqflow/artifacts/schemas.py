@@ -180,6 +180,27 @@ SIZES = pa.schema(
     ]
 )
 
+ENGINES = pa.schema(
+    [
+        column("form", text, "form of the checkpoint; float: the unquantized model"),
+        column("recipe", text, "recipe name, or baseline"),
+        column("engine", text, "what loaded it"),
+        column("dtype", text, "number type of activations; empty where the proof has its own"),
+        column("loaded", flag, "the engine loaded it and ran"),
+        column("passed", flag, "loaded, and within the limits of tests/engines"),
+        column("load_seconds", f64, "wall time until the engine was ready", unit="s", nullable=True),
+        column("max_logit_difference", f64, "largest difference from the fake form in transformers", nullable=True),
+        column("mean_logit_difference", f64, "mean of the same", nullable=True),
+        column("number_type_change", f64, "mean difference of the fake form in bfloat16 from float32", nullable=True),
+        column("mean_logprob_difference", f64, "mean difference of log p(next token)", nullable=True),
+        column("perplexity", f64, "of the prompts, by the engine", nullable=True),
+        column("reference_perplexity", f64, "of the prompts, by the fake form in transformers", nullable=True),
+        column("bytes", i64, "weight files of the checkpoint", unit="bytes", nullable=True),
+        column("baseline_bytes", i64, "weight files of the float model", unit="bytes"),
+        column("message", text, "what the engine said, or why it failed; may be empty"),
+    ]
+)
+
 VERIFICATION_SUMMARY = pa.schema(
     [
         *VARIANT,

@@ -36,6 +36,10 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is None or inputs is None:
         return None
+    if not inputs.dynamic:
+        return (
+            f"this form is written with dynamic inputs ({scheme.where}); use input_activations.dynamic: true, or form modelslim"
+        )
     if recipe.input_shards > 1 and scheme.linear in ROW_PARALLEL:
         return (
             f"engines quantize the whole input of {scheme.linear} with one scale per token, not {recipe.input_shards} shards; "

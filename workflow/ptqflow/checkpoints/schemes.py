@@ -146,7 +146,7 @@ def in_words(recipe: Recipe) -> str:
         scales = grid.get(weights.strategy, f"one scale per {weights.group_size} inputs of a row")
         parts.append(f"weights in {weights.num_bits}-bit {_grid(weights)} integers, {scales}")
     if (inputs := scheme.input_activations) is not None:
-        parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per token")
+        parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per {inputs.strategy}")
     if (cache := scheme.kv_cache) is not None:
         ranges = "one scale per token and head" if cache.dynamic is True else "one scale per channel from calibration"
         of_values = "" if cache.dynamic != "values" else ", values one per token and head"

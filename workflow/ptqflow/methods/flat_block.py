@@ -8,11 +8,12 @@ and P_o across heads:
     k' = k P_k;   q' = q P_k⁻ᵀ                          after RoPE
 
 Weights are clipped as they are quantized, v_proj after P_v (the reference clips it before, at another matrix's extremes). One
-pair of clip ratios serves all linears that read a site, so a fused engine can quantize their input once.
+pair of clip ratios serves all linears that read a site, so a fused engine can quantize their input once; where all quantize it
+symmetrically, both ratios are one number. Sites that the recipe leaves out have neither transform nor input clip.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -25,7 +26,7 @@ from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
 from ptqflow.numerics.straight_through import quantize_dequantize
-from ptqflow.recipes import FlatQuantTransform, NoClip, Recipe
+from ptqflow.recipes import FlatQuantTransform, NoClip, QuantizationArgs, Recipe
 from ptqflow.transforms import diagonal, kronecker
 
 Block = Mapping[str, Tensor]  # tensors of a block by their names inside it
@@ -47,8 +48,10 @@ class Transforms:
     cache_clips: Mapping[str, Tensor]
     weight_clips: Mapping[str, Tensor]
 
-    def sides(self, site: str) -> tuple[Tensor, Tensor]:
-        """A and B of a site's input; that of o_proj is mixed across heads by P_o and inside them by P_v."""
+    def sides(self, site: str) -> tuple[Tensor, Tensor] | None:
+        """A and B of a site's input, None where it is left alone; o_proj's is mixed across heads by P_o, inside them by P_v."""
+        if f"{site}_left" not in self.matrices:
+            return None
         return self.matrices[f"{site}_left"], self.matrices["v" if site == "o" else f"{site}_right"]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Transforms":
@@ -101,23 +104,27 @@ class Learned(nn.Module):
     """The parameters. Matrices start random orthogonal (seeded), scales as SmoothQuant's, clips at sigmoid(clip_logit)."""
 
     def __init__(
-        self, block: Block, head_dim: int, absmax: Mapping[str, Tensor], recipe: Recipe, settings: FlatQuantTransform, seed: int
+        self, block: Block, head_dim: int, absmax: Mapping[str, Tensor], recipe: Recipe, layer: int, settings: FlatQuantTransform
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(settings.seed + layer)
 
         parametrized: type[Direct | Svd] = Svd if settings.parametrization == "svd" else Direct
 
         def matrix(n: int, shards: int = 1) -> nn.Module:
             return parametrized(torch.stack([random_orthogonal(n, generator) for _ in range(shards)]))
 
-        def logits(rows: int) -> nn.Parameter:
-            return nn.Parameter(torch.full((rows, 2), settings.clip_logit))
+        def logits(rows: int, ends: int = 2) -> nn.Parameter:
+            return nn.Parameter(torch.full((rows, ends), settings.clip_logit))
 
         self.matrices, self.log_scales = nn.ModuleDict(), nn.ParameterDict()
         self.input_clips, self.cache_clips, self.weight_clips = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for site in SITES:
             weights = {linear: block[f"{module_name(linear)}.weight"].float() for linear in site.linears}
+            for linear, weight in weights.items():
+                self.weight_clips[linear] = logits(weight.shape[0])
+            if site.name not in settings.sites:
+                continue
             shards, channels = shards_of(recipe, site.linears[0]), weights[site.linears[0]].shape[1]
             left, right = kronecker_sides(site.name, channels, head_dim, shards)
             self.matrices[f"{site.name}_left"] = matrix(left, shards)
@@ -126,17 +133,18 @@ class Learned(nn.Module):
             if site.name in SCALED:
                 scale = initial_scale(absmax[site.name], torch.cat(list(weights.values())), settings.smoothing_strength)
                 self.log_scales[site.name] = nn.Parameter(scale.log())
-            self.input_clips[site.name] = logits(shards)
-            for linear, weight in weights.items():
-                self.weight_clips[linear] = logits(weight.shape[0])
-        self.matrices["v"] = matrix(head_dim)
-        if recipe.scheme.kv_cache is not None:
+            readers = [recipe.input_activations(layer, linear) for linear in site.linears]
+            self.input_clips[site.name] = logits(shards, _ends(readers))
+        if "o" in settings.sites:
+            self.matrices["v"] = matrix(head_dim)
+        if (cache := recipe.scheme.kv_cache) is not None:
             self.matrices["k"] = matrix(head_dim)
-            self.cache_clips.update({"k": logits(1), "v": logits(1)})
+            self.cache_clips.update({name: logits(1, _ends([cache])) for name in ("k", "v")})
 
     def values(self) -> Transforms:
         """The transforms, differentiable in the parameters."""
-        ratios = [{n: p.sigmoid() for n, p in d.items()} for d in (self.input_clips, self.cache_clips, self.weight_clips)]
+        clips = (self.input_clips, self.cache_clips, self.weight_clips)
+        ratios = [{name: logits.sigmoid().expand(-1, 2) for name, logits in d.items()} for d in clips]
         matrices = {name: matrix() for name, matrix in self.matrices.items()}
         return Transforms(matrices, {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
 
@@ -151,6 +159,11 @@ class Learned(nn.Module):
         for clips in (self.input_clips, self.cache_clips, self.weight_clips):
             for parameter in clips.values():
                 parameter.fill_(torch.inf)
+
+
+def _ends(readers: Sequence[QuantizationArgs | None]) -> int:
+    """How many clip ratios an input has: one where no reader tells its two ends apart, else one for each."""
+    return 1 if all(args is None or args.symmetric for args in readers) else 2
 
 
 def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
@@ -168,10 +181,12 @@ def initial_scale(absmax: Tensor, weight: Tensor, strength: float) -> Tensor:
 def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
     """The block's tensors with all transforms in, before quantization, in the dtype of the matrices."""
     matrices, scales = transforms.matrices, transforms.scales
-    dtype = matrices["v"].dtype
+    dtype = next(iter(matrices.values())).dtype
     result = {name: tensor.to(dtype) for name, tensor in block.items()}
     for site in SITES:
-        left, right = (invert(side).mT for side in transforms.sides(site.name))
+        if (sides := transforms.sides(site.name)) is None:
+            continue
+        left, right = (invert(side).mT for side in sides)
         for linear in site.linears:
             name = f"{module_name(linear)}.weight"
             weight = result[name] / scales[site.name] if site.name in scales else result[name]
@@ -179,10 +194,11 @@ def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dic
         if site.norm and site.name in scales:
             result[f"{site.norm}.weight"] = result[f"{site.norm}.weight"] * scales[site.name]
     values, ups = module_name("v_proj"), module_name("up_proj")
-    heads = result[f"{values}.weight"].unflatten(0, (-1, matrices["v"].shape[-1]))
-    result[f"{values}.weight"] = (matrices["v"].mT @ heads).flatten(0, 1)
-    if (bias := result.get(f"{values}.bias")) is not None:
-        result[f"{values}.bias"] = (bias.unflatten(0, heads.shape[:2]) @ matrices["v"][0]).flatten()
+    if "v" in matrices:
+        heads = result[f"{values}.weight"].unflatten(0, (-1, matrices["v"].shape[-1]))
+        result[f"{values}.weight"] = (matrices["v"].mT @ heads).flatten(0, 1)
+        if (bias := result.get(f"{values}.bias")) is not None:
+            result[f"{values}.bias"] = (bias.unflatten(0, heads.shape[:2]) @ matrices["v"][0]).flatten()
     for name in (f"{ups}.weight", f"{ups}.bias"):
         if name in result and "down" in scales:
             result[name] = (result[name].mT * scales["down"]).mT
@@ -192,7 +208,7 @@ def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dic
 def online_tensors(transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
     """What acts at inference, by name inside the block (`modeling.online`)."""
     matrices, found = transforms.matrices, {}
-    for site in SITES:
+    for site in (site for site in SITES if transforms.sides(site.name)):
         found[f"{owner(site)}.left_trans"] = matrices[f"{site.name}_left"]
         if site.name != "o":
             found[f"{owner(site)}.right_trans"] = matrices[f"{site.name}_right"]
@@ -243,7 +259,10 @@ def transform_grams(grams: Mapping[str, Tensor], transforms: Transforms) -> dict
     """Gram matrices of the sites' inputs after the transforms, float32 on the device of `grams`."""
     found = {}
     for site, gram in grams.items():
-        left, right = (side.to(gram) for side in transforms.sides(site))
+        if (sides := transforms.sides(site)) is None:
+            found[site] = gram
+            continue
+        left, right = (side.to(gram) for side in sides)
         if site in transforms.scales:
             gram = diagonal.apply_to_gram(gram, transforms.scales[site].reciprocal().to(gram))
         found[site] = kronecker.apply_to_gram(gram, left, right)

@@ -20,9 +20,10 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods import flat_block
 from ptqflow.methods.descent import Descent, Group
 from ptqflow.methods.flat_block import Block, Learned, Transforms
+from ptqflow.methods.learned import Task
 from ptqflow.modeling import online
 from ptqflow.modeling.architectures import ATTENTION, SITES, block_prefix, module_name, smoothing_key
-from ptqflow.modeling.blocks import Blocks, Positions, batches
+from ptqflow.modeling.blocks import Positions, batches
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
 from ptqflow.recipes import FlatQuantTransform, Recipe
@@ -43,32 +44,27 @@ class FlatBlock:
     rows: list[dict[str, Any]]
     fallback: str | None
 
+    @property
+    def weight_clips(self) -> Mapping[str, Tensor]:
+        """Ratios [out, 2] of each row's range, by linear."""
+        return self.transforms.weight_clips
+
     def transform_grams(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gram matrices of the inputs of the folded linears, from those of the float block's."""
         return flat_block.transform_grams(grams, self.transforms)
 
 
-def learn(
-    blocks: Blocks,
-    layer: int,
-    hidden: Tensor,
-    targets: Tensor,
-    absmax: Mapping[str, Tensor],
-    recipe: Recipe,
-    invert: Inverse = inverse,
-) -> FlatBlock:
-    """Learn block `layer`'s transforms from states [sequences, tokens, hidden] that enter it and the float outputs `targets`.
+def learn(task: Task, recipe: Recipe, invert: Inverse = inverse) -> FlatBlock:
+    """Learn a block's transforms.
 
     Raises ConfigError where the device loses the gradient of the inverse: training through it would oscillate.
     """
-    settings = recipe.transform
-    assert isinstance(settings, FlatQuantTransform)
-    if (error := gradient_error(invert, blocks.device)) > _GRADIENT_LIMIT:
+    if (error := gradient_error(invert, task.blocks.device)) > _GRADIENT_LIMIT:
         raise ConfigError(
-            f"the gradient of the matrix inverse on {blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
+            f"the gradient of the matrix inverse on {task.blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
             "trained here; use another platform or update its torch"
         )
-    trainer = _Trainer(blocks, layer, hidden, targets, absmax, recipe, settings, invert)
+    trainer = _Trainer(task, recipe, invert)
     trainer.record(0, "inverse_gradient_error", error)
     return trainer.run()
 
@@ -76,21 +72,15 @@ def learn(
 class _Trainer:
     """One block: its float tensors, the quantizing module that deployment runs, and the calibration states."""
 
-    def __init__(
-        self,
-        blocks: Blocks,
-        layer: int,
-        hidden: Tensor,
-        targets: Tensor,
-        absmax: Mapping[str, Tensor],
-        recipe: Recipe,
-        settings: FlatQuantTransform,
-        invert: Inverse,
-    ) -> None:
-        if len(hidden) < 2:
+    def __init__(self, task: Task, recipe: Recipe, invert: Inverse) -> None:
+        blocks, self.layer, self.recipe, self.invert = task.blocks, task.layer, recipe, invert
+        self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, blocks.device
+        settings = recipe.transform_of(self.layer)
+        assert isinstance(settings, FlatQuantTransform)
+        self.settings = settings
+        if len(self.hidden) < 2:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
-        self.blocks, self.layer, self.recipe, self.settings, self.invert = blocks, layer, recipe, settings, invert
-        self.hidden, self.targets, self.absmax = hidden, targets, absmax
+        layer = self.layer
         tensors = blocks.tensors(layer)
         self.stored: Block = {name.removeprefix(block_prefix(layer)): tensor for name, tensor in tensors.items()}
         self.exact: Block = {name: tensor.to(blocks.device, torch.float32) for name, tensor in self.stored.items()}
@@ -98,18 +88,17 @@ class _Trainer:
         self.plain = blocks.build(layer, tensors).cpu().double()
         self.transformed = blocks.build(layer, tensors).cpu().double()
         quantize_block(self.module, recipe, layer)
-        online.declare(self.transformed, recipe, layer, quantize=False)
-        self.positions = blocks.positions(hidden.shape[1])
-        held_out = min(max(1, round(len(hidden) * settings.held_out)), len(hidden) - 1)
-        self.samples = len(hidden) - held_out
+        online.declare(self.transformed, recipe, settings.sites, layer, quantize=False)
+        self.positions = blocks.positions(self.hidden.shape[1])
+        held_out = min(max(1, round(len(self.hidden) * settings.held_out)), len(self.hidden) - 1)
+        self.samples = len(self.hidden) - held_out
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> FlatBlock:
         """Learn, round to what the checkpoint holds, and fall back to plain rounding where that is better."""
         settings, head_dim = self.settings, int(self.plain.get_submodule(ATTENTION).head_dim)  # type: ignore[arg-type]
-        seed = settings.seed + self.layer
-        learned = Learned(self.stored, head_dim, self.absmax, self.recipe, settings, seed).to(self.blocks.device)
-        identity = Learned(self.stored, head_dim, self.absmax, self.recipe, settings, seed).to(self.blocks.device)
+        learned = Learned(self.stored, head_dim, self.absmax, self.recipe, self.layer, settings).to(self.device)
+        identity = Learned(self.stored, head_dim, self.absmax, self.recipe, self.layer, settings).to(self.device)
         identity.set_identity()
         rtn = self._held_out(self._state(identity.values()))
         self.record(0, "rtn_held_out_loss", rtn)
@@ -124,7 +113,8 @@ class _Trainer:
             settings.weight_decay,
             settings.max_gradient_norm,
         )
-        descent.run(self.samples, settings.epochs, settings.batch_size, torch.Generator().manual_seed(seed))
+        order = torch.Generator().manual_seed(settings.seed + self.layer)
+        descent.run(self.samples, settings.epochs, settings.batch_size, order)
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step
         self.record(step, "identity_error", self._identity_error(learned.values()), "after training")
@@ -145,7 +135,7 @@ class _Trainer:
             self.record(step, "identity_error", error, "folded")
             for name, value in flat_block.condition_numbers(final).items():
                 self.record(step, "condition_number", value, name)
-            return final, self._held_out(self._state(final.to(self.blocks.device, torch.float32))), error
+            return final, self._held_out(self._state(final.to(self.device, torch.float32))), error
 
     def _state(self, transforms: Transforms) -> dict[str, Tensor]:
         """All tensors of the quantizing module; differentiable in the transforms."""
@@ -155,7 +145,7 @@ class _Trainer:
 
     def _loss(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
         """Mean squared error of the quantized block's output on some sequences."""
-        x, target = (t[indices].to(self.blocks.device, torch.float32) for t in (self.hidden, self.targets))
+        x, target = (t[indices].to(self.device, torch.float32) for t in (self.hidden, self.targets))
         return (_forward(self.module, state, x, self.positions) - target).square().mean()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a method that scales the inputs of linears is told about a site."""
+"""What a method that scales the inputs of linears is told about a site; it offers `smoothing_scale` and `skipped`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

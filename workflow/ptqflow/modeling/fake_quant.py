@@ -2,7 +2,8 @@
 
 Used by the quantize stage (to hand each block quantized inputs) and by the transformers quantizer (to run checkpoints): one
 place, so that both compute the same numbers. Placement (Quantized-Reasoning-Models): inputs of all block linears per token (per
-input shard for o_proj and down_proj), keys and values per token and head, also during prefill (`modeling.cache` says where).
+input shard for o_proj and down_proj) or on a static grid, keys and values per token and head, also during prefill
+(`modeling.cache` says where).
 """
 
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from ptqflow.modeling import cache, online
 from ptqflow.modeling.architectures import ATTENTION, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
-from ptqflow.numerics.grid import fake_quantize
+from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, ActivationArgs, Recipe
+from ptqflow.recipes import LINEARS, ActivationArgs, FlatQuantTransform, Recipe
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -38,11 +39,16 @@ class FakeQuantLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.args, self.input_shards = args, input_shards
         self.input_clip: nn.Parameter | None = None  # learned ratios [shards, 2] of the range, where a recipe has them
+        if not args.dynamic:
+            one = torch.ones(1, device=self.weight.device, dtype=self.weight.dtype)
+            self.input_scale = nn.Parameter(one, requires_grad=False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Quantize, then multiply."""
         bits, symmetric, shards = self.args.num_bits, self.args.symmetric, self.input_shards
-        if self.input_clip is None:
+        if not self.args.dynamic:
+            quantized = fake_quantize_static(input, self.input_scale, bits)
+        elif self.input_clip is None:
             quantized = fake_quantize(input, bits, symmetric, shards)
         else:
             quantized = fake_quantize_clipped(input, bits, symmetric, self.input_clip, shards)
@@ -87,8 +93,8 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
             plain = block.get_submodule(module_name(linear))
             assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
             block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if recipe.transform.name == "flatquant":
-        online.declare(block, recipe, layer)
+    if isinstance(recipe.transform, FlatQuantTransform):
+        online.declare(block, recipe, recipe.transform.sites, layer)
     elif recipe.scheme.kv_cache is not None:
         cache.quantize_cache(block, recipe.scheme.kv_cache)
 

@@ -1,14 +1,15 @@
 """Parameters that act at inference: FlatQuant's Kronecker transforms of linear inputs, its key transform after RoPE and its clip
-ratios, and the scales of a static cache.
+ratios, and static scales of inputs and cache.
 
 Everything is a parameter of the module it acts on, declared before weights are loaded and named in checkpoints as there:
 `left_trans` [shards, left, left] and `right_trans` [shards, right, right] of a norm (acting on its output) or of o_proj and
 down_proj (on their input; o_proj mixes heads only, so it has no right side); `input_clip` [shards, 2] of a linear; `k_trans`,
 `q_trans` [head_dim, head_dim], `k_clip`, `v_clip` [1, 2] of `self_attn.cache_transform`. Clips are ratios (low, high) of
-the range. A static cache has `k_scale`, `k_zero_point`, `v_scale`, `v_zero_point` [kv_heads, head_dim] there (`modeling.cache`).
+the range. A linear with static inputs has `input_scale` [1]; a static cache has `k_scale`, `k_zero_point`, `v_scale`,
+`v_zero_point` [kv_heads, head_dim] in `self_attn.cache_transform` (`modeling.cache`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ptqflow.transforms import kronecker
 
 PARTS = (
     *("left_trans", "right_trans", "input_clip", "k_trans", "q_trans", "k_clip", "v_clip"),
-    *("k_scale", "k_zero_point", "v_scale", "v_zero_point"),
+    *("input_scale", "k_scale", "k_zero_point", "v_scale", "v_zero_point"),
 )
 
 
@@ -55,13 +56,14 @@ def owner(site: Site) -> str:
     return site.norm or module_name(site.linears[0])
 
 
-def declare(block: nn.Module, recipe: Recipe, layer: int, quantize: bool = True) -> None:
+def declare(block: nn.Module, recipe: Recipe, sites: Collection[str], layer: int, quantize: bool = True) -> None:
     """Give a block of `recipe` its online parameters (identities until loaded) and the hooks that apply them.
 
-    Call it after the block's linears quantize their inputs; `quantize` false leaves all quantizers out.
+    `sites`: names of those that are transformed. Call it after the block's linears quantize their inputs; `quantize` false leaves
+    all quantizers out.
     """
     attention: Any = block.get_submodule(ATTENTION)
-    for site in SITES:
+    for site in (site for site in SITES if site.name in sites):
         linear = block.get_submodule(module_name(site.linears[0]))
         assert isinstance(linear, nn.Linear)
         shards = shards_of(recipe, site.linears[0])

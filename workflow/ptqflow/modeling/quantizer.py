@@ -5,10 +5,13 @@ A checkpoint says `"quantization_config": {"quant_method": "ptqflow", "version":
 unknown quant_method alone only warns.
 """
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from ptqflow.errors import ConfigError
+from pydantic import ValidationError
+
+from ptqflow.errors import ConfigError, explain
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.recipes import Recipe
 
@@ -19,6 +22,20 @@ VERSION = 1
 def quantization_config(recipe: Recipe) -> dict[str, Any]:
     """The `quantization_config` of a checkpoint that quantizes activations or its cache while it runs."""
     return {"quant_method": METHOD, "version": VERSION, "recipe": recipe.dump()}
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a checkpoint's `quantization_config`. Raises ConfigError for another version, unknown keys, wrong recipe."""
+    unknown = sorted(config.keys() - {"quant_method", "version", "recipe"})
+    if config.get("version") != VERSION or unknown:
+        raise ConfigError(
+            f"quantization_config: version {config.get('version')}, unknown keys {unknown}; this ptqflow reads version "
+            f"{VERSION}; export the checkpoint again"
+        )
+    try:
+        return Recipe.model_validate(config.get("recipe"))
+    except ValidationError as error:
+        raise ConfigError(f"quantization_config.recipe: {explain(error, Recipe)}; export the checkpoint again") from None
 
 
 def register(auto: ModuleType) -> None:
@@ -33,11 +50,7 @@ def register(auto: ModuleType) -> None:
         """The recipe of a checkpoint."""
 
         def __init__(self, recipe: dict[str, Any], version: int = 0, quant_method: str = METHOD, **unknown: Any) -> None:
-            if version != VERSION or unknown:
-                raise ConfigError(
-                    f"quantization_config: version {version}, unknown keys {sorted(unknown)}; this ptqflow reads version "
-                    f"{VERSION}; export the checkpoint again"
-                )
+            recipe_of({"version": version, "recipe": recipe, **unknown})
             self.quant_method, self.version, self.recipe = quant_method, version, recipe
 
     class PtqflowQuantizer(auto.HfQuantizer):  # type: ignore[name-defined]

@@ -6,7 +6,7 @@ from typing import Any
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.architectures import SITES, architecture_of
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe, WeightArgs
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, FlatQuantTransform, Recipe, WeightArgs
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
@@ -67,8 +67,8 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
             f"{where}kv_cache.key_bias separate: a norm follows the key bias of model {model_name}; use key_bias keep"
         )
     shapes = linear_shapes(config)
-    if recipe.transform.name == "flatquant":
-        for site in SITES:
+    if isinstance(recipe.transform, FlatQuantTransform):
+        for site in (site for site in SITES if site.name in recipe.transform.sites):
             linear = site.linears[0]
             try:
                 kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))

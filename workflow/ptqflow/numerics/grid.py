@@ -107,6 +107,13 @@ def fake_quantize(x: Tensor, num_bits: int, symmetric: bool, shards: int = 1) ->
     return integers.sub_(zero_point).mul_(scale).flatten(-2).to(x.dtype)
 
 
+def fake_quantize_static(x: Tensor, scale: Tensor, num_bits: int) -> Tensor:
+    """Quantize-dequantize on the symmetric grid of a given scale [1]. Float32 inside; dtype and shape of `x`."""
+    lowest, highest = integer_range(num_bits, symmetric=True)
+    step = scale.float()
+    return torch.round(x.float() / step).clamp_(lowest, highest).mul_(step).to(x.dtype)
+
+
 def fake_quantize_groups(groups: Tensor, grid: Grid) -> Tensor:
     """Round-to-nearest quantize-dequantize of weight groups [..., n] over their full range, float32. `groups` float32."""
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)

@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +20,10 @@ from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.methods.learned import Task, learner
+from ptqflow.methods.static import static_input_scales
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITES, block_prefix, smoothing_key
+from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
@@ -134,14 +135,16 @@ def quantize_layer(
     inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
     losses: list[dict[str, Any]] = []
     fallback: str | None = None
-    if recipe.transform.name == "flatquant":
-        flat = import_module("ptqflow.methods.flatquant").learn(blocks, layer, hidden, outputs, inputs.absmax, recipe)
-        inputs = replace(inputs, grams=flat.transform_grams(grams), weight_clips=flat.transforms.weight_clips)
+    if (learn := learner(recipe)) is not None:
+        learned = learn(Task(blocks, layer, hidden, outputs, inputs.absmax), recipe)
+        inputs = replace(inputs, grams=learned.transform_grams(grams), weight_clips=learned.weight_clips)
         rounding_only = recipe.model_copy(update={"transform": NoTransform()})
-        qparams, rows = quantize_weights(layer, flat.tensors, inputs, rounding_only, device.peak_bytes)
-        qparams, losses, fallback = qparams | flat.qparams, flat.rows, flat.fallback
+        qparams, rows = quantize_weights(layer, learned.tensors, inputs, rounding_only, device.peak_bytes)
+        qparams, losses, fallback = qparams | learned.qparams, learned.rows, learned.fallback
     else:
         qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
+    dtype = tensors[f"{linear_prefix(layer, 'o_proj')}.weight"].dtype
+    qparams |= static_input_scales(layer, recipe, inputs.absmax, qparams, dtype)
     if ranges is not None:
         scale = qparams.get(smoothing_key(layer, "o"))
         found = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)

@@ -1,0 +1,36 @@
+"""Static grids of linear inputs: one scale per tensor, from max|x| of the calibration set."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ptqflow.modeling.architectures import SITES, linear_prefix, smoothing_key
+from ptqflow.numerics.grid import integer_range
+from ptqflow.recipes import Recipe
+from ptqflow.transforms import diagonal
+
+_FLOOR = 1e-5
+
+
+def static_input_scales(
+    layer: int, recipe: Recipe, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """`{linear}.input_scale` [1] of each linear of block `layer` whose input the recipe quantizes statically.
+
+    `absmax`: max|x| [in] of the float model by site; `scales`: the scalings of the block's sites by `smoothing_key`, which divide
+    x. Scales are float32 numbers that `dtype`, in which checkpoints hold them, can hold.
+    """
+    found = {}
+    for site in SITES:
+        for linear in site.linears:
+            args = recipe.input_activations(layer, linear)
+            if args is None or args.dynamic:
+                continue
+            largest = absmax[site.name].float().cpu()
+            if (scale := scales.get(smoothing_key(layer, site.name))) is not None:
+                largest = largest / diagonal.columns(scale).cpu()
+            highest = integer_range(args.num_bits, symmetric=True)[1]
+            step = largest.max().clamp(min=_FLOOR) / highest
+            found[f"{linear_prefix(layer, linear)}.input_scale"] = step.to(dtype).float().view(1)
+    return found
