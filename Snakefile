@@ -33,4 +33,3 @@ rule all:
             for suffix in suffixes
         ],
         expand("results/figures/{figure}.svg", figure=jobs.figures()),
-        jobs.exports(),

@@ -31,3 +31,25 @@ def finished(tmp_path_factory) -> Checkout:
     checkout = Checkout.create(tmp_path_factory.mktemp("study") / "checkout", SMALL_STUDY)
     checkout.run()
     return checkout
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder that the tests of a module share."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="module")
+def model(work) -> Path:
+    """A tiny random Qwen2."""
+    from tiny_models import tiny_model
+
+    return tiny_model(work / "model")
+
+
+@pytest.fixture(scope="module")
+def calibration(model, work) -> Path:
+    """Its collected calibration, as one chunk."""
+    from tiny_models import collect
+
+    return collect(model, work)

@@ -18,7 +18,7 @@ from ptqflow.presets import resolve
 from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip, WeightArgs
 from rounding_helpers import round_one
 from safetensors.torch import load_file
-from tiny_models import collect, export, quantize, tiny_model
+from tiny_models import export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 
 GROUPED = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=16)
@@ -193,21 +193,6 @@ def test_impossible_recipes_are_refused(key):
     }[key]
     with pytest.raises(ValueError, match={"awq": "give scheme.weights", "tensor": "row by row"}[key]):
         resolve(entry)
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("awq")
-
-
-@pytest.fixture(scope="module")
-def model(work):
-    return tiny_model(work / "model")
-
-
-@pytest.fixture(scope="module")
-def calibration(model, work):
-    return collect(model, work)
 
 
 def awq_recipe(**transform):

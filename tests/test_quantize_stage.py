@@ -26,21 +26,6 @@ RTN = resolve({"preset": "rtn-w4a4kv4"})
 AWQ = resolve({"preset": "awq-w3a16", "transform": {"name": "awq", "gqa_vo": True}, "clip": {"name": "search"}})
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("stages")
-
-
-@pytest.fixture(scope="module")
-def model(work):
-    return tiny_model(work / "model")
-
-
-@pytest.fixture(scope="module")
-def calibration(model, work):
-    return collect(model, work)
-
-
 def logits(folder, tokens):
     with torch.no_grad():
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(tokens).logits

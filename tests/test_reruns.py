@@ -24,6 +24,7 @@ def below(*recipes: str) -> set[str]:
         for r in recipes
         for job in (
             f"export recipe={r} form=fake",
+            f"verify recipe={r} form=fake",
             f"evaluate variant={r}.fake suite=prose seed=0",
             f"measure variant={r}.fake engine=transformers",
         )
@@ -96,9 +97,9 @@ def test_swapped_bits_run_the_recipe(study):
     assert study.planned() == quantized("rounded")
 
 
-def test_an_added_form_runs_its_exports(study):
+def test_an_added_form_runs_its_exports_and_their_verification(study):
     study.configure(lambda c: c.update(forms={"compressed-tensors": "all"}))
-    exports = {f"export recipe={r} form=compressed-tensors" for r in BOTH}
+    exports = END | {f"{job} recipe={r} form=compressed-tensors" for job in ("export", "verify") for r in BOTH}
     assert study.planned() == exports
     assert study.run() == exports
     assert study.planned() == set()

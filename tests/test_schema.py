@@ -6,7 +6,8 @@ import jsonschema
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
-from ptqflow.study import schema
+from ptqflow.errors import ConfigError
+from ptqflow.study import load, schema
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 
@@ -25,3 +26,9 @@ def test_schema_accepts_what_runs(study):
 def test_schema_refuses_an_unknown_key():
     with pytest.raises(jsonschema.ValidationError, match="recipies"):
         jsonschema.validate({**SMALL_STUDY, "recipies": {}}, schema())
+
+
+def test_a_recipe_named_twice_to_run_is_refused():
+    name = next(iter(SMALL_STUDY["recipes"]))
+    with pytest.raises(ConfigError, match=f"run: {name} is there twice"):
+        load({**SMALL_STUDY, "run": [name, name]})

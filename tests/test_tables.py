@@ -19,6 +19,7 @@ FILES = {
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
+    "verification": ("parquet", "csv", "md", "html"),
 }
 
 

@@ -68,6 +68,8 @@ PROOFS = {
             "float": ["baseline"],
             "fake": ["rtn-w4", "rtn-w8a8kv8", "kvquant-kv4", "flatquant-w4a4", "flatquant-w4a4kv4"],
             "compressed-tensors": ["rtn-w4", "awq-w4", "gptq-w4-symmetric", "rtn-w4a8", *W8A8],
+            "autoawq": ["awq-w4"],
+            "gptq": ["gptq-w4-symmetric"],
         },
         tests="test_vllm_plugin.py",
     ),

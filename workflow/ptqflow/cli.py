@@ -25,6 +25,7 @@ STAGES = {
     "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
     "export": "write a checkpoint from a recipe's integers and scales",
+    "verify": "read a checkpoint back and compare it with its integers, and its logits with the fake form",
     "evaluate": "perplexity, multiple choice and reasoning of one checkpoint",
     "measure": "latency of prefill and decode of one checkpoint",
     "aggregate": "tables across models, recipes and tasks",

@@ -20,7 +20,7 @@ from ptqflow.evaluation import tasks
 from ptqflow.sources import Source
 from ptqflow.study import PLATFORMS, Study, architecture_of, layers_of
 
-AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints")
+AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints", "verification")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -122,28 +122,34 @@ class Jobs:
         """Digest of `measure` with the engine it times."""
         return code("measure", engines.module_of(self.study.latency[engine].engine))
 
-    def exports(self) -> list[str]:
-        """The manifests of all checkpoints for third-party engines."""
-        return [
-            checkpoint(self.study.platform, model, f"{recipe}.{form}")
-            for model in self.study.models
-            for recipe, form in self.study.exports(architecture_of(self.study, model))
-        ]
-
     def export_code(self, form: str) -> str:
         """Digest of `export` with the modules of this form."""
-        scheme = f"{checkpoints.module_of(form).removesuffix('_layout')}_scheme"
-        return code("export", checkpoints.module_of(form), scheme)
+        return code("export", *checkpoints.modules_of(form))
+
+    def verify(self, recipe: str, form: str) -> str:
+        """Settings of `verify`."""
+        engine = checkpoints.engine(form, self.study.recipes[recipe])
+        return canonical_json({"recipe": self._recipe(recipe), "form": form} | ({"engine": engine} if engine else {}))
+
+    def verify_code(self, recipe: str, form: str) -> str:
+        """Digest of `verify` with the modules of this form, and of the engine that loads it."""
+        engine = checkpoints.engine(form, self.study.recipes[recipe])
+        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
         for model, entry in study.models.items():
             place = {"platform": platform, "model": model}
+            for recipe, form in study.checkpoints(architecture_of(study, model)):
+                who = place | {"recipe": recipe, "form": form}
+                yield "checkpoints", who, checkpoint(platform, model, f"{recipe}.{form}")
+                yield "verification", who, f"results/{platform}/verification/{model}/{recipe}/{form}.parquet"
             for variant in study.variants():
                 recipe, _, form = variant.partition(".")
                 who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                yield "checkpoints", who, checkpoint(platform, model, variant)
+                if not form:
+                    yield "checkpoints", who, checkpoint(platform, model, variant)
                 for name, suite in study.suites.items():
                     for seed in suite.seeds:
                         path = f"results/{platform}/evaluation/{model}/{variant}/{name}/seed={seed}.parquet"

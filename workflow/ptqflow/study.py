@@ -89,6 +89,8 @@ class Study(Model):
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
+            if twice := sorted({name for name in self.run if self.run.count(name) > 1}):
+                raise ValueError(f"run: {', '.join(twice)} is there twice; name each recipe once")
         for form, recipes in self._forms().items():
             if form == FAKE and recipes != "all":
                 raise ValueError(f"forms.{FAKE}: evaluation reads this form of every recipe; write all, or leave it out")
@@ -105,13 +107,13 @@ class Study(Model):
         """`baseline` and every `recipe.form` to evaluate."""
         return ["baseline", *(f"{recipe}.{FAKE}" for recipe in self.chosen)]
 
-    def exports(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-        """(recipe, form) of every checkpoint to write for third-party engines.
+    def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+        """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
 
         `architecture`: the model's config.json; None while it is not fetched. Raises ConfigError for a recipe that a form is
         asked for and cannot hold.
         """
-        found = []
+        found = [(name, FAKE) for name in self.chosen]
         for form, recipes in self._forms().items():
             for name in (name for name in self.chosen if isinstance(recipes, str) or name in recipes):
                 reason = refusal(form, self.recipes[name], architecture)
@@ -159,7 +161,7 @@ def load(config: Mapping[str, Any]) -> Study:
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
-            study.exports(architecture_of(study, name))
+            study.checkpoints(architecture_of(study, name))
     return study
 
 

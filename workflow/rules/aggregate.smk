@@ -10,6 +10,7 @@ TABLES = {
     "layer_error": ["parquet", "csv"],
     "latency": ["parquet", "csv", "md"],
     "sizes": ["parquet", "csv", "md"],
+    "verification": ["parquet", "csv", "md"],
 }
 
 
@@ -29,7 +30,7 @@ rule aggregate:
                 category="Tables",
                 labels={"table": name},
             )
-            for name in ("accuracy", "latency", "sizes")
+            for name in ("accuracy", "latency", "sizes", "verification")
         ],
     log:
         "results/logs/aggregate.log",

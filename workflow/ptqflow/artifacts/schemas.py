@@ -84,6 +84,17 @@ SAMPLES = pa.schema(
     ]
 )
 
+VERIFICATION = pa.schema(
+    [
+        column("check", text, "files, index, names, tensors, integers, zero_point, scale, weight, bytes or logits"),
+        column("subject", text, "tensor, linear, file, or what was measured"),
+        column("status", text, "passed or skipped (a failed check fails the job)"),
+        column("value", f64, "what was measured: relative difference, bytes, nats; null: equality", nullable=True),
+        column("limit", f64, "what it may be", nullable=True),
+        column("note", text, "why it was skipped", nullable=True),
+    ]
+)
+
 LATENCY = pa.schema(
     [
         column("phase", text, "prefill or decode"),
@@ -187,5 +198,19 @@ ENGINES = pa.schema(
         column("bytes", i64, "weight files of the checkpoint", unit="bytes", nullable=True),
         column("baseline_bytes", i64, "weight files of the float model", unit="bytes"),
         column("message", text, "what the engine said, or why it failed; may be empty"),
+    ]
+)
+
+VERIFICATION_SUMMARY = pa.schema(
+    [
+        *VARIANT,
+        column("tensors", i32, "tensors found right: name, dtype, shape, range, content"),
+        column("linears", i32, "quantized linears whose integers were read back equal"),
+        column("bytes", i64, "weight files", unit="bytes"),
+        column("baseline_share", f64, "these bytes / the float model's"),
+        column("weight_difference", f64, "largest relative difference from a weight of the fake checkpoint", nullable=True),
+        column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
+        column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
+        column("note", text, "what was skipped, and why", nullable=True),
     ]
 )

@@ -15,8 +15,8 @@ from compressed_tensors.quantization import QuantizationConfig
 from torch import Tensor
 
 from ptqflow.checkpoints.compressed_tensors_scheme import INT, layout_of, quantization_config
-from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, scale_spec, stored_scale
-from ptqflow.numerics.grid import integer_range, storage_dtype
+from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, on_grid, scale_spec, stored_scale
+from ptqflow.numerics.grid import integer_range
 from ptqflow.numerics.packing import packed_length, unpack
 
 
@@ -60,14 +60,12 @@ class Layout(BaseLayout):
         scale = tensors["weight_scale"].float()
         if layout_of(linear.scheme) == INT:
             return GridWeight(tensors["weight"], scale, torch.zeros(scale.shape, dtype=torch.int8))
-        offset = 2 ** (bits - 1) if symmetric else 0  # words hold q + 2^(b-1) of a signed q: the unsigned grid's own integers
-        integers = unpack(tensors["weight_packed"], bits, columns).to(torch.int16) - offset
+        integers = unpack(tensors["weight_packed"], bits, columns)
         if symmetric:
-            zero_point = torch.zeros(scale.shape, dtype=torch.int16)
+            zero_point = torch.full(scale.shape, 2 ** (bits - 1), dtype=torch.uint8)
         else:
-            zero_point = unpack(tensors["weight_zero_point"].T.contiguous(), bits, rows).T.contiguous()
-        dtype = storage_dtype(symmetric)
-        return GridWeight(integers.to(dtype), scale, zero_point.to(dtype))
+            zero_point = unpack(tensors["weight_zero_point"].T.contiguous(), bits, rows).T
+        return on_grid(linear, integers, scale, zero_point)
 
     def documents(self) -> dict[str, dict[str, Any]]:
         """config.json with the `quantization_config`, which the library's own data model has accepted."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
+from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
 from ptqflow.recipes import LINEARS, GptqRounding, Recipe
 
 INT, PACKED = "int-quantized", "pack-quantized"
@@ -18,11 +18,8 @@ _Key = tuple[Any, ...]
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vLLM serves no such checkpoint, or None."""
-    if recipe.transform.name == "flatquant":
-        return (
-            "FlatQuant transforms activations while the model runs, and vLLM applies no such transforms to this architecture; "
-            "evaluate form fake, or use a recipe with transform smoothquant, awq or none"
-        )
+    if (reason := refusal_of_flatquant(recipe)) is not None:
+        return reason
     if (cache := recipe.scheme.kv_cache) is not None:
         return (
             f"vLLM refuses checkpoints with an integer KV cache; take the recipe without scheme.kv_cache and start vLLM with "
@@ -85,6 +82,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
         groups[f"group_{number}"] = _group(alike[0], recipe, targets)
     formats = {group["format"] for group in groups.values()}
+    dequantize = {"dequantize": True} if _asymmetric(found) and engine(recipe) else {}
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -94,7 +92,23 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "ignore": ["lm_head"],
         "kv_cache_scheme": None,
         "global_compression_ratio": None,
+        **dequantize,
     }
+
+
+def engine(recipe: Recipe) -> str | None:
+    """transformers, where it reads the checkpoint.
+
+    transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
+    dequantizes as it loads: but then it ignores activations, and takes every group for the first.
+    """
+    found = schemes(recipe, None)
+    groups = {scheme.quantization for scheme in found if scheme.weights}
+    return "transformers" if not _asymmetric(found) or (recipe.is_weight_only() and len(groups) == 1) else None
+
+
+def _asymmetric(found: list[LinearScheme]) -> bool:
+    return any(scheme.weights and not scheme.weights.symmetric for scheme in found)
 
 
 def _patterns(alike: list[LinearScheme]) -> list[str]:

@@ -6,6 +6,11 @@ from typing import Any
 from ptqflow.recipes import Recipe
 
 
+def engine(recipe: Recipe) -> str:
+    """transformers loads them all."""
+    return "transformers"
+
+
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """Every recipe can be written so."""
     return None

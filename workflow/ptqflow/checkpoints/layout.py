@@ -29,7 +29,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.modeling.weights import Weights
-from ptqflow.numerics.grid import dequantize_weight
+from ptqflow.numerics.grid import dequantize_weight, storage_dtype
 from ptqflow.recipes import Recipe, WeightArgs
 
 WEIGHT = ".weight"
@@ -70,7 +70,12 @@ def _bound(value: float | None) -> str:
 
 def scale_spec(dtype: torch.dtype, *shape: int) -> TensorSpec:
     """Scales: positive and finite."""
-    return TensorSpec(dtype, shape, low=torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)
+    return TensorSpec(dtype, shape, low=smallest(dtype))
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest positive (subnormal) number of a dtype."""
+    return float(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps)
 
 
 class GridWeight(NamedTuple):
@@ -192,21 +197,33 @@ class BaseLayout(ABC):
         return self.linears.get(name.removesuffix(WEIGHT)) if name.endswith(WEIGHT) else None
 
 
+def unsigned(linear: Linear, weight: GridWeight) -> tuple[Tensor, Tensor]:
+    """Integers and zero points on the unsigned grid [0, 2^b-1], uint8: signed ones are offset by 2^(b-1)."""
+    offset = 2 ** (linear.weights.num_bits - 1) if linear.weights.symmetric else 0
+    integers, zero_point = (part.to(torch.int16) + offset for part in (weight.integers, weight.zero_point))
+    return integers.to(torch.uint8), zero_point.to(torch.uint8)
+
+
+def on_grid(linear: Linear, integers: Tensor, scale: Tensor, zero_point: Tensor) -> GridWeight:
+    """The inverse of `unsigned`: integers and zero points as qparams hold them."""
+    offset = 2 ** (linear.weights.num_bits - 1) if linear.weights.symmetric else 0
+    dtype = storage_dtype(linear.weights.symmetric)
+    integers, zero_point = ((part.to(torch.int16) - offset).to(dtype).contiguous() for part in (integers, zero_point))
+    return GridWeight(integers, scale.contiguous(), zero_point)
+
+
 def stored_scale(linear: Linear, weight: GridWeight, dtype: torch.dtype) -> Tensor:
     """A linear's scales [out, groups] in the dtype that a form stores, rounded once.
 
-    Raises ArtifactError where that overflows, vanishes, or loses more than one rounding (subnormal float16), but for groups that
-    hold nothing but zeros.
+    Raises ArtifactError where that overflows or vanishes; a group that holds nothing but zeros gets the smallest scale there is.
     """
     exact, stored = weight.scale, weight.scale.to(dtype)
     zeros = (weight.integers.unflatten(1, (exact.shape[1], -1)) == weight.zero_point.unsqueeze(-1)).all(-1)
-    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    stored = torch.where(zeros, stored.clamp(min=tiny), stored)
-    lost = ((stored.float() - exact).abs() > exact * torch.finfo(dtype).eps / 2) & ~zeros
-    if lost.any() or not stored.isfinite().all():
-        worst = exact[lost][0].item() if lost.any() else exact.max().item()
+    stored = torch.where(zeros, stored.clamp(min=smallest(dtype)), stored)
+    lost = ~stored.isfinite() | (stored <= 0)
+    if lost.any():
         raise ArtifactError(
-            f"{linear.prefix}: the scale {worst:g} does not fit {str(dtype).removeprefix('torch.')}; "
-            "export a form that stores scales in the model's dtype, or quantize the bfloat16 model"
+            f"{linear.prefix}: the scale {exact[lost][0].item():g} does not fit {str(dtype).removeprefix('torch.')}; "
+            "use a form that stores scales in the model's dtype (compressed-tensors), or a bfloat16 model"
         )
     return stored

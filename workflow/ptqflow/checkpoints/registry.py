@@ -6,7 +6,8 @@ these two files, and reruns no other form's jobs.
 A scheme module offers
 - `refusal(recipe, config) -> str | None`: `reason; remedy` why no engine that reads the form serves the recipe (`config` is the
   model's config.json, or None while it is not fetched);
-- `loading(recipe) -> str`: how engines load it, for the model card.
+- `loading(recipe) -> str`: how engines load it, for the model card;
+- `engine(recipe) -> str | None`: the engine of ours (`engines.registry`) that loads it, so that its logits can be verified.
 """
 
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ def module_of(form: str) -> str:
     return module
 
 
+def modules_of(form: str) -> tuple[str, str]:
+    """Names of both modules of a form, relative to the package. Raises ConfigError for an unknown form."""
+    return module_of(form), f"{module_of(form).removesuffix('_layout')}_scheme"
+
+
 def layout(form: str) -> Any:
     """The class `Layout` of a form (protocol: `checkpoints.layout.BaseLayout`)."""
     return import_module(f"ptqflow.{module_of(form)}").Layout
@@ -43,7 +49,13 @@ def layout(form: str) -> Any:
 
 def scheme(form: str) -> ModuleType:
     """The scheme module of a form. Raises ConfigError for an unknown form."""
-    return import_module(f"ptqflow.{module_of(form).removesuffix('_layout')}_scheme")
+    return import_module(f"ptqflow.{modules_of(form)[1]}")
+
+
+def engine(form: str, recipe: Recipe) -> str | None:
+    """Name of our engine that loads a recipe's checkpoint of a form; None where none does."""
+    name: str | None = scheme(form).engine(recipe)
+    return name
 
 
 def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:

@@ -1,5 +1,6 @@
 """What each linear of a model gets from a recipe, as the schemes of all forms ask it. Import-light (no torch)."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,48 @@ def schemes(recipe: Recipe, config: Mapping[str, Any] | None) -> list[LinearSche
                 size = shapes[linear][1] // shards if shapes else -1
             found.append(LinearScheme(layer, linear, weights, recipe.input_activations(layer, linear), size))
     return found
+
+
+def refusal_of_flatquant(recipe: Recipe) -> str | None:
+    """Why engines without transforms at inference cannot serve a recipe, or None."""
+    if recipe.transform.name != "flatquant":
+        return None
+    return (
+        "FlatQuant transforms activations while the model runs, which engines do not do in this form; "
+        "evaluate form fake, or use a recipe with transform smoothquant, awq or none"
+    )
+
+
+def refusal_of_packed_weights(
+    recipe: Recipe, config: Mapping[str, Any] | None, format_name: str, bits: tuple[int, ...]
+) -> str | None:
+    """Why a weight-only format with one setting for the whole model cannot hold a recipe, or None."""
+    if (reason := refusal_of_flatquant(recipe) or refusal_of_all(recipe, config)) is not None:
+        return reason
+    if not recipe.is_weight_only():
+        return (
+            f"{format_name} checkpoints quantize weights only; use form compressed-tensors, "
+            "or a recipe without input_activations and kv_cache"
+        )
+    found = [scheme for scheme in schemes(recipe, config) if scheme.weights is not None]
+    for scheme in found:
+        assert scheme.weights is not None
+        if scheme.weights.num_bits not in bits:
+            known = " or ".join(map(str, bits))
+            return (
+                f"{format_name} holds {known} bits, not {scheme.weights.num_bits} ({scheme.where}); use form compressed-tensors"
+            )
+        if scheme.quantization != found[0].quantization:
+            return (
+                f"{format_name} has one setting for the whole model, but {found[0].where} and {scheme.where} differ; "
+                "use form compressed-tensors, or overrides with weights: null only"
+            )
+    return None
+
+
+def skipped(found: list[LinearScheme]) -> dict[str, dict[str, Any]]:
+    """GPTQModel's `dynamic` rules that leave alone what a recipe does not quantize."""
+    return {f"-:{re.escape(scheme.prefix)}$": {} for scheme in found if scheme.weights is None}
 
 
 def refusal_of_all(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:

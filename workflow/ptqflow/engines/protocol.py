@@ -56,7 +56,7 @@ class Engine(Protocol):
         """
 
     def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
-        """For token windows [n, length], yield float64 sums of -log p(token | its prefix) over length-1 targets, in order."""
+        """For token windows [n, length], yield float64 -log p(token | its prefix), [rows, length-1], in order; nats."""
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens], and `new_tokens` decode steps after it."""

@@ -101,16 +101,16 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
-        """For token windows [n, length], yield float64 sums of -log p(token | its prefix) in nats, in order.
+        """For token windows [n, length], yield float64 -log p(token | its prefix), [rows, length-1] in nats, in order.
 
-        Sums run over the length-1 predicted tokens of each window; log-softmax is in float32 whatever the logits' dtype.
+        Log-softmax is in float32 whatever the logits' dtype.
         """
         rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (windows.shape[1] * self.vocab_size)))
         for batch in windows.split(rows):
             inputs = batch.to(self.model.device)
             logits = self.model(input_ids=inputs, use_cache=False).logits
             nll = [
-                cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double().sum()
+                cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double()
                 for row, ids in zip(logits, inputs, strict=True)
             ]
             done(len(batch))

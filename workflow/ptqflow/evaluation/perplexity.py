@@ -40,7 +40,7 @@ def evaluate(
             f"task {name}: its text has {len(stream)} tokens, fewer than one window of {task.window}; set a smaller window"
         )
     with progress(name, len(batch), "windows") as bar:
-        nll = [value for part in engine.score(batch, batch_size, bar.update) for value in part.tolist()]
+        nll = [value for part in engine.score(batch, batch_size, bar.update) for value in part.sum(-1).tolist()]
     return [
         {
             "task": name,

@@ -59,6 +59,13 @@ class Weights:
         else:
             raise ArtifactError(f"{folder} holds neither {single} nor {index}; convert the model to safetensors first")
 
+    @classmethod
+    def of_files(cls, folder: Path, file_of: Mapping[str, str]) -> "Weights":
+        """Weights in files that are known, whatever an index says."""
+        weights = cls.__new__(cls)
+        weights.folder, weights.file_of = folder, dict(file_of)
+        return weights
+
     def files(self, names: Iterable[str] | None = None) -> list[str]:
         """The weight files that hold `names` (or all files), sorted."""
         return sorted({self.file_of[name] for name in names} if names is not None else set(self.file_of.values()))

@@ -7,6 +7,7 @@ Outputs, in the folder `--tables`:
     layer_error  .parquet .csv
     latency      .parquet .csv .md .html
     sizes        .parquet .csv .md .html
+    verification .parquet .csv .md .html
 
 All are always written; a kind of input that the study lacks gives a table without rows.
 """
@@ -22,15 +23,25 @@ from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import ACCURACY, DIAGNOSTICS, LATENCY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES
+from ptqflow.artifacts.schemas import (
+    ACCURACY,
+    DIAGNOSTICS,
+    LATENCY,
+    LATENCY_SUMMARY,
+    LAYER_ERROR,
+    SAMPLES,
+    SIZES,
+    VERIFICATION,
+    VERIFICATION_SUMMARY,
+)
 from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
 from ptqflow.recipes import Model
-from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, sizes
+from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, sizes, verification
 from ptqflow.reporting.variants import Chunk, Suite, Timing, Variant, refuse_duplicates
 
-KINDS = ("evaluation", "diagnostics", "latency", "checkpoints")
+KINDS = ("evaluation", "diagnostics", "latency", "checkpoints", "verification")
 
 
 class Settings(Model):
@@ -40,6 +51,7 @@ class Settings(Model):
     diagnostics: tuple[Chunk, ...] = ()
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
+    verification: tuple[Variant, ...] = ()
     seed: int = 0
 
 
@@ -49,8 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diagnostics", nargs="*", type=Path, default=[], metavar="PARQUET", help="errors, from quantize")
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
+    parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument(
-        "--tables", required=True, type=Path, help="folder: accuracy, layer_error, latency and sizes as .parquet, .csv, ..."
+        "--tables",
+        required=True,
+        type=Path,
+        help="folder: accuracy, layer_error, latency, sizes and verification as .parquet, .csv, ...",
     )
 
 
@@ -74,6 +90,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
+        verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -102,4 +119,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     weights = sizes.build(manifests)
     write("sizes", SIZES, weights)
     publish("sizes", [sizes.printed(weights)])
+    checked = verification.build(verified)
+    write("verification", VERIFICATION_SUMMARY, checked)
+    publish("verification", [verification.printed(checked)])
     print(render.markdown(grids[:1]))

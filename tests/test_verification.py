@@ -1,0 +1,218 @@
+"""A checkpoint that is not what was quantized is refused, with the tensor's or file's name."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.schemas import VERIFICATION
+from ptqflow.artifacts.tables import read_table
+from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.verification import findings
+from ptqflow.modeling.qparams import QParams
+from ptqflow.modeling.weights import Weights
+from ptqflow.presets import resolve
+from ptqflow.reporting import verification
+from ptqflow.reporting.render import markdown
+from ptqflow.reporting.variants import Variant
+from safetensors.torch import load_file, save_file
+from tiny_models import collect, export, quantize, stage, tiny_model
+
+RECIPE = resolve(
+    {"preset": "awq-w4a16", "scheme": {"weights": {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32}}}
+)
+FORM = "compressed-tensors"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A sharded model, its qparams, its fake checkpoint and its compressed-tensors one."""
+    work = tmp_path_factory.mktemp("verification")
+    model = tiny_model(work / "model", dtype=torch.bfloat16, shards=True)
+    qparams = quantize(model, collect(model, work), RECIPE, work / "quantized")
+    return model, qparams, export(model, qparams, RECIPE, work / "fake"), export(model, qparams, RECIPE, work / "real", FORM)
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    shutil.copytree(made[3], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def complaints(made, folder):
+    model, qparams, fake, _ = made
+    config = json.loads((model / "config.json").read_text())
+    layout = registry.layout(FORM)(Weights(model), QParams(qparams), RECIPE, config)
+    return [f"{f.check} {f.subject}: {f.complaint}" for f in findings(layout, folder, Weights(fake)) if f.complaint]
+
+
+def shard_of(folder, name):
+    return folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"][name]
+
+
+def change(folder, name, edit):
+    """Replace a tensor in its shard."""
+    path = shard_of(folder, name)
+    tensors = load_file(path)
+    tensors[name] = edit(tensors[name]).contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def verify(made, folder, output, form=FORM, **more):
+    model, qparams, fake, _ = made
+    options = ["--model", model / "manifest.json", "--qparams", *qparams, "--fake", fake / "manifest.json"]
+    options += ["--tokens", model.parent / "tokens.parquet", "--checkpoint", folder / "manifest.json", "--output", output]
+    return stage("verify", {"recipe": RECIPE.dump(), "form": form} | more, *options)
+
+
+SCALE, ZERO = "model.layers.1.mlp.up_proj.weight_scale", "model.layers.1.mlp.up_proj.weight_zero_point"
+PACKED, NORM = "model.layers.0.self_attn.q_proj.weight_packed", "model.norm.weight"
+
+
+def test_an_exported_checkpoint_has_no_complaints(made):
+    assert complaints(made, made[3]) == []
+
+
+@pytest.mark.parametrize("engine", [None, "transformers"])
+def test_stage_writes_a_row_per_check(made, tmp_path, engine):
+    more = {"engine": engine} if engine else {}
+    assert verify(made, made[3], tmp_path / "v.parquet", **more) == 0
+    rows = read_table(tmp_path / "v.parquet", VERIFICATION).to_pylist()
+    linears = [r for r in rows if r["check"] == "integers"]
+    assert len(linears) == 3 * 7
+    assert max(r["value"] for r in rows if r["check"] == "scale") == 0  # bfloat16 holds them
+    logits = [r for r in rows if r["check"] == "logits"]
+    assert [r["status"] for r in logits] == (["passed", "passed"] if engine else ["skipped"])
+    if engine:
+        assert 0 <= logits[0]["value"] < 1e-3  # weights only: the same matrices
+
+
+def test_the_table_says_what_was_found(made, tmp_path):
+    assert verify(made, made[3], tmp_path / "v.parquet") == 0
+    variant = Variant(platform="cpu", model="tiny", recipe="awq-w4", form=FORM)
+    (row,) = verification.build([(variant, read_table(tmp_path / "v.parquet", VERIFICATION))])
+    stored = sum(path.stat().st_size for path in made[3].glob("*.safetensors"))
+    assert (row["linears"], row["bytes"], row["logprob_difference"]) == (3 * 7, stored, None)
+    assert row["baseline_share"] == stored / sum(path.stat().st_size for path in made[0].glob("*.safetensors"))
+    assert "make check-engines" in row["note"]
+    text = markdown([verification.printed([row])])
+    assert "awq-w4" in text
+    assert row["note"] in text
+
+
+def test_the_fake_form_is_verified_too(made, tmp_path):
+    assert verify(made, made[2], tmp_path / "v.parquet", "fake", engine="transformers") == 0
+    checks = pq.read_table(tmp_path / "v.parquet")["check"].to_pylist()
+    assert "tensors" in checks
+    assert "integers" not in checks
+
+
+def test_a_damaged_checkpoint_fails_the_stage_by_name(made, copy, tmp_path, capsys):
+    change(copy, SCALE, lambda t: t * 2)
+    names = Manifest.read(copy / "manifest.json")
+    Manifest.of_folder(copy, names.files, names.origin).write(copy)  # the manifest itself is no longer the witness
+    assert verify(made, copy, tmp_path / "v.parquet") == 2
+    assert SCALE in capsys.readouterr().err
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_a_file_that_changed_since_export_is_refused(made, copy, tmp_path, capsys):
+    shard = shard_of(copy, SCALE)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert verify(made, copy, tmp_path / "v.parquet") == 2
+    assert shard.name in capsys.readouterr().err
+
+
+def test_another_recipes_checkpoint_is_refused(made, copy, tmp_path, capsys):
+    manifest = Manifest.read(copy / "manifest.json")
+    manifest.origin["inputs"]["qparams"] = ["0" * 64]
+    manifest.write(copy)
+    assert verify(made, copy, tmp_path / "v.parquet") == 2
+    assert "other qparams" in capsys.readouterr().err
+
+
+def test_a_truncated_shard_is_named(made, copy):
+    shard = shard_of(copy, SCALE)
+    shard.write_bytes(shard.read_bytes()[:-100])
+    (complaint,) = complaints(made, copy)
+    assert shard.name in complaint
+
+
+def test_swapped_scales_are_named(made, copy):
+    other = SCALE.replace("up_proj", "gate_proj")
+    a, b = (load_file(shard_of(copy, name))[name] for name in (SCALE, other))
+    change(copy, SCALE, lambda _: b)
+    change(copy, other, lambda _: a)
+    found = complaints(made, copy)
+    assert len(found) == 2
+    assert all(any(name in line for line in found) for name in (SCALE, other))
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "says"),
+    [
+        (SCALE, lambda t: t.float(), "dtype"),
+        (PACKED, lambda t: t.T, "shape"),
+        (NORM, lambda t: t.float(), "dtype"),
+        (SCALE, lambda t: -t, "values"),
+        (SCALE, lambda t: t * float("nan"), "not finite"),
+    ],
+)
+def test_a_malformed_tensor_is_named(made, copy, name, edit, says):
+    change(copy, name, edit)
+    assert any(line.startswith(f"tensors {name}: ") and says in line for line in complaints(made, copy))
+
+
+def test_a_missing_index_entry_is_named(made, copy):
+    path = copy / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"][SCALE]
+    path.write_text(json.dumps(index))
+    assert complaints(made, copy) == [f"index {SCALE}: listed in None, found in {shard_of(made[3], SCALE).name}"]
+
+
+def test_a_wrong_total_size_and_a_missing_index_are_found(made, copy):
+    path = copy / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["metadata"]["total_size"] += 1
+    path.write_text(json.dumps(index))
+    assert any("total_size" in line for line in complaints(made, copy))
+    path.unlink()
+    assert any("several weight files" in line for line in complaints(made, copy))
+
+
+def test_renamed_stale_and_foreign_tensors_are_named(made, copy):
+    shard = shard_of(copy, ZERO)
+    tensors = load_file(shard)
+    tensors[ZERO.replace("zero_point", "zeros")] = tensors.pop(ZERO)
+    save_file(tensors, shard, metadata={"format": "pt"})
+    found = complaints(made, copy)
+    assert f"names {ZERO}: missing" in found
+    assert any(line.startswith("names") and "weight_zeros" in line and "renamed" in line for line in found)
+    (copy / "pytorch_model.bin").write_bytes(b"old")
+    assert any("pytorch_model.bin" in line for line in complaints(made, copy))
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_flipped_bit_in_any_tensor_is_found(made, data):
+    """Files are damaged in place and repaired: copying for each example would take the time."""
+    folder = made[3]
+    names = sorted(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"])
+    name = data.draw(st.sampled_from(names))
+    path = shard_of(folder, name)
+    before = path.read_bytes()
+    header = int.from_bytes(before[:8], "little")
+    begin, end = json.loads(before[8 : 8 + header])[name]["data_offsets"]
+    bit = data.draw(st.integers(0, 8 * (end - begin) - 1))
+    damaged = bytearray(before)
+    damaged[8 + header + begin + bit // 8] ^= 1 << bit % 8
+    try:
+        path.write_bytes(damaged)
+        assert any(name in line for line in complaints(made, folder))
+    finally:
+        path.write_bytes(before)

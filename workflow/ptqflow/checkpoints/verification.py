@@ -1,0 +1,161 @@
+"""Read a checkpoint back from disk and compare it, tensor by tensor, with the integers and scales that it was made from.
+
+Two independent ways lead to each quantized weight: what the writer would store again (bit for bit), and what the form's reader
+makes of the stored tensors (equal to qparams, and within rounding of the fake checkpoint's weight). So a wrong writer, a wrong
+reader and a damaged file are three different findings.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, Linear
+from ptqflow.errors import ArtifactError
+from ptqflow.modeling.weights import Weights, index_name, open_safetensors
+from ptqflow.progress import progress
+
+BYTES_TOLERANCE = 0.01
+_FOREIGN = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
+
+
+class Finding(NamedTuple):
+    """One thing that was checked: `value` is what was measured (None: equality), `complaint` what is wrong, if anything."""
+
+    check: str
+    subject: str
+    value: float | None = None
+    limit: float | None = None
+    complaint: str | None = None
+
+
+def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator[Finding]:
+    """Everything that can be said of the checkpoint in `folder` without running it; memory is one tensor.
+
+    `fake`: the fake checkpoint of the same qparams (None where `folder` is one). Tensors that are missing or malformed are
+    findings; so is a file that cannot be read.
+    """
+    try:
+        stored = dict(_headers(folder, layout.stem))
+    except ArtifactError as error:
+        yield Finding("files", layout.stem, complaint=str(error))
+        return
+    yield from _index(folder, layout.stem, stored)
+    spec = layout.spec()
+    for name in sorted(spec.keys() - stored.keys()):
+        yield Finding("names", name, complaint="missing")
+    for name in sorted(stored.keys() - spec.keys()):
+        yield Finding("names", name, complaint="not a tensor of this form: stale, or renamed")
+    if spec.keys() != stored.keys():
+        return
+    yield _bytes(folder, layout, set(stored.values()))
+    checkpoint = Weights.of_files(folder, stored)
+    with progress("verify", len(layout.source.file_of), "tensors") as bar:
+        for name in sorted(layout.source.file_of):
+            yield from _of_source(layout, checkpoint, fake, name)
+            bar.update()
+
+
+def _headers(folder: Path, stem: str) -> Iterator[tuple[str, str]]:
+    """(tensor, file) of each weight file of the form. Raises ArtifactError for unreadable and foreign files, repeated tensors."""
+    files = sorted(path for path in folder.glob(f"{stem}*.safetensors"))
+    if strangers := sorted({path for pattern in _FOREIGN for path in folder.glob(pattern)} - set(files)):
+        raise ArtifactError(f"{strangers[0]} is not a weight file of this form; remove it, loaders may prefer it")
+    if not files:
+        raise ArtifactError(f"{folder} holds no {stem}*.safetensors; export it again")
+    seen: dict[str, str] = {}
+    for path in files:
+        with open_safetensors(path) as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                if name in seen:
+                    raise ArtifactError(f"{path} and {seen[name]} both hold {name}; export it again")
+                seen[name] = path.name
+                yield name, path.name
+
+
+def _index(folder: Path, stem: str, stored: dict[str, str]) -> Iterator[Finding]:
+    """The index lists each tensor at its file, and the sum of their bytes."""
+    path = folder / index_name(stem)
+    if not path.is_file():
+        complaint = "missing, though there are several weight files" if len(set(stored.values())) > 1 else None
+        if complaint:
+            yield Finding("index", path.name, complaint=complaint)
+        return
+    try:
+        index = json.loads(path.read_text())
+        listed, total = dict(index["weight_map"]), int(index["metadata"]["total_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        yield Finding("index", path.name, complaint=f"not an index ({error})")
+        return
+    for name in sorted(listed.keys() | stored.keys()):
+        if listed.get(name) != stored.get(name):
+            yield Finding("index", name, complaint=f"listed in {listed.get(name)}, found in {stored.get(name)}")
+    found = sum(file.stat().st_size - _header_bytes(file) for file in (folder / name for name in set(stored.values())))
+    wrong = f"total_size {total}, found {found}" if total != found else None
+    yield Finding("index", path.name, float(found), float(total), wrong)
+
+
+def _bytes(folder: Path, layout: BaseLayout, files: set[str]) -> Finding:
+    """The weight files are as large as the form says: the tensors' bytes and the files' own headers, within 1 %."""
+    paths = [folder / name for name in files]
+    expected = sum(spec.bytes for spec in layout.spec().values()) + sum(map(_header_bytes, paths))
+    found = sum(path.stat().st_size for path in paths)
+    off = abs(found / expected - 1) > BYTES_TOLERANCE
+    complaint = f"{found} bytes, {expected} expected" if off else None
+    return Finding("bytes", "weights", float(found), float(expected), complaint)
+
+
+def _header_bytes(path: Path) -> int:
+    """Bytes before the tensors' data: safetensors begin with the length of a JSON header."""
+    with path.open("rb") as file:
+        return 8 + int(struct.unpack("<Q", file.read(8))[0])
+
+
+def _of_source(layout: BaseLayout, checkpoint: Weights, fake: Weights | None, name: str) -> Iterator[Finding]:
+    """Findings on the tensors that source tensor `name` became."""
+    linear = layout.linears.get(name.removesuffix(WEIGHT)) if name.endswith(WEIGHT) else None
+    made, sound = layout.tensors_of(name), True
+    for key, spec in layout.spec_of(name).items():
+        tensor = checkpoint[key]
+        complaint = spec.complaint(tensor)
+        if complaint is None and not _same(tensor, made[key]):
+            complaint = "differs from what the integers and scales of quantize give"
+        sound &= complaint is None
+        yield Finding("tensors", key, complaint=complaint)
+    if linear is not None and sound:
+        yield from _of_linear(layout, linear, checkpoint, fake)
+
+
+def _of_linear(layout: BaseLayout, linear: Linear, checkpoint: Weights, fake: Weights | None) -> Iterator[Finding]:
+    """The form's own reader gives back the integers, and a weight within rounding of the fake checkpoint's."""
+    if fake is None:
+        return
+    read, made = layout.read(checkpoint, linear), layout.grid_weight(linear)
+    for part in ("integers", "zero_point"):
+        same = torch.equal(getattr(read, part).int(), getattr(made, part).int())
+        yield Finding(part, linear.prefix, complaint=None if same else "read back, they differ from quantize's")
+    yield _close("scale", linear.prefix, read.scale, made.scale, _half_step(torch.bfloat16))
+    fake_weight = fake[linear.prefix + WEIGHT]
+    limit = _half_step(torch.bfloat16) + _half_step(fake_weight.dtype)
+    yield _close("weight", linear.prefix, layout.read_weight(checkpoint, linear), fake_weight.float(), limit)
+
+
+def _close(check: str, subject: str, found: Tensor, expected: Tensor, limit: float) -> Finding:
+    """The largest relative difference; zeros must be zeros."""
+    difference = ((found - expected).abs() / expected.abs().clamp(min=torch.finfo(torch.float32).tiny)).max().item()
+    complaint = None if difference <= limit else f"relative difference {difference:.3g}, at most {limit:.3g} expected"
+    return Finding(check, subject, difference, limit, complaint)
+
+
+def _half_step(dtype: torch.dtype) -> float:
+    """Largest relative error of one rounding to `dtype`."""
+    return float(torch.finfo(dtype).eps) / 2
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit."""
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (a, b)))

@@ -1,0 +1,48 @@
+"""The table of verified checkpoints: how large, and how near to the fake form, each one was found to be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.variants import Variant
+
+_LOGITS = "mean |difference of log p|"
+
+
+def build(verified: Sequence[tuple[Variant, pa.Table]]) -> list[dict[str, Any]]:
+    """Rows of schema VERIFICATION_SUMMARY from tables of schema VERIFICATION."""
+    return [variant.variant.model_dump() | _summary(table.to_pylist()) for variant, table in verified]
+
+
+def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def values(check: str, ending: str = "", key: str = "value") -> list[float]:
+        return [c[key] for c in checks if c["check"] == check and c["subject"].endswith(ending) and c[key] is not None]
+
+    weights, baseline = values("bytes", "weights")[0], values("bytes", "baseline")[0]
+    notes = [f"{c['check']}: {c['note']}" for c in checks if c["status"] == "skipped"]
+    return {
+        "tensors": sum(c["check"] == "tensors" for c in checks),
+        "linears": sum(c["check"] == "integers" for c in checks),
+        "bytes": int(weights),
+        "baseline_share": weights / baseline,
+        "weight_difference": max(values("weight"), default=None),
+        "logprob_difference": max(values("logits", _LOGITS), default=None),
+        "logprob_limit": max(values("logits", _LOGITS, "limit"), default=None),
+        "note": "; ".join(notes) or None,
+    }
+
+
+def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+    """The table for reading."""
+    header = ["Platform", "Model", "Recipe", "Form", "Tensors", "Weights (MiB)", "of baseline (%)"]
+    header += ["Weight difference", "log p difference (nats)", "allowed"]
+    body = []
+    for r in rows:
+        difference = "–" if r["weight_difference"] is None else f"{r['weight_difference']:.1e}"
+        numbers = [str(r["tensors"]), number(r["bytes"] / 2**20, 2), number(100 * r["baseline_share"], 1), difference]
+        numbers += [number(r["logprob_difference"], 4), number(r["logprob_limit"], 4)]
+        body.append([r["platform"], r["model"], r["recipe"], r["form"], *numbers])
+    notes = [f"{form}: {note}" for form, note in sorted({(r["form"], r["note"]) for r in rows if r["note"]})]
+    return Grid("Verified checkpoints", header, body, names=4, notes=notes)

@@ -1,0 +1,139 @@
+"""`verify`: prove a checkpoint before anyone deploys it: files, names, integers, weights, bytes, then logits in an engine."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.tables import read_table, write_rows
+from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.verification import Finding, findings
+from ptqflow.devices.device import PLATFORMS, Device, select
+from ptqflow.engines import protocol
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling.qparams import QParams
+from ptqflow.modeling.weights import Weights
+from ptqflow.recipes import Model, Recipe
+
+WEIGHT_ONLY_LIMIT = 0.01  # mean |difference of log p|, nats: kernels that sum in another order stay far below
+NOISE_LIMIT = 1.5  # two independent roundings of the same model differ by √2 of what one of them costs
+_SHOWN = 5
+
+
+class Settings(Model):
+    """The complete recipe, the form, and how many calibration sequences of how many tokens the engine scores."""
+
+    recipe: Recipe
+    form: str
+    engine: str | None = None
+    sequences: Annotated[int, Field(ge=1)] = 8
+    tokens: Annotated[int, Field(ge=2)] = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Input and output paths."""
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where to run the engine")
+    parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
+    parser.add_argument("--qparams", type=Path, required=True, nargs="+", help="qparams.safetensors of every chunk, in any order")
+    parser.add_argument("--fake", type=Path, required=True, help="manifest.json of the fake checkpoint of the same recipe")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="manifest.json of the checkpoint to verify")
+    parser.add_argument("--tokens", type=Path, required=True, help="tokens.parquet of the calibration set: text to score")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file: one row per check")
+
+
+def run(settings: Settings, args: argparse.Namespace) -> None:
+    """Write one row per check. Raises ArtifactError naming the tensors or files that failed."""
+    recipe, folder = settings.recipe, args.checkpoint.parent
+    manifests = {path: Manifest.read(path) for path in (args.model, args.fake, args.checkpoint)}
+    for path, manifest in manifests.items():
+        manifest.verify(path.parent)
+    _same_origin(manifests[args.checkpoint], args.qparams, args.checkpoint)
+    config = json.loads((args.model.parent / "config.json").read_text())
+    layout = registry.layout(settings.form)(Weights(args.model.parent), QParams(args.qparams), recipe, config)
+    is_fake = settings.form == registry.FAKE
+    found = list(findings(layout, folder, None if is_fake else Weights(args.fake.parent)))
+    _refuse_failures(found, args.checkpoint)
+    baseline = _weight_bytes(manifests[args.model])
+    rows = [_row(finding) for finding in found]
+    rows.append({"check": "bytes", "subject": "baseline", "status": "passed", "value": float(baseline)})
+    logits = _logits(settings, args, select(args.platform))
+    _refuse_failures(logits, args.checkpoint)
+    rows += [_row(finding) for finding in logits]
+    if settings.engine is None:
+        note = "no engine of this environment loads the form; `make check-engines` runs it in those that do"
+        rows.append({"check": "logits", "subject": settings.form, "status": "skipped", "note": note})
+
+    cache = HashCache()
+    inputs = {name: cache.sha256(getattr(args, name)) for name in ("model", "fake", "checkpoint", "tokens")}
+    inputs["qparams"] = sorted(cache.sha256(path) for path in args.qparams)  # type: ignore[assignment]
+    dump = settings.model_dump(mode="json") | {"recipe": recipe.dump()}
+    write_rows(args.output, schemas.VERIFICATION, rows, provenance("verify", dump, args.code or "", inputs=inputs))
+
+
+def _row(finding: Finding) -> dict[str, Any]:
+    return {
+        "check": finding.check,
+        "subject": finding.subject,
+        "status": "passed",
+        "value": finding.value,
+        "limit": finding.limit,
+    }
+
+
+def _refuse_failures(found: list[Finding], checkpoint: Path) -> None:
+    failed = [f"{f.subject}: {f.complaint} ({f.check})" for f in found if f.complaint]
+    if failed:
+        more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        raise ArtifactError(
+            f"{checkpoint.parent} is not what was quantized: {'; '.join(failed[:_SHOWN])}{more}; delete it and export again"
+        )
+
+
+def _same_origin(manifest: Manifest, qparams: list[Path], checkpoint: Path) -> None:
+    """The checkpoint says that it was made of these qparams."""
+    cache = HashCache()
+    if manifest.origin.get("inputs", {}).get("qparams") != sorted(cache.sha256(path) for path in qparams):
+        raise ConfigError(f"{checkpoint} was exported from other qparams than --qparams; export it again")
+
+
+def _weight_bytes(manifest: Manifest) -> int:
+    return sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
+
+
+def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> list[Finding]:
+    """How far the log-probabilities of calibration text are from the fake checkpoint's, in an engine that loads both.
+
+    Weight-only recipes agree to rounding. Rounded activations are not continuous: a last bit, or another convention of the
+    scale, moves some of them by a step, which moves more in the next block, until two engines differ like two independent
+    roundings. What such a rounding costs is the fake checkpoint's distance from the float model.
+    """
+    if settings.engine is None:
+        return []
+    table = read_table(args.tokens, schemas.TOKENS, ["sequence", "tokens"]).sort_by("sequence")
+    windows = torch.tensor(table["tokens"].to_pylist()[: settings.sequences])[:, : settings.tokens]
+
+    def scored(manifest: Path) -> torch.Tensor:
+        engine = protocol.load(settings.engine or "", manifest.parent, device)
+        return torch.cat(list(engine.score(windows, len(windows), lambda _: None)))
+
+    fake = scored(args.fake)
+    if settings.form == registry.FAKE:
+        finite = None if bool(fake.isfinite().all()) else "not finite"
+        return [Finding("logits", f"{settings.engine}: perplexity", fake.mean().exp().item(), None, finite)]
+    limit = WEIGHT_ONLY_LIMIT
+    if not settings.recipe.is_weight_only():
+        limit += NOISE_LIMIT * (fake - scored(args.model)).abs().mean().item()
+    differences = (scored(args.checkpoint) - fake).abs()
+    mean = differences.mean().item()
+    complaint = None if mean <= limit else f"mean |difference of log p| is {mean:.3g} nats, at most {limit:.3g} expected"
+    return [
+        Finding("logits", f"{settings.engine}: mean |difference of log p|", mean, limit, complaint),
+        Finding("logits", f"{settings.engine}: largest |difference of log p|", differences.max().item()),
+    ]
