@@ -40,7 +40,8 @@ PROMPTS, LENGTH = 8, 96
 class Proof:
     """An engine's environment and the recipes of each form that it must read.
 
-    `fakes`: the proof reads the fake form of each recipe, too. `tests`: a file of more tests, for the environment's pytest.
+    `fakes`: the proof itself compares with the fake form of each recipe, and with the float model. `tests`: a file of more
+    tests, for the environment's pytest.
     """
 
     environment: str
@@ -67,10 +68,19 @@ PROOFS = {
             "float": ["baseline"],
             "fake": ["rtn-w4", "rtn-w8a8kv8", "kvquant-kv4", "flatquant-w4a4", "flatquant-w4a4kv4"],
             "compressed-tensors": ["rtn-w4", "awq-w4", "gptq-w4-symmetric", "rtn-w4a8", *W8A8],
+            "autoawq": ["awq-w4"],
+            "gptq": ["gptq-w4-symmetric"],
         },
         tests="test_vllm_plugin.py",
     ),
-    "ascend": Proof(".venv-ascend", {"modelslim": ["w8a16", "w8a8", "w8a8-static", "w4a4", "flatquant-w4a4"]}, fakes=True),
+    "ascend": Proof(
+        ".venv-ascend",
+        {
+            "modelslim": ["w8a16", "w8a8", "w8a8-static", "w4a4", "flatquant-w4a4"],
+            "fake": ["w8a8", "rtn-w8a8kv8", "flatquant-w4a4", "flatquant-w4a4kv4"],
+        },
+        fakes=True,
+    ),
 }
 
 
@@ -238,7 +248,7 @@ def main() -> int:
     wanted = {name: PROOFS[name].checkpoints() for name in engines}
     for name in engines:
         if PROOFS[name].fakes:
-            wanted[name] |= {(recipe, "fake") for recipe, _ in wanted[name]}
+            wanted[name] |= {(recipe, "fake") for recipe, _ in wanted[name]} | {("baseline", "float")}
     recipes = {recipe for pairs in wanted.values() for recipe, _ in pairs} - {"baseline"}
     folders = make_checkpoints(study, set().union(*wanted.values()) | {(recipe, "fake") for recipe in recipes})
     changes = write_references(folders)

@@ -33,7 +33,7 @@ from vllm_ascend.ascend_config import get_ascend_config
 from vllm_ascend.ops import register_custom_ops
 from vllm_ascend.utils import adapt_patch, set_weight_prefetch_method
 
-from ascend import fake, kernels, refused
+from ascend import fake, kernels, plugin, refused
 
 ENGINE = "vllm-ascend"
 DTYPE = torch.bfloat16
@@ -177,7 +177,7 @@ def _refused(name: str, message: str, expected: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Prove all checkpoints in --work of form modelslim, and that what is refused fails; 0 where all is as stated."""
+    """Prove what is in --work: forms modelslim and fake, and that what is refused fails; 0 where all is as stated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -191,6 +191,9 @@ def main() -> int:
         for case in refused.CASES:
             sources = [folder for recipe, _, folder in found if case.is_about(recipe, folder)]
             rows += [prove_refusal(case, source, Path(scratch)) for source in sources[:1]]
+        for recipe, _, folder in checkpoints(args.work, ("fake",)):
+            if "quantization_config" in json.loads((folder / "config.json").read_text()):
+                rows.append(plugin.row(sys.modules[__name__], args.work, recipe, folder, Path(scratch)))
     rows.append(prove_kernel_refusal())
     del registered
     args.output.write_text(json.dumps(rows, indent=1))
