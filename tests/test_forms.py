@@ -42,7 +42,11 @@ REFUSED = [
         recipe(GROUP, overrides=[{"layers": [1], "linears": ["k_proj"], "weights": {**GROUP, "group_size": 64}}]),
         "q_proj and k_proj of layer 1 are quantized differently, but engines fuse them",
     ),
-    ("compressed-tensors", recipe(ROW, {"num_bits": 8}, input_shards=2), "not 2 shards; use input_shards 1"),
+    (
+        "compressed-tensors",
+        recipe(ROW, {"num_bits": 8}, input_shards=2),
+        "o_proj .* not 2 shards; use input_shards 1",
+    ),
     ("compressed-tensors", recipe(ROW, {"num_bits": 6}), "4 or 8 bits, not 6"),
     (
         "compressed-tensors",

@@ -99,8 +99,8 @@ def test_constant_groups_of_weights_have_a_finite_scale_and_come_back(grid, cons
     once = fake_quantize_groups(torch.full((2, 16), constant), grid)
     assert torch.isfinite(once).all()
     if grid.convention != "awq" or grid.symmetric or abs(constant) < 1:  # there, a constant group has no width
-        half_a_step = abs(constant) / 2 ** (grid.num_bits - 1) * 0.6
-        torch.testing.assert_close(once, torch.full((2, 16), constant), rtol=0, atol=half_a_step + 1e-7)
+        lost = abs(constant) * (1 / (2**grid.num_bits - 1) + 2**-8)  # at most half a step, and what rounding the scale moves
+        torch.testing.assert_close(once, torch.full((2, 16), constant), rtol=0, atol=lost + 1e-7)
 
 
 @given(values, st.integers(2, 8), st.booleans())
@@ -117,7 +117,7 @@ def test_activations_stay_in_range_and_lose_at_most_half_a_step(numbers, num_bit
     x = torch.tensor(numbers)
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
     step = torch.maximum(-low, high) / (2 ** (num_bits - 1) - 1) if symmetric else (high - low) / (2**num_bits - 1)
-    assert ((fake_quantize(x, num_bits, symmetric) - x).abs() <= step / 2 * (1 + 1e-5) + 1e-5 * x.abs().max()).all()
+    assert ((fake_quantize(x, num_bits, symmetric) - x).abs() <= step / 2 * (1 + 1e-5) + 1e-5 * x.abs().max() + 1e-37).all()
 
 
 def test_activation_scales_are_not_rounded():

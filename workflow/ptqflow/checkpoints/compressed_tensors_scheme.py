@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
-from ptqflow.recipes import LINEARS, GptqRounding, Recipe
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, GptqRounding, Recipe
 
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
@@ -40,7 +40,7 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
         return (
             f"this form is written with dynamic inputs ({scheme.where}); use input_activations.dynamic: true, or form modelslim"
         )
-    if recipe.input_shards > 1:
+    if recipe.input_shards > 1 and scheme.linear in ROW_PARALLEL:
         return (
             f"engines quantize the whole input of {scheme.linear} with one scale per token, not {recipe.input_shards} shards; "
             "use input_shards 1"
@@ -60,14 +60,15 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
 def layout_of(scheme: LinearScheme) -> str:
     """How a linear's weight is stored: a byte per integer, or packed words.
 
-    W8A8 (rows) and W4A8 are bytes: vLLM's int8 kernels, and its int4 kernel for CPUs, read these. All else is packed.
+    Bytes are W8A8 by row, which vLLM's int8 kernels read, and W4A8 with asymmetric inputs, for its int4 kernel for CPUs (which
+    quantizes all inputs so). All else is packed.
     """
     weights, inputs = scheme.weights, scheme.input_activations
     assert weights is not None
-    bytewise = inputs is not None and inputs.num_bits == 8 and weights.symmetric
-    if bytewise and ((weights.num_bits == 8 and scheme.group_size is None) or weights.num_bits == 4):
-        return INT
-    return PACKED
+    if inputs is None or inputs.num_bits != 8 or not weights.symmetric:
+        return PACKED
+    by_row = weights.num_bits == 8 and scheme.group_size is None
+    return INT if by_row or (weights.num_bits == 4 and not inputs.symmetric) else PACKED
 
 
 def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +83,11 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
         groups[f"group_{number}"] = _group(alike[0], recipe, targets)
     formats = {group["format"] for group in groups.values()}
-    dequantize = {"dequantize": True} if _asymmetric(found) and engine(recipe) else {}
+    # transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
+    # dequantizes as it loads: but then it ignores activations, and takes every group for the first.
+    quantized = [scheme for alike in members.values() for scheme in alike]
+    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in quantized)
+    dequantize = {"dequantize": True} if asymmetric and not _unreadable(recipe, quantized) else {}
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
@@ -97,18 +102,8 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
 
 
 def engine(recipe: Recipe) -> str | None:
-    """transformers, where it reads the checkpoint.
-
-    transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
-    dequantizes as it loads: but then it ignores activations, and takes every group for the first.
-    """
-    found = schemes(recipe, None)
-    groups = {scheme.quantization for scheme in found if scheme.weights}
-    return "transformers" if not _asymmetric(found) or (recipe.is_weight_only() and len(groups) == 1) else None
-
-
-def _asymmetric(found: list[LinearScheme]) -> bool:
-    return any(scheme.weights and not scheme.weights.symmetric for scheme in found)
+    """transformers, where it reads the checkpoint."""
+    return None if _unreadable(recipe, [scheme for scheme in schemes(recipe, None) if scheme.weights]) else "transformers"
 
 
 def _patterns(alike: list[LinearScheme]) -> list[str]:
@@ -149,8 +144,22 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
 
 def loading(recipe: Recipe) -> str:
     """How engines load it (Markdown)."""
-    return (
-        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed (weights are unpacked at the first "
-        "forward pass; `CompressedTensorsConfig(dequantize=True)` unpacks them as they load):\n\n"
+    found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
+    text = (
+        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
         "```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n```"
     )
+    if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):
+        text += (
+            "\n\nOf these weights vLLM's Humming kernel alone (CUDA, `--linear-backend humming`) quantizes the inputs, too; its "
+            "other kernels leave them in high precision without a word."
+        )
+    if _unreadable(recipe, found):
+        text += "\n\ntransformers 5.23 with compressed-tensors 0.20 stops at the packed zero points."
+    return text
+
+
+def _unreadable(recipe: Recipe, found: list[LinearScheme]) -> bool:
+    """Whether transformers cannot read a checkpoint: packed zero points that it cannot dequantize as it loads."""
+    asymmetric = any(scheme.weights and not scheme.weights.symmetric for scheme in found)
+    return asymmetric and (not recipe.is_weight_only() or len({scheme.quantization for scheme in found}) > 1)

@@ -148,14 +148,16 @@ def in_words(recipe: Recipe) -> str:
     if (inputs := scheme.input_activations) is not None:
         parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per {inputs.strategy}")
     if (cache := scheme.kv_cache) is not None:
-        static = {"": "token and head", "kv": "channel"}
-        per = static.get("".join(cache.static), "channel of keys, and per token and head of values")
-        parts.append(f"keys and values in {cache.num_bits}-bit {_grid(cache)} integers, one scale per {per}")
+        ranges = "one scale per token and head" if cache.dynamic is True else "one scale per channel from calibration"
+        of_values = "" if cache.dynamic != "values" else ", values one per token and head"
+        before = " before RoPE" if cache.keys == "pre_rope" else ""
+        parts.append(f"keys{before} and values in {cache.num_bits}-bit {_grid(cache)} integers, {ranges}{of_values}")
     how = [f"rounding {recipe.rounding.name}"]
     how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
     how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []
     how += [f"{len(recipe.overrides)} override(s) for some layers"] if recipe.overrides else []
-    return "; ".join(parts) + ". Made with " + ", ".join(how) + "."
+    words = "; ".join(parts)
+    return words[:1].upper() + words[1:] + ". Made with " + ", ".join(how) + "."
 
 
 def _grid(args: Any) -> str:
