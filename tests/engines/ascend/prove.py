@@ -1,10 +1,10 @@
 """Serve ModelSlim checkpoints by vllm-ascend's own code on this CPU (`../ascend_proof.py` runs this file).
 
-vllm-ascend's platform, configuration, weight loader, post-processing of
-weights and `apply` of each linear run as they are; torch_npu's kernels are replaced by reference implementations on the CPU
-(`kernels.py`), over a stand-in for the CANN runtime (`cann.py`). Embeddings, norms and attention are those of
-transformers, with the tensors that vLLM loaded, since vLLM's attention on Ascend is a kernel. So a row says that the checkpoint
-loads and that its linears compute what the fake form computes; it says nothing of the hardware's kernels.
+vllm-ascend's platform, configuration, weight loader, post-processing of weights and `apply` of each linear run as they are;
+torch_npu's kernels are replaced by reference implementations on the CPU (`kernels.py`), over a stand-in for the CANN runtime
+(`cann.py`). Embeddings, norms and attention are those of transformers, with the tensors that vLLM loaded, since vLLM's attention
+on Ascend is a kernel. So a row says that the checkpoint loads and that its linears compute what the fake form computes; it says
+nothing of the hardware's kernels.
 
 Rows of recipe `refused ...` are checkpoints that our exporter refuses, made by hand: they must fail, with the message we give.
 """
@@ -29,6 +29,7 @@ from vllm.distributed import init_distributed_environment, initialize_model_para
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
+from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm_ascend.ascend_config import get_ascend_config
 from vllm_ascend.ops import register_custom_ops
 from vllm_ascend.utils import adapt_patch, set_weight_prefetch_method
@@ -60,15 +61,14 @@ def load(config: VllmConfig) -> tuple[nn.Module, int, int]:
 
     Raises ValueError naming a parameter that was left uninitialized.
     """
-    torch.set_default_dtype(DTYPE)
-    model = initialize_model(vllm_config=config)
-    expected = {name for name, _ in model.named_parameters()}
-    weights = DefaultModelLoader(config.load_config).get_all_weights(config.model_config, model)
-    loaded = expected & model.load_weights(weights)
-    if missing := sorted(expected - loaded):
-        raise ValueError(f"{len(missing)} parameters were not loaded, the first of them {missing[0]}")
-    process_weights_after_loading(model, config.model_config, torch.device("cpu"))
-    torch.set_default_dtype(torch.float32)
+    with set_default_torch_dtype(DTYPE):
+        model = initialize_model(vllm_config=config)
+        expected = {name for name, _ in model.named_parameters()}
+        weights = DefaultModelLoader(config.load_config).get_all_weights(config.model_config, model)
+        loaded = expected & model.load_weights(weights)
+        if missing := sorted(expected - loaded):
+            raise ValueError(f"{len(missing)} parameters were not loaded, the first of them {missing[0]}")
+        process_weights_after_loading(model, config.model_config, torch.device("cpu"))
     return model, len(loaded), len(expected)
 
 
