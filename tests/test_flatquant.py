@@ -165,6 +165,18 @@ def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration
     assert loaded.model.layers[1].mlp.down_proj.input_clip.shape == (2, 2)
 
 
+def test_transforms_without_quantized_inputs_run_in_the_checkpoint_too(model, calibration, work):
+    used = resolve({"scheme": {"weights": {"num_bits": 8, "strategy": "channel"}}, "transform": SHORT | {"epochs": 1}})
+    folder = export(model, quantize(model, calibration, used, work / "weights"), used, work / "weights/checkpoint")
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert {name.rpartition(".")[2] for name, _ in online.parameters(loaded)} == {"left_trans", "right_trans"}
+    tokens = torch.randint(3, 64, (2, 10))
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(model).eval()(tokens).logits
+        lost = (loaded(tokens).logits - expected).square().mean().sqrt() / expected.std()
+    assert lost < 0.15  # without its transforms the model loses everything
+
+
 def test_decoding_with_a_cache_equals_a_full_forward_pass(checkpoint):
     loaded, tokens = AutoModelForCausalLM.from_pretrained(checkpoint).eval(), torch.randint(3, 64, (2, 10))
     with torch.no_grad():

@@ -314,9 +314,10 @@ class Recipe(Model):
         return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
 
     def is_weight_only(self) -> bool:
-        """True when a dense checkpoint says everything: no activation or KV-cache quantization in any layer."""
+        """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
         return (
-            self.scheme.input_activations is None
+            self.transform.name != "flatquant"
+            and self.scheme.input_activations is None
             and self.scheme.kv_cache is None
             and all(o.input_activations is None for o in self.overrides)
         )
