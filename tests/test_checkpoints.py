@@ -27,6 +27,7 @@ RECIPES = {
     "w8a8": scheme(8, group=None, inputs=(8, False)),
     "w8a8-symmetric-smooth": scheme(8, group=None, inputs=(8, True), transform={"name": "smoothquant"}),
     "w8a8-tensor": resolve({"scheme": {"weights": {"num_bits": 8, "strategy": "tensor"}, "input_activations": {"num_bits": 8}}}),
+    "w8a8-static": resolve({"preset": "smoothquant-w8a8-static-ascend"}),
     "w4a16": scheme(4),
     "w4a16-asymmetric-awq": scheme(4, False, transform={"name": "awq"}),
     "w4a16-channel": scheme(4, group=None),
@@ -128,6 +129,7 @@ SYMMETRIC_INPUTS = ("w8a8-symmetric-smooth", "w8a8-tensor", "w4a8-symmetric", "w
 FAST = (
     "w8a8",
     "w8a8-tensor",
+    "w8a8-static",
     "w4a16",
     "w4a16-asymmetric-awq",
     "w4a16-asymmetric-kept",

@@ -1,6 +1,6 @@
 """Form `compressed-tensors`: bytes (`int-quantized`) or dense words (`pack-quantized`), as vLLM and transformers read them.
 
-Bytes: `weight` int8 [out, in], `weight_scale` [out, groups]. Words: `weight_packed` int32 [out, ceil(in*b/32)], `weight_scale`,
+Bytes: `weight` int8 [out, in], `weight_scale` [out, groups]; with static inputs `input_scale` float32 [1]. Words: `weight_packed` int32 [out, ceil(in*b/32)], `weight_scale`,
 `weight_shape` int64 [2], and for asymmetric weights `weight_zero_point` int32 [ceil(out*b/32), groups], packed along rows.
 Integers are signed, or offset by 2^(b-1) in words; w = (q - z) * scale. Words are written with the library's own packer and
 read with ours.
@@ -29,7 +29,8 @@ class Layout(BaseLayout):
         scale = scale_spec(linear.dtype, rows, groups)
         if layout_of(linear.scheme) == INT:
             low, high = integer_range(bits, symmetric=True)
-            return {"weight": TensorSpec(torch.int8, linear.shape, low, high), "weight_scale": scale}
+            spec = {"weight": TensorSpec(torch.int8, linear.shape, low, high), "weight_scale": scale}
+            return spec | ({"input_scale": scale_spec(torch.float32, 1)} if _is_static(linear) else {})
         spec = {
             "weight_packed": TensorSpec(torch.int32, (rows, packed_length(columns, bits))),
             "weight_scale": scale,
@@ -44,7 +45,9 @@ class Layout(BaseLayout):
         bits = linear.weights.num_bits
         scale = stored_scale(linear, weight, linear.dtype)
         if layout_of(linear.scheme) == INT:
-            return {"weight": weight.integers, "weight_scale": scale}
+            name = f"{linear.prefix}.input_scale"
+            static = {"input_scale": self.qparams[name].float()} if _is_static(linear) else {}
+            return {"weight": weight.integers, "weight_scale": scale} | static
         tensors = {
             "weight_packed": pack_to_int32(self._signed(linear, weight.integers), bits),
             "weight_scale": scale,
@@ -79,3 +82,8 @@ class Layout(BaseLayout):
         if linear.weights.symmetric:
             return integers
         return (integers.to(torch.int16) - 2 ** (linear.weights.num_bits - 1)).to(torch.int8)
+
+
+def _is_static(linear: Linear) -> bool:
+    inputs = linear.scheme.input_activations
+    return inputs is not None and not inputs.dynamic

@@ -36,9 +36,10 @@ def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is None or inputs is None:
         return None
-    if not inputs.dynamic:
+    if not inputs.dynamic and (layout_of(scheme) != INT or weights.num_bits != 8):
         return (
-            f"this form is written with dynamic inputs ({scheme.where}); use input_activations.dynamic: true, or form modelslim"
+            f"vLLM serves static inputs only beside symmetric weights of 8 bits by row, not for W{weights.num_bits}A"
+            f"{inputs.num_bits} {weights.strategy} ({scheme.where}); use input_activations.dynamic: true"
         )
     if recipe.input_shards > 1 and scheme.linear in ROW_PARALLEL:
         return (
@@ -137,7 +138,7 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
         },
         "input_activations": None
         if inputs is None
-        else {"num_bits": inputs.num_bits, "type": "int", "symmetric": inputs.symmetric, "strategy": "token", "dynamic": True},
+        else inputs.model_dump(include={"num_bits", "type", "symmetric", "strategy", "dynamic"}),
         "output_activations": None,
     }
 
