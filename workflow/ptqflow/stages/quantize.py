@@ -28,8 +28,12 @@ from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
+from ptqflow.numerics.linalg import add_gram, mirror
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
+
+
+_MEASURED_TOKENS = 4096  # on which errors are measured where nothing else needs the calibration set to run through a block
 
 
 class Settings(Model):
@@ -70,6 +74,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     model_manifest.verify(model, files)
 
     hidden = read_activations(calibration / activations).to(device.compute_dtype)
+    if not recipe.learns_from_states():  # then states only serve to measure errors
+        hidden = hidden[_sample(hidden)].clone()
     statistics = read_statistics(calibration / STATISTICS)
     qparams: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
@@ -95,6 +101,11 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)
 
 
+def _sample(hidden: Tensor) -> slice:
+    """The sequences of [sequences, tokens, hidden] on which a block's error is measured."""
+    return batches(*hidden.shape[:2], tokens_at_once=_MEASURED_TOKENS)[0]
+
+
 Statistics = dict[str, dict[str, Tensor]]  # of a block: by name (mean_abs, absmax), then by site
 
 
@@ -117,14 +128,16 @@ def quantize_layer(
 
     With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name, rows of
     diagnostics, and rows of losses (of learned transforms). The last row of diagnostics is the block's: its error on the states
-    that entered it, quantized activations and cache included.
+    that entered it (without propagation: on a sample of them), quantized activations and cache included.
     """
     start = time.perf_counter()
     device.reset_peak()
     tensors = blocks.tensors(layer)
     block = blocks.build(layer, tensors)
     sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
-    grams, outputs = _float_pass(block, hidden, blocks, sites)
+    # A learned transform is compared with its targets to the last digits; others see the model as it will run.
+    stored = [] if recipe.transform.name == "flatquant" else list(tensors.values())
+    grams, outputs = _float_pass(block, hidden, blocks, sites, stored, device)
     tokens = hidden.shape[0] * hidden.shape[1]
     inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
     losses: list[dict[str, Any]] = []
@@ -143,13 +156,19 @@ def quantize_layer(
     online.load(quantized, layer, qparams)
     lost = total = 0.0
     positions = blocks.positions(hidden.shape[1])
-    for part in batches(*hidden.shape[:2]):
+    measured = slice(0, len(hidden)) if recipe.error_propagation else _sample(hidden)
+    for part in batches(measured.stop, hidden.shape[1]):
         before, target = hidden[part], outputs[part]
-        output = forward(quantized, before.to(device.torch_device), positions).to(hidden.device)
+        with device.forward_precision(stored):
+            output = forward(quantized, before.to(device.torch_device), positions).to(hidden.device)
         lost += (output.float() - target.float()).square().sum(dtype=torch.float64).item()
         total += (target.float() - before.float()).square().sum(dtype=torch.float64).item()
-        hidden[part] = output if recipe.error_propagation else target
-    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden.numel()}
+        if recipe.error_propagation:
+            hidden[part] = output
+    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden[measured].numel()}
+    error["tokens"] = hidden[measured].shape[:2].numel()
+    if not recipe.error_propagation:
+        hidden.copy_(outputs)
     seconds = time.perf_counter() - start
     rows.append(
         {"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes(), "fallback": fallback}
@@ -157,7 +176,9 @@ def quantize_layer(
     return qparams, rows, losses
 
 
-def _float_pass(block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str]) -> tuple[dict[str, Tensor], Tensor]:
+def _float_pass(
+    block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str], stored: list[Tensor], device: Device
+) -> tuple[dict[str, Tensor], Tensor]:
     """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`, and the block's outputs, from one pass."""
     grams: dict[str, Tensor] = {}
 
@@ -165,11 +186,12 @@ def _float_pass(block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: l
         if site in sites:
             rows = x.flatten(0, -2).float()
             gram = grams.setdefault(site, rows.new_zeros(rows.shape[1], rows.shape[1]))
-            gram.addmm_(rows.T, rows)
+            with device.gram_precision(stored):
+                add_gram(gram, rows)
 
     outputs = torch.empty_like(hidden)
     positions = blocks.positions(hidden.shape[1])
-    with watch_sites(block, watch):
+    with watch_sites(block, watch), device.forward_precision(stored):
         for part in batches(*hidden.shape[:2]):
             outputs[part] = forward(block, hidden[part].to(blocks.device), positions).to(hidden.device)
-    return grams, outputs
+    return {site: mirror(gram) for site, gram in grams.items()}, outputs
