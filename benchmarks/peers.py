@@ -104,7 +104,7 @@ def compare(name: str, methods: list[str], systems: dict[str, Path], folder: Pat
             python = systems[system]
             row["version"] = metadata.version("ptqflow") if system == "ptqflow" else version_of(python, system)
             if row["version"] is None:
-                row["absent"] = f"no environment: {python} is not there or lacks {system}; run make bench-environments"
+                row["absent"] = f"no environment: {python} is not there or lacks {system}; run make .venv-peers/.ready .venv-gptqmodel/.ready"
             else:
                 argument = recipe if system == "ptqflow" else method
                 row |= {"settings": recipe} if system == "ptqflow" else {}
@@ -170,8 +170,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.models:
             rows += compare(name, args.methods, systems, (args.keep or Path(temporary)) / name)
-    write_rows(args.output, SCHEMA, rows, provenance("bench-peers", {"threads": args.threads}, ""))
-    print(table(rows))
+            write_rows(args.output, SCHEMA, rows, provenance("bench-peers", {"threads": args.threads}, ""))
+            print(table(rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,11 @@ class Device:
             return False
         able = torch.cpu.get_capabilities()
         dtypes = {weight.dtype for weight in weights}
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16")) and dtypes == {torch.bfloat16}
+        return dtypes == {torch.bfloat16} and bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+    def parameter_dtype(self, weights: Iterable[torch.Tensor]) -> torch.dtype:
+        """The dtype of a block's parameters for `forward_precision`."""
+        return torch.bfloat16 if self.bfloat16_products(weights) else self.compute_dtype
 
     @contextmanager
     def forward_precision(self, weights: Iterable[torch.Tensor]) -> Iterator[None]:

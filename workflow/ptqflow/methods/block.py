@@ -6,6 +6,7 @@ Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX Δ
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -30,7 +31,8 @@ class BlockInputs:
 
     grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs and absmax: mean|x| and max|x| [in] of the float model by
     site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range, by linear, which
-    are applied before rounding.
+    are applied before rounding; search_precision: a context for products
+    that need three digits: losses that are compared, errors that are reported.
     """
 
     grams: Mapping[str, Tensor]
@@ -39,6 +41,7 @@ class BlockInputs:
     absmax: Mapping[str, Tensor]
     head_dim: int
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
+    search_precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def quantize_weights(
@@ -80,7 +83,8 @@ def quantize_weights(
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
-            errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
+            with inputs.search_precision():
+                errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [notes.get(site.name), rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
             seconds = time.perf_counter() - start + shared * weight.numel() / elements
@@ -107,7 +111,8 @@ def _scales(
         if (reason := method.skipped(site.name, query_heads, recipe.transform)) is not None:
             notes |= {site.name: reason} if reason else {}
             continue
-        scale = method.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads), recipe.transform)
+        with inputs.search_precision():
+            scale = method.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads), recipe.transform)
         if scale is None:
             continue
         if site.norm:

@@ -61,8 +61,8 @@ def inverse_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
     mean = hessian.diagonal().double().mean().item()
     damping = dampening_frac
     while damping <= max(_LARGEST_DAMPING, dampening_frac):
-        for attempt in (hessian, hessian.cpu().double()):
-            damped = attempt.clone()
+        for in_float64 in (False, True):
+            damped = hessian.cpu().double() if in_float64 else hessian.clone()
             damped.diagonal().add_(damping * mean)
             upper = _upper_of_inverse(damped)
             if upper is not None:
@@ -80,8 +80,23 @@ def _upper_of_inverse(damped: Tensor) -> Tensor | None:
     lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     if int(info) != 0:
         return None
-    identity = torch.eye(damped.shape[0], dtype=damped.dtype, device=damped.device)
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    upper = _invert_upper(lower.flip(0, 1))
     probes = torch.randn(damped.shape[0], _PROBES, generator=torch.Generator().manual_seed(0)).to(damped)
     residual = (upper.T @ (upper @ (damped @ probes)) - probes).norm() / probes.norm()
     return upper if bool(torch.isfinite(upper).all()) and residual.item() < _RESIDUAL else None
+
+
+def _invert_upper(upper: Tensor) -> Tensor:
+    """Inverse of an upper triangular matrix [n, n], by halves: [[A, B], [0, C]]⁻¹ = [[A⁻¹, -A⁻¹ B C⁻¹], [0, C⁻¹]].
+
+    A triangular solve against the identity would do three times the arithmetic.
+    """
+    n = len(upper)
+    if n <= _COLUMNS:
+        return torch.linalg.solve_triangular(upper, torch.eye(n, dtype=upper.dtype, device=upper.device), upper=True)
+    half = n // 2
+    inverse = torch.zeros_like(upper)
+    inverse[:half, :half] = _invert_upper(upper[:half, :half])
+    inverse[half:, half:] = _invert_upper(upper[half:, half:])
+    inverse[:half, half:] = -(inverse[:half, :half] @ (upper[:half, half:] @ inverse[half:, half:]))
+    return inverse

@@ -90,7 +90,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa.Table]:
     """One float block: `hidden` [sequences, tokens, hidden] becomes its output, in place. Returns statistics by site."""
     tensors = blocks.tensors(layer)
-    block = blocks.build(layer, tensors)
+    block = blocks.build(layer, tensors, device.parameter_dtype(tensors.values()))
     sites: dict[str, ChannelStatistics] = {}
 
     def watch(site: str, x: Tensor) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
 
 
-_MEASURED_TOKENS = 4096  # on which errors are measured where nothing else needs the calibration set to run through a block
+_MEASURED_TOKENS = 1024  # at least, on which a block's error is measured (or all there are)
 
 
 class Settings(Model):
@@ -82,7 +83,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     losses: list[dict[str, Any]] = []
     with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
         for layer in layers:
-            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)
+            last = layer == layers[-1]
+            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device, last)
             found_qparams, found_rows, found_losses = done
             qparams |= found_qparams
             rows += found_rows
@@ -102,8 +104,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def _sample(hidden: Tensor) -> slice:
-    """The sequences of [sequences, tokens, hidden] on which a block's error is measured."""
-    return batches(*hidden.shape[:2], tokens_at_once=_MEASURED_TOKENS)[0]
+    """The sequences of [sequences, tokens, hidden] on which a block's error is measured: the first few batches."""
+    few = max(1, _MEASURED_TOKENS // hidden.shape[1])
+    return slice(0, next((part.stop for part in batches(*hidden.shape[:2]) if part.stop >= few), len(hidden)))
 
 
 Statistics = dict[str, dict[str, Tensor]]  # of a block: by name (mean_abs, absmax), then by site
@@ -122,24 +125,38 @@ def read_statistics(path: Path) -> dict[int, Statistics]:
 
 
 def quantize_layer(
-    blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device
+    blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device, last: bool = False
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place.
+    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
 
     With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name, rows of
     diagnostics, and rows of losses (of learned transforms). The last row of diagnostics is the block's: its error on the states
-    that entered it (without propagation: on a sample of them), quantized activations and cache included.
+    that entered it (on a sample of them), quantized activations and cache included.
     """
     start = time.perf_counter()
     device.reset_peak()
     tensors = blocks.tensors(layer)
-    block = blocks.build(layer, tensors)
-    sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     stored = [] if recipe.transform.name == "flatquant" else list(tensors.values())
-    grams, outputs = _float_pass(block, hidden, blocks, sites, stored, device)
+    dtype = device.parameter_dtype(stored)
+    block = blocks.build(layer, tensors, dtype)
+    sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
+    sample, propagate = _sample(hidden), recipe.error_propagation
+    before = hidden[sample].clone()
+    if recipe.transform.name == "flatquant":
+        outputs = torch.empty_like(hidden)  # it learns from all inputs and targets
+    else:
+        outputs = torch.empty_like(before) if propagate else hidden
+    grams = _float_pass(block, hidden, outputs, blocks, sites, stored, device)
     tokens = hidden.shape[0] * hidden.shape[1]
-    inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
+    inputs = BlockInputs(
+        grams,
+        tokens,
+        **statistics,
+        head_dim=head_dim(blocks.config.to_dict()),
+        search_precision=partial(device.gram_precision, stored),
+    )
+    del block
     losses: list[dict[str, Any]] = []
     fallback: str | None = None
     if recipe.transform.name == "flatquant":
@@ -151,24 +168,26 @@ def quantize_layer(
     else:
         qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
 
-    quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()})
+    quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()}, dtype)
     quantize_block(quantized, recipe, layer)
     online.load(quantized, layer, qparams)
     lost = total = 0.0
     positions = blocks.positions(hidden.shape[1])
-    measured = slice(0, len(hidden)) if recipe.error_propagation else _sample(hidden)
-    for part in batches(measured.stop, hidden.shape[1]):
-        before, target = hidden[part], outputs[part]
+    for part in batches(len(hidden) if propagate and not last else sample.stop, hidden.shape[1]):
+        measured = part.stop <= sample.stop
+        entering = before[part] if measured else hidden[part]
         with device.forward_precision(stored):
-            output = forward(quantized, before.to(device.torch_device), positions).to(hidden.device)
-        lost += (output.float() - target.float()).square().sum(dtype=torch.float64).item()
-        total += (target.float() - before.float()).square().sum(dtype=torch.float64).item()
-        if recipe.error_propagation:
+            output = forward(quantized, entering.to(device.torch_device), positions).to(hidden.device)
+        if measured:
+            target = outputs[part].float()
+            lost += (output.float() - target).square().sum(dtype=torch.float64).item()
+            total += (target - entering.float()).square().sum(dtype=torch.float64).item()
+        if propagate:
             hidden[part] = output
-    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden[measured].numel()}
-    error["tokens"] = hidden[measured].shape[:2].numel()
-    if not recipe.error_propagation:
+    if not propagate and outputs is not hidden:
         hidden.copy_(outputs)
+    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / before.numel()}
+    error["tokens"] = before.shape[0] * before.shape[1]
     seconds = time.perf_counter() - start
     rows.append(
         {"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes(), "fallback": fallback}
@@ -177,9 +196,15 @@ def quantize_layer(
 
 
 def _float_pass(
-    block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str], stored: list[Tensor], device: Device
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`, and the block's outputs, from one pass."""
+    block: torch.nn.Module,
+    hidden: Tensor,
+    outputs: Tensor,
+    blocks: Blocks,
+    sites: list[str],
+    stored: list[Tensor],
+    device: Device,
+) -> dict[str, Tensor]:
+    """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`; `outputs` becomes those of its first sequences."""
     grams: dict[str, Tensor] = {}
 
     def watch(site: str, x: Tensor) -> None:
@@ -189,9 +214,10 @@ def _float_pass(
             with device.gram_precision(stored):
                 add_gram(gram, rows)
 
-    outputs = torch.empty_like(hidden)
     positions = blocks.positions(hidden.shape[1])
     with watch_sites(block, watch), device.forward_precision(stored):
         for part in batches(*hidden.shape[:2]):
-            outputs[part] = forward(block, hidden[part].to(blocks.device), positions).to(hidden.device)
-    return {site: mirror(gram) for site, gram in grams.items()}, outputs
+            output = forward(block, hidden[part].to(blocks.device), positions)
+            if part.stop <= len(outputs):
+                outputs[part] = output.to(hidden.device)
+    return {site: mirror(gram) for site, gram in grams.items()}
