@@ -4,8 +4,8 @@ Usage: peer_judge.py MODEL HELD_OUT ACTIVATIONS CHECKPOINT; prints JSON. ACTIVAT
 quantization of the linears' inputs, the same for all systems. CHECKPOINT: model.safetensors with dense weights.
 
 output_error: of each block, on the states that enter it in the float model, |block' - block|² / |block - input|², mean over
-blocks. perplexity: exp of the mean cross-entropy of the next token; where the tokens are random (no text follows from them), of the
-float model's own prediction instead: exp(its entropy) for the float model, more for every other.
+blocks. perplexity: exp of the mean cross-entropy of the next token; where the tokens are random (no text follows from them), of
+the float model's own prediction instead: exp(its entropy) for the float model, more for every other.
 """
 
 import json

@@ -50,8 +50,8 @@ W8A8 = {
 }
 SMOOTH = {"transform": {"name": "smoothquant", "smoothing_strength": 0.8}}
 GPTQ = {"rounding": {"name": "gptq"}}
-# Method: its recipe here, what quantizes activations in the evaluator, and the peers that have it. The peers' own defaults: no MSE
-# clip with GPTQ, duo scaling and no clip search with AWQ.
+# Method: its recipe here, what quantizes activations in the evaluator, and the peers that have it. The peers' own defaults: no
+# MSE clip with GPTQ, duo scaling and no clip search with AWQ.
 METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "rtn-w4a16": ({"scheme": {"weights": W4_SYM}}, "none", ("llmcompressor",)),
     "gptq-w4a16-sym": ({"scheme": {"weights": W4_SYM}, **GPTQ}, "none", ("llmcompressor", "gptqmodel")),
@@ -104,7 +104,9 @@ def compare(name: str, methods: list[str], systems: dict[str, Path], folder: Pat
             python = systems[system]
             row["version"] = metadata.version("ptqflow") if system == "ptqflow" else version_of(python, system)
             if row["version"] is None:
-                row["absent"] = f"no environment: {python} is not there or lacks {system}; run make .venv-peers/.ready .venv-gptqmodel/.ready"
+                row["absent"] = (
+                    f"no environment: {python} is not there or lacks {system}; run make .venv-peers/.ready .venv-gptqmodel/.ready"
+                )
             else:
                 argument = recipe if system == "ptqflow" else method
                 row |= {"settings": recipe} if system == "ptqflow" else {}

@@ -49,10 +49,9 @@ def read_activations(path: str | os.PathLike[str]) -> Tensor:
             schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
             check(file.schema_arrow.empty_table(), schema, path)
             bits = torch.uint16 if dtype == torch.bfloat16 else dtype
-            values, row = torch.empty(file.metadata.num_rows, tokens, width, dtype=bits), 0
-            for batch in file.iter_batches(batch_size=1, columns=["hidden"]):
+            values = torch.empty(file.metadata.num_rows, tokens, width, dtype=bits)
+            for row, batch in enumerate(file.iter_batches(batch_size=1, columns=["hidden"])):
                 values[row] = torch.from_numpy(batch.column("hidden").to_numpy_ndarray().copy())[0]
-                row += 1
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} holds no hidden states ({error!r}); delete it and run collect again") from None
     pa.default_memory_pool().release_unused()

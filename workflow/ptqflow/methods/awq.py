@@ -47,11 +47,11 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
 
 
 def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1) -> int:
-    """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equal ones the first.
+    """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equals the first.
 
-    A race: rows are measured in heats, a fixed random sixteenth first, then as many again as before. After a heat the points drop
-    out that lose no less than the leader, or less by no more than a five-hundredth, by four standard errors of the mean difference
-    between rows; it ends when one is left. So the loss of the point it finds is the least, or within 0.2 % of it.
+    A race: rows are measured in heats, a fixed random sixteenth first, then as many again as before. A point drops out after a
+    heat when, four standard errors of the mean difference between rows granted, its loss is above 99.8 % of the leader's; the
+    race ends when one is left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it.
     Raises ValueError where no point has a finite loss.
     """
     alive = torch.arange(len(scales), device=scales.device)

@@ -67,7 +67,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         raise ArtifactError(f"{args.tokens}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
 
     inputs = {"model": {n: e.sha256 for n, e in manifest.files.items()}, "tokens": HashCache().sha256(args.tokens)}
-    origin = provenance("collect", settings.model_dump(mode="json"), args.code or "", device=device.name, inputs=inputs)
+    origin = provenance(
+        "collect",
+        settings.model_dump(mode="json"),
+        args.code or "",
+        device=device.name,
+        bfloat16=device.multiplies_bfloat16,
+        inputs=inputs,
+    )
     starts = {chunk.start: k for k, chunk in enumerate(chunks)}
     tables = []
     args.output.unlink(missing_ok=True)

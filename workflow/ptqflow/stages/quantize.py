@@ -33,7 +33,6 @@ from ptqflow.numerics.linalg import add_gram, mirror
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
 
-
 _MEASURED_TOKENS = 1024  # at least, on which a block's error is measured (or all there are)
 
 
@@ -96,7 +95,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "calibration": {name: calibration_manifest.files[name].sha256 for name in (STATISTICS, activations)},
     }
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
-    origin = provenance("quantize", dump, args.code or "", device=device.name, inputs=inputs)
+    origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
     save_safetensors(args.qparams, qparams, {METADATA: canonical_json(origin)})
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
