@@ -66,8 +66,24 @@ format: $(READY) ## rewrite the code in the house's format
 schema: $(READY) ## rewrite workflow/schemas/config.schema.json from the data models
 	$(BIN)/python -m ptqflow.study > workflow/schemas/config.schema.json
 
-bench: $(READY) ## seconds and peak memory of each stage on the demo model
+bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor and GPTQModel
 	$(BIN)/python benchmarks/stages.py
+	@# A peer that cannot be installed here is a row of the table that says so.
+	-$(MAKE) .venv-peers/.ready
+	-$(MAKE) .venv-gptqmodel/.ready
+	$(BIN)/python benchmarks/peers.py
+
+.venv-peers/.ready: envs/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement envs/peers.txt
+	@touch $@
+
+.venv-gptqmodel/.ready: envs/gptqmodel.txt
+	$(PYTHON) -m venv .venv-gptqmodel
+	.venv-gptqmodel/bin/pip install --quiet --disable-pip-version-check setuptools wheel $$(grep '^torch==' envs/gptqmodel.txt)
+	BUILD_CUDA_EXT=0 .venv-gptqmodel/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--requirement envs/gptqmodel.txt
+	@touch $@
 
 model: $(READY) ## train the demo model and its tasks anew, into build/demo-model
 	$(BIN)/python resources/recipe/train.py --out build/demo-model
@@ -76,4 +92,4 @@ pins: $(READY) ## rewrite envs/core.txt from the installed versions
 	$(BIN)/python envs/freeze.py core
 
 clean: ## remove results and the environment
-	rm -rf results .snakemake .ptqflow $(VENV) build
+	rm -rf results .snakemake .ptqflow $(VENV) .venv-peers .venv-gptqmodel build

@@ -63,7 +63,7 @@ def test_search_equals_a_reference_with_a_forward_pass_per_grid_point(args, seed
     inputs = site(x, weights, [args, args])
     losses, best = reference(x, weights, args)
     candidates = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    found = sum(awq.output_losses(w, inputs.gram, args, candidates) for w in weights)
+    found = sum(awq.row_losses(w, inputs.gram, args, candidates).double().sum(1) for w in weights)
     torch.testing.assert_close(found, torch.tensor(losses, dtype=torch.float64), rtol=1e-3, atol=0)
     assert torch.equal(candidates[0], torch.ones(64))
     torch.testing.assert_close(awq.smoothing_scale(inputs, AwqTransform(name="awq")), best)
@@ -72,26 +72,30 @@ def test_search_equals_a_reference_with_a_forward_pass_per_grid_point(args, seed
 
 @pytest.mark.parametrize("args", [GROUPED, CHANNEL, TENSOR])
 @pytest.mark.parametrize("seed", range(3))
-def test_points_that_leave_the_search_early_would_have_lost(args, seed, monkeypatch):
-    x, weights = data(seed)
+def test_points_that_leave_the_race_would_have_lost(args, seed, monkeypatch):
+    x, _ = data(seed)
+    weights = [torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed)) for rows in (700, 350)]
     inputs = site(x, weights, [args, args])
     scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    everything = sum(awq.output_losses(w, inputs.gram, args, scales) for w in weights)
-    monkeypatch.setattr(awq, "_ELEMENTS_AT_ONCE", 1)
-    monkeypatch.setattr(awq, "_FEWEST_ROWS", 3)
-    found = awq.searched_losses([(w, args) for w in weights], inputs.gram, scales)
-    kept = found.isfinite()
-    torch.testing.assert_close(found[kept], everything[kept], rtol=1e-6, atol=0)
-    assert (everything[~kept] > everything.min()).all()
-    assert found.argmin() == everything.argmin()
-    assert not kept.all() or args is TENSOR
+    everything = sum(awq.row_losses(w, inputs.gram, args, scales).double().sum(1) for w in weights)
+    measured = []
+    row_losses = awq.row_losses
+    monkeypatch.setattr(awq, "row_losses", lambda w, g, a, s, n: measured.append(len(w) * len(s)) or row_losses(w, g, a, s, n))
+    assert awq.best_point([(w, args) for w in weights], inputs.gram, scales) == everything.argmin()
+    assert sum(measured) < 0.7 * 20 * 1050 or args is TENSOR
+
+
+def test_a_point_that_is_not_finite_loses_the_race():
+    x, weights = data()
+    scales = torch.stack([torch.full((64,), torch.nan), torch.ones(64), torch.full((64,), torch.inf)])
+    assert awq.best_point([(w, GROUPED) for w in weights], x.T @ x, scales) == 1
 
 
 def test_wide_inputs_are_measured_as_narrow_ones_are():
     x, _ = data(width=640)  # several column pieces
     weight = torch.randn(40, 640)
     scales = torch.rand(3, 640) + 0.5
-    found = awq.output_losses(weight, x.T @ x, GROUPED, scales)
+    found = awq.row_losses(weight, x.T @ x, GROUPED, scales).sum(1)
     for s, loss in zip(scales, found, strict=True):
         assert loss.item() == pytest.approx((x @ (weight - rounded(weight * s, GROUPED) / s).T).square().sum().item(), rel=1e-3)
 

@@ -66,7 +66,7 @@ def test_unknown_architecture_is_refused_by_name(tmp_path):
 
 
 def test_batches_cover_all_sequences_once():
-    parts = batches(10, 1000)
+    parts = batches(10, 1000, tokens_at_once=4096)
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(10))
     assert len(parts) == 3
     assert len(batches(3, 100_000)) == 3

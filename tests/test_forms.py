@@ -31,7 +31,7 @@ REFUSED = [
     (
         "compressed-tensors",
         recipe(GROUP, {"num_bits": 8, "strategy": "tensor", "dynamic": False}),
-        "static inputs only beside symmetric weights of 8 bits by row, not for W4A8 group .*; use input_activations.dynamic: true",
+        "static inputs only beside symmetric weights of 8 bits by row, not for W4A8 group .*dynamic: true",
     ),
     ("compressed-tensors", recipe(ROW, cache={"num_bits": 4}), "--kv-cache-dtype int4_per_token_head"),
     ("compressed-tensors", recipe(ROW, cache={"num_bits": 3}), "vLLM has no 3-bit KV cache"),

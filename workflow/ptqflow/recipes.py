@@ -313,6 +313,10 @@ class Recipe(Model):
         clip = {"clip_search"} if self.clip.name == "search" else set()
         return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
 
+    def learns_from_states(self) -> bool:
+        """Whether a method looks at the states that enter a block, or only at statistics of the float model."""
+        return self.transform.name in ("awq", "flatquant") or self.clip.name == "search" or self.rounding.name == "gptq"
+
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
         return (

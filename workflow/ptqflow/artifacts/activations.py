@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.tables import read_table, write_table
+from ptqflow.artifacts.tables import check, write_table
 from ptqflow.errors import ArtifactError
 
 _STORAGE = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
+_BUFFER = 1 << 20  # bytes of the file at once
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE}
 STATISTICS = "statistics.parquet"  # both names are relative to the manifest that collect writes
 
@@ -35,15 +36,23 @@ def write_activations(path: str | os.PathLike[str], hidden: Tensor, metadata: Ma
 
 
 def read_activations(path: str | os.PathLike[str]) -> Tensor:
-    """Read what `write_activations` wrote, in the dtype it had. Raises ArtifactError for anything else."""
+    """Read what `write_activations` wrote, in the dtype it had. Raises ArtifactError for anything else.
+
+    Sequence by sequence, so that the memory is that of the result.
+    """
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run collect first")
     try:
-        field = pq.read_schema(path).field("hidden")
-        (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
-    except (pa.ArrowInvalid, OSError, KeyError, AttributeError, ValueError) as error:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+            field = file.schema_arrow.field("hidden")
+            (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
+            schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
+            check(file.schema_arrow.empty_table(), schema, path)
+            bits = torch.uint16 if dtype == torch.bfloat16 else dtype
+            values = torch.empty(file.metadata.num_rows, tokens, width, dtype=bits)
+            for row, batch in enumerate(file.iter_batches(batch_size=1, columns=["hidden"])):
+                values[row] = torch.from_numpy(batch.column("hidden").to_numpy_ndarray().copy())[0]
+    except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} holds no hidden states ({error!r}); delete it and run collect again") from None
-    schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
-    column = read_table(path, schema).column("hidden").combine_chunks()
-    values = torch.from_numpy(column.to_numpy_ndarray().copy())
-    return values.view(torch.bfloat16) if dtype == torch.bfloat16 else values
+    pa.default_memory_pool().release_unused()
+    return values.view(dtype)

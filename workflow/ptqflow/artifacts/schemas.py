@@ -46,6 +46,7 @@ DIAGNOSTICS = pa.schema(
         column("weight_error", f64, "|W - W'|^2 / |W|^2, Frobenius", nullable=True),
         column("output_error", f64, "|XW^T - X'W'^T|^2 / |XW^T|^2 on the calibration set (block: of its residual update)"),
         column("output_mse", f64, "mean squared output error (block: as the source paper's Figure 1)"),
+        column("tokens", i64, "calibration tokens on which output errors were measured", unit="tokens", nullable=True),
         column("clip_fraction", f64, "share of integers at an end of the grid", nullable=True),
         column("damping", f64, "fraction of mean(diag H) added before factorization", nullable=True),
         column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),

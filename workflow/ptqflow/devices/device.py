@@ -1,7 +1,7 @@
 """The one room that knows which device it is on: selection, precision policy, memory, synchronization."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,6 +48,46 @@ class Device:
         if self.module is not None:
             return int(self.module.max_memory_allocated())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    @property
+    def multiplies_bfloat16(self) -> bool:
+        """Whether this is a CPU with instructions for products of bfloat16 numbers. Results depend on it: it goes on record."""
+        able = torch.cpu.get_capabilities() if self.module is None else {}
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+    def bfloat16_products(self, weights: Iterable[torch.Tensor]) -> bool:
+        """Whether the CPU can multiply in bfloat16 and all `weights` are stored so, thus lose nothing by it."""
+        return self.multiplies_bfloat16 and {weight.dtype for weight in weights} == {torch.bfloat16}
+
+    def parameter_dtype(self, weights: Iterable[torch.Tensor]) -> torch.dtype:
+        """The dtype of a block's parameters for `forward_precision`."""
+        return torch.bfloat16 if self.bfloat16_products(weights) else self.compute_dtype
+
+    @contextmanager
+    def forward_precision(self, weights: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Precision of a block's forward pass, given its stored weights: `compute_dtype`, but on CPUs with `bfloat16_products`.
+
+        There linears and attention multiply in bfloat16, as every accelerator does with such a model, several times faster than
+        in float32; norms and the residual stream stay float32.
+        """
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16_products(weights)):
+            yield
+
+    @contextmanager
+    def gram_precision(self, weights: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Precision of XᵀX of a linear's inputs X: float32; of X as `forward_precision` makes that linear see it.
+
+        Products of bfloat16 numbers are exact in float32, and are summed in float32.
+        """
+        matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
+        before = matmul.fp32_precision
+        with torch.autocast("cpu", enabled=False):
+            if self.bfloat16_products(weights):
+                matmul.fp32_precision = "bf16"
+            try:
+                yield
+            finally:
+                matmul.fp32_precision = before
 
     @contextmanager
     def true_float32(self) -> Iterator[None]:

@@ -6,22 +6,28 @@ The recipe of llm-awq as Quantized-Reasoning-Models trims it. r = 0 is round to 
 improvement, so scaling never loses to it. Each site is searched with the other sites unscaled.
 
 One difference: the reference measures the output of the attention or the MLP for q, k, v and gate, up. We sum the errors of the
-linears' own outputs, which the Gram matrix gives without a forward pass, |X ΔWᵀ|² = tr(ΔW XᵀX ΔWᵀ), all grid points at once.
+linears' own outputs, which the Gram matrix gives without a forward pass, |X ΔWᵀ|² = tr(ΔW XᵀX ΔWᵀ), all grid points at once, and
+on a sample of rows where that decides.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
+from ptqflow.numerics.linalg import energies
 from ptqflow.recipes import AwqTransform, WeightArgs
 
 _FLOOR = 1e-4
 _ELEMENTS_AT_ONCE = 1 << 20  # of scaled weights: 4 MB, which stay in a CPU's cache
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
-_COLUMNS = 256  # of the Gram matrix at once at least, to use its symmetry
+_FIRST_SHARE = 1 / 16  # of the rows, in the first heat
+_FEWEST_SAMPLES = 64  # rows before any point drops out
+_STANDARD_ERRORS = 4.0  # of certainty with which it does
+_INDIFFERENCE = 0.002  # of the leader's loss: a gain not worth measuring
 
 
 def skipped(site: str, query_heads: int, settings: AwqTransform) -> str | None:
@@ -37,36 +43,56 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
     if not quantized or site.gram is None:
         return None
     candidates = scale_candidates(site, settings)
-    losses = searched_losses(quantized, site.gram, candidates, site.input_shards)
-    if not bool(torch.isfinite(losses).any()):
-        raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
-    return candidates[int(losses.argmin())]  # of equal losses the first
+    return candidates[best_point(quantized, site.gram, candidates, site.input_shards)]
 
 
-def searched_losses(
-    quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1
-) -> Tensor:
-    """|X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in], for each s of `scales` [points, in]: float64 [points].
+def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1) -> int:
+    """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equals the first.
 
-    Infinite for points that cannot be the least: their first rows alone lose more than all rows do at the best point. That point
-    is guessed from the first rows of the first weight, so that it is complete before the others; the guess changes no result.
+    A race: rows are measured in heats, a fixed random sixteenth first, then as many again as before. A point drops out after a
+    heat when, four standard errors of the mean difference between rows granted, its loss is above 99.8 % of the leader's; the
+    race ends when one is left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it.
+    Raises ValueError where no point has a finite loss.
     """
-    (weight, args), others = quantized[0], quantized[1:]
-    rows = weight.shape[0] if args.strategy == "tensor" else _rows_at_once(scales)
-    losses = output_losses(weight[:rows], gram, args, scales, input_shards).nan_to_num(nan=torch.inf, posinf=torch.inf)
-    rest = [(weight[rows:], args), *others]
-    guess = int(losses.argmin())
-    for weight, args in rest:
-        losses[guess] += output_losses(weight, gram, args, scales[guess : guess + 1], input_shards)[0]
     alive = torch.arange(len(scales), device=scales.device)
-    alive = alive[alive != guess]
-    for weight, args in rest:
-        for part in weight.split(len(weight) or 1 if args.strategy == "tensor" else _rows_at_once(scales)):
-            hopeful = losses[alive] <= losses[guess]
-            losses[alive[~hopeful]] = torch.inf
-            alive = alive[hopeful]
-            losses[alive] += output_losses(part, gram, args, scales[alive], input_shards)
-    return losses.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    losses = gram.new_empty(len(scales), 0)
+    for heat in _heats(quantized):
+        found = [row_losses(weight, gram, args, scales[alive], input_shards) for weight, args in heat]
+        losses = torch.cat([losses, *found], 1)
+        finite = losses.isfinite().all(1)
+        alive, losses = alive[finite], losses[finite]
+        if not len(alive):
+            raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
+        leader = int(losses.sum(1, dtype=torch.float64).argmin())
+        if losses.shape[1] >= _FEWEST_SAMPLES:
+            behind = losses - losses[leader]
+            margin = _STANDARD_ERRORS * behind.std(1) / losses.shape[1] ** 0.5
+            hopeful = behind.mean(1) - margin < -_INDIFFERENCE * losses[leader].mean()
+            hopeful[leader] = True
+            leader = int(hopeful[:leader].sum())
+            alive, losses = alive[hopeful], losses[hopeful]
+        if len(alive) == 1:
+            break
+    return int(alive[leader])
+
+
+def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]]) -> Iterator[list[tuple[Tensor, WeightArgs]]]:
+    """The rows of all weights, in random order, in heats. All at once where they are few, or where rows share a scale."""
+    total = sum(len(weight) for weight, _ in quantized)
+    if total < 2 * _FEWEST_SAMPLES or any(args.strategy == "tensor" for _, args in quantized):
+        yield list(quantized)
+        return
+    random = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(len(weight), generator=random).to(weight.device) for weight, _ in quantized]
+    share = max(_FIRST_SHARE, _FEWEST_SAMPLES / total)
+    start = 0.0
+    while start < 1:
+        stop = min(1.0, max(share, 2 * start))
+        yield [
+            (weight[order[math.ceil(start * len(order)) : math.ceil(stop * len(order))]], args)
+            for (weight, args), order in zip(quantized, orders, strict=True)
+        ]
+        start = stop
 
 
 def scale_candidates(site: SiteInputs, settings: AwqTransform) -> Tensor:
@@ -90,37 +116,21 @@ def _weight_share(site: SiteInputs) -> Tensor:
     return torch.cat(shares).mean(0)
 
 
-def output_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
-    """|X (W - Q(W s) / s)ᵀ|² for each s of `scales` [points, in], as float64 [points]. weight [out, in], gram [in, in]."""
-    losses = torch.zeros(len(scales), dtype=torch.float64, device=weight.device)
-    if not weight.numel() or not len(scales):
+def row_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
+    """|X (w - Q(w s) / s)ᵀ|² of each row w of `weight` [out, in] for each s of `scales` [points, in]: [points, out] float32."""
+    losses = gram.new_zeros(len(scales), len(weight))
+    if not losses.numel():
         return losses
-    points, rows = len(scales), _rows_at_once(scales)
+    points, rows = len(scales), max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
     if args.strategy == "tensor":  # one scale for all rows
-        points, rows = 1, weight.shape[0]
-    for part in weight.split(rows):
+        points, rows = 1, len(weight)
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows]
         for i in range(0, len(scales), points):
             scale = scales[i : i + points].unsqueeze(1)
             scaled = (part * scale).flatten(0, 1)  # [points * rows, in]
             groups = group_weight(scaled, args.strategy, args.group_size, input_shards)
             rounded = ungroup_weight(fake_quantize_groups(groups, args.grid), scaled.shape)
             lost = rounded.view(-1, *part.shape).div_(scale).sub_(part)
-            losses[i : i + points] += _energies(lost.flatten(0, 1), gram).view(-1, len(part)).sum(1, dtype=torch.float64)
+            losses[i : i + points, start : start + rows] = energies(lost.flatten(0, 1), gram).view(-1, len(part))
     return losses
-
-
-def _rows_at_once(scales: Tensor) -> int:
-    """Rows of a weight that are rounded at all points at once."""
-    return max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
-
-
-def _energies(lost: Tensor, gram: Tensor) -> Tensor:
-    """|X wᵀ|² of each row w of `lost` [rows, in]: w XᵀX wᵀ, from the lower half of the symmetric XᵀX [in, in]."""
-    energies = lost.new_zeros(len(lost))
-    width = max(_COLUMNS, lost.shape[1] // 8)
-    for start in range(0, lost.shape[1], width):
-        stop = start + width
-        own, later = lost[:, start:stop], lost[:, stop:]
-        product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
-        energies += product.mul_(own).sum(1)
-    return energies

@@ -19,6 +19,7 @@ from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_pre
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import dequantize_weight, integer_range
+from ptqflow.numerics.linalg import energies
 from ptqflow.recipes import Recipe, WeightArgs
 from ptqflow.transforms import diagonal
 
@@ -160,6 +161,7 @@ def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, a
         "weight_error": _ratio(difference.square().sum().item(), weight.square().sum().item()),
         "output_error": _ratio(lost, total),
         "output_mse": lost / (tokens * weight.shape[0]),
+        "tokens": tokens,
         "clip_fraction": at_end.float().mean().item(),
         "damping": rounded.damping,
     }
@@ -167,7 +169,7 @@ def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, a
 
 def _energy(weight: Tensor, gram: Tensor) -> float:
     """|X Wᵀ|² = tr(W XᵀX Wᵀ)."""
-    return max(0.0, ((weight @ gram) * weight).sum(1).cpu().double().sum().item())
+    return max(0.0, energies(weight, gram).cpu().double().sum().item())
 
 
 def _ratio(part: float, whole: float) -> float:

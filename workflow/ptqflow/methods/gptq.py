@@ -11,6 +11,7 @@ Weights that read the same input have the same H: it is factored once, and their
 the columns together.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,7 +38,8 @@ def round_weights(
         raise ValueError("gptq needs the Gram matrix of the layer's inputs and its own settings")
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    targets = [Target(target.weight.masked_fill(dead, 0), target.args, target.clip) for target in targets]
+    if bool(dead.any()):
+        targets = [Target(target.weight.masked_fill(dead, 0), target.args, target.clip) for target in targets]
 
     order = torch.arange(len(gram), device=gram.device)
     if rounding.actorder:
@@ -46,6 +48,7 @@ def round_weights(
     # The reference writes 1 here; the mean of the others keeps the damping independent of the Hessian's scale.
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
     factor = inverse_cholesky(hessian, rounding.dampening_frac)
+    del hessian
     if factor is None:
         return [
             RoundedWeight(plain.integers, plain.scale, plain.zero_point, None, "rtn: the Hessian could not be factored")
@@ -54,29 +57,36 @@ def round_weights(
 
     grids = [weight_grid(target.weight, target.args, target.clip, input_shards, gram) for target in targets]
     rows = [len(target.weight) for target in targets]
-    # A weight column is a row here, contiguous, as are the scales and zero points of its groups.
+    # A weight column is a row here, contiguous, as are the scales and zero points of a group; all weights get the finest groups.
     columns = torch.cat([target.weight.T[order] for target in targets], 1)
-    group = [order // (len(gram) // scale.shape[1]) for scale, _ in grids]
-    scales, zero_points = (torch.cat([grid[i].T[g] for grid, g in zip(grids, group, strict=True)], 1) for i in (0, 1))
+    count = math.lcm(*(scale.shape[1] for scale, _ in grids))
+    scales, zero_points = (torch.cat([g[i].T.repeat_interleave(count // g[i].shape[1], 0) for g in grids], 1) for i in (0, 1))
+    groups = (order // (len(gram) // count)).tolist()
     ranges = torch.tensor([integer_range(t.args.num_bits, t.args.symmetric) for t in targets], dtype=torch.float32)
     lowest, highest = ranges.to(gram.device).repeat_interleave(torch.tensor(rows, device=gram.device), 0).T.contiguous()
-    _feed_back(columns, factor.upper, scales, zero_points, lowest, highest, rounding.block_size)
-    integers = torch.empty_like(columns)
-    integers[order] = columns
+    _feed_back(columns, factor.upper, scales, zero_points, groups, lowest, highest, rounding.block_size)
 
+    place = torch.argsort(order)
     kinds = [storage_dtype(target.args.symmetric) for target in targets]
     return [
-        RoundedWeight(part.T.contiguous().to(kind), scale, zero_point.to(kind), factor.damping)
-        for part, (scale, zero_point), kind in zip(integers.split(rows, 1), grids, kinds, strict=True)
+        RoundedWeight(part.to(kind)[place].T.contiguous(), scale, zero_point.to(kind), factor.damping)
+        for part, (scale, zero_point), kind in zip(columns.split(rows, 1), grids, kinds, strict=True)
     ]
 
 
 def _feed_back(
-    columns: Tensor, upper: Tensor, scale: Tensor, zero_point: Tensor, lowest: Tensor, highest: Tensor, block_size: int
+    columns: Tensor,
+    upper: Tensor,
+    scales: Tensor,
+    zero_points: Tensor,
+    groups: Sequence[int],
+    lowest: Tensor,
+    highest: Tensor,
+    block_size: int,
 ) -> None:
     """The column loop: `columns` [in, out] become their integers (as float32), in place.
 
-    `scale` and `zero_point` [in, out] of each column's group; `lowest` and `highest` integer [out] of each row's grid.
+    `scales` and `zero_points` [groups, out]; `groups`: of each column; `lowest` and `highest` integer [out] of each row's grid.
 
     Within a block, too, errors go column by column only to the next few, then on by a product: rank-one updates are bound by
     memory.
@@ -89,10 +99,10 @@ def _feed_back(
         for few in range(start, stop, _FEW):
             end = min(few + _FEW, stop)
             for j in range(few, end):
-                column = columns[j]
-                torch.div(column, scale[j], out=value).round_().add_(zero_point[j]).clamp_(lowest, highest)
-                error = torch.sub(value, zero_point[j], out=errors[j - start])
-                error.mul_(scale[j]).sub_(column).div_(-upper[j, j])
+                column, scale, zero_point = columns[j], scales[groups[j]], zero_points[groups[j]]
+                torch.div(column, scale, out=value).round_().add_(zero_point).clamp_(lowest, highest)
+                error = torch.sub(value, zero_point, out=errors[j - start])
+                error.mul_(scale).sub_(column).div_(-upper[j, j])
                 columns[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
                 column.copy_(value)
             columns[end:stop].addmm_(upper[few:end, end:stop].T, errors[few - start : end - start], alpha=-1)

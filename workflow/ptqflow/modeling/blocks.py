@@ -39,12 +39,15 @@ class Blocks:
         """The tensors of block `layer` by their names in the checkpoint, in their stored dtype, on the CPU."""
         return self.weights.load(self.weights.names_under(block_prefix(layer)))
 
-    def build(self, layer: int, tensors: Mapping[str, Tensor]) -> nn.Module:
-        """Decoder block `layer` with `tensors`, in evaluation mode; every tensor must be there and be used."""
+    def build(self, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
+        """Decoder block `layer` with `tensors`, in evaluation mode; every tensor must be there and be used.
+
+        `dtype` of its parameters: `self.dtype` unless given.
+        """
         with torch.device("meta"):
             block: nn.Module = self._architecture.class_of("DecoderLayer")(self.config, layer)
         prefix = block_prefix(layer)
-        state = {name.removeprefix(prefix): t.to(self.device, self.dtype) for name, t in tensors.items()}
+        state = {name.removeprefix(prefix): t.to(self.device, dtype or self.dtype) for name, t in tensors.items()}
         block.load_state_dict(state, strict=True, assign=True)
         return block.eval().requires_grad_(False)
 
@@ -82,7 +85,7 @@ def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Itera
             handle.remove()
 
 
-def batches(sequences: int, tokens: int, tokens_at_once: int = 4096) -> list[slice]:
+def batches(sequences: int, tokens: int, tokens_at_once: int = 2048) -> list[slice]:
     """Slices of sequences with about `tokens_at_once` tokens each, at least one sequence."""
     size = max(1, tokens_at_once // tokens)
     return [slice(start, min(start + size, sequences)) for start in range(0, sequences, size)]

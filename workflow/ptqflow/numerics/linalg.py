@@ -1,13 +1,45 @@
-"""Factorization of damped Hessians, by a procedure that cannot fail silently."""
+"""Gram matrices, the energies they give, and factorization of damped Hessians by a procedure that cannot fail silently."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+_COLUMNS = 256  # of a Gram matrix at once at least, to use its symmetry
 _LARGEST_DAMPING = 1.0
 _RESIDUAL = 1e-2  # of the factor applied to probe vectors; float32 factors of ill-conditioned matrices exceed it
 _PROBES = 8
+
+
+def add_gram(gram: Tensor, x: Tensor) -> None:
+    """Add xᵀx of rows x [k, n] (float32) to `gram` [n, n], but only to its lower half, by blocks: the rest is left undefined."""
+    n = len(gram)
+    width = max(_COLUMNS, n // 8)
+    for start in range(0, n, width):
+        stop = min(start + width, n)
+        gram[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
+
+
+def mirror(gram: Tensor) -> Tensor:
+    """Copy the lower half of `gram` [n, n] to its upper half, in place; returns it."""
+    for start in range(0, len(gram), _COLUMNS):
+        stop = start + _COLUMNS
+        own = gram[start:stop, start:stop]
+        own.copy_(own.tril() + own.tril(-1).T)
+        gram[start:stop, stop:] = gram[stop:, start:stop].T
+    return gram
+
+
+def energies(rows: Tensor, gram: Tensor) -> Tensor:
+    """|X wᵀ|² of each row w of `rows` [k, n]: w XᵀX wᵀ [k], from the lower half of the symmetric XᵀX [n, n]."""
+    found = rows.new_zeros(len(rows))
+    width = max(_COLUMNS, rows.shape[1] // 8)
+    for start in range(0, rows.shape[1], width):
+        stop = start + width
+        own, later = rows[:, start:stop], rows[:, stop:]
+        product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
+        found += product.mul_(own).sum(1)
+    return found
 
 
 class Factor(NamedTuple):
@@ -29,8 +61,8 @@ def inverse_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
     mean = hessian.diagonal().double().mean().item()
     damping = dampening_frac
     while damping <= max(_LARGEST_DAMPING, dampening_frac):
-        for attempt in (hessian, hessian.cpu().double()):
-            damped = attempt.clone()
+        for in_float64 in (False, True):
+            damped = hessian.cpu().double() if in_float64 else hessian.clone()
             damped.diagonal().add_(damping * mean)
             upper = _upper_of_inverse(damped)
             if upper is not None:
@@ -48,8 +80,23 @@ def _upper_of_inverse(damped: Tensor) -> Tensor | None:
     lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     if int(info) != 0:
         return None
-    identity = torch.eye(damped.shape[0], dtype=damped.dtype, device=damped.device)
-    upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+    upper = _invert_upper(lower.flip(0, 1))
     probes = torch.randn(damped.shape[0], _PROBES, generator=torch.Generator().manual_seed(0)).to(damped)
     residual = (upper.T @ (upper @ (damped @ probes)) - probes).norm() / probes.norm()
     return upper if bool(torch.isfinite(upper).all()) and residual.item() < _RESIDUAL else None
+
+
+def _invert_upper(upper: Tensor) -> Tensor:
+    """Inverse of an upper triangular matrix [n, n], by halves: [[A, B], [0, C]]⁻¹ = [[A⁻¹, -A⁻¹ B C⁻¹], [0, C⁻¹]].
+
+    A triangular solve against the identity would do three times the arithmetic.
+    """
+    n = len(upper)
+    if n <= _COLUMNS:
+        return torch.linalg.solve_triangular(upper, torch.eye(n, dtype=upper.dtype, device=upper.device), upper=True)
+    half = n // 2
+    inverse = torch.zeros_like(upper)
+    inverse[:half, :half] = _invert_upper(upper[:half, :half])
+    inverse[half:, half:] = _invert_upper(upper[half:, half:])
+    inverse[:half, half:] = -(inverse[:half, :half] @ (upper[:half, half:] @ inverse[half:, half:]))
+    return inverse

@@ -82,14 +82,19 @@ class ChannelStatistics:
         self._sums: Tensor | None = None  # [3, channels]: |x|, x, x²
 
     def update(self, x: Tensor) -> None:
-        """Add rows x [rows, channels] of any float dtype: float32 sums within a call, float64 across calls, on the CPU."""
-        x = x.float()
-        magnitude = x.abs()
-        absmax = magnitude.amax(0).cpu()
-        sums = torch.stack([magnitude.sum(0), x.sum(0), x.square().sum(0)]).cpu().double()
+        """Add rows x [rows, channels] of any float dtype: float32 sums within some hundred rows, float64 beyond, on the CPU."""
+        absmax, sums = [], []
+        for piece in x.split(max(1, _ELEMENTS_AT_ONCE // x.shape[1])):
+            piece = piece.float()
+            magnitude = piece.abs()
+            absmax.append(magnitude.amax(0))
+            sums.append(torch.stack([magnitude.sum(0), piece.sum(0), magnitude.square_().sum(0)]))
+        self._add(torch.stack(absmax).amax(0).cpu(), torch.stack(sums).cpu().sum(0, dtype=torch.float64))
+        self.rows += x.shape[0]
+
+    def _add(self, absmax: Tensor, sums: Tensor) -> None:
         self._absmax = absmax if self._absmax is None else torch.maximum(self._absmax, absmax)
         self._sums = sums if self._sums is None else self._sums.add_(sums)
-        self.rows += x.shape[0]
 
     def result(self) -> dict[str, Tensor]:
         """`absmax` (float32), `mean_abs`, `mean`, `second_moment` (float64), each [channels]; ValueError before any row."""

@@ -67,7 +67,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         raise ArtifactError(f"{args.tokens}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
 
     inputs = {"model": {n: e.sha256 for n, e in manifest.files.items()}, "tokens": HashCache().sha256(args.tokens)}
-    origin = provenance("collect", settings.model_dump(mode="json"), args.code or "", device=device.name, inputs=inputs)
+    origin = provenance(
+        "collect",
+        settings.model_dump(mode="json"),
+        args.code or "",
+        device=device.name,
+        bfloat16=device.multiplies_bfloat16,
+        inputs=inputs,
+    )
     starts = {chunk.start: k for k, chunk in enumerate(chunks)}
     tables = []
     args.output.unlink(missing_ok=True)
@@ -89,7 +96,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
 def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa.Table]:
     """One float block: `hidden` [sequences, tokens, hidden] becomes its output, in place. Returns statistics by site."""
-    block = blocks.build(layer, blocks.tensors(layer))
+    tensors = blocks.tensors(layer)
+    block = blocks.build(layer, tensors, device.parameter_dtype(tensors.values()))
     sites: dict[str, ChannelStatistics] = {}
 
     def watch(site: str, x: Tensor) -> None:
@@ -102,7 +110,7 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa
 
     set_cache_transform(block, watch_cache)
     positions = blocks.positions(hidden.shape[1])
-    with watch_sites(block, watch):
+    with watch_sites(block, watch), device.forward_precision(tensors.values()):
         for part in batches(*hidden.shape[:2]):
             hidden[part] = forward(block, hidden[part].to(device.torch_device), positions).to(hidden.device)
     return [_table(layer, site, statistics) for site, statistics in sites.items()]

@@ -30,9 +30,12 @@ from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
+from ptqflow.numerics.linalg import add_gram, mirror
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
 from ptqflow.transforms import diagonal
+
+_MEASURED_TOKENS = 1024  # at least, on which a block's error is measured (or all there are)
 
 
 class Settings(Model):
@@ -73,13 +76,16 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     model_manifest.verify(model, files)
 
     hidden = read_activations(calibration / activations).to(device.compute_dtype)
+    if not recipe.learns_from_states():  # then states only serve to measure errors
+        hidden = hidden[_sample(hidden)].clone()
     statistics = read_statistics(calibration / STATISTICS)
     qparams: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
     with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
         for layer in layers:
-            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)
+            last = layer == layers[-1]
+            done = quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device, last)
             found_qparams, found_rows, found_losses = done
             qparams |= found_qparams
             rows += found_rows
@@ -91,11 +97,17 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "calibration": {name: calibration_manifest.files[name].sha256 for name in (STATISTICS, activations)},
     }
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
-    origin = provenance("quantize", dump, args.code or "", device=device.name, inputs=inputs)
+    origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
     save_safetensors(args.qparams, qparams, {METADATA: canonical_json(origin)})
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)
+
+
+def _sample(hidden: Tensor) -> slice:
+    """The sequences of [sequences, tokens, hidden] on which a block's error is measured: the first few batches."""
+    few = max(1, _MEASURED_TOKENS // hidden.shape[1])
+    return slice(0, next((part.stop for part in batches(*hidden.shape[:2]) if part.stop >= few), len(hidden)))
 
 
 Statistics = dict[str, dict[str, Tensor]]  # of a block: by name (mean_abs, absmax), then by site
@@ -114,28 +126,35 @@ def read_statistics(path: Path) -> dict[int, Statistics]:
 
 
 def quantize_layer(
-    blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device
+    blocks: Blocks, layer: int, hidden: Tensor, statistics: Statistics, recipe: Recipe, device: Device, last: bool = False
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place.
+    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
 
     With `error_propagation` that is the quantized block's output, else the float block's. Returns qparams by name, rows of
     diagnostics, and rows of losses (of learned transforms). The last row of diagnostics is the block's: its error on the states
-    that entered it, quantized activations and cache included.
+    that entered it (on a sample of them), quantized activations and cache included.
     """
     start = time.perf_counter()
     device.reset_peak()
     tensors = blocks.tensors(layer)
-    block = blocks.build(layer, tensors)
-    sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
+    learn, propagate = learner(recipe), recipe.error_propagation
+    # A learned transform is compared with its targets to the last digits; others see the model as it will run.
+    stored = [] if learn else list(tensors.values())
+    block = blocks.build(layer, tensors, device.parameter_dtype(stored))
     ranges = CacheRanges(recipe.scheme.kv_cache) if recipe.scheme.kv_cache and recipe.scheme.kv_cache.static else None
     if ranges is not None:
         attach(block, ranges)
-    grams, outputs = _float_pass(block, hidden, blocks, sites)
+    sites = [site.name for site in SITES if any(recipe.weights(layer, linear) for linear in site.linears)]
+    before = hidden[_sample(hidden)].clone()
+    # What is learned is learned from all inputs and targets; else targets are needed where the error is measured.
+    outputs = torch.empty_like(hidden) if learn else torch.empty_like(before) if propagate else hidden
+    grams = _float_pass(block, hidden, outputs, blocks, sites, stored, device)
     tokens = hidden.shape[0] * hidden.shape[1]
     inputs = BlockInputs(grams, tokens, **statistics, head_dim=head_dim(blocks.config.to_dict()))
+    del block
     losses: list[dict[str, Any]] = []
     fallback: str | None = None
-    if (learn := learner(recipe)) is not None:
+    if learn:
         learned = learn(Task(blocks, layer, hidden, outputs, inputs.absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(grams), weight_clips=learned.weight_clips)
         rounding_only = recipe.model_copy(update={"transform": NoTransform()})
@@ -143,25 +162,20 @@ def quantize_layer(
         qparams, losses, fallback = qparams | learned.qparams, learned.rows, learned.fallback
     else:
         qparams, rows = quantize_weights(layer, tensors, inputs, recipe, device.peak_bytes)
-    dtype = tensors[f"{linear_prefix(layer, 'o_proj')}.weight"].dtype
-    qparams |= static_input_scales(layer, recipe, inputs.absmax, qparams, dtype)
+    weight_dtype = tensors[f"{linear_prefix(layer, 'o_proj')}.weight"].dtype
+    qparams |= static_input_scales(layer, recipe, inputs.absmax, qparams, weight_dtype)
     if ranges is not None:
         scale = qparams.get(smoothing_key(layer, "o"))
         found = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)
         qparams |= {f"{block_prefix(layer)}{name}": tensor for name, tensor in found.items()}
 
-    quantized = blocks.build(layer, {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()})
+    deployed_tensors = {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()}
+    quantized = blocks.build(layer, deployed_tensors, device.parameter_dtype(stored))
     quantize_block(quantized, recipe, layer)
     online.load(quantized, layer, qparams)
-    lost = total = 0.0
-    positions = blocks.positions(hidden.shape[1])
-    for part in batches(*hidden.shape[:2]):
-        before, target = hidden[part], outputs[part]
-        output = forward(quantized, before.to(device.torch_device), positions).to(hidden.device)
-        lost += (output.float() - target.float()).square().sum(dtype=torch.float64).item()
-        total += (target.float() - before.float()).square().sum(dtype=torch.float64).item()
-        hidden[part] = output if recipe.error_propagation else target
-    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / hidden.numel()}
+    error = _quantized_pass(quantized, before, outputs, hidden, blocks, stored, device, everything=propagate and not last)
+    if not propagate and outputs is not hidden:
+        hidden.copy_(outputs)
     seconds = time.perf_counter() - start
     rows.append(
         {"layer": layer, "module": "block", **error, "seconds": seconds, "peak_bytes": device.peak_bytes(), "fallback": fallback}
@@ -169,19 +183,60 @@ def quantize_layer(
     return qparams, rows, losses
 
 
-def _float_pass(block: torch.nn.Module, hidden: Tensor, blocks: Blocks, sites: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`, and the block's outputs, from one pass."""
+def _quantized_pass(
+    block: torch.nn.Module,
+    before: Tensor,
+    outputs: Tensor,
+    hidden: Tensor,
+    blocks: Blocks,
+    stored: list[Tensor],
+    device: Device,
+    everything: bool,
+) -> dict[str, float]:
+    """The error of the quantized block on the states `before`, against the float block's `outputs`.
+
+    With `everything`, `hidden` becomes its outputs, in place.
+    """
+    lost = total = 0.0
+    positions = blocks.positions(hidden.shape[1])
+    for part in batches(len(hidden) if everything else len(before), hidden.shape[1]):
+        measured = part.stop <= len(before)
+        entering = before[part] if measured else hidden[part]
+        with device.forward_precision(stored):
+            output = forward(block, entering.to(device.torch_device), positions).to(hidden.device)
+        if measured:
+            target = outputs[part].float()
+            lost += (output.float() - target).square().sum(dtype=torch.float64).item()
+            total += (target - entering.float()).square().sum(dtype=torch.float64).item()
+        if everything:
+            hidden[part] = output
+    error = {"output_error": lost / total if total else 0.0, "output_mse": lost / before.numel()}
+    return error | {"tokens": before.shape[0] * before.shape[1]}
+
+
+def _float_pass(
+    block: torch.nn.Module,
+    hidden: Tensor,
+    outputs: Tensor,
+    blocks: Blocks,
+    sites: list[str],
+    stored: list[Tensor],
+    device: Device,
+) -> dict[str, Tensor]:
+    """Gram matrices XᵀX (float32, on the device) of the inputs at `sites`; `outputs` becomes those of its first sequences."""
     grams: dict[str, Tensor] = {}
 
     def watch(site: str, x: Tensor) -> None:
         if site in sites:
             rows = x.flatten(0, -2).float()
             gram = grams.setdefault(site, rows.new_zeros(rows.shape[1], rows.shape[1]))
-            gram.addmm_(rows.T, rows)
+            with device.gram_precision(stored):
+                add_gram(gram, rows)
 
-    outputs = torch.empty_like(hidden)
     positions = blocks.positions(hidden.shape[1])
-    with watch_sites(block, watch):
+    with watch_sites(block, watch), device.forward_precision(stored):
         for part in batches(*hidden.shape[:2]):
-            outputs[part] = forward(block, hidden[part].to(blocks.device), positions).to(hidden.device)
-    return grams, outputs
+            output = forward(block, hidden[part].to(blocks.device), positions)
+            if part.stop <= len(outputs):
+                outputs[part] = output.to(hidden.device)
+    return {site: mirror(gram) for site, gram in grams.items()}

@@ -1,0 +1,99 @@
+"""The models that `peers.py` quantizes, each a folder with manifest, calibration tokens and held-out tokens."""
+
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.schemas import TOKENS
+from ptqflow.artifacts.tables import write_rows
+from ptqflow.modeling.weights import save_safetensors
+from ptqflow.stages import fetch, tokens
+
+ROOT = Path(__file__).resolve().parents[1]
+CALIBRATION, HELD_OUT = "resources/calibration/traces.jsonl", "resources/tasks/text/test.jsonl"
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, VOCABULARY = 8, 1024, 2816, 16, 8, 8192
+OUTLIERS = 8  # channels of each norm, as large language models have them
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": HIDDEN,
+    "intermediate_size": INTERMEDIATE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEY_HEADS,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "dtype": "bfloat16",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def demo(folder: Path) -> None:
+    """The demo model; calibration: 64 windows of 256 tokens of its traces, held out: the text of the study's perplexity task."""
+    fetch.run(fetch.Settings(path=str(ROOT / "resources/demo-model")), Namespace(output=folder / "manifest.json", code=None))
+    for name, source, format in (("tokens", CALIBRATION, "chat"), ("held_out", HELD_OUT, "plain")):
+        drawn = {"source": {"path": str(ROOT / source)}, "format": format, "samples": 64, "sequence_length": 256}
+        arguments = Namespace(model=folder / "manifest.json", output=folder.parent / f"{name}.parquet", code=None)
+        tokens.run(tokens.Settings.model_validate(drawn), arguments)
+
+
+def random(folder: Path) -> None:
+    """A Qwen2 of 111M parameters (bfloat16) with random weights and tokens; calibration: 32 x 512, held out: 8 x 512.
+
+    Made a little like a trained model: linears keep the scale of their input, norms have gains spread log-normally and a few
+    channels 8 to 32 times larger, and the head gives logits of standard deviation 2.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    def norm() -> torch.Tensor:
+        gain = torch.exp(normal(HIDDEN, scale=0.5))
+        channels = torch.randperm(HIDDEN, generator=generator)[:OUTLIERS]
+        gain[channels] = 2.0 ** torch.randint(3, 6, (OUTLIERS,), generator=generator)
+        return gain / gain.square().mean().sqrt()
+
+    width = HIDDEN // HEADS
+    shapes = {
+        "self_attn.q_proj": (HIDDEN, HIDDEN),
+        "self_attn.k_proj": (KEY_HEADS * width, HIDDEN),
+        "self_attn.v_proj": (KEY_HEADS * width, HIDDEN),
+        "self_attn.o_proj": (HIDDEN, HIDDEN),
+        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+    }
+    tensors = {"model.embed_tokens.weight": normal(VOCABULARY, HIDDEN), "model.norm.weight": torch.ones(HIDDEN)}
+    tensors["lm_head.weight"] = normal(VOCABULARY, HIDDEN, scale=2 * HIDDEN**-0.5)
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}."
+        for name, (rows, columns) in shapes.items():
+            tensors[f"{prefix}{name}.weight"] = normal(rows, columns, scale=columns**-0.5)
+            if name.endswith(("q_proj", "k_proj", "v_proj")):
+                tensors[f"{prefix}{name}.bias"] = normal(rows, scale=0.1)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"{prefix}{name}.weight"] = norm()
+    folder.mkdir(parents=True)
+    save_safetensors(folder / "model.safetensors", {n: t.bfloat16().contiguous() for n, t in tensors.items()}, {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    # Peers ask for a tokenizer, though the calibration set is tokens already: any will do, and none is ever called.
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(ROOT / "resources/demo-model" / name, folder / name)
+    Manifest.of_folder(folder, [path.name for path in folder.iterdir()], {}).write(folder)
+    drawn = torch.randint(3, VOCABULARY, (40, 512), generator=generator).tolist()
+    rows = [{"sequence": i, "tokens": row, "source": "random", "rows": [], "offset": 0} for i, row in enumerate(drawn)]
+    write_rows(folder.parent / "tokens.parquet", TOKENS, rows[:32], {})
+    write_rows(folder.parent / "held_out.parquet", TOKENS, rows[32:], {})
+
+
+MODELS = {"demo": demo, "random-111m": random}

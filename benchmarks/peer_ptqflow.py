@@ -1,0 +1,61 @@
+"""One quantization by ptqflow's own stages; usage and output as peer_llmcompressor.py. METHOD is a recipe as JSON.
+
+As in the workflow, collect and quantize are processes of their own (this script starts itself once for each). Timed: both stages
+whole, from the files they read and verify to the files they write. peak_bytes: of the larger process.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.checkpoints import dense
+from ptqflow.modeling.qparams import QParams
+from ptqflow.recipes import Recipe
+from ptqflow.stages import collect, quantize
+
+
+def collected(model: Path, tokens: Path, output: Path) -> None:
+    """The stage collect, one chunk."""
+    arguments = Namespace(platform="cpu", model=model, code=None, tokens=tokens, output=output / "calibration/manifest.json")
+    collect.run(collect.Settings(chunks=1), arguments)
+
+
+def quantized(model: Path, recipe: Recipe, output: Path) -> None:
+    """The stage quantize on that chunk."""
+    layers = json.loads((model.parent / "config.json").read_text())["num_hidden_layers"]
+    paths = {"calibration": output / "calibration/manifest.json", "qparams": output / "qparams.safetensors", "losses": None}
+    arguments = Namespace(platform="cpu", model=model, code=None, diagnostics=output / "diagnostics.parquet", **paths)
+    quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers)), arguments)
+
+
+def main() -> None:
+    """Run one stage (timed, where a fifth argument names it), or both and then write the dense checkpoint."""
+    model, tokens, output = Path(sys.argv[1]) / "manifest.json", Path(sys.argv[2]), Path(sys.argv[4])
+    recipe = Recipe.model_validate_json(sys.argv[3])
+    if len(sys.argv) == 6:
+        start = time.perf_counter()
+        collected(model, tokens, output) if sys.argv[5] == "collect" else quantized(model, recipe, output)
+        seconds = time.perf_counter() - start
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+        (output / f"{sys.argv[5]}.json").write_text(json.dumps(report))
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    reports = {}
+    for stage in ("collect", "quantize"):
+        subprocess.run([sys.executable, *sys.argv, stage], check=True)
+        reports[stage] = json.loads((output / f"{stage}.json").read_text())
+    both = list(reports.values())
+    report = {name: sum(r[name] for r in both) for name in ("seconds", "cpu_seconds")}
+    report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": reports["collect"]["seconds"]}
+    dense.write(model.parent, Manifest.read(model).files, QParams([output / "qparams.safetensors"]), recipe, output)
+    (output / "report.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
