@@ -2,7 +2,8 @@
 
 Bytes: `weight` int8 [out, in], `weight_scale` [out, groups]; with static inputs `input_scale` float32 [1]. Words: `weight_packed`
 int32 [out, ceil(in*b/32)], `weight_scale`, `weight_shape` int64 [2], and for asymmetric weights `weight_zero_point` int32
-[ceil(out*b/32), groups], packed along rows. Integers are signed, or offset by 2^(b-1) in words; w = (q - z) * scale. Words are written with the library's own packer and
+[ceil(out*b/32), groups], packed along rows.
+Integers are signed, or offset by 2^(b-1) in words; w = (q - z) * scale. Words are written with the library's own packer and
 read with ours.
 """
 
