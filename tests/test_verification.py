@@ -26,6 +26,7 @@ RECIPE = resolve(
     {"preset": "awq-w4a16", "scheme": {"weights": {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 32}}}
 )
 FORM = "compressed-tensors"
+FLATQUANT = {"name": "flatquant", "sites": ["qkv", "gate_up"], "epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,10 @@ def copy(made, tmp_path):
     return tmp_path / "copy"
 
 
-def complaints(made, folder):
+def complaints(made, folder, form=FORM, recipe=RECIPE):
     model, qparams, fake, _ = made
     config = json.loads((model / "config.json").read_text())
-    layout = registry.layout(FORM)(Weights(model), QParams(qparams), RECIPE, config)
+    layout = registry.layout(form)(Weights(model), QParams(qparams), recipe, config)
     return [f"{f.check} {f.subject}: {f.complaint}" for f in findings(layout, folder, Weights(fake)) if f.complaint]
 
 
@@ -75,6 +76,34 @@ PACKED, NORM = "model.layers.0.self_attn.q_proj.weight_packed", "model.norm.weig
 
 def test_an_exported_checkpoint_has_no_complaints(made):
     assert complaints(made, made[3]) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "recipe"),
+    [
+        ("autoawq", RECIPE),
+        ("gptq", RECIPE),
+        ("compressed-tensors", resolve({"preset": "rtn-w8a8-static-ascend"})),
+        ("modelslim", resolve({"preset": "rtn-w8a8-static-ascend"})),
+        ("modelslim", resolve({"preset": "rtn-w4a4-ascend"})),
+        ("modelslim", resolve({"preset": "flatquant-w4a4-ascend", "transform": FLATQUANT})),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_form_is_verified_by_its_own_reader(form, recipe, made, tmp_path):
+    model = made[0]
+    qparams = quantize(model, model.parent / "calibration-1/manifest.json", recipe, tmp_path)
+    fake, folder = (export(model, qparams, recipe, tmp_path / name, name) for name in ("fake", form))
+    found = (model, qparams, fake, folder)
+    assert complaints(found, folder, form, recipe) == []
+    stem = registry.layout(form).stem
+    (shard, *_) = sorted(folder.glob(f"{stem}*.safetensors"))
+    tensors = load_file(shard)
+    name = next(name for name in sorted(tensors) if "scale" in name)
+    tensors[name] = tensors[name] * 2
+    save_file(tensors, shard, metadata={"format": "pt"})
+    (complaint,) = complaints(found, folder, form, recipe)
+    assert complaint.startswith(f"tensors {name}: ")
 
 
 @pytest.mark.parametrize("engine", [None, "transformers"])
