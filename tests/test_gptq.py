@@ -143,6 +143,7 @@ def test_damping_ladder_restarts_from_the_pristine_matrix():
     upper = factor.upper.double()
     torch.testing.assert_close(upper.T @ upper @ damped, torch.eye(64, dtype=torch.float64), atol=1e-3, rtol=0)
     assert torch.equal(factor.upper, factor.upper.triu())
+    assert 1 < factor.condition_number <= torch.linalg.cond(damped)
 
 
 def test_singular_hessian_of_few_samples_is_factored():

@@ -12,7 +12,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
-from ptqflow.numerics.grid import dequantize_weight
+from ptqflow.numerics.grid import dequantize_weight, fake_quantize
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
 from ptqflow.stages.quantize import quantize_layer, read_statistics
@@ -135,7 +135,13 @@ def test_diagnostics_are_the_errors_of_the_blocks_as_deployed(propagate, model, 
             tensors[f"{key}.weight"] = dequantize_weight(*(qparams[f"{key}.{p}"] for p in ("integers", "scale", "zero_point")))
         quantized = blocks.build(layer, tensors)
         quantize_block(quantized, recipe, layer)
-        output = forward(quantized, hidden, positions)
+        given = {}
+        with watch_sites(quantized, lambda site, x, given=given: given.update({site: x.flatten(0, 1)[:256]})):
+            output = forward(quantized, hidden, positions)
+        row = rows[(rows.layer == layer) & (rows.module == "down_proj")].iloc[0]
+        exact, found = given["down"] @ weight.T, fake_quantize(given["down"], 4, False) @ tensors[f"{name}.weight"].T
+        assert row.sampled_error == pytest.approx(((exact - found).square().sum() / exact.square().sum()).item(), rel=1e-3)
+        assert row.sampled_error > row.output_error  # which knows nothing of quantized inputs
         row = rows[(rows.layer == layer) & (rows.module == "block")].iloc[0]
         assert row.output_error == pytest.approx(((output - target).norm() / (target - hidden).norm()).item() ** 2, rel=1e-3)
         assert row.output_mse == pytest.approx((output - target).square().mean().item(), rel=1e-3)

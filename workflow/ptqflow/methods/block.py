@@ -164,7 +164,17 @@ def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, a
         "tokens": tokens,
         "clip_fraction": at_end.float().mean().item(),
         "damping": rounded.damping,
+        "condition_number": rounded.condition_number,
     }
+
+
+def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
+    """|X Wᵀ - Y|² / |X Wᵀ|² of what a quantized linear made of X [tokens, in]: Y [tokens, out]; `weight` [out, in] is unrounded.
+
+    Unlike the error from the Gram matrix it knows how inputs are quantized.
+    """
+    expected = x @ weight.to(x).T
+    return _ratio((expected - output).square().sum().item(), expected.square().sum().item())
 
 
 def _energy(weight: Tensor, gram: Tensor) -> float:

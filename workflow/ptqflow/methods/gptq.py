@@ -51,7 +51,7 @@ def round_weights(
     del hessian
     if factor is None:
         return [
-            RoundedWeight(plain.integers, plain.scale, plain.zero_point, None, "rtn: the Hessian could not be factored")
+            RoundedWeight(plain.integers, plain.scale, plain.zero_point, fallback="rtn: the Hessian could not be factored")
             for plain in rtn.round_weights(targets, gram, rounding, input_shards)
         ]
 
@@ -69,7 +69,7 @@ def round_weights(
     place = torch.argsort(order)
     kinds = [storage_dtype(target.args.symmetric) for target in targets]
     return [
-        RoundedWeight(part.to(kind)[place].T.contiguous(), scale, zero_point.to(kind), factor.damping)
+        RoundedWeight(part.to(kind)[place].T.contiguous(), scale, zero_point.to(kind), factor.damping, factor.condition_number)
         for part, (scale, zero_point), kind in zip(columns.split(rows, 1), grids, kinds, strict=True)
     ]
 

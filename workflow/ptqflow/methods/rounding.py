@@ -16,13 +16,15 @@ class RoundedWeight:
     """A weight on its grid: w' = (integers - zero_point) * scale, group by group.
 
     integers [out, in] int8 (symmetric) or uint8; scale [out, groups] float32; zero_point [out, groups] like integers.
-    `damping`: fraction of mean(diag H) that was added, where a Hessian was used. `fallback`: what was done instead, if anything.
+    Where a Hessian was used, `damping`: fraction of mean(diag H) that was added, and `condition_number` of the damped one, at
+    least. `fallback`: what was done instead, if anything.
     """
 
     integers: Tensor
     scale: Tensor
     zero_point: Tensor
     damping: float | None = None
+    condition_number: float | None = None
     fallback: str | None = None
 
 

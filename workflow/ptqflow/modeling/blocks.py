@@ -13,6 +13,7 @@ from ptqflow.modeling.architectures import EMBEDDING, SITES, architecture_of, bl
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.weights import Weights
+from ptqflow.recipes import LINEARS
 
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
@@ -80,6 +81,30 @@ def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Itera
         handles.append(block.get_submodule(module_name(site.linears[0])).register_forward_pre_hook(hook))
     try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """By linear: input [tokens, in] and output without its bias [tokens, out] in the first forward pass inside the context.
+
+    float32 copies of the first `tokens` tokens. The input is what the linear is given: transforms have acted on it, its own
+    quantizer has not.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = []
+    for linear in LINEARS:
+
+        def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, name: str = linear) -> None:
+            if name not in found:
+                x, y = (t.flatten(0, -2)[:tokens].float() for t in (inputs[0], output))
+                found[name] = x.clone(), y.clone() if module.bias is None else y - module.bias.float()
+
+        handles.append(block.get_submodule(module_name(linear)).register_forward_hook(hook))
+    try:
+        yield found
     finally:
         for handle in handles:
             handle.remove()

@@ -48,6 +48,12 @@ class Factor(NamedTuple):
     upper: Tensor
     damping: float
 
+    @property
+    def condition_number(self) -> float:
+        """Of the damped matrix, at least: squared ratio of the factor's extreme diagonal entries."""
+        entries = self.upper.diagonal()
+        return float((entries.max() / entries.min()).double().square())
+
 
 def inverse_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
     """Upper Cholesky factor of the inverse of a damped Hessian [n, n] (symmetric, float32).

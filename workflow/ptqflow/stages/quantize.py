@@ -19,15 +19,15 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ConfigError
-from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.methods.block import BlockInputs, quantize_weights, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.static import static_input_scales
 from ptqflow.modeling import online
 from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
-from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
-from ptqflow.modeling.qparams import METADATA, deployed
+from ptqflow.modeling.qparams import METADATA, deployed, transformed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
 from ptqflow.numerics.linalg import add_gram, mirror
@@ -35,6 +35,7 @@ from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
 from ptqflow.transforms import diagonal
 
+_SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured
 _MEASURED_TOKENS = 1024  # at least, on which a block's error is measured (or all there are)
 
 
@@ -173,7 +174,12 @@ def quantize_layer(
     quantized = blocks.build(layer, deployed_tensors, device.parameter_dtype(stored))
     quantize_block(quantized, recipe, layer)
     online.load(quantized, layer, qparams)
-    error = _quantized_pass(quantized, before, outputs, hidden, blocks, stored, device, everything=propagate and not last)
+    with sample_linears(quantized, _SAMPLED_TOKENS) as sampled:
+        error = _quantized_pass(quantized, before, outputs, hidden, blocks, stored, device, everything=propagate and not last)
+    for row in rows:
+        name = f"{linear_prefix(layer, row['module'])}.weight"
+        weight = learned.tensors[name] if learn else transformed(name, tensors[name].float(), qparams)
+        row["sampled_error"] = sampled_error(weight, *sampled[row["module"]])
     if not propagate and outputs is not hidden:
         hidden.copy_(outputs)
     seconds = time.perf_counter() - start
