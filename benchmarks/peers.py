@@ -42,10 +42,11 @@ SCHEMA = pa.schema(
     ]
 )
 SYSTEMS = ("ptqflow", "llmcompressor", "gptqmodel")
-W4 = {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 128}
+THEIRS = {"convention": "compressed-tensors"}  # a symmetric step of max / 7.5: the peers' grid, so that the methods are compared
+W4 = {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 128, **THEIRS}
 W4_SYM = W4 | {"symmetric": True}
 W8A8 = {
-    "weights": {"num_bits": 8, "symmetric": True, "strategy": "channel"},
+    "weights": {"num_bits": 8, "symmetric": True, "strategy": "channel", **THEIRS},
     "input_activations": {"num_bits": 8, "symmetric": True},
 }
 SMOOTH = {"transform": {"name": "smoothquant", "smoothing_strength": 0.8}}
