@@ -91,5 +91,5 @@ model: $(READY) ## train the demo model and its tasks anew, into build/demo-mode
 pins: $(READY) ## rewrite envs/core.txt from the installed versions
 	$(BIN)/python envs/freeze.py core
 
-clean: ## remove results and the environment
-	rm -rf results .snakemake .ptqflow $(VENV) .venv-peers .venv-gptqmodel build
+clean: ## remove results and the environments
+	rm -rf results .snakemake .ptqflow .venv .venv-* build
