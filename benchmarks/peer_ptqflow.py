@@ -12,11 +12,8 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from ptqflow.artifacts.manifests import Manifest
-from ptqflow.checkpoints import dense
-from ptqflow.modeling.qparams import QParams
 from ptqflow.recipes import Recipe
-from ptqflow.stages import collect, quantize
+from ptqflow.stages import collect, export, quantize
 
 
 def collected(model: Path, tokens: Path, output: Path) -> None:
@@ -53,7 +50,8 @@ def main() -> None:
     both = list(reports.values())
     report = {name: sum(r[name] for r in both) for name in ("seconds", "cpu_seconds")}
     report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": reports["collect"]["seconds"]}
-    dense.write(model.parent, Manifest.read(model).files, QParams([output / "qparams.safetensors"]), recipe, output)
+    paths = {"qparams": [output / "qparams.safetensors"], "output": output / "manifest.json"}
+    export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, code=None, **paths))
     (output / "report.json").write_text(json.dumps(report))
 
 
