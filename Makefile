@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
-export OMP_WAIT_POLICY := passive
+# As in workflow/rules/common.smk.
+export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
 .PHONY: check-engines help demo study test test-all lint format bench clean pins model schema

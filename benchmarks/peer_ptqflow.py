@@ -12,11 +12,10 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from ptqflow.artifacts.manifests import Manifest
-from ptqflow.checkpoints import dense
-from ptqflow.modeling.qparams import QParams
 from ptqflow.recipes import Recipe
-from ptqflow.stages import collect, quantize
+from ptqflow.stages import collect, export, quantize
+
+QPARAMS = "quantized/qparams.safetensors"  # not beside the checkpoint: export removes other tensors there
 
 
 def collected(model: Path, tokens: Path, output: Path) -> None:
@@ -28,7 +27,7 @@ def collected(model: Path, tokens: Path, output: Path) -> None:
 def quantized(model: Path, recipe: Recipe, output: Path) -> None:
     """The stage quantize on that chunk."""
     layers = json.loads((model.parent / "config.json").read_text())["num_hidden_layers"]
-    paths = {"calibration": output / "calibration/manifest.json", "qparams": output / "qparams.safetensors", "losses": None}
+    paths = {"calibration": output / "calibration/manifest.json", "qparams": output / QPARAMS, "losses": None}
     arguments = Namespace(platform="cpu", model=model, code=None, diagnostics=output / "diagnostics.parquet", **paths)
     quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers)), arguments)
 
@@ -53,7 +52,8 @@ def main() -> None:
     both = list(reports.values())
     report = {name: sum(r[name] for r in both) for name in ("seconds", "cpu_seconds")}
     report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": reports["collect"]["seconds"]}
-    dense.write(model.parent, Manifest.read(model).files, QParams([output / "qparams.safetensors"]), recipe, output)
+    paths = {"qparams": [output / QPARAMS], "output": output / "manifest.json"}
+    export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, code=None, **paths))
     (output / "report.json").write_text(json.dumps(report))
 
 

@@ -23,6 +23,7 @@ from peer_models import MODELS
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import column, write_rows
 from ptqflow.presets import resolve
+from stages import ENVIRONMENT
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 SCHEMA = pa.schema(
@@ -66,8 +67,9 @@ METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 def quantize(command: list[str], output: Path, log: Path) -> dict[str, Any]:
     """Run one system; its report, or why there is none."""
+    environment = os.environ | (ENVIRONMENT if command[0] == sys.executable else {})
     with log.open("w") as stream:
-        code = subprocess.run(command, cwd=output.parent, stdout=stream, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=output.parent, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
     if code or not (output / "report.json").is_file():
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         return {"absent": f"exit status {code}: {last[-1][:300] if last else 'no output'}"}
@@ -166,7 +168,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench/peers.parquet")
     parser.add_argument("--keep", type=Path, help="folder to work in and leave, instead of a temporary one")
     args = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    os.environ.pop("GOMP_SPINCOUNT", None)  # peers run as they would by themselves
     pythons = {"ptqflow": Path(sys.executable), "llmcompressor": args.llmcompressor, "gptqmodel": args.gptqmodel}
     systems = {name: pythons[name] for name in SYSTEMS if name in args.systems}
     rows = []

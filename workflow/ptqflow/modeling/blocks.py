@@ -69,6 +69,10 @@ def forward(block: nn.Module, hidden: Tensor, positions: Positions) -> Tensor:
     return output
 
 
+class SeenEnough(Exception):
+    """What a watcher raises to end a forward pass whose output nobody needs."""
+
+
 @contextmanager
 def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call `watch(site, x [batch, tokens, channels])` for each distinct linear input of each forward pass inside the context."""

@@ -83,10 +83,12 @@ def _upper_of_inverse(damped: Tensor) -> Tensor | None:
     With the order of rows and columns reversed, H = L Lᵀ; reversed back, H = R Rᵀ with R upper, so U = R⁻¹: one factorization
     and one triangular inverse, and no inverse of H itself.
     """
-    lower, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    factor, info = torch.linalg.cholesky_ex(damped.flip(0, 1))
     if int(info) != 0:
         return None
-    upper = _invert_upper(lower.flip(0, 1))
+    factor = factor.flip(0, 1)  # under the same name, for memory: the other is as large as the Hessian
+    upper = _invert_upper(factor)
+    del factor
     probes = torch.randn(damped.shape[0], _PROBES, generator=torch.Generator().manual_seed(0)).to(damped)
     residual = (upper.T @ (upper @ (damped @ probes)) - probes).norm() / probes.norm()
     return upper if bool(torch.isfinite(upper).all()) and residual.item() < _RESIDUAL else None

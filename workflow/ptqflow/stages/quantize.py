@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.static import static_input_scales
 from ptqflow.modeling import online
 from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
-from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, watch_sites
+from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, sample_linears, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed, transformed
@@ -235,14 +236,17 @@ def _float_pass(
     def watch(site: str, x: Tensor) -> None:
         if site in sites:
             rows = x.flatten(0, -2).float()
-            gram = grams.setdefault(site, rows.new_zeros(rows.shape[1], rows.shape[1]))
+            if site not in grams:
+                grams[site] = rows.new_zeros(rows.shape[1], rows.shape[1])
             with device.gram_precision(stored):
-                add_gram(gram, rows)
+                add_gram(grams[site], rows)
+        if site == SITES[-1].name and not wanted:
+            raise SeenEnough
 
     positions = blocks.positions(hidden.shape[1])
     with watch_sites(block, watch), device.forward_precision(stored):
         for part in batches(*hidden.shape[:2]):
-            output = forward(block, hidden[part].to(blocks.device), positions)
-            if part.stop <= len(outputs):
-                outputs[part] = output.to(hidden.device)
+            wanted = part.stop <= len(outputs)
+            with suppress(SeenEnough):
+                outputs[part] = forward(block, hidden[part].to(blocks.device), positions).to(hidden.device)
     return {site: mirror(gram) for site, gram in grams.items()}
