@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,7 +72,7 @@ class Proof:
 
 W8A8 = ["rtn-w8a8", "smoothquant-w8a8-symmetric", "w8a8-static"]
 PROOFS = {
-    "transformers": Proof(".venv", {"compressed-tensors": ["rtn-w4", "gptq-w4-symmetric", "rtn-w3", "rtn-w4a8", *W8A8]}),
+    "transformers": Proof(".venv", {"compressed-tensors": ["awq-w4", "gptq-w4-symmetric", "rtn-w3", "rtn-w4a8", *W8A8]}),
     "vllm": Proof(
         ".venv-vllm",
         {
@@ -236,7 +237,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Grid:
 
         share = number(100 * row["bytes"] / row["baseline_bytes"], 1) if row.get("bytes") else "–"
         verdict = ("refused as stated: " if not row["loaded"] else "ok ") if row["passed"] else "FAILED "
-        verdict += row["message"][:200]
+        verdict += textwrap.shorten(row["message"], 90, placeholder=" …")  # in full in the Parquet file
         differences = [
             value(key, 5)
             for key in ("max_logit_difference", "mean_logit_difference", "number_type_change", "mean_logprob_difference")
@@ -279,7 +280,7 @@ def main() -> int:
         rows += [judged(row, limits_of(row, study), changes.get(row["recipe"], 0.0)) | {"baseline_bytes": size} for row in found]
         if tests := PROOFS[name].tests:
             environment = os.environ | {"PTQFLOW_ENGINE_WORK": str(BUILD / name)}
-            command = [PROOFS[name].python, "-m", "pytest", "-q", HERE / tests]
+            command = [PROOFS[name].python, "-m", "pytest", "-q", "--disable-warnings", HERE / tests]
             status |= subprocess.run(command, env=environment, cwd=REPOSITORY, check=False).returncode
     known = [{key: value for key, value in row.items() if key in schemas.ENGINES.names} for row in rows]
     write_rows(REPOSITORY / "results" / "engines.parquet", schemas.ENGINES, known, {"prompts": PROMPTS, "tokens": LENGTH})
