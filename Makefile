@@ -34,8 +34,9 @@ test: $(READY) ## the fast tests
 test-all: $(READY) ## every test, slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
 
-# An engine has an environment of its own, .venv-<engine>; transformers runs in that of the stages.
+# An engine has an environment of its own, .venv-<engine>; transformers runs in that of the stages. RECIPES: these alone.
 ENGINES ?= transformers vllm
+RECIPES ?=
 ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)))
 
 .venv-vllm/.ready: envs/vllm.txt pyproject.toml
@@ -51,7 +52,7 @@ ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)
 	@touch $@
 
 check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
-	OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES)
+	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES) $(if $(RECIPES),--recipes $(RECIPES))
 
 lint: $(READY) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .

@@ -40,6 +40,12 @@ def test_every_engine_has_a_proof_and_a_way_to_make_its_environment(name):
     assert environment == ".venv" or f"{environment}/.ready:" in (REPOSITORY / "Makefile").read_text()
 
 
+def test_recipes_can_be_restricted():
+    some = check.PROOFS["vllm"].restricted(["baseline", "rtn-w4"]).checkpoints()
+    assert some == {("baseline", "float"), ("rtn-w4", "fake"), ("rtn-w4", "compressed-tensors")}
+    assert check.PROOFS["vllm"].restricted(None) == check.PROOFS["vllm"]
+
+
 def test_limits_are_in_units_of_what_the_number_type_changes():
     exact = check.limits_of(LOADED | {"recipe": "rtn-w4"}, STUDY)
     ties = check.limits_of(LOADED, STUDY)

@@ -43,4 +43,4 @@ def engine(recipe: Recipe) -> None:
 
 def loading(recipe: Recipe) -> str:
     """How engines load it (Markdown)."""
-    return "vLLM: `vllm serve folder`. transformers reads it with `gptqmodel` installed, in float16."
+    return "vLLM: `vllm serve folder`. transformers reads it with `gptqmodel` installed."
