@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.scaling import SiteInputs
+from ptqflow.numerics.gram import energies
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
-from ptqflow.numerics.linalg import energies
 from ptqflow.recipes import AwqTransform, WeightArgs
 
 _FLOOR = 1e-4

@@ -18,8 +18,8 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
+from ptqflow.numerics.gram import energies
 from ptqflow.numerics.grid import dequantize_weight, integer_range
-from ptqflow.numerics.linalg import energies
 from ptqflow.recipes import Recipe, WeightArgs
 from ptqflow.transforms import diagonal
 

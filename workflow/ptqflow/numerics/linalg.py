@@ -1,45 +1,14 @@
-"""Gram matrices, the energies they give, and factorization of damped Hessians by a procedure that cannot fail silently."""
+"""Factorization of damped Hessians, by a procedure that cannot fail silently."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_COLUMNS = 256  # of a Gram matrix at once at least, to use its symmetry
+_HALVED = 256  # larger triangular matrices are inverted by halves
 _LARGEST_DAMPING = 1.0
 _RESIDUAL = 1e-2  # of the factor applied to probe vectors; float32 factors of ill-conditioned matrices exceed it
 _PROBES = 8
-
-
-def add_gram(gram: Tensor, x: Tensor) -> None:
-    """Add xᵀx of rows x [k, n] (float32) to `gram` [n, n], but only to its lower half, by blocks: the rest is left undefined."""
-    n = len(gram)
-    width = max(_COLUMNS, n // 8)
-    for start in range(0, n, width):
-        stop = min(start + width, n)
-        gram[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
-
-
-def mirror(gram: Tensor) -> Tensor:
-    """Copy the lower half of `gram` [n, n] to its upper half, in place; returns it."""
-    for start in range(0, len(gram), _COLUMNS):
-        stop = start + _COLUMNS
-        own = gram[start:stop, start:stop]
-        own.copy_(own.tril() + own.tril(-1).T)
-        gram[start:stop, stop:] = gram[stop:, start:stop].T
-    return gram
-
-
-def energies(rows: Tensor, gram: Tensor) -> Tensor:
-    """|X wᵀ|² of each row w of `rows` [k, n]: w XᵀX wᵀ [k], from the lower half of the symmetric XᵀX [n, n]."""
-    found = rows.new_zeros(len(rows))
-    width = max(_COLUMNS, rows.shape[1] // 8)
-    for start in range(0, rows.shape[1], width):
-        stop = start + width
-        own, later = rows[:, start:stop], rows[:, stop:]
-        product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
-        found += product.mul_(own).sum(1)
-    return found
 
 
 class Factor(NamedTuple):
@@ -100,7 +69,7 @@ def _invert_upper(upper: Tensor) -> Tensor:
     A triangular solve against the identity would do three times the arithmetic.
     """
     n = len(upper)
-    if n <= _COLUMNS:
+    if n <= _HALVED:
         return torch.linalg.solve_triangular(upper, torch.eye(n, dtype=upper.dtype, device=upper.device), upper=True)
     half = n // 2
     inverse = torch.zeros_like(upper)

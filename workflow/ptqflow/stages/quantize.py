@@ -31,7 +31,7 @@ from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import METADATA, deployed, transformed
 from ptqflow.modeling.shapes import check_recipe, head_dim
 from ptqflow.modeling.weights import save_safetensors
-from ptqflow.numerics.linalg import add_gram, mirror
+from ptqflow.numerics.gram import add_gram, mirror
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, NoTransform, Recipe
 from ptqflow.transforms import diagonal
