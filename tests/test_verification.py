@@ -204,6 +204,16 @@ def test_a_missing_index_entry_is_named(made, copy):
     assert complaints(made, copy) == [f"index {SCALE}: listed in None, found in {shard_of(made[3], SCALE).name}"]
 
 
+def test_a_config_that_says_something_else_is_named(made, copy):
+    path = copy / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 64
+    path.write_text(json.dumps(config))
+    assert complaints(made, copy) == ["documents config.json: does not say what this recipe and form need"]
+    path.unlink()
+    assert any(line.startswith("documents config.json: not readable") for line in complaints(made, copy))
+
+
 def test_a_wrong_total_size_and_a_missing_index_are_found(made, copy):
     path = copy / "model.safetensors.index.json"
     index = json.loads(path.read_text())

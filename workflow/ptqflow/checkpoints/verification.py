@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator
         yield Finding("files", layout.stem, complaint=str(error))
         return
     yield from _index(folder, layout.stem, stored)
+    yield from (_document(folder / name, expected) for name, expected in layout.documents().items())
     spec = layout.spec()
     for name in sorted(spec.keys() - stored.keys()):
         yield Finding("names", name, complaint="missing")
@@ -97,6 +98,15 @@ def _index(folder: Path, stem: str, stored: dict[str, str]) -> Iterator[Finding]
     found = sum(file.stat().st_size - _header_bytes(file) for file in (folder / name for name in set(stored.values())))
     wrong = f"total_size {total}, found {found}" if total != found else None
     yield Finding("index", path.name, float(found), float(total), wrong)
+
+
+def _document(path: Path, expected: dict[str, Any]) -> Finding:
+    """A JSON file tells engines what the writer would tell them."""
+    try:
+        same = json.loads(path.read_text()) == json.loads(json.dumps(expected))
+    except (OSError, ValueError) as error:
+        return Finding("documents", path.name, complaint=f"not readable ({error})")
+    return Finding("documents", path.name, complaint=None if same else "does not say what this recipe and form need")
 
 
 def _bytes(folder: Path, layout: BaseLayout, files: set[str]) -> Finding:
