@@ -141,6 +141,7 @@ class Jobs:
         study = self.study
         for model, entry in study.models.items():
             place = {"platform": platform, "model": model}
+            yield "checkpoints", place | {"recipe": "baseline"}, checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture_of(study, model)):
                 who = place | {"recipe": recipe, "form": form}
                 yield "checkpoints", who, checkpoint(platform, model, f"{recipe}.{form}")
@@ -148,8 +149,6 @@ class Jobs:
             for variant in study.variants():
                 recipe, _, form = variant.partition(".")
                 who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                if not form:
-                    yield "checkpoints", who, checkpoint(platform, model, variant)
                 for name, suite in study.suites.items():
                     for seed in suite.seeds:
                         path = f"results/{platform}/evaluation/{model}/{variant}/{name}/seed={seed}.parquet"

@@ -44,5 +44,10 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         numbers = [str(r["tensors"]), number(r["bytes"] / 2**20, 2), number(100 * r["baseline_share"], 1), difference]
         numbers += [number(r["logprob_difference"], 4), number(r["logprob_limit"], 4)]
         body.append([r["platform"], r["model"], r["recipe"], r["form"], *numbers])
-    notes = [f"{form}: {note}" for form, note in sorted({(r["form"], r["note"]) for r in rows if r["note"]})]
+    notes = [
+        "Weight difference: the largest relative one from the fake checkpoint's weights, which are rounded to the model's dtype.",
+        "log p difference: mean over calibration text, from the fake checkpoint in the same engine. Where inputs are quantized, "
+        "as much is allowed as two independent roundings differ.",
+    ]
+    notes += [f"{form}: {note}" for form, note in sorted({(r["form"], r["note"]) for r in rows if r["note"]})]
     return Grid("Verified checkpoints", header, body, names=4, notes=notes)
