@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+from peer_memory import peak_bytes
 from safetensors.torch import load_file, save_file
 
 
@@ -41,7 +42,7 @@ def main() -> None:
     model.quantize(data, batch_size=1, backend=BACKEND.AUTO)
     seconds = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+    report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
     output.mkdir(parents=True, exist_ok=True)
     model.save(str(output / "packed"))
     save_file(dense_weights(output / "packed", folder, 4, 128), output / "model.safetensors", {"format": "pt"})

@@ -20,6 +20,7 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
+from peer_memory import peak_bytes
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -62,7 +63,7 @@ def main() -> None:
     )
     seconds = time.perf_counter() - start
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+    report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
     output.mkdir(parents=True, exist_ok=True)
     save_file(dense_weights(model), output / "model.safetensors", {"format": "pt"})
     (output / "report.json").write_text(json.dumps(report))

@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from peer_memory import peak_bytes
 from ptqflow.recipes import Recipe
 from ptqflow.stages import collect, export, quantize
 
@@ -41,7 +42,7 @@ def main() -> None:
         collected(model, tokens, output) if sys.argv[5] == "collect" else quantized(model, recipe, output)
         seconds = time.perf_counter() - start
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * 1024}
+        report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
         (output / f"{sys.argv[5]}.json").write_text(json.dumps(report))
         return
     output.mkdir(parents=True, exist_ok=True)
