@@ -197,3 +197,10 @@ def test_ranges_change_nothing(tmp_path):
             attach(block, CacheRanges(args))
         outputs.append(forward(block, hidden, blocks.positions(12)))
     assert torch.equal(*outputs)
+
+
+def test_ranges_of_a_static_cache_come_from_all_calibration_tokens():
+    """A recipe that learns nothing from states sees a sample of them only."""
+    assert resolve({"preset": "kvquant-kv4"}).learns_from_states()
+    assert resolve({"preset": "rtn-w8a8kv8", "scheme": {"kv_cache": {"num_bits": 8, "dynamic": False}}}).learns_from_states()
+    assert not resolve({"preset": "rtn-w8a8kv8"}).learns_from_states()

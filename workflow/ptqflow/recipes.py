@@ -314,8 +314,10 @@ class Recipe(Model):
         return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
 
     def learns_from_states(self) -> bool:
-        """Whether a method looks at the states that enter a block, or only at statistics of the float model."""
-        return self.transform.name in ("awq", "flatquant") or self.clip.name == "search" or self.rounding.name == "gptq"
+        """Whether a method, or a static cache, looks at the states that enter a block; else the float model's statistics do."""
+        static_cache = self.scheme.kv_cache is not None and bool(self.scheme.kv_cache.static)
+        methods = self.transform.name in ("awq", "flatquant") or self.clip.name == "search" or self.rounding.name == "gptq"
+        return static_cache or methods
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
