@@ -79,15 +79,8 @@ class Device:
 
         Products of bfloat16 numbers are exact in float32, and are summed in float32.
         """
-        matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
-        before = matmul.fp32_precision
-        with torch.autocast("cpu", enabled=False):
-            if self.bfloat16_products(weights):
-                matmul.fp32_precision = "bf16"
-            try:
-                yield
-            finally:
-                matmul.fp32_precision = before
+        with bfloat16_matmul() if self.bfloat16_products(weights) else torch.autocast("cpu", enabled=False):
+            yield
 
     @contextmanager
     def true_float32(self) -> Iterator[None]:
@@ -107,6 +100,18 @@ class Device:
             yield
         finally:
             torch.set_float32_matmul_precision(before_precision)
+
+
+@contextmanager
+def bfloat16_matmul() -> Iterator[None]:
+    """Products of float32 matrices on the CPU: operands rounded to bfloat16, sums and results float32 (and no autocast)."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def select(platform: str) -> Device:

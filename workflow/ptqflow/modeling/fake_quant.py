@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ptqflow.modeling import cache, online
+from ptqflow.modeling import cache, causal, online
 from ptqflow.modeling.architectures import ATTENTION, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
@@ -63,7 +63,7 @@ class FakeQuantLinear(nn.Linear):
 def cache_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa.
+    """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa (or an equal).
 
     The cache keeps float keys and values (but keys that are quantized before RoPE); every read quantizes them, token by token or
     on fixed grids, to the same numbers. So decoding with a cache equals a full forward pass.
@@ -73,6 +73,8 @@ def cache_attention(
         key, value = transform(key, value)
         if isinstance(transform, online.FlatCache):
             query = query @ transform.q_trans
+    if attention_mask is None and not kwargs.get("dropout") and causal.applies(query, key):
+        return causal.causal_attention(query, key, value, kwargs["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 

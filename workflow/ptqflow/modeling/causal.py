@@ -1,0 +1,46 @@
+"""Causal attention of whole sequences on a CPU that multiplies in bfloat16."""
+
+import torch
+from torch import Tensor
+
+from ptqflow.devices.device import bfloat16_matmul
+
+_QUERIES_AT_ONCE = 128  # more compute more of what the mask discards; fewer make the products small
+
+
+def applies(query: Tensor, key: Tensor) -> bool:
+    """Whether `causal_attention` is for this pass: on the CPU under autocast to bfloat16, all tokens new, no gradients."""
+    return (
+        query.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and 1 < query.shape[2] == key.shape[2]
+        and not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad))
+    )
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """softmax(scaling · QKᵀ, causal) V, [batch, tokens, heads, head_dim] bfloat16.
+
+    query [batch, heads, tokens, head_dim], key and value [batch, key heads, tokens, head_dim], of any float dtype; as many
+    consecutive query heads share a key head. Operands of both products are rounded to bfloat16, all else is float32, as in
+    torch's flash attention. That multiplies with the small products of one thread, over whole tiles of 512 keys; here one
+    batched product serves all heads of a sequence and a run of queries, over the keys that these may see.
+    """
+    batch, heads, tokens, width = query.shape
+    key_heads, step = key.shape[1], _QUERIES_AT_ONCE
+    group = heads // key_heads
+    output = torch.empty(batch, tokens, heads, width, dtype=torch.bfloat16)
+    future = torch.full((step, step), -torch.inf).triu_(1)
+    with torch.no_grad(), bfloat16_matmul():
+        for i in range(batch):
+            q = (query[i].float() * scaling).contiguous().view(key_heads, group, tokens, width)
+            k, v = key[i].float().contiguous().transpose(1, 2), value[i].float().contiguous()
+            for start in range(0, tokens, step):
+                stop = min(start + step, tokens)
+                n = stop - start
+                scores = torch.bmm(q[:, :, start:stop].reshape(key_heads, group * n, width), k[..., :stop])
+                scores.view(heads, n, stop)[..., start:] += future[:n, :n]
+                read = torch.bmm(scores.softmax(-1), v[:, :stop])
+                output[i, start:stop] = read.view(heads, n, width).transpose(0, 1)
+    return output
