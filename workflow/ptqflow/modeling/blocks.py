@@ -34,7 +34,11 @@ class Blocks:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states [sequences, tokens, hidden] (on the CPU) entering the first block, from token ids [sequences, tokens]."""
-        return nn.functional.embedding(tokens, self.weights[EMBEDDING]).to(self.dtype)
+        table = self.weights[EMBEDDING]
+        hidden = torch.empty(*tokens.shape, table.shape[1], dtype=self.dtype)
+        for states, ids in zip(hidden, tokens, strict=True):  # one by one: no second copy of all in the dtype of the table
+            states.copy_(nn.functional.embedding(ids, table))
+        return hidden
 
     def tensors(self, layer: int) -> dict[str, Tensor]:
         """The tensors of block `layer` by their names in the checkpoint, in their stored dtype, on the CPU."""

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
@@ -19,7 +20,7 @@ from ptqflow.artifacts.activations import STATISTICS, chunk_file, write_activati
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.tables import read_table, write_table
+from ptqflow.artifacts.tables import numbers, read_table, repeated, write_table
 from ptqflow.chunks import chunk_layers
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ArtifactError
@@ -117,8 +118,8 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa
 
 
 def _table(layer: int, site: str, statistics: ChannelStatistics) -> pa.Table:
-    columns = {name: pa.array(values.float().numpy()) for name, values in statistics.result().items()}
+    columns = {name: numbers(schemas.f32, values.float().numpy()) for name, values in statistics.result().items()}
     count = len(columns["absmax"])
-    columns |= {"layer": pa.array([layer] * count, schemas.i32), "site": pa.array([site] * count, schemas.text)}
-    columns["channel"] = pa.array(range(count), schemas.i32)
+    columns |= {"layer": numbers(schemas.i32, np.full(count, layer, np.int32)), "site": repeated(site, count)}
+    columns["channel"] = numbers(schemas.i32, np.arange(count, dtype=np.int32))
     return pa.table({name: columns[name] for name in schemas.STATISTICS.names}, schema=schemas.STATISTICS)
