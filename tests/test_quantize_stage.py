@@ -1,12 +1,14 @@
 import json
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ptqflow.artifacts import schemas
+from ptqflow.artifacts import activations, schemas
 from ptqflow.artifacts.activations import read_activations, write_activations
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.tables import read_table
+from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import linear_prefix
@@ -75,6 +77,54 @@ def test_hidden_states_survive_the_disk_bit_for_bit(dtype, tmp_path):
     hidden = torch.randn(3, 5, 8).to(dtype)
     write_activations(tmp_path / "a.parquet", hidden, {})
     assert torch.equal(read_activations(tmp_path / "a.parquet"), hidden)
+
+
+def statistics_file(path, channels):
+    rows = [
+        {
+            "layer": layer,
+            "site": site,
+            "channel": c,
+            "absmax": 10 * layer + c + 1,
+            "mean_abs": len(site),
+            "mean": 0,
+            "second_moment": 0,
+        }
+        for layer in (0, 3)
+        for site in ("qkv", "o")
+        for c in channels
+    ]
+    write_table(path, to_table(schemas.STATISTICS, rows), schemas.STATISTICS, {})
+    return path
+
+
+def test_statistics_are_read_by_layer_name_and_site(tmp_path):
+    found = activations.read_statistics(statistics_file(tmp_path / "s.parquet", range(4)))
+    assert found.keys() == {0, 3}
+    assert torch.equal(found[3]["absmax"]["o"], torch.tensor([31.0, 32, 33, 34]))
+    assert torch.equal(found[0]["mean_abs"]["qkv"], torch.full((4,), 3.0))
+
+
+def test_statistics_in_another_order_are_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="not in order"):
+        activations.read_statistics(statistics_file(tmp_path / "s.parquet", (0, 2, 1)))
+
+
+WITHOUT_PANDAS = """
+import sys
+from pathlib import Path
+import torch
+from ptqflow.artifacts.activations import read_activations, read_statistics, write_activations
+write_activations(sys.argv[2], torch.randn(2, 3, 4), {})
+read_activations(sys.argv[2])
+read_statistics(Path(sys.argv[1]))
+assert "pandas" not in sys.modules
+"""
+
+
+def test_what_collect_leaves_is_read_and_written_without_pandas(tmp_path):
+    arguments = [statistics_file(tmp_path / "s.parquet", range(4)), tmp_path / "a.parquet"]
+    subprocess.run([sys.executable, "-c", WITHOUT_PANDAS, *arguments], check=True)
 
 
 @pytest.mark.parametrize("recipe", [GPTQ4, SMOOTH, RTN, AWQ])

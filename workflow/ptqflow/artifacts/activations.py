@@ -1,7 +1,10 @@
-"""Hidden states on disk: one [tokens, hidden] tensor per sequence, exact in any dtype (bfloat16 travels as uint16 bits)."""
+"""What collect leaves: hidden states, one [tokens, hidden] tensor per sequence, exact in any dtype (bfloat16 travels as uint16
+bits), and statistics of channels.
+"""
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.atomic import atomic_path
-from ptqflow.artifacts.tables import check, metadata_entries, numbers
+from ptqflow.artifacts.tables import check, metadata_entries, numbers, read_table
 from ptqflow.errors import ArtifactError
 
 _STORAGE = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
@@ -63,7 +66,7 @@ def read_activations(path: str | os.PathLike[str]) -> Tensor:
             field = file.schema_arrow.field("hidden")
             (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
             schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
-            check(file.schema_arrow.empty_table(), schema, path)
+            check(pa.Table.from_batches([], file.schema_arrow), schema, path)
             bits = torch.uint16 if dtype == torch.bfloat16 else dtype
             values = torch.empty(file.metadata.num_rows, tokens, width, dtype=bits)
             for row, batch in enumerate(file.iter_batches(batch_size=1, columns=["hidden"])):
@@ -72,3 +75,23 @@ def read_activations(path: str | os.PathLike[str]) -> Tensor:
         raise ArtifactError(f"{path} holds no hidden states ({error!r}); delete it and run collect again") from None
     pa.default_memory_pool().release_unused()
     return values.view(dtype)
+
+
+def read_statistics(path: Path) -> dict[int, dict[str, dict[str, Tensor]]]:
+    """mean|x| and max|x| [channels] of the float model, float32, by layer, name (mean_abs, absmax) and site.
+
+    ArtifactError unless each site's rows lie together in the order of channels, as collect writes them.
+    """
+    names = ["mean_abs", "absmax"]
+    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", *names])
+    columns = {name: torch.from_dlpack(table[name].combine_chunks()) for name in ("channel", *names)}
+    channel = columns["channel"]
+    starts = (channel == 0).nonzero().flatten().tolist()
+    found: dict[int, dict[str, dict[str, Tensor]]] = {}
+    for start, stop in pairwise([*starts, len(channel)]):
+        if not torch.equal(channel[start:stop], torch.arange(stop - start, dtype=channel.dtype)):
+            raise ArtifactError(f"{path}: channels are not in order from row {start} on; run collect again")
+        layer, site = table["layer"][start].as_py(), table["site"][start].as_py()
+        for name in names:
+            found.setdefault(layer, {n: {} for n in names})[name][site] = columns[name][start:stop].clone()
+    return found
