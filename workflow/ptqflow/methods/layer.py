@@ -109,8 +109,8 @@ def quantize_layer(
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     run = _Layer(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1])
     entering = hidden[sample(hidden)].clone()
-    # What is learned needs all targets; else they are needed where the error is measured.
-    outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate else hidden
+    # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
+    outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
     inputs, ranges = _look(run, hidden, entering, outputs, absmax)
     fixed: dict[str, Tensor] = {}
     losses: Rows = []
@@ -129,7 +129,7 @@ def quantize_layer(
     for row in rounder.rows:
         row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
     rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(entering, output, outputs[: len(entering)])}]
-    if not propagate and outputs is not hidden:
+    if learn and not propagate:
         hidden.copy_(outputs)
     rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
     return fixed | rounder.qparams, rows, losses
