@@ -28,6 +28,9 @@ from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.recipes import GptqRounding, RtnRounding
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
+# Float32 has no fractions here, so adding it rounds, half to even; beyond 2^22 both ways the grid's ends clamp. torch.round would
+# start threads for each column.
+_WHOLE = 1.5 * 2**23
 
 
 def round_weights(
@@ -78,8 +81,8 @@ def round_weights(
     lost = torch.zeros_like(columns[0])
     ends = lowest - zero_points, highest - zero_points
     for here, steps, errors in _feed_back(columns, factor.lower, scales, *ends, groups.tolist(), rounding.block_size):
-        for whole, part in zip(integers, steps.add_(zero_points[groups[here]]).split(rows, 1), strict=True):
-            whole.index_copy_(0, order[here], part.to(whole.dtype))
+        for result, part in zip(integers, steps.add_(zero_points[groups[here]]).split(rows, 1), strict=True):
+            result.index_copy_(0, order[here], part.to(result.dtype))
         lost += pivots[here] @ errors.square_() - added[here] @ columns[here].square()
     return [
         RoundedWeight(
@@ -113,21 +116,22 @@ def _feed_back(
     """
     lower /= lower.diagonal()
     lower.diagonal().zero_()
-    scale_of, lowest_of, highest_of = scales.unbind(), lowest.unbind(), highest.unbind()
+    whole = torch.full_like(columns[0], _WHOLE)
+    scale_of, lowest_of, highest_of = scales.unbind(), (lowest + _WHOLE).unbind(), (highest + _WHOLE).unbind()
     for stop in range(len(columns), 0, -block_size):
         start = max(stop - block_size, 0)
         block = torch.addmm(columns[start:stop], lower[stop:, start:stop].T, columns[stop:])
         steps = torch.empty_like(block)
         for end in range(stop, start, -_FEW):
             few = slice(max(end - _FEW, start), end)
-            current, rounded = block[few.start - start : end - start], columns[few]
+            current, rounded = block[few.start - start : end - start], columns[few].T
             current.addmm_(lower[end:stop, few].T, columns[end:stop])
             after = lower[few, few].T.contiguous()  # of each column, 0 where columns are not rounded yet
             by_column = zip(current, steps[few.start - start :], columns[few], after, groups[few], strict=False)
             for c, step, w, weights, group in reversed(list(by_column)):
                 scale = scale_of[group]
-                c.addmv_(rounded.T, weights)
-                torch.div(c, scale, out=step).round_().clamp_(lowest_of[group], highest_of[group])
+                c.addmv_(rounded, weights)
+                torch.addcdiv(whole, c, scale, out=step).clamp_(lowest_of[group], highest_of[group]).sub_(whole)
                 w.addcmul_(step, scale, value=-1)
                 c.addcmul_(step, scale, value=-1)
         yield slice(start, stop), steps, block
