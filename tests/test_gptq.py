@@ -64,8 +64,26 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
 def test_lazy_blocks_change_nothing():
     weight, x = layer()
     gram = x.T @ x
-    one, many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in (1, 128))
-    assert (one.integers != many.integers).float().mean() < 0.005
+    sizes = 1, 50, 128
+    one, *many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in sizes)
+    for other in many:
+        assert (one.integers != other.integers).float().mean() < 0.005
+        assert one.lost == pytest.approx(other.lost, rel=0.01)
+
+
+def test_the_loop_rounds_half_to_even_and_ends_at_the_ends_of_the_grid():
+    half = torch.arange(-20.5, 21)
+    ratios = torch.cat(
+        [half, half + torch.rand(42, generator=torch.Generator().manual_seed(0)), torch.tensor([-1e30, -1e7, 1e7, 1e30])]
+    )
+    scale = torch.full((1, len(ratios)), 0.3)
+    columns = (ratios * scale).expand(3, -1).clone()
+    expected = (columns / scale).round().clamp(-8, 15)
+    ends = torch.full_like(scale, -8), torch.full_like(scale, 15)
+    ((here, steps, errors),) = gptq._feed_back(columns.clone(), torch.eye(3), scale, *ends, [0, 0, 0], 128)
+    assert here == slice(0, 3)
+    assert torch.equal(steps, expected)
+    torch.testing.assert_close(errors, columns - expected * scale)
 
 
 def test_weights_that_share_an_input_are_rounded_as_each_alone():
