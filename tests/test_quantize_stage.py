@@ -263,7 +263,7 @@ def test_cache_only_recipe_keeps_all_weights(model, calibration, work):
 
 
 def test_a_hessian_without_factor_is_a_recorded_fallback(model, calibration, work, monkeypatch):
-    monkeypatch.setattr("ptqflow.methods.gptq.inverse_cholesky", lambda *_: None)
+    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
     (path,) = quantize(model, calibration, GPTQ4, work / "fallback")
     rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
     linears = rows[rows.module != "block"]
