@@ -6,7 +6,7 @@ Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX Δ
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -84,6 +84,8 @@ class BlockRounder:
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             self.qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+            if weight is not target.weight:  # what a method says it lost is of the weight that it was given
+                rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
@@ -184,7 +186,8 @@ def _site_inputs(
 def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, args: WeightArgs) -> dict[str, Any]:
     """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
     difference = weight - dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
-    lost, total = _energy(difference, gram), _energy(weight, gram)
+    total = _energy(weight, gram)
+    lost = rounded.lost if rounded.lost is not None else _energy(difference, gram)
     lowest, highest = integer_range(args.num_bits, args.symmetric)
     at_end = (rounded.integers == lowest) | (rounded.integers == highest)
     return {
