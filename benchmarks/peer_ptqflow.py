@@ -1,7 +1,8 @@
 """One quantization by ptqflow's own stages; usage and output as peer_llmcompressor.py. METHOD is a recipe as JSON.
 
-As in the workflow, collect and quantize are processes of their own (this script starts itself once for each). Timed: both stages
-whole, from the files they read and verify to the files they write. peak_bytes: of the larger process.
+As in the workflow, collect (where the recipe reads its statistics) and quantize are processes of their own; this script starts
+itself once for each. Timed: stages whole, from the files they read and verify to the files they write.
+peak_bytes: of the larger process.
 """
 
 import json
@@ -25,10 +26,12 @@ def collected(model: Path, tokens: Path, output: Path) -> None:
     collect.run(collect.Settings(chunks=1), arguments)
 
 
-def quantized(model: Path, recipe: Recipe, output: Path) -> None:
+def quantized(model: Path, recipe: Recipe, tokens: Path, output: Path) -> None:
     """The stage quantize on that chunk."""
     layers = json.loads((model.parent / "config.json").read_text())["num_hidden_layers"]
-    paths = {"calibration": output / "calibration/manifest.json", "qparams": output / QPARAMS, "losses": None}
+    paths = {"calibration": output / "calibration/manifest.json", "tokens": None, "qparams": output / QPARAMS, "losses": None}
+    if not recipe.reads_statistics():
+        paths |= {"calibration": None, "tokens": tokens}
     arguments = Namespace(platform="cpu", model=model, code=None, diagnostics=output / "diagnostics.parquet", **paths)
     quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers)), arguments)
 
@@ -39,7 +42,7 @@ def main() -> None:
     recipe = Recipe.model_validate_json(sys.argv[3])
     if len(sys.argv) == 6:
         start = time.perf_counter()
-        collected(model, tokens, output) if sys.argv[5] == "collect" else quantized(model, recipe, output)
+        collected(model, tokens, output) if sys.argv[5] == "collect" else quantized(model, recipe, tokens, output)
         seconds = time.perf_counter() - start
         usage = resource.getrusage(resource.RUSAGE_SELF)
         report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
@@ -47,12 +50,13 @@ def main() -> None:
         return
     output.mkdir(parents=True, exist_ok=True)
     reports = {}
-    for stage in ("collect", "quantize"):
+    for stage in ("collect", "quantize") if recipe.reads_statistics() else ("quantize",):
         subprocess.run([sys.executable, *sys.argv, stage], check=True)
         reports[stage] = json.loads((output / f"{stage}.json").read_text())
     both = list(reports.values())
     report = {name: sum(r[name] for r in both) for name in ("seconds", "cpu_seconds")}
-    report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": reports["collect"]["seconds"]}
+    collecting = reports["collect"]["seconds"] if "collect" in reports else 0.0
+    report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": collecting}
     paths = {"qparams": [output / QPARAMS], "output": output / "manifest.json"}
     export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, code=None, **paths))
     (output / "report.json").write_text(json.dumps(report))

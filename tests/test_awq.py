@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.tables import read_table
+from ptqflow.devices.device import select
 from ptqflow.methods import awq, rtn
-from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.methods.clip_search import clipped_range
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
@@ -213,7 +214,9 @@ def test_awq_scales_preserve_the_blocks_output(kind, gqa_vo, tmp_path):
         before = forward(block, hidden, blocks.positions(32))
     means, peaks = ({s: f(x.abs()) for s, x in seen.items()} for f in (lambda x: x.mean(0), lambda x: x.amax(0)))
     inputs = BlockInputs({s: (x.T @ x).float() for s, x in seen.items()}, 256, means, peaks, head_dim(blocks.config.to_dict()))
-    qparams, rows = quantize_weights(0, tensors, inputs, awq_recipe(gqa_vo=gqa_vo), lambda: 0)
+    rounder = BlockRounder(0, tensors, inputs, awq_recipe(gqa_vo=gqa_vo), select("cpu"))
+    rounder.round_all()
+    qparams, rows = rounder.qparams, rounder.rows
     scales = {key: value for key, value in qparams.items() if key.endswith("smoothing_scale")}
     assert ("model.layers.0.o.smoothing_scale" in scales) == gqa_vo
     assert all(scale.unique().numel() > 1 for scale in scales.values())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.blocks import Blocks, batches, forward, walk_sites, watch_sites
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -35,6 +35,44 @@ def test_sites_see_what_their_linears_read(tmp_path):
     assert {site: x.shape[-1] for site, x in seen.items()} == {"qkv": 128, "o": 256, "gate_up": 128, "down": 256}
     assert torch.equal(seen["qkv"], block.input_layernorm(hidden))
     assert not any(module._forward_pre_hooks for module in block.modules())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_walking_site_by_site_is_one_forward_pass(kind, tmp_path):
+    blocks = Blocks(tiny_model(tmp_path / "m", kind, layers=1), CPU, torch.float32)
+    block, positions = blocks.build(0, blocks.tensors(0)), blocks.positions(700)
+    hidden, seen, calls = torch.randn(5, 700, 128), {}, {}  # 3 batches
+    for name, module in block.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    with watch_sites(block, lambda site, x: seen.setdefault(site, []).append(x)):
+        expected = torch.cat([forward(block, hidden[part], positions) for part in batches(5, 700)])
+    assert set(calls.values()) == {3}
+    walked, found = hidden.clone(), {}
+    for site, inputs in walk_sites(block, walked, positions):
+        found[site.name] = list(inputs)
+    assert set(calls.values()) == {6}
+    assert torch.equal(walked, expected)
+    assert found.keys() == seen.keys()
+    assert all(torch.equal(torch.cat(found[site]), torch.cat(seen[site])) for site in seen)
+    for _, inputs in walk_sites(block, partly := hidden.clone(), positions, finished=2):
+        list(inputs)
+    assert torch.equal(partly[:2], expected[:2])
+    assert not torch.equal(partly[4:], expected[4:])
+
+
+def test_a_site_is_made_by_what_replaced_the_linears_before_it(tmp_path):
+    blocks = Blocks(tiny_model(tmp_path / "m", "qwen2", layers=1), CPU, torch.float32)
+    block, positions, hidden = blocks.build(0, blocks.tensors(0)), blocks.positions(5), torch.randn(2, 5, 128)
+    for site, inputs in walk_sites(block, hidden, positions):
+        inputs = list(inputs)
+        if site.name == "o":
+            assert not torch.cat(inputs).any()
+        for linear in ("v_proj", "o_proj") if site.name == "qkv" else ():
+            names = [f"model.layers.0.self_attn.{linear}.{part}" for part in ("weight", "bias")]
+            blocks.fill(
+                block, 0, {name: torch.zeros_like(blocks.tensors(0)[name]) for name in names if name in blocks.tensors(0)}
+            )
 
 
 def test_only_the_files_of_the_asked_layers_are_needed(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.devices.device import select
+from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.modeling.shapes import head_dim
@@ -31,8 +32,10 @@ def block_of(folder, kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scaling_every_site_preserves_the_blocks_output(kind, dtype, tmp_path):
     blocks, tensors, inputs, hidden, before = block_of(tmp_path, kind, dtype)
-    qparams, rows = quantize_weights(0, tensors, inputs, ALL_SITES, lambda: 0)
-    assert rows == []
+    rounder = BlockRounder(0, tensors, inputs, ALL_SITES, select("cpu"))
+    rounder.round_all()
+    qparams = rounder.qparams
+    assert rounder.rows == []
     assert sorted(qparams) == sorted(f"model.layers.0.{site}.smoothing_scale" for site in SITES)
     smoothed = {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()}
     changed = {name.removeprefix("model.layers.0.") for name in tensors if not torch.equal(tensors[name], smoothed[name])}
@@ -52,7 +55,7 @@ def test_scaling_every_site_preserves_the_blocks_output(kind, dtype, tmp_path):
 def test_smoothing_alone_at_norms_is_the_default(tmp_path):
     _, tensors, inputs, *_ = block_of(tmp_path, "qwen2", torch.float32)
     recipe = ALL_SITES.model_copy(update={"transform": type(ALL_SITES.transform)(name="smoothquant")})
-    qparams, _ = quantize_weights(0, tensors, inputs, recipe, lambda: 0)
+    qparams = BlockRounder(0, tensors, inputs, recipe, select("cpu")).qparams
     assert sorted(qparams) == [f"model.layers.0.{site}.smoothing_scale" for site in ("gate_up", "qkv")]
 
 

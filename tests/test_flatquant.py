@@ -9,6 +9,7 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.learned import Task
 from ptqflow.methods.rounding import clip_rows
 from ptqflow.modeling import online
@@ -16,7 +17,7 @@ from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
-from ptqflow.stages.quantize import quantize_layer, read_statistics
+from ptqflow.stages.quantize import read_absmax
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -55,7 +56,7 @@ def learn(model, calibration, used, layer=0, **options):
     hidden = read_activations(calibration.parent / "chunk=0/activations.parquet").float()
     block, positions = blocks.build(layer, blocks.tensors(layer)), blocks.positions(hidden.shape[1])
     targets = torch.cat([forward(block, hidden[part], positions) for part in batches(*hidden.shape[:2])])
-    absmax = read_statistics(calibration.parent / "statistics.parquet")[layer]["absmax"]
+    absmax = read_absmax(calibration.parent / "statistics.parquet")[layer]
     with torch.no_grad():
         return flatquant.learn(Task(blocks, layer, hidden, targets, absmax), used, **options)
 
@@ -153,7 +154,7 @@ def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration
     device, used = select("cpu"), recipe(error_propagation=True, input_shards=2)
     blocks = Blocks(model, CPU, torch.float32)
     tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
-    hidden, statistics = blocks.embed(tokens), read_statistics(calibration.parent / "statistics.parquet")
+    hidden, statistics = blocks.embed(tokens), read_absmax(calibration.parent / "statistics.parquet")
     with torch.no_grad():
         for layer in range(2):
             quantize_layer(blocks, layer, hidden, statistics[layer], used, device)
@@ -255,7 +256,7 @@ def test_linears_of_a_site_that_quantize_symmetrically_share_one_learned_ratio(m
     stored = {
         name.removeprefix("model.layers.0."): tensor for name, tensor in Blocks(model, CPU, torch.float32).tensors(0).items()
     }
-    absmax = read_statistics(calibration.parent / "statistics.parquet")[0]["absmax"]
+    absmax = read_absmax(calibration.parent / "statistics.parquet")[0]
     shared, apart = (flat_block.Learned(stored, 32, absmax, used, 0, used.transform) for used in (ascend(), recipe()))
     assert (shared.input_clips["qkv"].shape, apart.input_clips["qkv"].shape) == ((1, 1), (1, 2))
 

@@ -3,7 +3,7 @@ import torch
 from ptqflow.methods import gptq, rtn
 from ptqflow.methods.rounding import Target
 from ptqflow.numerics.grid import dequantize_weight, stored_scale
-from ptqflow.numerics.linalg import inverse_cholesky
+from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
 from rounding_helpers import round_one
 
@@ -58,13 +58,32 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
     assert (rounded.integers.double() - expected).abs().max() <= 1
     assert rounded.fallback is None
     assert rounded.damping == settings.dampening_frac
+    assert 1 < rounded.condition_number < 1e4
 
 
 def test_lazy_blocks_change_nothing():
     weight, x = layer()
     gram = x.T @ x
-    one, many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in (1, 128))
-    assert (one.integers != many.integers).float().mean() < 0.005
+    sizes = 1, 50, 128
+    one, *many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in sizes)
+    for other in many:
+        assert (one.integers != other.integers).float().mean() < 0.005
+        assert one.lost == pytest.approx(other.lost, rel=0.01)
+
+
+def test_the_loop_rounds_half_to_even_and_ends_at_the_ends_of_the_grid():
+    half = torch.arange(-20.5, 21)
+    ratios = torch.cat(
+        [half, half + torch.rand(42, generator=torch.Generator().manual_seed(0)), torch.tensor([-1e30, -1e7, 1e7, 1e30])]
+    )
+    scale = torch.full((1, len(ratios)), 0.3)
+    columns = (ratios * scale).expand(3, -1).clone()
+    expected = (columns / scale).round().clamp(-8, 15)
+    ends = torch.full_like(scale, -8), torch.full_like(scale, 15)
+    ((here, steps, errors),) = gptq._feed_back(columns.clone(), torch.eye(3), scale, *ends, [0, 0, 0], 128)
+    assert here == slice(0, 3)
+    assert torch.equal(steps, expected)
+    torch.testing.assert_close(errors, columns - expected * scale)
 
 
 def test_weights_that_share_an_input_are_rounded_as_each_alone():
@@ -135,14 +154,15 @@ def test_damping_ladder_restarts_from_the_pristine_matrix():
     hessian = root @ root.T  # rank 8
     hessian -= 0.03 * hessian.diagonal().mean() * torch.eye(64)  # needs damping above 0.03: 0.04
     before = hessian.clone()
-    factor = inverse_cholesky(hessian, 0.01)
+    factor = damped_cholesky(hessian, 0.01)
     assert factor is not None
     assert factor.damping == pytest.approx(0.04)
     assert torch.equal(hessian, before)
     damped = hessian.double() + 0.04 * hessian.double().diagonal().mean() * torch.eye(64)
-    upper = factor.upper.double()
-    torch.testing.assert_close(upper.T @ upper @ damped, torch.eye(64, dtype=torch.float64), atol=1e-3, rtol=0)
-    assert torch.equal(factor.upper, factor.upper.triu())
+    lower = factor.lower.double()
+    torch.testing.assert_close(lower @ lower.T, damped, atol=1e-5, rtol=1e-5)
+    assert torch.equal(factor.lower, factor.lower.tril())
+    assert factor.added == pytest.approx(0.04 * hessian.diagonal().mean().item())
     assert 1 < factor.condition_number <= torch.linalg.cond(damped)
 
 
@@ -151,6 +171,42 @@ def test_singular_hessian_of_few_samples_is_factored():
     rounded = round_one(gptq, weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
     assert rounded.fallback is None
     assert torch.isfinite(value(rounded)).all()
+
+
+@pytest.mark.parametrize("rows", [3, 40, 400])  # of 64 inputs
+@pytest.mark.parametrize("args", [GROUPED, CHANNEL, GROUPED.model_copy(update={"convention": "awq"})])
+def test_what_is_lost_equals_the_product_with_the_inputs(args, rows):
+    weight, x = layer(rows=rows)
+    weight[:, :16] += 4  # with convention `awq` 0 is not on the grid of the first group
+    x[:, 5] = 0
+    gram = x.T @ x
+    targets = [Target(part, args, NoClip()) for part in weight.split([10, 14])]
+    for target, rounded in zip(targets, gptq.round_weights(targets, gram, GptqRounding(name="gptq")), strict=True):
+        difference = (target.weight - value(rounded)).double()
+        lost = torch.trace(difference @ gram.double() @ difference.T).item()
+        assert rounded.lost == pytest.approx(lost, rel=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 1e6])
+def test_a_matrix_that_cannot_be_factored_is_left_as_it_was(wrong):
+    _, x = layer()
+    hessian = x.T @ x
+    hessian[40, 20] = hessian[20, 40] = wrong
+    before = hessian.clone()
+    assert damped_cholesky(hessian, 0.01) is None
+    torch.testing.assert_close(hessian, before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_an_ill_conditioned_matrix_is_factored_in_float64():
+    scale = torch.logspace(0, -5, 64).double()
+    random = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).double()
+    basis = torch.linalg.qr(random).Q
+    hessian = ((basis * scale) @ basis.T).float()
+    hessian = (hessian + hessian.T) / 2
+    factor = damped_cholesky(hessian, 1e-6)
+    assert factor is not None
+    lower = factor.lower.double()
+    torch.testing.assert_close((lower @ lower.T).float(), hessian + factor.added * torch.eye(64), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("broken", ["nan", "indefinite"])

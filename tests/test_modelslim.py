@@ -13,7 +13,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
-from ptqflow.stages.quantize import read_statistics
+from ptqflow.stages.quantize import read_absmax
 from tiny_models import collect, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -123,7 +123,7 @@ def test_static_scales_of_fused_linears_are_equal_and_those_of_their_smoothed_in
     scales = {name: qparams[name] for name in qparams if name.endswith("input_scale")}
     assert len(scales) == 2 * 7
     assert all(torch.equal(scale, scale.bfloat16().float()) for scale in scales.values())
-    absmax = read_statistics(work / f"{model.name}-w8a8-static" / "calibration-1" / "statistics.parquet")[0]["absmax"]["qkv"]
+    absmax = read_absmax(work / f"{model.name}-w8a8-static" / "calibration-1" / "statistics.parquet")[0]["qkv"]
     smoothed = absmax / qparams["model.layers.0.qkv.smoothing_scale"]
     for linear in "qkv":
         found = scales[f"model.layers.0.self_attn.{linear}_proj.input_scale"]

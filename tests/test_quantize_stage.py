@@ -11,13 +11,17 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
-from ptqflow.modeling.architectures import linear_prefix
+from ptqflow.methods import gptq
+from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.rounding import Target
+from ptqflow.modeling.architectures import SITES, linear_prefix
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.numerics.grid import dequantize_weight, fake_quantize
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
-from ptqflow.stages.quantize import quantize_layer, read_statistics
+from ptqflow.stages.quantize import read_absmax
 from safetensors.torch import load_file
 from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -133,12 +137,51 @@ def test_one_chunk_equals_the_sequential_pipeline_bit_for_bit(recipe, model, cal
     device = select("cpu")
     blocks = Blocks(model, device.torch_device, torch.float32)
     tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
-    statistics, hidden, expected = read_statistics(calibration.parent / "statistics.parquet"), blocks.embed(tokens), {}
+    statistics, hidden, expected = read_absmax(calibration.parent / "statistics.parquet"), blocks.embed(tokens), {}
     for layer in range(3):
         expected |= quantize_layer(blocks, layer, hidden, statistics[layer], recipe, device)[0]
     found = load_file(path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("scheme", ["weights", "everything"])
+def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(scheme, model, work):
+    """The published procedure by hand: for every site, all samples anew through the block as far as it is quantized."""
+    more = {"transform": {"name": "smoothquant", "sites": ["qkv", "o", "gate_up", "down"]}} if scheme == "everything" else {}
+    inputs = {"input_activations": {"num_bits": 8}, "kv_cache": {"num_bits": 8}} if more else {}
+    weights = {"num_bits": 3, "symmetric": False, "strategy": "group", "group_size": 32}
+    recipe = Recipe.model_validate({"scheme": {"weights": weights, **inputs}, "rounding": {"name": "gptq"}, **more})
+    device, blocks = select("cpu"), Blocks(model, torch.device("cpu"), torch.float32)
+    hidden, positions = torch.randn(3, 24, 128), blocks.positions(24)
+    absmax = {site: torch.rand(width) + 0.5 for site, width in {"qkv": 128, "o": 128, "gate_up": 128, "down": 256}.items()}
+    left = hidden.clone()
+    qparams, rows, _ = quantize_layer(blocks, 0, left, absmax, recipe, device)
+
+    tensors = blocks.tensors(0)
+    by_hand = {name: t for name, t in qparams.items() if name.endswith("smoothing_scale")}
+
+    def block():
+        quantized = blocks.build(0, {name: deployed(name, t, by_hand) for name, t in tensors.items()})
+        quantize_block(quantized, recipe, 0)
+        return quantized
+
+    for site in SITES:
+        seen = {}
+        with watch_sites(quantized := block(), seen.__setitem__):
+            forward(quantized, hidden, positions)
+        x = seen[site.name].flatten(0, 1)
+        names = [f"{linear_prefix(0, linear)}.weight" for linear in site.linears]
+        floats = [transformed(name, tensors[name].float(), by_hand) for name in names]
+        targets = [Target(weight, recipe.scheme.weights, recipe.clip) for weight in floats]
+        for linear, rounded in zip(site.linears, gptq.round_weights(targets, x.T @ x, recipe.rounding), strict=True):
+            for part in ("integers", "scale", "zero_point"):
+                by_hand[f"{linear_prefix(0, linear)}.{part}"] = getattr(rounded, part)
+    assert by_hand.keys() == qparams.keys()
+    for name, tensor in by_hand.items():
+        assert (tensor.float() - qparams[name].float()).abs().mean() < 1e-3, name  # Gram matrices are summed in another order
+    torch.testing.assert_close(left, forward(block(), hidden, positions), rtol=1e-3, atol=1e-3)
+    assert rows[-1]["output_error"] > 0
 
 
 def test_equal_inputs_give_equal_bytes(model, calibration, work):
@@ -270,7 +313,7 @@ def test_cache_only_recipe_keeps_all_weights(model, calibration, work):
 
 
 def test_a_hessian_without_factor_is_a_recorded_fallback(model, calibration, work, monkeypatch):
-    monkeypatch.setattr("ptqflow.methods.gptq.inverse_cholesky", lambda *_: None)
+    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
     (path,) = quantize(model, calibration, GPTQ4, work / "fallback")
     rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
     linears = rows[rows.module != "block"]

@@ -70,6 +70,13 @@ def test_code_of_one_methods_helper_runs_its_recipes(study):
     assert study.planned() == quantized("second-order")
 
 
+def test_first_chunks_that_read_no_statistics_do_not_wait_for_collect(study):
+    with open(study.root / "workflow/ptqflow/stages/collect.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    later = {f"quantize recipe={recipe} chunk=1" for recipe in BOTH}
+    assert study.planned() == below(*BOTH) | later | {"collect calibration=traces"}
+
+
 def test_one_layers_override_runs_its_chunk(study):
     override = {"layers": [0], "linears": ["down_proj"], "weights": {"num_bits": 8, "strategy": "channel"}}
     study.configure(lambda c: c["recipes"]["second-order"].update(overrides=[override]))

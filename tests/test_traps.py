@@ -8,7 +8,7 @@ from checkout import REPOSITORY
 from ptqflow.devices.device import select
 from ptqflow.errors import ConfigError
 from ptqflow.methods import awq
-from ptqflow.methods.block import BlockInputs, quantize_weights
+from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, linear_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
@@ -60,7 +60,9 @@ def test_each_sites_search_sees_the_other_sites_unscaled(tmp_path):
     grams = {s: x.T @ x for s, x in seen.items()}
     recipe = resolve({"preset": "awq-w4a16"})
     inputs = BlockInputs(grams, 128, means, peaks, head_dim(blocks.config.to_dict()))
-    qparams, _ = quantize_weights(0, tensors, inputs, recipe, lambda: 0)
+    rounder = BlockRounder(0, tensors, inputs, recipe, select("cpu"))
+    rounder.round_all()
+    qparams = rounder.qparams
     for site in (site for site in SITES if site.name != "o"):
         weights = [tensors[f"{linear_prefix(0, linear)}.weight"] for linear in site.linears]
         args = [recipe.weights(0, linear) for linear in site.linears]
@@ -105,13 +107,13 @@ def test_heads_need_not_divide_the_hidden_size():
 
 
 def test_a_chunk_of_one_block_propagates_nothing(model, work):
-    """So as many chunks as blocks equal error_propagation false, bit for bit."""
+    """So as many chunks as blocks equal error_propagation false, bit for bit (GPTQ propagates inside a block, too)."""
     from safetensors.torch import load_file
     from tiny_models import collect
 
     calibration, found = collect(model, work, chunks=3), []
     for propagate in (True, False):
-        recipe = resolve({"preset": "gptq-w4a16", "error_propagation": propagate})
+        recipe = resolve({"preset": "awq-w4a16", "error_propagation": propagate})
         paths = quantize_model(model, calibration, recipe, work / f"single-{propagate}", chunks=3)
         found.append({name: t for path in paths for name, t in load_file(path).items()})
     assert found[0].keys() == found[1].keys()

@@ -313,11 +313,20 @@ class Recipe(Model):
         clip = {"clip_search"} if self.clip.name == "search" else set()
         return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
 
+    def rounds_by_site(self) -> bool:
+        """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""
+        return self.rounding.name == "gptq" and self.error_propagation and self.transform.name != "flatquant"
+
     def learns_from_states(self) -> bool:
-        """Whether a method, or a static cache, looks at the states that enter a block; else the float model's statistics do."""
+        """Whether a method, or a static cache, looks at all states that enter a block."""
         static_cache = self.scheme.kv_cache is not None and bool(self.scheme.kv_cache.static)
         methods = self.transform.name in ("awq", "flatquant") or self.clip.name == "search" or self.rounding.name == "gptq"
         return static_cache or methods
+
+    def reads_statistics(self) -> bool:
+        """Whether anything follows from statistics of the float model (`collect`); else the first blocks need tokens alone."""
+        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
+        return self.transform.name in ("smoothquant", "flatquant") or any(args and not args.dynamic for args in inputs)
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""

@@ -96,7 +96,12 @@ def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]]) -> Iterator[list[tupl
 
 
 def scale_candidates(site: SiteInputs, settings: AwqTransform) -> Tensor:
-    """s for every grid point, [points, in]; the first is all ones (with `duo_scaling` as an extra point)."""
+    """s for every grid point, [points, in]; the first is all ones (with `duo_scaling` as an extra point).
+
+    Raises ValueError without mean|x|.
+    """
+    if site.mean_abs is None:
+        raise ValueError("awq needs mean|x| of the inputs")
     exponents = torch.arange(settings.n_grid, device=site.mean_abs.device).unsqueeze(1) / settings.n_grid
     scale = site.share(site.mean_abs, "mean").pow(exponents)
     if settings.duo_scaling:

@@ -5,14 +5,15 @@ Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX Δ
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptqflow.devices.device import Device
 from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
@@ -26,11 +27,11 @@ from ptqflow.transforms import diagonal
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What the calibration set says about a block.
+    """What the calibration set says about a block, as far as the recipe asks.
 
-    grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs and absmax: mean|x| and max|x| [in] of the float model by
-    site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range, by linear, which
-    are applied before rounding.
+    grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs: mean|x| [in] of the same, by site; absmax: max|x| [in] of
+    the float model, by site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range,
+    by linear, which are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
@@ -41,55 +42,79 @@ class BlockInputs:
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def quantize_weights(
-    layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, peak_bytes: Callable[[], int]
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Integers, scales and transforms of block `layer` by name (as in `modeling.qparams`, on the CPU), and rows of diagnostics.
+class BlockRounder:
+    """Rounds the linears of one block, site by site; what it found gathers in `qparams` and `rows`.
 
-    `tensors`: the block's tensors by checkpoint name. Computes where the Gram matrices are.
+    scales: the block's diagonal scalings by `smoothing_key`. qparams: scalings, integers, scales and zero points by name (as in
+    `modeling.qparams`, on the CPU). rows: of diagnostics.
     """
-    scales, seconds_of, notes = _scales(layer, tensors, inputs, recipe)
-    qparams = {key: scale.cpu() for key, scale in scales.items()}
-    rows: list[dict[str, Any]] = []
-    for site in SITES:
-        gram = inputs.grams.get(site.name)
-        if gram is not None and (scale := scales.get(smoothing_key(layer, site.name))) is not None:
-            gram = diagonal.apply_to_gram(gram, scale)
-        quantized = [linear for linear in site.linears if recipe.weights(layer, linear) is not None]
-        if not quantized:
-            continue
-        if gram is None:
-            raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
+
+    def __init__(self, layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, device: Device) -> None:
+        """Find the scalings. `tensors`: the block's tensors by checkpoint name."""
+        self._layer, self._tensors, self._inputs, self._recipe, self._device = layer, tensors, inputs, recipe, device
+        self.scales, self._seconds, self._notes = _scales(layer, tensors, inputs, recipe, device.torch_device)
+        self.qparams = {key: scale.cpu() for key, scale in self.scales.items()}
+        self.rows: list[dict[str, Any]] = []
+
+    def quantized(self, site: Site) -> list[str]:
+        """The linears of a site that the recipe quantizes."""
+        return [linear for linear in site.linears if self._recipe.weights(self._layer, linear) is not None]
+
+    def round(self, site: Site, gram: Tensor) -> list[str]:
+        """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs; computes where that is.
+
+        Returns their names in the checkpoint.
+        """
         start = time.perf_counter()
+        layer, inputs, recipe = self._layer, self._inputs, self._recipe
+        quantized = self.quantized(site)
+        weights = [self.weight(linear) for linear in quantized]
         targets = []
-        weights = []
-        for linear in quantized:
-            name = f"{linear_prefix(layer, linear)}.weight"
-            weight = transformed(name, tensors[name].to(gram.device, torch.float32), scales)
+        for linear, weight in zip(quantized, weights, strict=True):
             args = recipe.weights(layer, linear)
             assert args is not None
-            weights.append(weight)
-            if (ratios := inputs.weight_clips.get(linear)) is not None:
-                weight = clip_rows(weight, ratios.to(weight))
-            targets.append(Target(weight, args, recipe.clip_of(linear)))
+            ratios = inputs.weight_clips.get(linear)
+            clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
+            targets.append(Target(clipped, args, recipe.clip_of(linear)))
         method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
         results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
-        shared = time.perf_counter() - start + seconds_of.get(site.name, 0.0)
+        shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
         for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
-            qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+            self.qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+            if weight is not target.weight:  # what a method says it lost is of the weight that it was given
+                rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
-            errors["fallback"] = "; ".join(filter(None, [notes.get(site.name), rounded.fallback])) or None
+            errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
             seconds = time.perf_counter() - start + shared * weight.numel() / elements
-            rows.append({"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": peak_bytes()})
-    return qparams, rows
+            self.rows.append(
+                {"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": self._device.peak_bytes()}
+            )
+        return [f"{linear_prefix(layer, linear)}.weight" for linear in quantized]
+
+    def round_all(self) -> None:
+        """Round all linears, by the Gram matrices of the unscaled inputs. Raises ValueError where one is missing."""
+        for site in SITES:
+            if not (quantized := self.quantized(site)):
+                continue
+            gram = self._inputs.grams.get(site.name)
+            if gram is None:
+                raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
+            if (scale := self.scales.get(smoothing_key(self._layer, site.name))) is not None:
+                gram = diagonal.apply_to_gram(gram, scale)
+            self.round(site, gram)
+
+    def weight(self, linear: str) -> Tensor:
+        """The unrounded weight [out, in] (float32) of a linear, scalings folded in."""
+        name = f"{linear_prefix(self._layer, linear)}.weight"
+        return transformed(name, self._tensors[name].to(self._device.torch_device, torch.float32), self.scales)
 
 
 def _scales(
-    layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe
+    layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, str]]:
     """The diagonal scaling of each site by `smoothing_key`; by site, its seconds, and why it was left alone where that is news.
 
@@ -107,7 +132,7 @@ def _scales(
         if (reason := method.skipped(site.name, query_heads, recipe.transform)) is not None:
             notes |= {site.name: reason} if reason else {}
             continue
-        scale = method.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads), recipe.transform)
+        scale = method.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads, device), recipe.transform)
         if scale is None:
             continue
         if site.norm:
@@ -129,11 +154,18 @@ def _query_heads(layer: int, site: Site, tensors: Mapping[str, Tensor]) -> int:
 
 
 def _site_inputs(
-    layer: int, site: Site, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, query_heads: int
+    layer: int,
+    site: Site,
+    tensors: Mapping[str, Tensor],
+    inputs: BlockInputs,
+    recipe: Recipe,
+    query_heads: int,
+    device: torch.device,
 ) -> SiteInputs:
-    """What is known about a site, on the device of its Gram matrix."""
-    gram = inputs.grams.get(site.name)
-    device = gram.device if gram is not None else inputs.absmax[site.name].device
+    """What is known about a site, on `device`."""
+    mean_abs, absmax = (
+        found[site.name].to(device, torch.float32) if site.name in found else None for found in (inputs.mean_abs, inputs.absmax)
+    )
 
     def share(statistic: Tensor, how: str) -> Tensor:
         if query_heads == 1:
@@ -141,11 +173,11 @@ def _site_inputs(
         return diagonal.by_value_head(statistic, query_heads, inputs.head_dim, how).flatten()
 
     return SiteInputs(
-        mean_abs=inputs.mean_abs[site.name].to(device, torch.float32),
-        absmax=inputs.absmax[site.name].to(device, torch.float32),
+        mean_abs=mean_abs,
+        absmax=absmax,
         weights=[tensors[f"{linear_prefix(layer, linear)}.weight"].to(device, torch.float32) for linear in site.linears],
         args=[recipe.weights(layer, linear) for linear in site.linears],
-        gram=gram,
+        gram=inputs.grams.get(site.name),
         share=share,
         input_shards=shards_of(recipe, site.linears[0]),
     )
@@ -154,7 +186,8 @@ def _site_inputs(
 def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, args: WeightArgs) -> dict[str, Any]:
     """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
     difference = weight - dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
-    lost, total = _energy(difference, gram), _energy(weight, gram)
+    total = _energy(weight, gram)
+    lost = rounded.lost if rounded.lost is not None else _energy(difference, gram)
     lowest, highest = integer_range(args.num_bits, args.symmetric)
     at_end = (rounded.integers == lowest) | (rounded.integers == highest)
     return {

@@ -1,8 +1,12 @@
-"""GPTQ (Frantar et al., 2023, algorithm 1): round column by column, feed each column's error to the columns still to come.
+"""GPTQ (Frantar et al., 2023): round column by column, feed each column's error to the columns still to come.
 
-With H = XᵀX of the layer's inputs and U the upper Cholesky factor of (H + damping)⁻¹, for each column j in turn:
+With H = XᵀX of the layer's inputs, damped, and L Lᵀ = H, the loss |X(w - q)|² is |Lᵀ(w - q)|², triangular: a column, given those
+after it, is best at c. So for each column j in turn, from the last to the first:
 
-    q_j = quantize(w_j);  e = (w_j - q_j) / U_jj;  w_k -= e U_jk for all later k
+    c = w_j + Σ_k>j (w_k - q_k) L_kj / L_jj;  q_j = quantize(c)
+
+and the loss is Σ_j (L_jj (c - q_j))². These are the integers of the paper's algorithm 1, which gets c from the Cholesky factor of
+H⁻¹, by adding to the columns still to come (Chen et al., 2025, "GPTQ as Babai's nearest plane algorithm"); nothing is inverted.
 
 Settings of Quantized-Reasoning-Models: static groups (scales from the weight before any update, groups in the original
 column order), columns visited by decreasing diag H (`actorder`), columns that no input ever excites zeroed first, lazy updates.
@@ -12,7 +16,7 @@ the columns together.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,10 +24,13 @@ from torch import Tensor
 from ptqflow.methods import rtn
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.numerics.grid import integer_range, storage_dtype
-from ptqflow.numerics.linalg import inverse_cholesky
+from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.recipes import GptqRounding, RtnRounding
 
-_FEW = 16  # columns that are updated one by one; beyond them errors arrive as a matrix product
+_FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
+# Float32 has no fractions here, so adding it rounds, half to even; beyond 2^22 both ways the grid's ends clamp. torch.round would
+# start threads for each column.
+_WHOLE = 1.5 * 2**23
 
 
 def round_weights(
@@ -44,10 +51,12 @@ def round_weights(
     order = torch.arange(len(gram), device=gram.device)
     if rounding.actorder:
         order = torch.argsort(diagonal, descending=True, stable=True)
-    hessian = gram[order][:, order]
+    order = order.flip(0)  # the first to visit is the last
+    hessian = gram.index_select(0, order).index_select(1, order)
     # The reference writes 1 here; the mean of the others keeps the damping independent of the Hessian's scale.
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
-    factor = inverse_cholesky(hessian, rounding.dampening_frac)
+    filled = hessian.diagonal() - diagonal[order]
+    factor = damped_cholesky(hessian, rounding.dampening_frac)
     del hessian
     if factor is None:
         return [
@@ -58,52 +67,71 @@ def round_weights(
     grids = [weight_grid(target.weight, target.args, target.clip, input_shards, gram) for target in targets]
     rows = [len(target.weight) for target in targets]
     # A weight column is a row here, contiguous, as are the scales and zero points of a group; all weights get the finest groups.
-    columns = torch.cat([target.weight.T[order] for target in targets], 1)
+    columns = torch.cat([target.weight for target in targets]).T.contiguous().index_select(0, order)
     count = math.lcm(*(scale.shape[1] for scale, _ in grids))
     scales, zero_points = (torch.cat([g[i].T.repeat_interleave(count // g[i].shape[1], 0) for g in grids], 1) for i in (0, 1))
-    groups = (order // (len(gram) // count)).tolist()
+    groups = order // (len(gram) // count)
     ranges = torch.tensor([integer_range(t.args.num_bits, t.args.symmetric) for t in targets], dtype=torch.float32)
-    lowest, highest = ranges.to(gram.device).repeat_interleave(torch.tensor(rows, device=gram.device), 0).T.contiguous()
-    _feed_back(columns, factor.upper, scales, zero_points, groups, lowest, highest, rounding.block_size)
+    lowest, highest = ranges.to(gram.device).repeat_interleave(torch.tensor(rows, device=gram.device), 0).T
 
-    place = torch.argsort(order)
     kinds = [storage_dtype(target.args.symmetric) for target in targets]
+    integers = [torch.empty_like(part, dtype=kind) for part, kind in zip(columns.split(rows, 1), kinds, strict=True)]
+    condition_number, pivots = factor.condition_number, factor.lower.diagonal().square()
+    added = filled + factor.added
+    lost = torch.zeros_like(columns[0])
+    ends = lowest - zero_points, highest - zero_points
+    for here, steps, errors in _feed_back(columns, factor.lower, scales, *ends, groups.tolist(), rounding.block_size):
+        for result, part in zip(integers, steps.add_(zero_points[groups[here]]).split(rows, 1), strict=True):
+            result.index_copy_(0, order[here], part.to(result.dtype))
+        lost += pivots[here] @ errors.square_() - added[here] @ columns[here].square()
     return [
-        RoundedWeight(part.to(kind)[place].T.contiguous(), scale, zero_point.to(kind), factor.damping, factor.condition_number)
-        for part, (scale, zero_point), kind in zip(columns.split(rows, 1), grids, kinds, strict=True)
+        RoundedWeight(
+            part.T.contiguous(),
+            scale,
+            zero_point.to(part.dtype),
+            factor.damping,
+            condition_number,
+            lost=max(0.0, of_rows.double().sum().item()),
+        )
+        for part, (scale, zero_point), of_rows in zip(integers, grids, lost.split(rows), strict=True)
     ]
 
 
 def _feed_back(
     columns: Tensor,
-    upper: Tensor,
+    lower: Tensor,
     scales: Tensor,
-    zero_points: Tensor,
-    groups: Sequence[int],
     lowest: Tensor,
     highest: Tensor,
+    groups: Sequence[int],
     block_size: int,
-) -> None:
-    """The column loop: `columns` [in, out] become their integers (as float32), in place.
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """The column loop: `columns` [in, out], from the last to the first, become w - q in place; `lower` [in, in], too, is used up.
 
-    `scales` and `zero_points` [groups, out]; `groups`: of each column; `lowest` and `highest` integer [out] of each row's grid.
+    `scales`, `lowest` and `highest` [groups, out]: of the grid q = steps * scale; `groups`: of each column. Yields for each block
+    of columns where it is, its steps (whole numbers as float32) and its errors c - q, both [block, out].
 
-    Within a block, too, errors go column by column only to the next few, then on by a product: rank-one updates are bound by
-    memory.
+    Errors arrive at a block as one product, then at a few of its columns, then at each of these, just before it is rounded: so
+    the loop over columns reads and writes little.
     """
-    count = len(columns)
-    errors = torch.empty_like(columns[:block_size])
-    value = torch.empty_like(columns[0])
-    for start in range(0, count, block_size):
-        stop = min(start + block_size, count)
-        for few in range(start, stop, _FEW):
-            end = min(few + _FEW, stop)
-            for j in range(few, end):
-                column, scale, zero_point = columns[j], scales[groups[j]], zero_points[groups[j]]
-                torch.div(column, scale, out=value).round_().add_(zero_point).clamp_(lowest, highest)
-                error = torch.sub(value, zero_point, out=errors[j - start])
-                error.mul_(scale).sub_(column).div_(-upper[j, j])
-                columns[j + 1 : end].addr_(upper[j, j + 1 : end], error, alpha=-1)
-                column.copy_(value)
-            columns[end:stop].addmm_(upper[few:end, end:stop].T, errors[few - start : end - start], alpha=-1)
-        columns[stop:].addmm_(upper[start:stop, stop:].T, errors[: stop - start], alpha=-1)
+    lower /= lower.diagonal()
+    lower.diagonal().zero_()
+    whole = torch.full_like(columns[0], _WHOLE)
+    scale_of, lowest_of, highest_of = scales.unbind(), (lowest + _WHOLE).unbind(), (highest + _WHOLE).unbind()
+    for stop in range(len(columns), 0, -block_size):
+        start = max(stop - block_size, 0)
+        block = torch.addmm(columns[start:stop], lower[stop:, start:stop].T, columns[stop:])
+        steps = torch.empty_like(block)
+        for end in range(stop, start, -_FEW):
+            few = slice(max(end - _FEW, start), end)
+            current, rounded = block[few.start - start : end - start], columns[few].T
+            current.addmm_(lower[end:stop, few].T, columns[end:stop])
+            after = lower[few, few].T.contiguous()  # of each column, 0 where columns are not rounded yet
+            by_column = zip(current, steps[few.start - start :], columns[few], after, groups[few], strict=False)
+            for c, step, w, weights, group in reversed(list(by_column)):
+                scale = scale_of[group]
+                c.addmv_(rounded, weights)
+                torch.addcdiv(whole, c, scale, out=step).clamp_(lowest_of[group], highest_of[group]).sub_(whole)
+                w.addcmul_(step, scale, value=-1)
+                c.addcmul_(step, scale, value=-1)
+        yield slice(start, stop), steps, block

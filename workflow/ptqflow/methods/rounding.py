@@ -17,7 +17,8 @@ class RoundedWeight:
 
     integers [out, in] int8 (symmetric) or uint8; scale [out, groups] float32; zero_point [out, groups] like integers.
     Where a Hessian was used, `damping`: fraction of mean(diag H) that was added, and `condition_number` of the damped one, at
-    least. `fallback`: what was done instead, if anything.
+    least. `fallback`: what was done instead, if anything. `lost`: |X (w - w')ᵀ|² of the weight that was to be rounded, where the
+    method knows it.
     """
 
     integers: Tensor
@@ -26,6 +27,7 @@ class RoundedWeight:
     damping: float | None = None
     condition_number: float | None = None
     fallback: str | None = None
+    lost: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from ptqflow.recipes import WeightArgs
 class SiteInputs:
     """A distinct linear input of a block, before any scaling. All tensors on one device, float32.
 
-    mean_abs, absmax: mean|x| and max|x| [in] of the float model. weights: [out_i, in] of each linear that reads it, with the grid
+    mean_abs, absmax: mean|x| and max|x| [in], if known. weights: [out_i, in] of each linear that reads it, with the grid
     of each in `args` (None: not quantized). gram: XᵀX [in, in], if any of them is quantized. share(v, how): a statistic v [in]
     made equal (by `mean` or `max`) for channels that must have one scale. input_shards: as in the recipe, 1 where not split.
     """
 
-    mean_abs: Tensor
-    absmax: Tensor
+    mean_abs: Tensor | None
+    absmax: Tensor | None
     weights: Sequence[Tensor]
     args: Sequence[WeightArgs | None]
     gram: Tensor | None

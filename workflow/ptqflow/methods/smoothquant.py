@@ -21,7 +21,9 @@ def skipped(site: str, query_heads: int, settings: SmoothQuantTransform) -> str 
 
 
 def smoothing_scale(site: SiteInputs, settings: SmoothQuantTransform) -> Tensor:
-    """s [in] (float32) of one site."""
+    """s [in] (float32) of one site. Raises ValueError without max|x|."""
+    if site.absmax is None:
+        raise ValueError("smoothquant needs max|x| of the inputs")
     strength = settings.smoothing_strength
     largest = torch.stack([weight.abs().amax(0) for weight in site.weights]).amax(0)
     absmax, largest = site.share(site.absmax, "max"), site.share(largest, "max")

@@ -32,6 +32,9 @@ SITES = (
     Site("down", ("down_proj",), before="up_proj"),
 )
 ATTENTION = "self_attn"  # module names inside a block
+# The two residual halves of a block: a norm and the module behind it. Each holds two sites in turn, the norm's output and the
+# input of the module's last linear, whose output is added to the states.
+HALVES = (("input_layernorm", ATTENTION), ("post_attention_layernorm", "mlp"))
 PARENTS = {"q_proj": ATTENTION, "k_proj": ATTENTION, "v_proj": ATTENTION, "o_proj": ATTENTION} | {
     "gate_proj": "mlp",
     "up_proj": "mlp",

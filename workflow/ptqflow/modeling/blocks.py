@@ -1,15 +1,16 @@
 """The block walker: one decoder block of a checkpoint at a time, as transformers' own module. Never the whole model."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ptqflow.modeling.architectures import EMBEDDING, SITES, architecture_of, block_prefix, module_name
+from ptqflow.modeling.architectures import ATTENTION, EMBEDDING, HALVES, SITES, Site, architecture_of, block_prefix, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.weights import Weights
@@ -51,10 +52,16 @@ class Blocks:
         """
         with torch.device("meta"):
             block: nn.Module = self._architecture.class_of("DecoderLayer")(self.config, layer)
-        prefix = block_prefix(layer)
-        state = {name.removeprefix(prefix): t.to(self.device, dtype or self.dtype) for name, t in tensors.items()}
-        block.load_state_dict(state, strict=True, assign=True)
-        return block.eval().requires_grad_(False)
+        self.fill(block, layer, tensors, dtype, strict=True)
+        return block.eval()
+
+    def fill(
+        self, block: nn.Module, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, strict: bool = False
+    ) -> None:
+        """Put `tensors`, by their names in the checkpoint, in place of parameters of decoder block `layer`."""
+        state = {n.removeprefix(block_prefix(layer)): t.to(self.device, dtype or self.dtype) for n, t in tensors.items()}
+        block.load_state_dict(state, strict=strict, assign=True)
+        block.requires_grad_(False)
 
     def positions(self, tokens: int) -> Positions:
         """Rotary cosines and sines of positions 0 ... tokens - 1."""
@@ -75,6 +82,79 @@ def forward(block: nn.Module, hidden: Tensor, positions: Positions) -> Tensor:
 
 class SeenEnough(Exception):
     """What a watcher raises to end a forward pass whose output nobody needs."""
+
+
+@torch.no_grad()
+def walk_sites(
+    block: nn.Module,
+    hidden: Tensor,
+    positions: Positions,
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext,
+    finished: int | None = None,
+) -> Iterator[tuple[Site, Iterable[Tensor]]]:
+    """Run `hidden` [sequences, tokens, hidden] through a block one distinct linear input at a time, all sequences at each.
+
+    Yields every site with its inputs x [batch, tokens, channels], which must be taken to the end. The linears that read a site
+    run after that, so they can be replaced according to x, and what follows is made by the new ones: one pass in all. `hidden`
+    becomes the block's output, in place (only of the first `finished` sequences, if given). Forward passes run under `precision`.
+    """
+    for (norm, module), first, second in zip(HALVES, SITES[::2], SITES[1::2], strict=True):
+        attention = {"position_embeddings": positions, "attention_mask": None} if module == ATTENTION else {}
+        run = partial(block.get_submodule(module), **attention)
+        wanted = len(hidden) if finished is None or second is not SITES[-1] else finished
+        yield from _walk_half(block, block.get_submodule(norm), run, (first, second), hidden, precision, wanted)
+
+
+def _walk_half(
+    block: nn.Module,
+    norm: nn.Module,
+    module: Callable[[Tensor], Any],
+    sites: tuple[Site, Site],
+    hidden: Tensor,
+    precision: Callable[[], AbstractContextManager[None]],
+    finished: int,
+) -> Iterator[tuple[Site, Iterable[Tensor]]]:
+    """hidden += last linear of module(norm(hidden)), as `walk_sites`."""
+    device = next(block.parameters()).device
+    parts = batches(*hidden.shape[:2])
+    entering: list[Tensor] = []
+
+    def normed(part: slice) -> Tensor:
+        with precision():
+            x: Tensor = norm(hidden[part].to(device))
+        return x
+
+    def entered(part: slice) -> Tensor:
+        with precision():
+            x = _input_of(block.get_submodule(last), lambda: module(normed(part)))
+        entering.append(x.to(hidden.device))
+        return x
+
+    last = module_name(sites[1].linears[0])
+    yield sites[0], map(normed, parts)
+    yield sites[1], map(entered, parts)
+    for part in parts:
+        x = entering.pop(0).to(device)
+        if part.start < finished:
+            with precision():
+                hidden[part] += block.get_submodule(last)(x).to(hidden.device)
+
+
+def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """What `linear` is given when `run` is called, which ends there."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise SeenEnough(inputs[0])
+
+    handle = linear.register_forward_pre_hook(hook)
+    try:
+        run()
+    except SeenEnough as seen:
+        x: Tensor = seen.args[0]
+        return x
+    finally:
+        handle.remove()
+    raise AssertionError("the linear did not run")
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from ptqflow.artifacts.activations import STATISTICS, chunk_file, write_activati
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.tables import numbers, read_table, repeated, write_table
+from ptqflow.artifacts.tables import numbers, repeated, write_table
+from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.chunks import chunk_layers
 from ptqflow.devices.device import PLATFORMS, Device, select
-from ptqflow.errors import ArtifactError
 from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import set_cache_transform
 from ptqflow.numerics.observers import ChannelStatistics
@@ -45,14 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go beside it")
 
 
-def read_tokens(path: Path) -> Tensor:
-    """Token ids [sequences, tokens]; all sequences must be equally long."""
-    rows = read_table(path, schemas.TOKENS, ["tokens"]).column("tokens").to_pylist()
-    if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
-        raise ArtifactError(f"{path}: sequences must be there and of one length; run tokens again")
-    return torch.tensor(rows)
-
-
 def run(settings: Settings, args: argparse.Namespace) -> None:
     """Verify the inputs, walk all blocks once, write tables and manifest."""
     device, folder = select(args.platform), args.output.parent
@@ -63,9 +55,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     manifest.verify(model, blocks.weights.files())
     layers = blocks.config.num_hidden_layers
     chunks = chunk_layers(layers, settings.chunks)
-    tokens = read_tokens(args.tokens)
-    if int(tokens.max()) >= blocks.config.vocab_size:
-        raise ArtifactError(f"{args.tokens}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
+    tokens = read_tokens(args.tokens, blocks.config.vocab_size)
 
     inputs = {"model": {n: e.sha256 for n, e in manifest.files.items()}, "tokens": HashCache().sha256(args.tokens)}
     origin = provenance(

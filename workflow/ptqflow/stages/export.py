@@ -57,7 +57,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
-    origin["calibration"] = next(iter(qparams.metadata.values()))["inputs"]["calibration"]["statistics.parquet"]
+    origin["calibration"] = next(iter(qparams.metadata.values()))["inputs"]["tokens"]
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     origin |= _sizes(recipe, config)
     args.output.unlink(missing_ok=True)

@@ -1,0 +1,239 @@
+"""Quantize one decoder block, given the states that enter it: look at its inputs, transform, round, measure, pass states on.
+
+A method sees the calibration set in one of two ways. GPTQ with error propagation goes site by site (`_by_site`): linears are
+rounded by inputs that the rounded ones before them made, and the same pass makes the states that leave. Everything else learns
+from the inputs of the float block, all sites at once (`_at_once`).
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptqflow.devices.device import Device
+from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
+from ptqflow.methods.learned import Task, learner
+from ptqflow.methods.static import static_input_scales
+from ptqflow.modeling import online
+from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
+from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.modeling.qparams import deployed
+from ptqflow.modeling.shapes import head_dim
+from ptqflow.numerics.gram import add_gram, mirror
+from ptqflow.recipes import NoTransform, Recipe
+from ptqflow.transforms import diagonal
+
+_SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured
+_MEASURED_TOKENS = 1024  # on which a block's error is measured: sequences that hold as many (or all there are)
+Rows = list[dict[str, Any]]
+Samples = dict[str, tuple[Tensor, Tensor]]  # by linear: inputs [tokens, in] and outputs [tokens, out]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Decoder block `layer`, the recipe for it, and how states run through it.
+
+    `tensors`: its float tensors by checkpoint name; `stored`: those that say in which precision it runs.
+    """
+
+    blocks: Blocks
+    layer: int
+    recipe: Recipe
+    device: Device
+    tensors: Mapping[str, Tensor]
+    stored: list[Tensor]
+    tokens: int  # of a sequence
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the block's parameters."""
+        return self.device.parameter_dtype(self.stored)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Of the block's forward arithmetic."""
+        return self.device.forward_precision(self.stored)
+
+    def forward(self, block: nn.Module, states: Tensor) -> Tensor:
+        """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere than the block."""
+        with self.precision():
+            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens))
+        return output.to(states.device)
+
+    def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:
+        """The block as `qparams` have it, quantizing activations and cache; weights that are not in there are float."""
+        block = self.blocks.build(self.layer, {n: deployed(n, t, qparams) for n, t in self.tensors.items()}, self.dtype)
+        quantize_block(block, self.recipe, self.layer)
+        online.load(block, self.layer, qparams)
+        return block
+
+    def add_gram(self, grams: dict[str, Tensor], site: str, x: Tensor) -> None:
+        """Add XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels] to `grams`."""
+        rows = x.flatten(0, -2).float()
+        if site not in grams:
+            grams[site] = rows.new_zeros(rows.shape[1], rows.shape[1])
+        with self.device.gram_precision(self.stored):
+            add_gram(grams[site], rows)
+
+
+def sample(hidden: Tensor) -> slice:
+    """The first sequences of [sequences, tokens, hidden], on which a block's error is measured."""
+    return slice(0, math.ceil(_MEASURED_TOKENS / hidden.shape[1]))
+
+
+def quantize_layer(
+    blocks: Blocks,
+    layer: int,
+    hidden: Tensor,
+    absmax: Mapping[str, Tensor],
+    recipe: Recipe,
+    device: Device,
+    last: bool = False,
+) -> tuple[dict[str, Tensor], Rows, Rows]:
+    """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
+
+    With `error_propagation` that is the quantized block's output, else the float block's. `absmax`: max|x| [channels] of the
+    float model by site, for recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of
+    learned transforms). The last row of diagnostics is the block's: its error on a sample of the states that entered it,
+    quantized activations and cache included.
+    """
+    start = time.perf_counter()
+    device.reset_peak()
+    tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
+    # A learned transform is compared with its targets to the last digits; others see the model as it will run.
+    run = _Layer(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1])
+    entering = hidden[sample(hidden)].clone()
+    # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
+    outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
+    inputs, ranges = _look(run, hidden, entering, outputs, absmax)
+    fixed: dict[str, Tensor] = {}
+    losses: Rows = []
+    fallback: str | None = None
+    if learn:
+        learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
+        inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
+        rounding = recipe.model_copy(update={"transform": NoTransform()})
+        rounder = BlockRounder(layer, learned.tensors, inputs, rounding, device)
+        fixed, losses, fallback = learned.qparams, learned.rows, learned.fallback
+    else:
+        rounder = BlockRounder(layer, tensors, inputs, recipe, device)
+    fixed = fixed | _static(run, absmax, rounder.qparams, ranges)
+    finish = _by_site if recipe.rounds_by_site() else _at_once
+    output, sampled = finish(run, rounder, fixed, hidden, entering, everything=propagate and not last)
+    for row in rounder.rows:
+        row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
+    rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(entering, output, outputs[: len(entering)])}]
+    if learn and not propagate:
+        hidden.copy_(outputs)
+    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
+    return fixed | rounder.qparams, rows, losses
+
+
+def _look(
+    run: _Layer, hidden: Tensor, entering: Tensor, outputs: Tensor, absmax: Mapping[str, Tensor]
+) -> tuple[BlockInputs, CacheRanges | None]:
+    """Run the float block; `outputs` becomes what it makes of as many of the first sequences.
+
+    Returns what the recipe wants to know of all inputs of the block, and the ranges of a static cache, if there is one.
+    """
+    recipe, cache = run.recipe, run.recipe.scheme.kv_cache
+    by_awq = recipe.transform.name == "awq"
+    wanted = {site.name for site in SITES if any(recipe.weights(run.layer, linear) for linear in site.linears)}
+    if recipe.rounds_by_site() and not by_awq:
+        wanted = set()  # they will be seen when the linears before them are rounded
+    block = run.blocks.build(run.layer, run.tensors, run.dtype)
+    ranges = CacheRanges(cache) if cache is not None and cache.static else None
+    if ranges is not None:
+        attach(block, ranges)
+    grams: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+
+    def watch(site: str, x: Tensor) -> None:
+        if site in wanted:
+            run.add_gram(grams, site, x)
+            if by_awq:
+                total = x.flatten(0, -2).float().abs().sum(0)
+                sums[site] = sums[site] + total if site in sums else total
+        if site == SITES[-1].name and not kept:
+            raise SeenEnough
+
+    seen = len(hidden if wanted or ranges is not None else entering)
+    with watch_sites(block, watch):
+        for part in batches(seen, run.tokens):
+            kept = max(0, len(outputs) - part.start)
+            with suppress(SeenEnough):
+                outputs[part] = run.forward(block, hidden[part])[:kept]
+    tokens = hidden.shape[0] * hidden.shape[1]
+    mean_abs = {site: total / tokens for site, total in sums.items()}
+    grams = {site: mirror(gram) for site, gram in grams.items()}
+    return BlockInputs(grams, tokens, mean_abs, absmax, head_dim(run.blocks.config.to_dict())), ranges
+
+
+def _static(
+    run: _Layer, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], ranges: CacheRanges | None
+) -> dict[str, Tensor]:
+    """Static grids of linear inputs and of the cache, by name. `scales`: the block's scalings by `smoothing_key`."""
+    dtype = run.tensors[f"{linear_prefix(run.layer, 'o_proj')}.weight"].dtype
+    found = static_input_scales(run.layer, run.recipe, absmax, scales, dtype)
+    if ranges is not None:
+        scale = scales.get(smoothing_key(run.layer, "o"))
+        cache = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)
+        found |= {f"{block_prefix(run.layer)}{name}": tensor for name, tensor in cache.items()}
+    return found
+
+
+def _by_site(
+    run: _Layer, rounder: BlockRounder, fixed: Mapping[str, Tensor], hidden: Tensor, entering: Tensor, everything: bool
+) -> tuple[Tensor, Samples]:
+    """Round each site's linears by the inputs that the sites before, quantized, make of `hidden`, which becomes the outputs.
+
+    (Only on the sample `entering`, unless `everything` is asked for.) Returns the outputs of the sample, and inputs and outputs
+    of its linears. The published GPTQ runs all samples anew for each of the four sites, and once more for the outputs.
+    """
+    block = run.quantized_block({**fixed, **rounder.qparams})
+    positions = run.blocks.positions(run.tokens)
+    finished = len(hidden if everything else entering)
+    with sample_linears(block, _SAMPLED_TOKENS) as sampled:
+        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished):
+            grams: dict[str, Tensor] = {}
+            quantized = rounder.quantized(site)
+            for x in inputs:
+                if quantized:
+                    run.add_gram(grams, site.name, x)
+            if quantized:
+                names = rounder.round(site, mirror(grams.pop(site.name)))
+                weights = {name: deployed(name, run.tensors[name], rounder.qparams) for name in names}
+                run.blocks.fill(block, run.layer, weights, run.dtype)
+    return hidden[: len(entering)], sampled
+
+
+def _at_once(
+    run: _Layer, rounder: BlockRounder, fixed: Mapping[str, Tensor], hidden: Tensor, entering: Tensor, everything: bool
+) -> tuple[Tensor, Samples]:
+    """Round all linears by what is known of the float block's inputs, then run the quantized block; as `_by_site`."""
+    rounder.round_all()
+    block = run.quantized_block({**fixed, **rounder.qparams})
+    output = torch.empty_like(entering)
+    with sample_linears(block, _SAMPLED_TOKENS) as sampled:
+        for part in batches(len(entering), run.tokens):
+            output[part] = run.forward(block, entering[part])
+    if everything:
+        hidden[: len(entering)] = output
+        others = hidden[len(entering) :]
+        for part in batches(len(others), run.tokens):
+            others[part] = run.forward(block, others[part])
+    return output, sampled
+
+
+def _error(entering: Tensor, output: Tensor, target: Tensor) -> dict[str, float]:
+    """The error of what a block made of the states `entering`, against the float block's `target`."""
+    lost = (output.float() - target.float()).square().sum(dtype=torch.float64).item()
+    total = (target.float() - entering.float()).square().sum(dtype=torch.float64).item()
+    tokens = entering.shape[0] * entering.shape[1]
+    return {"output_error": lost / total if total else 0.0, "output_mse": lost / entering.numel(), "tokens": tokens}
