@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.activations import read_activations
+from ptqflow.artifacts.activations import read_absmax, read_activations
 from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
@@ -17,7 +17,6 @@ from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
-from ptqflow.stages.quantize import read_absmax
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ptqflow.artifacts.activations import read_absmax
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.modelslim_layout import DESCRIPTION
 from ptqflow.checkpoints.verification import findings
@@ -13,7 +14,6 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
-from ptqflow.stages.quantize import read_absmax
 from tiny_models import collect, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 

@@ -5,8 +5,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 import torch
-from ptqflow.artifacts import activations, schemas
-from ptqflow.artifacts.activations import read_activations, write_activations
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.activations import read_absmax, read_activations, write_activations
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
@@ -21,7 +21,6 @@ from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.numerics.grid import dequantize_weight, fake_quantize
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
-from ptqflow.stages.quantize import read_absmax
 from safetensors.torch import load_file
 from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -81,6 +80,8 @@ def test_hidden_states_survive_the_disk_bit_for_bit(dtype, tmp_path):
     hidden = torch.randn(3, 5, 8).to(dtype)
     write_activations(tmp_path / "a.parquet", hidden, {})
     assert torch.equal(read_activations(tmp_path / "a.parquet"), hidden)
+    assert torch.equal(read_activations(tmp_path / "a.parquet", enough=6), hidden[:2])
+    assert torch.equal(read_activations(tmp_path / "a.parquet", enough=600), hidden)
 
 
 def statistics_file(path, channels):
@@ -102,26 +103,26 @@ def statistics_file(path, channels):
     return path
 
 
-def test_statistics_are_read_by_layer_name_and_site(tmp_path):
-    found = activations.read_statistics(statistics_file(tmp_path / "s.parquet", range(4)))
+def test_statistics_are_read_by_layer_and_site(tmp_path):
+    found = read_absmax(statistics_file(tmp_path / "s.parquet", range(4)))
     assert found.keys() == {0, 3}
-    assert torch.equal(found[3]["absmax"]["o"], torch.tensor([31.0, 32, 33, 34]))
-    assert torch.equal(found[0]["mean_abs"]["qkv"], torch.full((4,), 3.0))
+    assert torch.equal(found[3]["o"], torch.tensor([31.0, 32, 33, 34]))
+    assert torch.equal(found[0]["qkv"], torch.tensor([1.0, 2, 3, 4]))
 
 
 def test_statistics_in_another_order_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="not in order"):
-        activations.read_statistics(statistics_file(tmp_path / "s.parquet", (0, 2, 1)))
+        read_absmax(statistics_file(tmp_path / "s.parquet", (0, 2, 1)))
 
 
 WITHOUT_PANDAS = """
 import sys
 from pathlib import Path
 import torch
-from ptqflow.artifacts.activations import read_activations, read_statistics, write_activations
+from ptqflow.artifacts.activations import read_absmax, read_activations, write_activations
 write_activations(sys.argv[2], torch.randn(2, 3, 4), {})
 read_activations(sys.argv[2])
-read_statistics(Path(sys.argv[1]))
+read_absmax(Path(sys.argv[1]))
 assert "pandas" not in sys.modules
 """
 

@@ -2,9 +2,10 @@
 bits), and statistics of channels.
 """
 
+import math
 import os
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,11 @@ def write_activations(path: str | os.PathLike[str], hidden: Tensor, metadata: Ma
             writer.write_table(pa.Table.from_arrays(row, schema=schema))
 
 
-def read_activations(path: str | os.PathLike[str]) -> Tensor:
+def read_activations(path: str | os.PathLike[str], enough: int | None = None) -> Tensor:
     """Read what `write_activations` wrote, in the dtype it had. Raises ArtifactError for anything else.
 
-    Sequence by sequence, so that the memory is that of the result.
+    `enough`: a number of tokens; then only the first sequences, which hold as many, are read. Sequence by sequence, so that the
+    memory is that of the result.
     """
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run collect first")
@@ -68,8 +70,9 @@ def read_activations(path: str | os.PathLike[str]) -> Tensor:
             schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
             check(pa.Table.from_batches([], file.schema_arrow), schema, path)
             bits = torch.uint16 if dtype == torch.bfloat16 else dtype
-            values = torch.empty(file.metadata.num_rows, tokens, width, dtype=bits)
-            for row, batch in enumerate(file.iter_batches(batch_size=1, columns=["hidden"])):
+            rows = file.metadata.num_rows if enough is None else min(file.metadata.num_rows, math.ceil(enough / tokens))
+            values = torch.empty(rows, tokens, width, dtype=bits)
+            for row, batch in enumerate(islice(file.iter_batches(batch_size=1, columns=["hidden"]), rows)):
                 values[row] = torch.from_dlpack(batch.column("hidden").storage.flatten()).view(tokens, width)
     except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{path} holds no hidden states ({error!r}); delete it and run collect again") from None
@@ -77,21 +80,17 @@ def read_activations(path: str | os.PathLike[str]) -> Tensor:
     return values.view(dtype)
 
 
-def read_statistics(path: Path) -> dict[int, dict[str, dict[str, Tensor]]]:
-    """mean|x| and max|x| [channels] of the float model, float32, by layer, name (mean_abs, absmax) and site.
+def read_absmax(path: Path) -> dict[int, dict[str, Tensor]]:
+    """max|x| [channels] of the float model, float32, by layer and site.
 
     ArtifactError unless each site's rows lie together in the order of channels, as collect writes them.
     """
-    names = ["mean_abs", "absmax"]
-    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", *names])
-    columns = {name: torch.from_dlpack(table[name].combine_chunks()) for name in ("channel", *names)}
-    channel = columns["channel"]
-    starts = (channel == 0).nonzero().flatten().tolist()
-    found: dict[int, dict[str, dict[str, Tensor]]] = {}
-    for start, stop in pairwise([*starts, len(channel)]):
+    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", "absmax"])
+    channel, absmax = (torch.from_dlpack(table[name].combine_chunks()) for name in ("channel", "absmax"))
+    found: dict[int, dict[str, Tensor]] = {}
+    for start, stop in pairwise([*(channel == 0).nonzero().flatten().tolist(), len(channel)]):
         if not torch.equal(channel[start:stop], torch.arange(stop - start, dtype=channel.dtype)):
             raise ArtifactError(f"{path}: channels are not in order from row {start} on; run collect again")
         layer, site = table["layer"][start].as_py(), table["site"][start].as_py()
-        for name in names:
-            found.setdefault(layer, {n: {} for n in names})[name][site] = columns[name][start:stop].clone()
+        found.setdefault(layer, {})[site] = absmax[start:stop].clone()
     return found

@@ -1,5 +1,6 @@
 """Calibration sequences as the stage `tokens` wrote them."""
 
+import math
 import os
 
 import torch
@@ -10,12 +11,15 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.errors import ArtifactError
 
 
-def read_tokens(path: str | os.PathLike[str], vocabulary: int) -> Tensor:
-    """Token ids [sequences, tokens]. Raises ArtifactError unless all sequences are equally long, of ids below `vocabulary`."""
+def read_tokens(path: str | os.PathLike[str], vocabulary: int, enough: int | None = None) -> Tensor:
+    """Token ids [sequences, tokens]; only the first sequences, which hold `enough` tokens, if that is given.
+
+    Raises ArtifactError unless all sequences are equally long, of ids below `vocabulary`.
+    """
     rows = read_table(path, schemas.TOKENS, ["tokens"]).column("tokens").to_pylist()
     if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
         raise ArtifactError(f"{path}: sequences must be there and of one length; run tokens again")
-    tokens = torch.tensor(rows)
+    tokens = torch.tensor(rows if enough is None else rows[: math.ceil(enough / len(rows[0]))])
     if int(tokens.max()) >= vocabulary:
         raise ArtifactError(f"{path}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
     return tokens

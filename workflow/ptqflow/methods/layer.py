@@ -31,7 +31,7 @@ from ptqflow.recipes import NoTransform, Recipe
 from ptqflow.transforms import diagonal
 
 _SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured
-_MEASURED_TOKENS = 1024  # on which a block's error is measured: sequences that hold as many (or all there are)
+MEASURED_TOKENS = 1024  # on which a block's error is measured: sequences that hold as many (or all there are)
 Rows = list[dict[str, Any]]
 Samples = dict[str, tuple[Tensor, Tensor]]  # by linear: inputs [tokens, in] and outputs [tokens, out]
 
@@ -82,9 +82,9 @@ class _Layer:
             add_gram(grams[site], rows)
 
 
-def sample(hidden: Tensor) -> slice:
+def _sample(hidden: Tensor) -> slice:
     """The first sequences of [sequences, tokens, hidden], on which a block's error is measured."""
-    return slice(0, math.ceil(_MEASURED_TOKENS / hidden.shape[1]))
+    return slice(0, math.ceil(MEASURED_TOKENS / hidden.shape[1]))
 
 
 def quantize_layer(
@@ -108,7 +108,7 @@ def quantize_layer(
     tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     run = _Layer(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1])
-    entering = hidden[sample(hidden)].clone()
+    entering = hidden[_sample(hidden)].clone()
     # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
     outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
     inputs, ranges = _look(run, hidden, entering, outputs, absmax)

@@ -10,16 +10,16 @@ from pydantic import Field
 from torch import Tensor
 
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_activations
+from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
+from ptqflow.artifacts.tables import read_metadata, write_rows
 from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
-from ptqflow.methods.layer import quantize_layer, sample
+from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.modeling.architectures import EMBEDDING, block_prefix
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.modeling.qparams import METADATA
@@ -65,8 +65,6 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     manifest.verify(model, files)
     hidden, absmax, inputs = _states(settings, args, blocks)
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
-    if not recipe.learns_from_states():  # then states only serve to measure errors
-        hidden = hidden[sample(hidden)].clone()
 
     qparams: dict[str, Tensor] = {}
     rows: list[dict[str, Any]] = []
@@ -93,8 +91,9 @@ def _states(
     settings: Settings, args: argparse.Namespace, blocks: Blocks
 ) -> tuple[Tensor, dict[int, dict[str, Tensor]], dict[str, Any]]:
     """The states that enter the chunk, max|x| by layer and site if the recipe reads it, and sha256 of what they are from."""
+    enough = None if settings.recipe.learns_from_states() else MEASURED_TOKENS  # else states only serve to measure errors
     if args.tokens is not None:
-        tokens = read_tokens(args.tokens, blocks.config.vocab_size)
+        tokens = read_tokens(args.tokens, blocks.config.vocab_size, enough)
         return blocks.embed(tokens), {}, {"tokens": HashCache().sha256(args.tokens)}
     manifest, folder, activations = Manifest.read(args.calibration), args.calibration.parent, chunk_file(settings.chunk)
     names = [activations] + ([STATISTICS] if settings.recipe.reads_statistics() else [])
@@ -105,15 +104,6 @@ def _states(
             f"chunk {settings.chunk} of {args.calibration} holds layers {found}, not {list(settings.layers)}; collect again"
         )
     absmax = read_absmax(folder / STATISTICS) if STATISTICS in names else {}
-    hidden = read_activations(folder / activations).to(blocks.dtype)
+    hidden = read_activations(folder / activations, enough).to(blocks.dtype)
     files = {name: manifest.files[name].sha256 for name in names}
     return hidden, absmax, {"tokens": manifest.origin["inputs"]["tokens"], "calibration": files}
-
-
-def read_absmax(path: Path) -> dict[int, dict[str, Tensor]]:
-    """max|x| [channels] of the float model, by layer and site."""
-    table = read_table(path, schemas.STATISTICS, ["layer", "site", "channel", "absmax"]).sort_by("channel")
-    found: dict[int, dict[str, Tensor]] = {}
-    for group in table.group_by(["layer", "site"], use_threads=False).aggregate([("absmax", "list")]).to_pylist():
-        found.setdefault(group["layer"], {})[group["site"]] = torch.tensor(group["absmax_list"])
-    return found
