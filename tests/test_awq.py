@@ -13,6 +13,7 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import head_dim
+from ptqflow.numerics.gram import LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
 from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip, WeightArgs
@@ -63,7 +64,7 @@ def test_search_equals_a_reference_with_a_forward_pass_per_grid_point(args, seed
     inputs = site(x, weights, [args, args])
     losses, best = reference(x, weights, args)
     candidates = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    found = sum(awq.row_losses(w, inputs.gram, args, candidates).double().sum(1) for w in weights)
+    found = sum(awq.row_losses(w, LowerHalf(inputs.gram), args, candidates).double().sum(1) for w in weights)
     torch.testing.assert_close(found, torch.tensor(losses, dtype=torch.float64), rtol=1e-3, atol=0)
     assert torch.equal(candidates[0], torch.ones(64))
     torch.testing.assert_close(awq.smoothing_scale(inputs, AwqTransform(name="awq")), best)
@@ -77,7 +78,7 @@ def test_points_that_leave_the_race_would_have_lost(args, seed, monkeypatch):
     weights = [torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed)) for rows in (700, 350)]
     inputs = site(x, weights, [args, args])
     scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    everything = sum(awq.row_losses(w, inputs.gram, args, scales).double().sum(1) for w in weights)
+    everything = sum(awq.row_losses(w, LowerHalf(inputs.gram), args, scales).double().sum(1) for w in weights)
     measured = []
     row_losses = awq.row_losses
     monkeypatch.setattr(awq, "row_losses", lambda w, g, a, s, n: measured.append(len(w) * len(s)) or row_losses(w, g, a, s, n))
@@ -95,7 +96,7 @@ def test_wide_inputs_are_measured_as_narrow_ones_are():
     x, _ = data(width=640)  # several column pieces
     weight = torch.randn(40, 640)
     scales = torch.rand(3, 640) + 0.5
-    found = awq.row_losses(weight, x.T @ x, GROUPED, scales).sum(1)
+    found = awq.row_losses(weight, LowerHalf(x.T @ x), GROUPED, scales).sum(1)
     for s, loss in zip(scales, found, strict=True):
         assert loss.item() == pytest.approx((x @ (weight - rounded(weight * s, GROUPED) / s).T).square().sum().item(), rel=1e-3)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.scaling import SiteInputs
-from ptqflow.numerics.gram import energies
+from ptqflow.numerics.gram import LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
 from ptqflow.recipes import AwqTransform, WeightArgs
 
@@ -56,8 +56,9 @@ def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, sca
     """
     alive = torch.arange(len(scales), device=scales.device)
     losses = gram.new_empty(len(scales), 0)
+    half = LowerHalf(gram)
     for heat in _heats(quantized):
-        found = [row_losses(weight, gram, args, scales[alive], input_shards) for weight, args in heat]
+        found = [row_losses(weight, half, args, scales[alive], input_shards) for weight, args in heat]
         losses = torch.cat([losses, *found], 1)
         finite = losses.isfinite().all(1)
         alive, losses = alive[finite], losses[finite]
@@ -116,9 +117,9 @@ def _weight_share(site: SiteInputs) -> Tensor:
     return torch.cat(shares).mean(0)
 
 
-def row_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
+def row_losses(weight: Tensor, gram: LowerHalf, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
     """|X (w - Q(w s) / s)ᵀ|² of each row w of `weight` [out, in] for each s of `scales` [points, in]: [points, out] float32."""
-    losses = gram.new_zeros(len(scales), len(weight))
+    losses = weight.new_zeros(len(scales), len(weight))
     if not losses.numel():
         return losses
     points, rows = len(scales), max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
@@ -131,6 +132,6 @@ def row_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, i
             scaled = (part * scale).flatten(0, 1)  # [points * rows, in]
             groups = group_weight(scaled, args.strategy, args.group_size, input_shards)
             rounded = ungroup_weight(fake_quantize_groups(groups, args.grid), scaled.shape)
-            lost = rounded.view(-1, *part.shape).div_(scale).sub_(part)
-            losses[i : i + points, start : start + rows] = energies(lost.flatten(0, 1), gram).view(-1, len(part))
+            lost = rounded.sub_(scaled).view(-1, *part.shape).mul_(scale.reciprocal())
+            losses[i : i + points, start : start + rows] = gram.energies(lost.flatten(0, 1)).view(-1, len(part))
     return losses

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from ptqflow.numerics.products import multiply, prepare
+
 _COLUMNS = 256  # at once at least, to use the symmetry
+_SLICES = 4  # at most: more use the symmetry better, but make narrow products
 
 
 def add_gram(gram: Tensor, x: Tensor) -> None:
@@ -27,11 +30,24 @@ def mirror(gram: Tensor) -> Tensor:
 
 def energies(rows: Tensor, gram: Tensor) -> Tensor:
     """|X wᵀ|² of each row w of `rows` [k, n]: w XᵀX wᵀ [k], from the lower half of the symmetric XᵀX [n, n]."""
-    found = rows.new_zeros(len(rows))
-    width = max(_COLUMNS, rows.shape[1] // 8)
-    for start in range(0, rows.shape[1], width):
-        stop = start + width
-        own, later = rows[:, start:stop], rows[:, stop:]
-        product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
-        found += product.mul_(own).sum(1)
-    return found
+    return LowerHalf(gram).energies(rows)
+
+
+class LowerHalf:
+    """The lower half of a symmetric matrix XᵀX [n, n] as `multiply` wants it: a copy, for many calls of `energies`."""
+
+    def __init__(self, gram: Tensor) -> None:
+        self.width = max(_COLUMNS, -(-len(gram) // _SLICES))
+        self.slices = []
+        for start in range(0, len(gram), self.width):
+            part = gram[start:, start : start + self.width].T.clone(memory_format=torch.contiguous_format)  # [columns, n - start]
+            part[:, : len(part)] /= 2
+            self.slices.append(prepare(part))
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
+        found = rows.new_zeros(len(rows))
+        for start, part in zip(range(0, rows.shape[1], self.width), self.slices, strict=True):
+            product = multiply(rows[:, start:], part)
+            found += product.mul_(rows[:, start : start + self.width]).sum(1)
+        return found.mul_(2)
