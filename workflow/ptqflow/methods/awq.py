@@ -22,7 +22,7 @@ from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_we
 from ptqflow.recipes import AwqTransform, WeightArgs
 
 _FLOOR = 1e-4
-_ELEMENTS_AT_ONCE = 1 << 20  # of scaled weights: 4 MB, which stay in a CPU's cache
+_ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
 _FIRST_SHARE = 1 / 16  # of the rows, in the first heat
 _FEWEST_SAMPLES = 64  # rows before any point drops out

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+# Rows go by a power of two, the last ones overlapping: oneDNN compiles, and keeps in some MB, a product for each new shape.
+_FEWEST_ROWS = 256  # at once, if there are so many
+_ELEMENTS_AT_ONCE = 1 << 18
 
 def prepare(weight: Tensor) -> Tensor:
     """A matrix [m, n] as the second operand of `multiply`; not for anything else."""
@@ -19,4 +22,10 @@ def multiply(rows: Tensor, prepared: Tensor) -> Tensor:
     """rows @ weightᵀ [k, m] of rows [k, n] and a prepared weight [m, n]."""
     if not prepared.is_mkldnn:
         return linear(rows, prepared)
-    return linear(rows.to_mkldnn(), prepared).to_dense() if len(rows) else rows.new_zeros(0, len(prepared))
+    count, columns = rows.shape
+    size = min(max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // columns), 1 << count.bit_length() >> 1)
+    product = rows.new_empty(count, len(prepared))
+    for start in range(0, count, size or 1):
+        part = slice(start, start + size) if start + size <= count else slice(count - size, count)
+        product[part] = linear(rows[part].to_mkldnn(), prepared).to_dense()
+    return product
