@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ptqflow.numerics.gram import LowerHalf, add_gram, energies, mirror
+from ptqflow.numerics.gram import LeadingPart, LowerHalf, add_gram, energies, mirror
 from ptqflow.numerics.products import multiply, prepare
 
 
@@ -45,3 +45,13 @@ def test_a_gram_matrix_grows_batch_by_batch(n):
     x = batches.flatten(0, 1).double()
     assert (mirror(gram) - x.T @ x).norm() < 1e-6 * (x.T @ x).norm()
     assert torch.equal(gram, gram.T)
+
+
+def test_the_leading_part_is_near_and_with_as_many_directions_as_channels_exact():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(900, 40, generator=random) @ torch.randn(40, 500, generator=random) + torch.randn(900, 500, generator=random)
+    rows = torch.randn(100, 500, generator=random)
+    exact = energies(rows, gram := x.T @ x)
+    assert ((LeadingPart(gram).energies(rows) - exact) / exact).abs().max() < 0.03
+    rows, gram = rows[:, :50], gram[:50, :50]
+    torch.testing.assert_close(LeadingPart(gram).energies(rows), energies(rows, gram), rtol=1e-3, atol=0)

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 _FEWEST_ROWS = 256  # at once, if there are so many
 _ELEMENTS_AT_ONCE = 1 << 18
 
+
 def prepare(weight: Tensor) -> Tensor:
     """A matrix [m, n] as the second operand of `multiply`; not for anything else."""
     able = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
