@@ -14,6 +14,7 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import head_dim
+from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
 from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip, WeightArgs
@@ -64,7 +65,7 @@ def test_search_equals_a_reference_with_a_forward_pass_per_grid_point(args, seed
     inputs = site(x, weights, [args, args])
     losses, best = reference(x, weights, args)
     candidates = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    found = sum(awq.row_losses(w, inputs.gram, args, candidates).double().sum(1) for w in weights)
+    found = sum(awq.row_losses(w, LowerHalf(inputs.gram), args, candidates).double().sum(1) for w in weights)
     torch.testing.assert_close(found, torch.tensor(losses, dtype=torch.float64), rtol=1e-3, atol=0)
     assert torch.equal(candidates[0], torch.ones(64))
     torch.testing.assert_close(awq.smoothing_scale(inputs, AwqTransform(name="awq")), best)
@@ -78,12 +79,30 @@ def test_points_that_leave_the_race_would_have_lost(args, seed, monkeypatch):
     weights = [torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed)) for rows in (700, 350)]
     inputs = site(x, weights, [args, args])
     scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
-    everything = sum(awq.row_losses(w, inputs.gram, args, scales).double().sum(1) for w in weights)
+    everything = sum(awq.row_losses(w, LowerHalf(inputs.gram), args, scales).double().sum(1) for w in weights)
     measured = []
-    row_losses = awq.row_losses
-    monkeypatch.setattr(awq, "row_losses", lambda w, g, a, s, n: measured.append(len(w) * len(s)) or row_losses(w, g, a, s, n))
+    energies = LowerHalf.energies
+    monkeypatch.setattr(LowerHalf, "energies", lambda half, lost: measured.append(len(lost)) or energies(half, lost))
     assert awq.best_point([(w, args) for w in weights], inputs.gram, scales) == everything.argmin()
     assert sum(measured) < 0.7 * 20 * 1050 or args is TENSOR
+
+
+@pytest.mark.parametrize("rough", ["as it is", "nothing", "misleading"])
+@pytest.mark.parametrize("seed", range(3))
+def test_rough_losses_save_products_and_however_wrong_mislead_nobody(rough, seed, monkeypatch):
+    x, _ = data(seed, width=256, rows=600)
+    weights = [torch.randn(rows, 256, generator=torch.Generator().manual_seed(seed)) for rows in (1500, 700)]
+    inputs = site(x, weights, [GROUPED, GROUPED])
+    scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
+    exact = sum(awq.row_losses(w, LowerHalf(inputs.gram), GROUPED, scales).double().sum(1) for w in weights)
+    measured, energies = [], LowerHalf.energies
+    monkeypatch.setattr(LowerHalf, "energies", lambda half, lost: measured.append(len(lost)) or energies(half, lost))
+    if rough != "as it is":
+        wrong = {"nothing": lambda lost: lost.new_zeros(len(lost)), "misleading": lambda lost: 1e4 / lost.square().sum(1)}[rough]
+        monkeypatch.setattr(LeadingPart, "energies", lambda part, lost: wrong(lost))
+    best = awq.best_point([(w, GROUPED) for w in weights], inputs.gram, scales)
+    assert exact[best] <= 1.002 * exact.min()
+    assert sum(measured) < 0.15 * 20 * 2200 or rough != "as it is"
 
 
 def test_a_point_that_is_not_finite_loses_the_race():
@@ -96,7 +115,7 @@ def test_wide_inputs_are_measured_as_narrow_ones_are():
     x, _ = data(width=640)  # several column pieces
     weight = torch.randn(40, 640)
     scales = torch.rand(3, 640) + 0.5
-    found = awq.row_losses(weight, x.T @ x, GROUPED, scales).sum(1)
+    found = awq.row_losses(weight, LowerHalf(x.T @ x), GROUPED, scales).sum(1)
     for s, loss in zip(scales, found, strict=True):
         assert loss.item() == pytest.approx((x @ (weight - rounded(weight * s, GROUPED) / s).T).square().sum().item(), rel=1e-3)
 

@@ -11,20 +11,21 @@ on a sample of rows where that decides.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from ptqflow.methods.scaling import SiteInputs
-from ptqflow.numerics.gram import energies
+from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
 from ptqflow.recipes import AwqTransform, WeightArgs
 
 _FLOOR = 1e-4
-_ELEMENTS_AT_ONCE = 1 << 20  # of scaled weights: 4 MB, which stay in a CPU's cache
+_ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
-_FIRST_SHARE = 1 / 16  # of the rows, in the first heat
+_FIRST_SHARE = 1 / 32  # of the rows, in the first heat
 _FEWEST_SAMPLES = 64  # rows before any point drops out
 _STANDARD_ERRORS = 4.0  # of certainty with which it does
 _INDIFFERENCE = 0.002  # of the leader's loss: a gain not worth measuring
@@ -49,31 +50,46 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
 def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1) -> int:
     """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equals the first.
 
-    A race: rows are measured in heats, a fixed random sixteenth first, then as many again as before. A point drops out after a
-    heat when, four standard errors of the mean difference between rows granted, its loss is above 99.8 % of the leader's; the
-    race ends when one is left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it.
+    A race: rows are measured in heats, a fixed random part first, then as many again as before. A point drops out after a heat
+    when, four standard errors granted, its mean loss is above 99.8 % of the leader's; the race ends when one is left. So the loss
+    of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After the first heat, rough losses of all
+    rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that were measured.
     Raises ValueError where no point has a finite loss.
     """
+    exact, total = LowerHalf(gram), sum(len(weight) for weight, _ in quantized)
     alive = torch.arange(len(scales), device=scales.device)
-    losses = gram.new_empty(len(scales), 0)
-    for heat in _heats(quantized):
-        found = [row_losses(weight, gram, args, scales[alive], input_shards) for weight, args in heat]
-        losses = torch.cat([losses, *found], 1)
-        finite = losses.isfinite().all(1)
-        alive, losses = alive[finite], losses[finite]
-        if not len(alive):
-            raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
-        leader = int(losses.sum(1, dtype=torch.float64).argmin())
-        if losses.shape[1] >= _FEWEST_SAMPLES:
-            behind = losses - losses[leader]
-            margin = _STANDARD_ERRORS * behind.std(1) / losses.shape[1] ** 0.5
-            hopeful = behind.mean(1) - margin < -_INDIFFERENCE * losses[leader].mean()
-            hopeful[leader] = True
-            leader = int(hopeful[:leader].sum())
-            alive, losses = alive[hopeful], losses[hopeful]
+    losses, rough = gram.new_empty(len(scales), 0), gram.new_zeros(len(scales), total)
+
+    def measured(rows: Iterable[tuple[Tensor, WeightArgs]], by: LowerHalf | LeadingPart) -> Tensor:
+        return torch.cat([row_losses(weight, by, args, scales[alive], input_shards) for weight, args in rows], 1)
+
+    for number, heat in enumerate(_heats(quantized)):
+        losses = torch.cat([losses, measured(heat, exact)], 1)
+        alive, losses, rough = _hopeful(alive, losses, rough)
+        if number == 0 and len(alive) > 1:
+            rough = measured(chain.from_iterable(_heats(quantized)), LeadingPart(gram))
+            alive, losses, rough = _hopeful(alive, losses, rough)
         if len(alive) == 1:
             break
-    return int(alive[leader])
+    return int(alive[0])
+
+
+def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of the points `alive` can still win; with their `losses` [points, rows measured] and `rough` ones [points, rows]."""
+    finite = losses.isfinite().all(1) & rough.isfinite().all(1)
+    alive, losses, rough = alive[finite], losses[finite], rough[finite]
+    if not len(alive):
+        raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
+    count, total = losses.shape[1], rough.shape[1]
+    missed = losses - rough[:, :count]
+    mean = rough.mean(1, dtype=torch.float64) + missed.mean(1, dtype=torch.float64)
+    leader = int(mean.argmin())
+    hopeful = torch.zeros_like(finite[finite])
+    if count < total:  # of a finite population, of which the sample is a part
+        margin = _STANDARD_ERRORS * (missed - missed[leader]).std(1) * ((1 - count / total) / count) ** 0.5
+        hopeful = mean - margin < (1 - _INDIFFERENCE) * mean[leader]
+    hopeful[leader] = True
+    return alive[hopeful], losses[hopeful], rough[hopeful]
 
 
 def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]]) -> Iterator[list[tuple[Tensor, WeightArgs]]]:
@@ -121,9 +137,9 @@ def _weight_share(site: SiteInputs) -> Tensor:
     return torch.cat(shares).mean(0)
 
 
-def row_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
+def row_losses(weight: Tensor, gram: LowerHalf | LeadingPart, args: WeightArgs, scales: Tensor, input_shards: int = 1) -> Tensor:
     """|X (w - Q(w s) / s)ᵀ|² of each row w of `weight` [out, in] for each s of `scales` [points, in]: [points, out] float32."""
-    losses = gram.new_zeros(len(scales), len(weight))
+    losses = weight.new_zeros(len(scales), len(weight))
     if not losses.numel():
         return losses
     points, rows = len(scales), max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
@@ -136,6 +152,6 @@ def row_losses(weight: Tensor, gram: Tensor, args: WeightArgs, scales: Tensor, i
             scaled = (part * scale).flatten(0, 1)  # [points * rows, in]
             groups = group_weight(scaled, args.strategy, args.group_size, input_shards)
             rounded = ungroup_weight(fake_quantize_groups(groups, args.grid), scaled.shape)
-            lost = rounded.view(-1, *part.shape).div_(scale).sub_(part)
-            losses[i : i + points, start : start + rows] = energies(lost.flatten(0, 1), gram).view(-1, len(part))
+            lost = rounded.sub_(scaled).view(-1, *part.shape).mul_(scale.reciprocal())
+            losses[i : i + points, start : start + rows] = gram.energies(lost.flatten(0, 1)).view(-1, len(part))
     return losses

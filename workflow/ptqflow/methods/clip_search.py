@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ptqflow.numerics.grid import quantize, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
+from ptqflow.numerics.products import multiply, prepare
 from ptqflow.recipes import SearchClip, WeightArgs
 
-_ELEMENTS_AT_ONCE = 1 << 22
+_ELEMENTS_AT_ONCE = 1 << 20  # of work buffers, 4 MB each: they stay in a CPU's cache
 
 
 def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: SearchClip) -> tuple[Tensor, Tensor]:
@@ -26,31 +27,26 @@ def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: S
     _, count, n = groups.shape
     if gram is None or gram.shape[0] != count * n:
         raise ValueError("clip search needs the Gram matrix of the layer's inputs, and groups of single rows")
-    own = torch.stack([gram[i : i + n, i : i + n] for i in range(0, count * n, n)])  # [groups, n, n]
-    shrinks = [1 - i / clip.n_grid for i in range(clip.n_grid) if i < clip.max_shrink * clip.n_grid]
-    limits = [
-        _best_limit(part.transpose(0, 1).float(), own, args, shrinks)
-        for part in groups.split(max(1, _ELEMENTS_AT_ONCE // (count * n)))
-    ]
-    limit = torch.cat(limits, dim=1).T
     low, high = min_max(groups)
+    shrinks = low.new_tensor([1 - i / clip.n_grid for i in range(clip.n_grid) if i < clip.max_shrink * clip.n_grid])
+    limits = torch.maximum(-low, high) * shrinks.view(-1, 1, 1)  # [shrinks, rows, groups]
+    grids = scale_and_zero_point(low.clamp(-limits, limits), high.clamp(-limits, limits), args.grid)
+    best = _errors(groups, gram, args, *grids).nan_to_num(nan=torch.inf).argmin(0, keepdim=True)  # of equals the first
+    limit = limits.gather(0, best).squeeze(0)
     return low.clamp(-limit, limit), high.clamp(-limit, limit)
 
 
-def _best_limit(weight: Tensor, own: Tensor, args: WeightArgs, shrinks: list[float]) -> Tensor:
-    """Best limit [groups, rows] of weight groups [groups, rows, n]; `own` [groups, n, n] are their Gram matrices."""
-    low, high = min_max(weight)
-    largest = torch.maximum(-low, high)
-    best_error = torch.full_like(largest, torch.inf)
-    best_limit = largest
-    for shrink in shrinks:
-        limit = largest * shrink
-        scale, zero_point = (
-            t.unsqueeze(-1) for t in scale_and_zero_point(low.clamp(-limit, limit), high.clamp(-limit, limit), args.grid)
-        )
-        lost = quantize(weight, scale, zero_point, args.grid).sub_(zero_point).mul_(scale).sub_(weight)
-        error = torch.bmm(lost, own).mul_(lost).sum(-1)
-        better = error < best_error
-        best_error = torch.where(better, error, best_error)
-        best_limit = torch.where(better, limit, best_limit)
-    return best_limit
+def _errors(groups: Tensor, gram: Tensor, args: WeightArgs, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """|X_g (w - w')_gᵀ|² of each row and group on each of its grids, [grids, rows, groups] as their scales and zero points."""
+    grids, rows, _ = scale.shape
+    n = groups.shape[-1]
+    errors = torch.empty_like(scale)
+    step = max(1, _ELEMENTS_AT_ONCE // (grids * n))
+    for i in range(groups.shape[1]):
+        own = prepare(gram[i * n : (i + 1) * n, i * n : (i + 1) * n])
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            weight, s, z = groups[part, i].float(), scale[:, part, i, None], zero_point[:, part, i, None]
+            lost = quantize(weight, s, z, args.grid).sub_(z).mul_(s).sub_(weight)
+            errors[:, part, i] = multiply(lost.flatten(0, 1), own).view_as(lost).mul_(lost).sum(-1)
+    return errors

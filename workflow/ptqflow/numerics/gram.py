@@ -3,7 +3,11 @@
 import torch
 from torch import Tensor
 
+from ptqflow.numerics.products import multiply, prepare
+
 _COLUMNS = 256  # at once at least, to use the symmetry
+_DIRECTIONS = 64
+_SLICES = 4  # at most: more use the symmetry better, but make narrow products
 
 
 def add_gram(gram: Tensor, x: Tensor) -> None:
@@ -27,11 +31,44 @@ def mirror(gram: Tensor) -> Tensor:
 
 def energies(rows: Tensor, gram: Tensor) -> Tensor:
     """|X wᵀ|² of each row w of `rows` [k, n]: w XᵀX wᵀ [k], from the lower half of the symmetric XᵀX [n, n]."""
-    found = rows.new_zeros(len(rows))
-    width = max(_COLUMNS, rows.shape[1] // 8)
-    for start in range(0, rows.shape[1], width):
-        stop = start + width
-        own, later = rows[:, start:stop], rows[:, stop:]
-        product = torch.addmm(own @ gram[start:stop, start:stop], later, gram[stop:, start:stop], alpha=2)
-        found += product.mul_(own).sum(1)
-    return found
+    return LowerHalf(gram).energies(rows)
+
+
+class LowerHalf:
+    """The lower half of a symmetric matrix XᵀX [n, n] as `multiply` wants it: a copy, for many calls of `energies`."""
+
+    def __init__(self, gram: Tensor) -> None:
+        self.width = max(_COLUMNS, -(-len(gram) // _SLICES))
+        self.slices = []
+        for start in range(0, len(gram), self.width):
+            part = gram[start:, start : start + self.width].T.clone(memory_format=torch.contiguous_format)  # [columns, n - start]
+            part[:, : len(part)] /= 2
+            self.slices.append(prepare(part))
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
+        found = rows.new_zeros(len(rows))
+        for start, part in zip(range(0, rows.shape[1], self.width), self.slices, strict=True):
+            product = multiply(rows[:, start:], part)
+            found += product.mul_(rows[:, start : start + self.width]).sum(1)
+        return found.mul_(2)
+
+
+class LeadingPart:
+    """A symmetric XᵀX [n, n] as its leading directions and the diagonal of the rest: near its energies, for little work.
+
+    XᵀX ~ F Fᵀ + diag(d); F [n, 64] from a projection on 64 random directions, once multiplied (Halko et al., 2011). Rounding
+    errors of channels are nearly independent, so that the rest beside the diagonal adds little to their energies.
+    """
+
+    def __init__(self, gram: Tensor) -> None:
+        start = torch.randn(len(gram), min(_DIRECTIONS, len(gram)), generator=torch.Generator().manual_seed(0)).to(gram)
+        basis = torch.linalg.qr(gram @ start).Q
+        size, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
+        factor = basis @ turn * size.clamp(min=0).sqrt()
+        self.factor = prepare(factor.T.contiguous())
+        self.diagonal = gram.diagonal() - factor.square().sum(1)
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """Near w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
+        return multiply(rows, self.factor).square_().sum(1) + rows.square() @ self.diagonal
