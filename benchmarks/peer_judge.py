@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 import torch
+from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.modeling.architectures import block_prefix
 from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import Recipe
-from ptqflow.stages.collect import read_tokens
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -38,7 +38,7 @@ def main() -> None:
     blocks = Blocks(folder, torch.device("cpu"), torch.float32)
     found, original = load_file(checkpoint), Weights(folder)
     recipe = Recipe.model_validate(INT8) if activations == "int8" else None
-    tokens = read_tokens(held_out)
+    tokens = read_tokens(held_out, blocks.config.vocab_size)
     positions, float_states = blocks.positions(tokens.shape[1]), blocks.embed(tokens)
     states = nn.functional.embedding(tokens, found["model.embed_tokens.weight"]).float()
     errors = []

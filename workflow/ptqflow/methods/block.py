@@ -1,7 +1,7 @@
 """Quantize the weights of one decoder block: transform, then clip and round each linear, and measure what was lost.
 
-All that a method sees of the data are a Gram matrix XᵀX per distinct input and the float model's mean|x| and max|x| by channel.
-Every layer error comes from the same matrix: |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ).
+All that a method sees of the data are a Gram matrix XᵀX per distinct input, and mean|x| and max|x| by channel. Every layer error
+comes from the same matrix, |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ), or, where no method wants one, from a sample of X.
 """
 
 import time
@@ -19,8 +19,9 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
-from ptqflow.numerics.gram import energies
+from ptqflow.numerics.gram import LowerHalf, Rows
 from ptqflow.numerics.grid import dequantize_weight, integer_range
+from ptqflow.numerics.products import multiply, prepare
 from ptqflow.recipes import Recipe, WeightArgs
 from ptqflow.transforms import diagonal
 
@@ -29,9 +30,9 @@ from ptqflow.transforms import diagonal
 class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
-    grams: XᵀX [in, in] float32 by site; tokens: rows of X; mean_abs: mean|x| [in] of the same, by site; absmax: max|x| [in] of
-    the float model, by site; head_dim: channels of an attention head; weight_clips: learned ratios [out, 2] of each row's range,
-    by linear, which are applied before rounding.
+    By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
+    [tokens, in] float32 itself, instead of grams. tokens: rows of X; head_dim: channels of an attention head; weight_clips:
+    learned ratios [out, 2] of each row's range, by linear, which are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
@@ -39,6 +40,7 @@ class BlockInputs:
     mean_abs: Mapping[str, Tensor]
     absmax: Mapping[str, Tensor]
     head_dim: int
+    samples: Mapping[str, Tensor] = field(default_factory=dict)
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -60,11 +62,17 @@ class BlockRounder:
         """The linears of a site that the recipe quantizes."""
         return [linear for linear in site.linears if self._recipe.weights(self._layer, linear) is not None]
 
-    def round(self, site: Site, gram: Tensor) -> list[str]:
-        """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs; computes where that is.
+    def round(self, site: Site, gram: Tensor | None, sample: Tensor | None = None) -> list[str]:
+        """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs X, or else X [tokens, in].
 
-        Returns their names in the checkpoint.
+        Returns their names in the checkpoint. Raises ValueError with neither.
         """
+        if gram is not None:
+            seen: LowerHalf | Rows = LowerHalf(gram)
+        elif sample is not None:
+            seen = Rows(sample)
+        else:
+            raise ValueError(f"nothing is known about the inputs of {site.linears[0]}")
         start = time.perf_counter()
         layer, inputs, recipe = self._layer, self._inputs, self._recipe
         quantized = self.quantized(site)
@@ -86,7 +94,7 @@ class BlockRounder:
             self.qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
-            errors = _errors(weight, rounded, gram, inputs.tokens, target.args)
+            errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
             seconds = time.perf_counter() - start + shared * weight.numel() / elements
@@ -96,16 +104,13 @@ class BlockRounder:
         return [f"{linear_prefix(layer, linear)}.weight" for linear in quantized]
 
     def round_all(self) -> None:
-        """Round all linears, by the Gram matrices of the unscaled inputs. Raises ValueError where one is missing."""
-        for site in SITES:
-            if not (quantized := self.quantized(site)):
-                continue
-            gram = self._inputs.grams.get(site.name)
-            if gram is None:
-                raise ValueError(f"no Gram matrix for the inputs of {quantized[0]}")
+        """Round all linears, by what is known of their unscaled inputs. Raises ValueError where that is nothing."""
+        for site in filter(self.quantized, SITES):
+            gram, sample = self._inputs.grams.get(site.name), self._inputs.samples.get(site.name)
             if (scale := self.scales.get(smoothing_key(self._layer, site.name))) is not None:
-                gram = diagonal.apply_to_gram(gram, scale)
-            self.round(site, gram)
+                gram = diagonal.apply_to_gram(gram, scale) if gram is not None else None
+                sample = sample / diagonal.columns(scale) if sample is not None else None
+            self.round(site, gram, sample)
 
     def weight(self, linear: str) -> Tensor:
         """The unrounded weight [out, in] (float32) of a linear, scalings folded in."""
@@ -183,11 +188,11 @@ def _site_inputs(
     )
 
 
-def _errors(weight: Tensor, rounded: RoundedWeight, gram: Tensor, tokens: int, args: WeightArgs) -> dict[str, Any]:
+def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:
     """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
     difference = weight - dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
-    total = _energy(weight, gram)
-    lost = rounded.lost if rounded.lost is not None else _energy(difference, gram)
+    total = _energy(weight, inputs)
+    lost = rounded.lost if rounded.lost is not None else _energy(difference, inputs)
     lowest, highest = integer_range(args.num_bits, args.symmetric)
     at_end = (rounded.integers == lowest) | (rounded.integers == highest)
     return {
@@ -206,13 +211,13 @@ def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
 
     Unlike the error from the Gram matrix it knows how inputs are quantized.
     """
-    expected = x @ weight.to(x).T
+    expected = multiply(x, prepare(weight.to(x)))
     return _ratio((expected - output).square().sum().item(), expected.square().sum().item())
 
 
-def _energy(weight: Tensor, gram: Tensor) -> float:
+def _energy(weight: Tensor, inputs: LowerHalf | Rows) -> float:
     """|X Wᵀ|² = tr(W XᵀX Wᵀ)."""
-    return max(0.0, energies(weight, gram).cpu().double().sum().item())
+    return max(0.0, inputs.energies(weight).cpu().double().sum().item())
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -143,7 +143,7 @@ def _look(
     Returns what the recipe wants to know of all inputs of the block, and the ranges of a static cache, if there is one.
     """
     recipe, cache = run.recipe, run.recipe.scheme.kv_cache
-    by_awq = recipe.transform.name == "awq"
+    by_awq, learns = recipe.transform.name == "awq", recipe.learns_from_states()
     wanted = {site.name for site in SITES if any(recipe.weights(run.layer, linear) for linear in site.linears)}
     if recipe.rounds_by_site() and not by_awq:
         wanted = set()  # they will be seen when the linears before them are rounded
@@ -152,10 +152,13 @@ def _look(
     if ranges is not None:
         attach(block, ranges)
     grams: dict[str, Tensor] = {}
+    samples: dict[str, list[Tensor]] = {}
     sums: dict[str, Tensor] = {}
 
     def watch(site: str, x: Tensor) -> None:
-        if site in wanted:
+        if site in wanted and not learns:
+            samples.setdefault(site, []).append(x.flatten(0, -2).float())
+        elif site in wanted:
             run.add_gram(grams, site, x)
             if by_awq:
                 total = x.flatten(0, -2).float().abs().sum(0)
@@ -170,9 +173,15 @@ def _look(
             with suppress(SeenEnough):
                 outputs[part] = run.forward(block, hidden[part])[:kept]
     tokens = hidden.shape[0] * hidden.shape[1]
-    mean_abs = {site: total / tokens for site, total in sums.items()}
-    grams = {site: mirror(gram) for site, gram in grams.items()}
-    return BlockInputs(grams, tokens, mean_abs, absmax, head_dim(run.blocks.config.to_dict())), ranges
+    found = BlockInputs(
+        grams={site: mirror(gram) for site, gram in grams.items()},
+        samples={site: torch.cat(rows) for site, rows in samples.items()},
+        tokens=tokens,
+        mean_abs={site: total / tokens for site, total in sums.items()},
+        absmax=absmax,
+        head_dim=head_dim(run.blocks.config.to_dict()),
+    )
+    return found, ranges
 
 
 def _static(

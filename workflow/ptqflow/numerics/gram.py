@@ -29,11 +29,6 @@ def mirror(gram: Tensor) -> Tensor:
     return gram
 
 
-def energies(rows: Tensor, gram: Tensor) -> Tensor:
-    """|X wᵀ|² of each row w of `rows` [k, n]: w XᵀX wᵀ [k], from the lower half of the symmetric XᵀX [n, n]."""
-    return LowerHalf(gram).energies(rows)
-
-
 class LowerHalf:
     """The lower half of a symmetric matrix XᵀX [n, n] as `multiply` wants it: a copy, for many calls of `energies`."""
 
@@ -52,6 +47,17 @@ class LowerHalf:
             product = multiply(rows[:, start:], part)
             found += product.mul_(rows[:, start : start + self.width]).sum(1)
         return found.mul_(2)
+
+
+class Rows:
+    """X [k, n] itself, for energies that XᵀX would give: less work where the rows are fewer than the columns."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = prepare(x)
+
+    def energies(self, rows: Tensor) -> Tensor:
+        """|X wᵀ|² [k] of each row w of `rows` [k, n]."""
+        return multiply(rows, self.x).square_().sum(1)
 
 
 class LeadingPart:
