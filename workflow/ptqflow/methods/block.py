@@ -67,12 +67,6 @@ class BlockRounder:
 
         Returns their names in the checkpoint. Raises ValueError with neither.
         """
-        if gram is not None:
-            seen: LowerHalf | Rows = LowerHalf(gram)
-        elif sample is not None:
-            seen = Rows(sample)
-        else:
-            raise ValueError(f"nothing is known about the inputs of {site.linears[0]}")
         start = time.perf_counter()
         layer, inputs, recipe = self._layer, self._inputs, self._recipe
         quantized = self.quantized(site)
@@ -88,6 +82,7 @@ class BlockRounder:
         results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
+        seen = _seen(site, gram, sample)
         for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
@@ -186,6 +181,15 @@ def _site_inputs(
         share=share,
         input_shards=shards_of(recipe, site.linears[0]),
     )
+
+
+def _seen(site: Site, gram: Tensor | None, sample: Tensor | None) -> LowerHalf | Rows:
+    """What layer errors at a site are measured by."""
+    if gram is not None:
+        return LowerHalf(gram)
+    if sample is None:
+        raise ValueError(f"nothing is known about the inputs of {site.linears[0]}")
+    return Rows(sample)
 
 
 def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _walk_half(
     """hidden += last linear of module(norm(hidden)), as `walk_sites`."""
     device = next(block.parameters()).device
     parts = batches(*hidden.shape[:2])
-    entering: list[Tensor] = []
+    kept: list[Tensor] = []  # one tensor, when its shape is known: parts among passing tensors would scatter the heap
 
     def normed(part: slice) -> Tensor:
         with precision():
@@ -127,17 +127,18 @@ def _walk_half(
     def entered(part: slice) -> Tensor:
         with precision():
             x = _input_of(block.get_submodule(last), lambda: module(normed(part)))
-        entering.append(x.to(hidden.device))
+        if not kept:
+            kept.append(torch.empty(*hidden.shape[:2], x.shape[-1], dtype=x.dtype))
+        kept[0][part] = x
         return x
 
     last = module_name(sites[1].linears[0])
     yield sites[0], map(normed, parts)
     yield sites[1], map(entered, parts)
     for part in parts:
-        x = entering.pop(0).to(device)
         if part.start < finished:
             with precision():
-                hidden[part] += block.get_submodule(last)(x).to(hidden.device)
+                hidden[part] += block.get_submodule(last)(kept[0][part].to(device)).to(hidden.device)
 
 
 def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:
