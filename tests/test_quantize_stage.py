@@ -185,6 +185,32 @@ def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(schem
     assert rows[-1]["output_error"] > 0
 
 
+def from_tokens(model, work, folder, recipe, chunk=0, layers=(0, 3)):
+    """Exit status and qparams of the stage without collect."""
+    settings = {"recipe": recipe.dump(), "chunk": chunk, "layers": list(layers)}
+    paths = {name: folder / f"{name}.out" for name in ("qparams", "diagnostics")}
+    options = [option for name, path in paths.items() for option in (f"--{name}", path)]
+    return stage("quantize", settings, "--model", model / "manifest.json", "--tokens", work / "tokens.parquet", *options), paths[
+        "qparams"
+    ]
+
+
+@pytest.mark.parametrize("recipe", [GPTQ4, RTN, AWQ])
+def test_tokens_serve_the_first_chunk_as_well_as_collect(recipe, model, calibration, work, tmp_path):
+    status, path = from_tokens(model, work, tmp_path, recipe)
+    assert status == 0
+    expected, found = load_file(quantize(model, calibration, recipe, tmp_path / "collected")[0]), load_file(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("recipe", "chunk", "layers"), [(SMOOTH, 0, (0, 3)), (GPTQ4, 1, (2, 3))])
+def test_tokens_alone_are_refused_where_more_is_needed(recipe, chunk, layers, model, calibration, work, tmp_path, capsys):
+    status, path = from_tokens(model, work, tmp_path, recipe, chunk, layers)
+    assert (status, path.exists()) == (2, False)
+    assert "give --calibration" in capsys.readouterr().err
+
+
 def test_equal_inputs_give_equal_bytes(model, calibration, work):
     first, second = (quantize(model, calibration, SMOOTH, work / name)[0] for name in ("once", "twice"))
     assert first.read_bytes() == second.read_bytes()
