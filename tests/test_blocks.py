@@ -1,6 +1,7 @@
 import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling import blocks as blocks_module
 from ptqflow.modeling.blocks import Blocks, batches, forward, walk_sites, watch_sites
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
@@ -38,7 +39,9 @@ def test_sites_see_what_their_linears_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-def test_walking_site_by_site_is_one_forward_pass(kind, tmp_path):
+@pytest.mark.parametrize("held_bytes", [1 << 30, 0])
+def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(kind, held_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks_module, "_HELD_BYTES", held_bytes)
     blocks = Blocks(tiny_model(tmp_path / "m", kind, layers=1), CPU, torch.float32)
     block, positions = blocks.build(0, blocks.tensors(0)), blocks.positions(700)
     hidden, seen, calls = torch.randn(5, 700, 128), {}, {}  # 3 batches
@@ -51,7 +54,8 @@ def test_walking_site_by_site_is_one_forward_pass(kind, tmp_path):
     walked, found = hidden.clone(), {}
     for site, inputs in walk_sites(block, walked, positions):
         found[site.name] = list(inputs)
-    assert set(calls.values()) == {6}
+    assert {calls[name] for name in ("self_attn.o_proj", "mlp.down_proj")} == {6}
+    assert {calls[name] for name in calls if not name.endswith(("o_proj", "down_proj"))} == ({6} if held_bytes else {9})
     assert torch.equal(walked, expected)
     assert found.keys() == seen.keys()
     assert all(torch.equal(torch.cat(found[site]), torch.cat(seen[site])) for site in seen)

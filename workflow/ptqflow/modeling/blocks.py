@@ -16,6 +16,7 @@ from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import LINEARS
 
+_HELD_BYTES = 1 << 30  # of one linear's inputs; accelerators compute them again sooner than they move them
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
 
@@ -95,8 +96,9 @@ def walk_sites(
     """Run `hidden` [sequences, tokens, hidden] through a block one distinct linear input at a time, all sequences at each.
 
     Yields every site with its inputs x [batch, tokens, channels], which must be taken to the end. The linears that read a site
-    run after that, so they can be replaced according to x, and what follows is made by the new ones: one pass in all. `hidden`
-    becomes the block's output, in place (only of the first `finished` sequences, if given). Forward passes run under `precision`.
+    run after that, so they can be replaced according to x, and what follows is made by the new ones. `hidden` becomes the block's
+    output, in place (only of the first `finished` sequences, if given). Forward passes run under `precision`. It is one pass in
+    all where what enters o_proj and down_proj can be held back (`_HELD_BYTES`); else these are two.
     """
     for (norm, module), first, second in zip(HALVES, SITES[::2], SITES[1::2], strict=True):
         attention = {"position_embeddings": positions, "attention_mask": None} if module == ATTENTION else {}
@@ -117,7 +119,7 @@ def _walk_half(
     """hidden += last linear of module(norm(hidden)), as `walk_sites`."""
     device = next(block.parameters()).device
     parts = batches(*hidden.shape[:2])
-    kept: list[Tensor] = []  # one tensor, when its shape is known: parts among passing tensors would scatter the heap
+    held: list[Tensor] = []  # one tensor, when its shape is known: parts among passing tensors would scatter the heap
 
     def normed(part: slice) -> Tensor:
         with precision():
@@ -127,9 +129,10 @@ def _walk_half(
     def entered(part: slice) -> Tensor:
         with precision():
             x = _input_of(block.get_submodule(last), lambda: module(normed(part)))
-        if not kept:
-            kept.append(torch.empty(*hidden.shape[:2], x.shape[-1], dtype=x.dtype))
-        kept[0][part] = x
+        if not held and part.start == 0 and x.device.type == "cpu" and x[0].nbytes * len(hidden) <= _HELD_BYTES:
+            held.append(torch.empty(len(hidden), *x.shape[1:], dtype=x.dtype))
+        if held:
+            held[0][part] = x
         return x
 
     last = module_name(sites[1].linears[0])
@@ -138,7 +141,8 @@ def _walk_half(
     for part in parts:
         if part.start < finished:
             with precision():
-                hidden[part] += block.get_submodule(last)(kept[0][part].to(device)).to(hidden.device)
+                output = block.get_submodule(last)(held[0][part]) if held else module(normed(part))
+            hidden[part] += (output[0] if isinstance(output, tuple) else output).to(hidden.device)
 
 
 def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:
