@@ -161,7 +161,7 @@ def _look(
         elif site in wanted:
             run.add_gram(grams, site, x)
             if by_awq:
-                total = x.flatten(0, -2).float().abs().sum(0)
+                total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
         if site == SITES[-1].name and not kept:
             raise SeenEnough
