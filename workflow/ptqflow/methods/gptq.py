@@ -28,7 +28,6 @@ from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.recipes import GptqRounding, RtnRounding
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
-_ROWS_AT_ONCE = 256
 # Float32 has no fractions here, so adding it rounds, half to even; beyond 2^22 both ways the grid's ends clamp. torch.round would
 # start threads for each column.
 _WHOLE = 1.5 * 2**23
@@ -53,9 +52,7 @@ def round_weights(
     if rounding.actorder:
         order = torch.argsort(diagonal, descending=True, stable=True)
     order = order.flip(0)  # the first to visit is the last
-    hessian = gram.index_select(0, order)
-    for part in hessian.split(_ROWS_AT_ONCE):  # in place: copies of it are what sets the peak of memory
-        part.copy_(part.index_select(1, order))
+    hessian = gram.index_select(0, order).index_select(1, order)
     # The reference writes 1 here; the mean of the others keeps the damping independent of the Hessian's scale.
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
     filled = hessian.diagonal() - diagonal[order]
