@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from interrupt import environment, stage_command
@@ -26,6 +27,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
 from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, write_rows, write_table
 from ptqflow.errors import ArtifactError
+from ptqflow.modeling.weights import gather_safetensors, save_safetensors
 
 ROW = {"sequence": 0, "tokens": [1, 2, 3], "source": "s", "rows": ["0"], "offset": 0}
 
@@ -104,6 +106,30 @@ def test_an_error_in_the_block_keeps_the_old_target_and_no_temporary(tmp_path):
         fail_halfway()
     assert names(tmp_path) == ["x"]
     assert (tmp_path / "x").read_text() == "old"
+
+
+def test_tensors_gathered_bit_by_bit_are_the_file_that_all_at_once_make(tmp_path):
+    tensors = {"b": torch.arange(5, dtype=torch.int8), "a": torch.randn(3, 2), "c": torch.zeros(0, 4)}
+    tensors["d"] = torch.ones(7).bfloat16()
+    save_safetensors(tmp_path / "whole", tensors, {"k": "v"})
+    with gather_safetensors(tmp_path / "gathered", {"k": "v"}) as take:
+        for name, tensor in tensors.items():
+            take({name: tensor})
+        assert not (tmp_path / "gathered").exists()
+    assert names(tmp_path) == ["gathered", "whole"]
+    assert (tmp_path / "gathered").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert (tmp_path / "gathered").stat().st_mode == (tmp_path / "whole").stat().st_mode
+
+
+def test_tensors_gathered_before_an_error_leave_nothing(tmp_path):
+    def stop_half_way():
+        with gather_safetensors(tmp_path / "gathered", {}) as take:
+            take({"x": torch.zeros(1)})
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stop_half_way()
+    assert names(tmp_path) == []
 
 
 json_values = st.recursive(

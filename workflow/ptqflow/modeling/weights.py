@@ -1,7 +1,8 @@
 """Tensors of a checkpoint by name, read one at a time from its safetensors files (one file, or shards with an index)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,10 +39,40 @@ def open_safetensors(path: Path) -> safe_open:
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors atomically, with the permissions of an ordinary new file (the library's own are for the owner alone)."""
     with atomic_path(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
-        temporary.chmod(mode)
+        _save(temporary, tensors, metadata)
+
+
+@contextmanager
+def gather_safetensors(path: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
+    """As `save_safetensors`, of tensors that come bit by bit: yields a function that takes some, of new names each time.
+
+    They wait in files beside `path`, not in memory.
+    """
+    with atomic_path(path) as temporary:
+        parts: list[Path] = []
+
+        def take(tensors: Mapping[str, Tensor]) -> None:
+            parts.append(temporary.with_name(f"part-{len(parts)}"))
+            save_file(dict(tensors), parts[-1])
+
+        yield take
+        _save(temporary, _mapped(parts), metadata)
+
+
+def _mapped(parts: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of safetensors files: mapped into memory, not read."""
+    found: dict[str, Tensor] = {}
+    for part in parts:
+        with open_safetensors(part) as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    return found
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(metadata))
+    path.chmod(mode)
 
 
 class Weights:

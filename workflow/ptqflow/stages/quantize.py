@@ -24,7 +24,7 @@ from ptqflow.modeling.architectures import EMBEDDING, block_prefix
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.modeling.qparams import METADATA
 from ptqflow.modeling.shapes import check_recipe
-from ptqflow.modeling.weights import save_safetensors
+from ptqflow.modeling.weights import gather_safetensors
 from ptqflow.progress import progress
 from ptqflow.recipes import Model, Recipe
 
@@ -66,22 +66,25 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     hidden, absmax, inputs = _states(settings, args, blocks)
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
 
-    qparams: dict[str, Tensor] = {}
+    dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
+    origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
-    with progress("quantize", len(layers), "blocks") as bar, torch.no_grad(), device.true_float32():
+    with (
+        gather_safetensors(args.qparams, {METADATA: canonical_json(origin)}) as take,
+        progress("quantize", len(layers), "blocks") as bar,
+        torch.no_grad(),
+        device.true_float32(),
+    ):
         for layer in layers:
             last = layer == layers[-1]
-            done = quantize_layer(blocks, layer, hidden, absmax.get(layer, {}), recipe, device, last)
-            found_qparams, found_rows, found_losses = done
-            qparams |= found_qparams
+            qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, absmax.get(layer, {}), recipe, device, last)
+            take(qparams)
             rows += found_rows
             losses += found_losses
             bar.update()
+        del hidden  # before the file is put together
 
-    dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
-    origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
-    save_safetensors(args.qparams, qparams, {METADATA: canonical_json(origin)})
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)
