@@ -36,6 +36,17 @@ def test_energies_are_those_of_the_outputs_though_one_channel_is_huge(n):
     torch.testing.assert_close(Rows(x.float()).energies(rows).double(), expected, rtol=2e-5, atol=0)
 
 
+def test_energies_of_bfloat16_inputs_are_as_good_though_products_are_in_bfloat16():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 300, generator=random) * torch.logspace(-2, 2, 300)
+    x, rows = x.bfloat16(), torch.randn(33, 300, generator=random)
+    expected = (rows.double() @ x.double().T).square().sum(1)
+    found = Rows(x).energies(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1 / 128, atol=0)
+    torch.testing.assert_close(found.double().sum(), expected.sum(), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("n", [3, 256, 700])
 def test_a_gram_matrix_grows_batch_by_batch(n):
     batches = torch.randn(3, 50, n)

@@ -82,7 +82,7 @@ class BlockRounder:
         results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
-        seen = _seen(site, gram, sample)
+        seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
         for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
@@ -183,13 +183,13 @@ def _site_inputs(
     )
 
 
-def _seen(site: Site, gram: Tensor | None, sample: Tensor | None) -> LowerHalf | Rows:
-    """What layer errors at a site are measured by."""
+def _seen(site: Site, gram: Tensor | None, sample: Tensor | None, dtype: torch.dtype) -> LowerHalf | Rows:
+    """What layer errors at a site are measured by; `dtype`: that in which its linears see a sample."""
     if gram is not None:
         return LowerHalf(gram)
     if sample is None:
         raise ValueError(f"nothing is known about the inputs of {site.linears[0]}")
-    return Rows(sample)
+    return Rows(sample.to(dtype))
 
 
 def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:

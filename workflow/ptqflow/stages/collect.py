@@ -6,6 +6,7 @@ states that enter each chunk. From then on every chunk can be quantized on its o
 
 import argparse
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,8 @@ from ptqflow.artifacts.tables import numbers, repeated, write_table
 from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.chunks import chunk_layers
 from ptqflow.devices.device import PLATFORMS, Device, select
-from ptqflow.modeling.blocks import Blocks, batches, forward, watch_sites
+from ptqflow.modeling.architectures import SITES
+from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import set_cache_transform
 from ptqflow.numerics.observers import ChannelStatistics
 from ptqflow.progress import progress
@@ -78,21 +80,26 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
                 k = starts[layer]
                 metadata = {**origin, "layers": [chunks[k].start, chunks[k].stop]}
                 write_activations(folder / chunk_file(k), hidden, metadata)
-            tables += _walk(blocks, layer, hidden, device)
+            tables += _walk(blocks, layer, hidden, device, layer == layers - 1)
             bar.update()
     write_table(folder / STATISTICS, pa.concat_tables(tables), schemas.STATISTICS, origin)
     names = [STATISTICS, *(chunk_file(k) for k in range(len(chunks)))]
     Manifest.of_folder(folder, names, {**origin, "layers": [[c.start, c.stop] for c in chunks]}).write(folder)
 
 
-def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa.Table]:
-    """One float block: `hidden` [sequences, tokens, hidden] becomes its output, in place. Returns statistics by site."""
+def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device, last: bool) -> list[pa.Table]:
+    """One float block: `hidden` [sequences, tokens, hidden] becomes its output, in place (unless `last`: nobody reads that).
+
+    Returns statistics by site.
+    """
     tensors = blocks.tensors(layer)
     block = blocks.build(layer, tensors, device.parameter_dtype(tensors.values()))
     sites: dict[str, ChannelStatistics] = {}
 
     def watch(site: str, x: Tensor) -> None:
         sites.setdefault(site, ChannelStatistics()).update(x.flatten(0, -2))
+        if last and site == SITES[-1].name:
+            raise SeenEnough
 
     def watch_cache(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         watch("k", key.transpose(1, 2).flatten(-2))  # [batch, tokens, heads * head_dim], after RoPE
@@ -103,7 +110,8 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device) -> list[pa
     positions = blocks.positions(hidden.shape[1])
     with watch_sites(block, watch), device.forward_precision(tensors.values()):
         for part in batches(*hidden.shape[:2]):
-            hidden[part] = forward(block, hidden[part].to(device.torch_device), positions).to(hidden.device)
+            with suppress(SeenEnough):
+                hidden[part] = forward(block, hidden[part].to(device.torch_device), positions).to(hidden.device)
     return [_table(layer, site, statistics) for site, statistics in sites.items()]
 
 
