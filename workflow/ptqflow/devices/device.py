@@ -104,7 +104,10 @@ class Device:
 
 @contextmanager
 def bfloat16_matmul() -> Iterator[None]:
-    """Products of float32 matrices on the CPU: operands rounded to bfloat16, sums and results float32 (and no autocast)."""
+    """Products of float32 matrices on the CPU by oneDNN, which may round operands to bfloat16; sums and results are float32.
+
+    (And no autocast.) Whether it does depends on the CPU: without matrix units it multiplies them as they are.
+    """
     matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:

@@ -23,7 +23,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
     """softmax(scaling · QKᵀ, causal) V, [batch, tokens, heads, head_dim] bfloat16.
 
     query [batch, heads, tokens, head_dim], key and value [batch, key heads, tokens, head_dim], of any float dtype; as many
-    consecutive query heads share a key head. Operands of both products are rounded to bfloat16, all else is float32, as in
+    consecutive query heads share a key head. Operands of both products may be rounded to bfloat16, all else is float32, as in
     torch's flash attention. That multiplies with the small products of one thread, over whole tiles of 512 keys; here one
     batched product serves all heads of a sequence and a run of queries, over the keys that these may see.
     """
