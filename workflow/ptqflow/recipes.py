@@ -169,8 +169,7 @@ class Recipe(Model):
         cache = self.scheme.kv_cache
         if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
             raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
-        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
-        if self.transform.name == "flatquant" and any(args and not args.dynamic for args in inputs):
+        if self.transform.name == "flatquant" and any(not args.dynamic for args in self._inputs()):
             raise ValueError("transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
@@ -183,19 +182,20 @@ class Recipe(Model):
 
     def weights(self, layer: int, linear: str) -> WeightArgs | None:
         """Weight quantization of one linear; the last override that covers it and names `weights` wins."""
-        args = self.scheme.weights
-        for override in self.overrides:
-            if override.covers(layer, linear) and "weights" in override.model_fields_set:
-                args = override.weights
-        return args
+        return self._last("weights", layer, linear)
 
     def input_activations(self, layer: int, linear: str) -> ActivationArgs | None:
         """Input quantization of one linear, as `weights`."""
-        args = self.scheme.input_activations
-        for override in self.overrides:
-            if override.covers(layer, linear) and "input_activations" in override.model_fields_set:
-                args = override.input_activations
-        return args
+        return self._last("input_activations", layer, linear)
+
+    def _last(self, key: str, layer: int, linear: str) -> Any:
+        naming = [o for o in self.overrides if o.covers(layer, linear) and key in o.model_fields_set]
+        return getattr(naming[-1] if naming else self.scheme, key)
+
+    def _inputs(self) -> list[ActivationArgs]:
+        """Every input quantization that the scheme or an override gives."""
+        given = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
+        return [args for args in given if args is not None]
 
     def transform_of(self, layer: int) -> Transform:
         """The transform of one layer, with the changes of every override that covers it; the last one wins."""
@@ -235,17 +235,11 @@ class Recipe(Model):
 
     def reads_statistics(self) -> bool:
         """Whether anything follows from statistics of the float model (`collect`); else the first blocks need tokens alone."""
-        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
-        return self.transform.name in ("smoothquant", "flatquant") or any(args and not args.dynamic for args in inputs)
+        return self.transform.name in ("smoothquant", "flatquant") or any(not args.dynamic for args in self._inputs())
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
-        return (
-            self.transform.name != "flatquant"
-            and self.scheme.input_activations is None
-            and self.scheme.kv_cache is None
-            and all(o.input_activations is None for o in self.overrides)
-        )
+        return self.transform.name != "flatquant" and self.scheme.kv_cache is None and not self._inputs()
 
     def dump(self) -> dict[str, Any]:
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""
