@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(BIN):$(PATH)
-# As in workflow/rules/common.smk.
+# As in workflow/ptqflow/environment.py.
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help

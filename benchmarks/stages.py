@@ -18,13 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import column, write_rows
+from ptqflow.environment import VARIABLES
 from ptqflow.presets import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = {  # of every stage, as in workflow/rules/common.smk
-    "GOMP_SPINCOUNT": "1000",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=536870912:glibc.malloc.mmap_threshold=33554432",
-}
 SCHEMA = pa.schema(
     [
         column("stage", pa.string(), "stage of the workflow"),
@@ -97,7 +94,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="OpenMP threads of each stage")
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench/stages.parquet")
     args = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": str(args.threads), **ENVIRONMENT}
+    os.environ |= {"OMP_NUM_THREADS": str(args.threads), **VARIABLES}
     rows = []
     for repetition in range(args.repetitions):
         with tempfile.TemporaryDirectory() as folder:

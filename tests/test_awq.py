@@ -17,7 +17,8 @@ from ptqflow.modeling.shapes import head_dim
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
-from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip, WeightArgs
+from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip
+from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 from safetensors.torch import load_file
 from tiny_models import export, quantize, tiny_model

@@ -14,7 +14,8 @@ from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize, scale_and_zero_point
 from ptqflow.presets import resolve
-from ptqflow.recipes import CacheArgs, Recipe
+from ptqflow.recipes import Recipe
+from ptqflow.scheme import CacheArgs
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, fake_checkpoint, quantize, tiny_model
 from transformers import AutoModelForCausalLM

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from interrupt import environment
 from ptqflow import cli
+from ptqflow.datamodel import Model
 from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.recipes import Model
 
 PACKAGE = Path(cli.__file__).parent
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from ptqflow.methods import rtn
 from ptqflow.presets import resolve
-from ptqflow.recipes import NoClip, RtnRounding, WeightArgs
+from ptqflow.recipes import NoClip, RtnRounding
+from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 
 CASES = [(bits, symmetric, size) for bits in (3, 4, 8) for symmetric in (True, False) for size in (None, 128)]

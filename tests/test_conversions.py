@@ -11,7 +11,7 @@ from ptqflow.checkpoints.layout import GridWeight, Linear
 from ptqflow.checkpoints.schemes import LinearScheme
 from ptqflow.errors import ArtifactError
 from ptqflow.numerics.grid import integer_range, storage_dtype
-from ptqflow.recipes import WeightArgs
+from ptqflow.scheme import WeightArgs
 
 # encode and decode depend on the linear alone: no model is needed
 CT, AWQ, GPTQ = (object.__new__(registry.layout(form)) for form in ("compressed-tensors", "autoawq", "gptq"))

@@ -97,3 +97,8 @@ def test_the_real_fetch_stage_reaches_no_method():
     names = closure("ptqflow.stages.fetch")
     assert {"ptqflow.artifacts.hub", "ptqflow.artifacts.models", "ptqflow.artifacts.atomic"} <= set(names)
     assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)
+
+
+@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "aggregate", "plot"])
+def test_what_reads_no_recipe_does_not_rerun_for_the_code_of_recipes(stage):
+    assert "ptqflow.recipes" not in closure(f"ptqflow.stages.{stage}")

@@ -4,7 +4,8 @@ from ptqflow.methods import gptq, rtn
 from ptqflow.methods.rounding import Target
 from ptqflow.numerics.grid import dequantize_weight, stored_scale
 from ptqflow.numerics.linalg import damped_cholesky
-from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding, WeightArgs
+from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding
+from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 
 GROUPED = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=16)

@@ -3,7 +3,7 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes
 from ptqflow.presets import resolve
-from ptqflow.recipes import WeightArgs
+from ptqflow.scheme import WeightArgs
 
 QWEN_1_5B = {"model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
 QWEN_1_5B |= {"num_attention_heads": 12, "num_key_value_heads": 2}

@@ -1,10 +1,14 @@
-"""How far an engine's logits are from those of the fake form in transformers. Needs torch and safetensors alone.
+"""What the proofs of all engines share: their command line, their rows, and how far logits are from those of the fake form.
 
-Engines that give log-probabilities give logits up to a constant per position, so each position's mean is taken off first.
+Needs torch and safetensors alone. Engines that give log-probabilities give logits up to a constant per position, so each
+position's mean is taken off first.
 """
 
+import argparse
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +54,46 @@ def checkpoints(work: Path, forms: tuple[str, ...]) -> list[tuple[str, str, Path
     return [(recipe, form, path) for recipe, form, path in found if form in forms]
 
 
-def failed(recipe: str, form: str, engine: str, dtype: str, error: Exception) -> dict[str, Any]:
-    """The row of a checkpoint that did not load or run."""
-    message = " ".join(f"{type(error).__name__}: {error}".split())
-    return {"form": form, "recipe": recipe, "engine": engine, "dtype": dtype, "loaded": False, "message": message[:600]}
+class Attempt:
+    """What an engine makes of one checkpoint, timed from here on. Its `row` is complete after a `with` block.
+
+    An error within the block ends it, and is the message of a row that says nothing else.
+    """
+
+    def __init__(self, work: Path, recipe: str, form: str, folder: Path, engine: str, dtype: str) -> None:
+        self._work, self._folder = work, folder
+        self._head = {"form": form, "recipe": recipe, "engine": engine, "dtype": dtype}
+        self._start = time.perf_counter()
+        self.row: dict[str, Any] = {}
+
+    def loaded(self) -> None:
+        """Note how long loading took: until now."""
+        self.row["load_seconds"] = time.perf_counter() - self._start
+
+    def compare(self, logits: Callable[[Tensor], Tensor]) -> None:
+        """Ask for what follows each token but the last of the prompts, as in `differences`, and note how far it is off."""
+        tokens, expected = reference(self._work, self._head["recipe"], self._head["dtype"])
+        self.row |= differences(logits(tokens), expected, tokens)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            self.row = {**self._head, "loaded": True, "message": "", "bytes": bytes_of(self._folder), **self.row}
+        else:
+            self.row = {**self._head, "loaded": False, "message": said(error)}
+        return isinstance(error, Exception)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, shortened."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:600]
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """The command line of every proof: `--work`, the folder that `check.py` gathers, and `--output`, a JSON file of rows."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()

@@ -4,10 +4,8 @@ Runs in the environment of envs/gptqmodel.txt. Each checkpoint is read by GPTQMo
 linears from GPTQModel (and, for GPTQ, reads the files through optimum). GPTQModel chooses the kernel; `message` names it.
 """
 
-import argparse
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 os.environ |= {"HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"}
 
 import torch
-from compare import bytes_of, checkpoints, differences, failed, reference
+from compare import Attempt, arguments, checkpoints
 from gptqmodel import GPTQModel
 from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 from transformers import AutoModelForCausalLM
@@ -33,28 +31,20 @@ LOADERS: dict[str, Callable[[str], Any]] = {
 @torch.inference_mode()
 def prove(work: Path, engine: str, recipe: str, form: str, folder: Path) -> dict[str, Any]:
     """One row."""
-    try:
-        start = time.perf_counter()
+    with Attempt(work, recipe, form, folder, engine, DTYPE) as attempt:
         model = LOADERS[engine](str(folder)).eval()
-        seconds = time.perf_counter() - start
-        tokens, expected = reference(work, recipe, DTYPE)
-        found = differences(model(tokens).logits[:, :-1], expected, tokens)
+        attempt.loaded()
+        attempt.compare(lambda tokens: model(tokens).logits[:, :-1])
         linears = [module for module in model.modules() if isinstance(module, BaseQuantLinear)]
         if not linears:
             raise ValueError("no linear of the loaded model is quantized")
-    except Exception as error:
-        return failed(recipe, form, engine, DTYPE, error)
-    message = f"{len(linears)} linears; {', '.join(sorted({type(linear).__name__ for linear in linears}))}"
-    row = {"form": form, "recipe": recipe, "engine": engine, "dtype": DTYPE, "loaded": True, "load_seconds": seconds}
-    return row | found | {"bytes": bytes_of(folder), "message": message}
+        attempt.row["message"] = f"{len(linears)} linears; {', '.join(sorted({type(linear).__name__ for linear in linears}))}"
+    return attempt.row
 
 
 def main() -> None:
     """Prove all checkpoints in --work of the forms that GPTQModel reads."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__)
     torch.set_num_threads(1)
     rows = [prove(args.work, engine, *checkpoint) for checkpoint in checkpoints(args.work, FORMS) for engine in LOADERS]
     args.output.write_text(json.dumps(rows, indent=1))

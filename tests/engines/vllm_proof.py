@@ -4,10 +4,8 @@ Runs in vLLM's own environment. Fake forms go through the plugin, in float32 and
 readers and kernels, in bfloat16. Paged attention, batching and chunked prefill are on.
 """
 
-import argparse
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "V
 os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 import torch
-from compare import bytes_of, checkpoints, differences, failed, reference
+from compare import Attempt, arguments, checkpoints
 from vllm import LLM, SamplingParams
 
 DTYPES = {
@@ -52,24 +50,16 @@ def log_probabilities(llm: LLM, tokens: torch.Tensor) -> torch.Tensor:
 
 def prove(work: Path, recipe: str, form: str, folder: Path, dtype: str) -> dict[str, Any]:
     """One row."""
-    try:
-        start = time.perf_counter()
+    with Attempt(work, recipe, form, folder, "vllm", dtype) as attempt:
         llm = load(folder, dtype)
-        seconds = time.perf_counter() - start
-        tokens, expected = reference(work, recipe, dtype)
-        found = differences(log_probabilities(llm, tokens), expected, tokens)
-    except Exception as error:
-        return failed(recipe, form, "vllm", dtype, error)
-    row = {"form": form, "recipe": recipe, "engine": "vllm", "dtype": dtype, "loaded": True, "load_seconds": seconds}
-    return row | found | {"bytes": bytes_of(folder), "message": ""}
+        attempt.loaded()
+        attempt.compare(lambda tokens: log_probabilities(llm, tokens))
+    return attempt.row
 
 
 def main() -> None:
     """Prove all checkpoints in --work of the forms that vLLM reads."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__)
     rows = [
         prove(args.work, recipe, form, folder, dtype)
         for recipe, form, folder in checkpoints(args.work, tuple(DTYPES))

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.recipes import Model
 from ptqflow.sources import Source
 
 _BATCH = 256  # rows tokenized at once

@@ -6,105 +6,15 @@ Unknown keys and impossible combinations are errors before any job starts.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ptqflow.numerics.convention import Convention, Grid
+from ptqflow.datamodel import Model
+from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of a block
 ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
-
-
-class Model(BaseModel):
-    """Base of every data model of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class QuantizationArgs(Model):
-    """How one kind of tensor is put on an integer grid (the terms of compressed-tensors).
-
-    `strategy`: weights by tensor, channel (one scale per output row) or group (of `group_size` input columns);
-    activations by tensor or token; KV cache by token (one scale per token and head).
-    """
-
-    num_bits: Annotated[int, Field(ge=2, le=8)]
-    type: Literal["int"] = "int"
-    symmetric: bool = True
-    strategy: Literal["tensor", "channel", "group", "token"]
-    group_size: Annotated[int, Field(ge=1)] | None = None
-    dynamic: bool = False
-
-    @model_validator(mode="after")
-    def _group(self) -> "QuantizationArgs":
-        if (self.strategy == "group") != (self.group_size is not None):
-            raise ValueError("group_size goes with strategy: group, and only with it")
-        return self
-
-
-class WeightArgs(QuantizationArgs):
-    """Weights: static, by tensor, channel or group; `convention`: how scale and zero point follow from a range."""
-
-    strategy: Literal["tensor", "channel", "group"]
-    dynamic: Literal[False] = False
-    convention: Convention = "flatquant"
-
-    @property
-    def grid(self) -> Grid:
-        """The integer grid."""
-        return Grid(self.num_bits, self.symmetric, self.convention)
-
-
-class ActivationArgs(QuantizationArgs):
-    """Inputs of linears: dynamic, one scale per token (and per input shard of o_proj and down_proj).
-
-    Or static, one scale per tensor, from max|x| of the calibration set.
-    """
-
-    strategy: Literal["token", "tensor"] = "token"
-    dynamic: bool = True
-
-    @model_validator(mode="after")
-    def _static(self) -> "ActivationArgs":
-        if self.dynamic != (self.strategy == "token"):
-            raise ValueError("dynamic: false goes with strategy: tensor, and only with it")
-        if not (self.dynamic or self.symmetric):
-            raise ValueError("static inputs have a range of max|x| on both sides; use symmetric: true")
-        return self
-
-
-class CacheArgs(QuantizationArgs):
-    """Keys and values; asymmetric by default.
-
-    `dynamic`: true, a range per token and head for both; "values", keys have one range per channel, from calibration; false,
-    values too. `keys`: quantized after RoPE, or before it; then `key_bias: separate` keeps the bias of k_proj out of the range.
-    """
-
-    symmetric: bool = False
-    strategy: Literal["token"] = "token"
-    dynamic: Literal[True, False, "values"] = True  # type: ignore[assignment]
-    keys: Literal["post_rope", "pre_rope"] = "post_rope"
-    key_bias: Literal["keep", "separate"] = "keep"
-
-    @property
-    def static(self) -> tuple[str, ...]:
-        """Which of keys `k` and values `v` have ranges from calibration."""
-        return () if self.dynamic is True else ("k",) if self.dynamic == "values" else ("k", "v")
-
-    @model_validator(mode="after")
-    def _bias(self) -> "CacheArgs":
-        if self.key_bias == "separate" and self.keys != "pre_rope":
-            raise ValueError("key_bias separate needs keys pre_rope: after RoPE the bias depends on the position")
-        return self
-
-
-class Scheme(Model):
-    """Which tensors are quantized, and how. None keeps them as they are."""
-
-    weights: WeightArgs | None = None
-    input_activations: ActivationArgs | None = None
-    kv_cache: CacheArgs | None = None
 
 
 class NoTransform(Model):
@@ -259,8 +169,7 @@ class Recipe(Model):
         cache = self.scheme.kv_cache
         if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
             raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
-        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
-        if self.transform.name == "flatquant" and any(args and not args.dynamic for args in inputs):
+        if self.transform.name == "flatquant" and any(not args.dynamic for args in self._inputs()):
             raise ValueError("transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true")
         if self.scheme.weights is None and self.transform.name == "awq":
             raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
@@ -273,19 +182,20 @@ class Recipe(Model):
 
     def weights(self, layer: int, linear: str) -> WeightArgs | None:
         """Weight quantization of one linear; the last override that covers it and names `weights` wins."""
-        args = self.scheme.weights
-        for override in self.overrides:
-            if override.covers(layer, linear) and "weights" in override.model_fields_set:
-                args = override.weights
-        return args
+        return self._last("weights", layer, linear)
 
     def input_activations(self, layer: int, linear: str) -> ActivationArgs | None:
         """Input quantization of one linear, as `weights`."""
-        args = self.scheme.input_activations
-        for override in self.overrides:
-            if override.covers(layer, linear) and "input_activations" in override.model_fields_set:
-                args = override.input_activations
-        return args
+        return self._last("input_activations", layer, linear)
+
+    def _last(self, key: str, layer: int, linear: str) -> Any:
+        naming = [o for o in self.overrides if o.covers(layer, linear) and key in o.model_fields_set]
+        return getattr(naming[-1] if naming else self.scheme, key)
+
+    def _inputs(self) -> list[ActivationArgs]:
+        """Every input quantization that the scheme or an override gives."""
+        given = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
+        return [args for args in given if args is not None]
 
     def transform_of(self, layer: int) -> Transform:
         """The transform of one layer, with the changes of every override that covers it; the last one wins."""
@@ -325,17 +235,11 @@ class Recipe(Model):
 
     def reads_statistics(self) -> bool:
         """Whether anything follows from statistics of the float model (`collect`); else the first blocks need tokens alone."""
-        inputs = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
-        return self.transform.name in ("smoothquant", "flatquant") or any(args and not args.dynamic for args in inputs)
+        return self.transform.name in ("smoothquant", "flatquant") or any(not args.dynamic for args in self._inputs())
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
-        return (
-            self.transform.name != "flatquant"
-            and self.scheme.input_activations is None
-            and self.scheme.kv_cache is None
-            and all(o.input_activations is None for o in self.overrides)
-        )
+        return self.transform.name != "flatquant" and self.scheme.kv_cache is None and not self._inputs()
 
     def dump(self) -> dict[str, Any]:
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import field_validator, model_validator
 
-from ptqflow.recipes import Model
+from ptqflow.datamodel import Model
 
 
 class Place(Model):

@@ -15,12 +15,13 @@ from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
+from ptqflow.datamodel import Model
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import PRESETS, resolve
-from ptqflow.recipes import Model, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings

@@ -1,6 +1,7 @@
 # The study, read once; paths of the variants; how a stage is called.
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
+from ptqflow.environment import VARIABLES
 from ptqflow.errors import PtqflowError
 from ptqflow.jobs import Jobs, checkpoint, code
 from ptqflow.study import load
@@ -12,11 +13,9 @@ except PtqflowError as error:
 
 jobs = Jobs(study)
 
-# Threads are as many as the rule says and spin only briefly before they sleep: processes that oversubscribe a CPU would lose a
-# factor of ten and more, threads that never spin a fifth. Freed memory is kept, in huge pages: passes through blocks would spend a
-# fifth of their time on page faults. Other C libraries than glibc do not read the second.
-ENVIRONMENT = "OMP_NUM_THREADS={threads} GOMP_SPINCOUNT=1000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=536870912:glibc.malloc.mmap_threshold=33554432"
-PTQFLOW = f"{ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow python -m ptqflow"
+# Threads are as many as the rule says.
+ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
+PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow python -m ptqflow"
 
 
 wildcard_constraints:

@@ -4,12 +4,11 @@ As in `prove.py`, the rest of the model is transformers'. Its attention reads qu
 vLLM's attention layer give them.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare import bytes_of, differences, failed, reference
+from compare import Attempt
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -44,16 +43,12 @@ def assemble(prove: Any, baseline: Path, model: Any) -> nn.Module:
 @torch.inference_mode()
 def row(prove: Any, work: Path, recipe: str, folder: Path, scratch: Path) -> dict[str, Any]:
     """One row; `prove` is the module `ascend.prove`."""
-    try:
-        start = time.perf_counter()
-        with prove.engine(folder, scratch) as config:
-            register_ascend_customop(config)  # as its worker does before it builds a model
-            model, loaded, parameters = prove.load(config)
-            seconds = time.perf_counter() - start
-            tokens, expected = reference(work, recipe, "bfloat16")
-            found = differences(assemble(prove, work / "baseline.float", model)(tokens).logits[:, :-1], expected, tokens)
-    except Exception as error:
-        return failed(recipe, "fake", prove.ENGINE, "bfloat16", error)
-    row = {"form": "fake", "recipe": recipe, "engine": prove.ENGINE, "dtype": "bfloat16", "loaded": True, "load_seconds": seconds}
-    classes = f"{type(model.model.layers[0].self_attn.qkv_proj).__name__}, {type(model.model.norm).__name__}"
-    return row | found | {"bytes": bytes_of(folder), "message": f"{loaded}/{parameters} parameters; {classes}"}
+    with Attempt(work, recipe, "fake", folder, prove.ENGINE, "bfloat16") as attempt, prove.engine(folder, scratch) as config:
+        register_ascend_customop(config)  # as its worker does before it builds a model
+        model, loaded, parameters = prove.load(config)
+        attempt.loaded()
+        served = assemble(prove, work / "baseline.float", model)
+        attempt.compare(lambda tokens: served(tokens).logits[:, :-1])
+        classes = f"{type(model.model.layers[0].self_attn.qkv_proj).__name__}, {type(model.model.norm).__name__}"
+        attempt.row["message"] = f"{loaded}/{parameters} parameters; {classes}"
+    return attempt.row

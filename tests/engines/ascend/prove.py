@@ -9,11 +9,9 @@ nothing of the hardware's kernels.
 Rows of recipe `refused ...` are checkpoints that our exporter refuses, made by hand: they must fail, with the message we give.
 """
 
-import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from compare import bytes_of, checkpoints, differences, failed, reference
+from compare import Attempt, arguments, checkpoints, said
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.config import VllmConfig, set_current_vllm_config
@@ -126,21 +124,17 @@ def assemble(folder: Path, model: Any, expected: dict[str, fake.Linear]) -> Any:
 @torch.inference_mode()
 def prove(work: Path, recipe: str, form: str, folder: Path, scratch: Path) -> dict[str, Any]:
     """One row: load, compare each linear with the fake form's on the same inputs, and the logits with those of the fake form."""
-    try:
-        start = time.perf_counter()
+    with Attempt(work, recipe, form, folder, ENGINE, "bfloat16") as attempt:
         with engine(folder, scratch) as config:
             model, loaded, parameters = load(config)
-            seconds = time.perf_counter() - start
+            attempt.loaded()
             served = assemble(folder, model, fake.linears(work / f"{recipe}.fake"))
-            tokens, expected = reference(work, recipe, "bfloat16")
-            found = differences(served(tokens).logits[:, :-1], expected, tokens)
+            attempt.compare(lambda tokens: served(tokens).logits[:, :-1])
         errors = {name: module.error for name, module in served.named_modules() if isinstance(module, Served)}
-    except Exception as error:
-        return failed(recipe, form, ENGINE, "bfloat16", error)
-    worst = max(errors, key=lambda name: errors[name])
-    message = f"{loaded}/{parameters} parameters; linears off by at most {errors[worst]:.2e} ({worst})"
-    row = {"form": form, "recipe": recipe, "engine": ENGINE, "dtype": "bfloat16", "loaded": True, "load_seconds": seconds}
-    return row | found | {"max_output_error": errors[worst], "bytes": bytes_of(folder), "message": message}
+        worst = max(errors, key=lambda name: errors[name])
+        message = f"{loaded}/{parameters} parameters; linears off by at most {errors[worst]:.2e} ({worst})"
+        attempt.row |= {"max_output_error": errors[worst], "message": message}
+    return attempt.row
 
 
 @torch.inference_mode()
@@ -168,8 +162,7 @@ def prove_kernel_refusal() -> dict[str, Any]:
 
 
 def _said(error: Exception) -> str:
-    text = str(error).partition("[ERROR]")[0]  # where torch_npu adds the time and the process
-    return " ".join(f"{type(error).__name__}: {text}".split())[:600]
+    return said(error).partition("[ERROR]")[0].strip()  # where torch_npu adds the time and the process
 
 
 def _refused(name: str, message: str, expected: str) -> dict[str, Any]:
@@ -179,10 +172,7 @@ def _refused(name: str, message: str, expected: str) -> dict[str, Any]:
 
 def main() -> int:
     """Prove what is in --work: forms modelslim and fake, and that what is refused fails; 0 where all is as stated."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = arguments(__doc__)
     torch.set_num_threads(1)
     registered = [kernels.register(), torch.library.Library("vllm", "IMPL")]
     registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")  # its own, which it gives to NPUs alone

@@ -30,7 +30,8 @@ from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.grid import dequantize_weight, storage_dtype
-from ptqflow.recipes import Recipe, WeightArgs
+from ptqflow.recipes import Recipe
+from ptqflow.scheme import WeightArgs
 
 WEIGHT = ".weight"
 

@@ -11,7 +11,8 @@ from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.modeling.architectures import SITE_OF
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import CacheArgs, FlatQuantTransform, Recipe
+from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.scheme import CacheArgs
 
 FLOAT, W8A16, W8A8, W8A8_DYNAMIC, W4A4_DYNAMIC = "FLOAT", "W8A16", "W8A8", "W8A8_DYNAMIC", "W4A4_DYNAMIC"
 FLATQUANT = "W4A4_FLATQUANT_DYNAMIC"

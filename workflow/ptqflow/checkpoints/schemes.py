@@ -8,7 +8,8 @@ from typing import Any
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.architectures import SITES, linear_prefix
 from ptqflow.modeling.shapes import linear_shapes, shards_of
-from ptqflow.recipes import LINEARS, ActivationArgs, Recipe, WeightArgs
+from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.scheme import ActivationArgs, WeightArgs
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.items import Benchmark, Item
-from ptqflow.recipes import Model
 from ptqflow.sources import Source
 
 _PACKAGE = "ptqflow.evaluation.benchmarks"

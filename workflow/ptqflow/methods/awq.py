@@ -20,7 +20,8 @@ from torch import Tensor
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
-from ptqflow.recipes import AwqTransform, WeightArgs
+from ptqflow.recipes import AwqTransform
+from ptqflow.scheme import WeightArgs
 
 _FLOOR = 1e-4
 _ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB

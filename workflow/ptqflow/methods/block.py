@@ -22,7 +22,8 @@ from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.gram import LowerHalf, Rows
 from ptqflow.numerics.grid import dequantize_weight, integer_range
 from ptqflow.numerics.products import multiply, prepare
-from ptqflow.recipes import Recipe, WeightArgs
+from ptqflow.recipes import Recipe
+from ptqflow.scheme import WeightArgs
 from ptqflow.transforms import diagonal
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from ptqflow.numerics.grid import quantize, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
 from ptqflow.numerics.products import multiply, prepare
-from ptqflow.recipes import SearchClip, WeightArgs
+from ptqflow.recipes import SearchClip
+from ptqflow.scheme import WeightArgs
 
 _ELEMENTS_AT_ONCE = 1 << 20  # of work buffers, 4 MB each: they stay in a CPU's cache
 

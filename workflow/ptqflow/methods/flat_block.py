@@ -26,7 +26,8 @@ from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
 from ptqflow.numerics.straight_through import quantize_dequantize
-from ptqflow.recipes import FlatQuantTransform, NoClip, QuantizationArgs, Recipe
+from ptqflow.recipes import FlatQuantTransform, NoClip, Recipe
+from ptqflow.scheme import QuantizationArgs
 from ptqflow.transforms import diagonal, kronecker
 
 Block = Mapping[str, Tensor]  # tensors of a block by their names inside it

@@ -82,11 +82,6 @@ class _Layer:
             add_gram(grams[site], rows)
 
 
-def _sample(hidden: Tensor) -> slice:
-    """The first sequences of [sequences, tokens, hidden], on which a block's error is measured."""
-    return slice(0, math.ceil(MEASURED_TOKENS / hidden.shape[1]))
-
-
 def quantize_layer(
     blocks: Blocks,
     layer: int,
@@ -108,7 +103,7 @@ def quantize_layer(
     tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     run = _Layer(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1])
-    entering = hidden[_sample(hidden)].clone()
+    entering = hidden[: math.ceil(MEASURED_TOKENS / run.tokens)].clone()  # the first sequences
     # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
     outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
     inputs, ranges = _look(run, hidden, entering, outputs, absmax)

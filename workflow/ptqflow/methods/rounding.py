@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
 from ptqflow.numerics.observers import min_max, mse_search
-from ptqflow.recipes import Clip, MseClip, SearchClip, WeightArgs
+from ptqflow.recipes import Clip, MseClip, SearchClip
+from ptqflow.scheme import WeightArgs
 
 
 @dataclass(frozen=True)

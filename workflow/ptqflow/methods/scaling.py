@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ptqflow.recipes import WeightArgs
+from ptqflow.scheme import WeightArgs
 
 
 @dataclass(frozen=True)

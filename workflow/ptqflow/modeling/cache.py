@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ptqflow.modeling.architectures import ATTENTION, module_name
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dequantize, fake_quantize, quantize, scale_and_zero_point
-from ptqflow.recipes import CacheArgs
+from ptqflow.scheme import CacheArgs
 
 CACHE = f"{ATTENTION}.cache_transform"
 

@@ -21,7 +21,8 @@ from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, ActivationArgs, FlatQuantTransform, Recipe
+from ptqflow.recipes import LINEARS, FlatQuantTransform, Recipe
+from ptqflow.scheme import ActivationArgs
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

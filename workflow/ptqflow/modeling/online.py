@@ -19,7 +19,8 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import ATTENTION, SITES, Site, block_prefix, module_name
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import CacheArgs, Recipe
+from ptqflow.recipes import Recipe
+from ptqflow.scheme import CacheArgs
 from ptqflow.transforms import kronecker
 
 PARTS = (

@@ -6,7 +6,8 @@ from typing import Any
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.architectures import SITES, architecture_of
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import LINEARS, ROW_PARALLEL, FlatQuantTransform, Recipe, WeightArgs
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, FlatQuantTransform, Recipe
+from ptqflow.scheme import WeightArgs
 
 
 def head_dim(config: Mapping[str, Any]) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterable
 
 from pydantic import model_validator
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.recipes import Model
 
 BASELINE = "baseline"
 

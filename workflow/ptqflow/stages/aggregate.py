@@ -35,9 +35,9 @@ from ptqflow.artifacts.schemas import (
     VERIFICATION_SUMMARY,
 )
 from ptqflow.artifacts.tables import read_table, to_table, write_table
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
-from ptqflow.recipes import Model
 from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, sizes, verification
 from ptqflow.reporting.variants import Chunk, Suite, Timing, Variant, refuse_duplicates
 

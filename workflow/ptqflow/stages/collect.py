@@ -24,13 +24,13 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import numbers, repeated, write_table
 from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.chunks import chunk_layers
+from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.modeling.architectures import SITES
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import set_cache_transform
 from ptqflow.numerics.observers import ChannelStatistics
 from ptqflow.progress import progress
-from ptqflow.recipes import Model
 
 
 class Settings(Model):

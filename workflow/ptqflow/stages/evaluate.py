@@ -13,10 +13,10 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.tables import write_rows
+from ptqflow.datamodel import Model
 from ptqflow.devices.device import select
 from ptqflow.engines.transformers_engine import load
 from ptqflow.evaluation.tasks import TaskConfig, kind_module, load_items
-from ptqflow.recipes import Model
 
 
 class Settings(Model):

@@ -13,12 +13,13 @@ from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
 from ptqflow.checkpoints.schemes import check
 from ptqflow.checkpoints.writer import write
+from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
-from ptqflow.recipes import LINEARS, Model, Recipe
+from ptqflow.recipes import LINEARS, Recipe
 
 SIDE_FILE = "ptqflow.json"
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import Progress, progress
-from ptqflow.recipes import Model
 
 if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine

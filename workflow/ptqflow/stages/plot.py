@@ -11,8 +11,8 @@ from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SIZES
 from ptqflow.artifacts.tables import read_table
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.recipes import Model
 from ptqflow.reporting import theme
 
 SCHEMAS = {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}

@@ -17,6 +17,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import read_metadata, write_rows
 from ptqflow.artifacts.tokens import read_tokens
+from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
@@ -26,7 +27,7 @@ from ptqflow.modeling.qparams import METADATA
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.weights import gather_safetensors
 from ptqflow.progress import progress
-from ptqflow.recipes import Model, Recipe
+from ptqflow.recipes import Recipe
 
 
 class Settings(Model):

@@ -15,12 +15,13 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.verification import Finding, findings
+from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.engines import protocol
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
-from ptqflow.recipes import Model, Recipe
+from ptqflow.recipes import Recipe
 
 WEIGHT_ONLY_LIMIT = 0.01  # mean |difference of log p|, nats: kernels that sum in another order stay far below
 NOISE_LIMIT = 1.5  # two independent roundings of the same model differ by √2 of what one of them costs
