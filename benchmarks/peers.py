@@ -22,8 +22,8 @@ import pyarrow as pa
 from peer_models import MODELS
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import column, write_rows
+from ptqflow.environment import VARIABLES
 from ptqflow.presets import resolve
-from stages import ENVIRONMENT
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 
 def quantize(command: list[str], output: Path, log: Path) -> dict[str, Any]:
     """Run one system; its report, or why there is none."""
-    environment = os.environ | (ENVIRONMENT if command[0] == sys.executable else {})
+    environment = os.environ | (VARIABLES if command[0] == sys.executable else {})
     with log.open("w") as stream:
         code = subprocess.run(command, cwd=output.parent, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
     if code or not (output / "report.json").is_file():
