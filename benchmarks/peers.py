@@ -50,16 +50,19 @@ W8A8 = {
     "weights": {"num_bits": 8, "symmetric": True, "strategy": "channel", **THEIRS},
     "input_activations": {"num_bits": 8, "symmetric": True},
 }
+AWQ = {"transform": {"name": "awq", "duo_scaling": True}, "error_propagation": False}
 SMOOTH = {"transform": {"name": "smoothquant", "smoothing_strength": 0.8}}
 GPTQ = {"rounding": {"name": "gptq"}}
 # Method: its recipe here, what quantizes activations in the evaluator, and the peers that have it. The peers' own defaults: no
-# MSE clip with GPTQ, duo scaling and no clip search with AWQ.
+# MSE clip with GPTQ, duo scaling and no clip search with AWQ: so `awq-w4a16` sets our preset beside their default, and
+# `awq-duo-w4a16` is ours with their settings.
 METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "rtn-w4a16": ({"scheme": {"weights": W4_SYM}}, "none", ("llmcompressor",)),
     "gptq-w4a16-sym": ({"scheme": {"weights": W4_SYM}, **GPTQ}, "none", ("llmcompressor", "gptqmodel")),
     "gptq-w4a16": ({"scheme": {"weights": W4}, **GPTQ}, "none", ("llmcompressor",)),
     "gptq-mse-w4a16": ({"preset": "gptq-w4a16"}, "none", ()),
     "awq-w4a16": ({"preset": "awq-w4a16"}, "none", ("llmcompressor",)),
+    "awq-duo-w4a16": ({"scheme": {"weights": W4}, **AWQ}, "none", ()),
     "smoothquant-rtn-w8a8": ({"scheme": W8A8, **SMOOTH}, "int8", ("llmcompressor",)),
     "smoothquant-gptq-w8a8": ({"scheme": W8A8, **SMOOTH, **GPTQ}, "int8", ("llmcompressor",)),
 }
