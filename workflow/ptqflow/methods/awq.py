@@ -17,6 +17,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from ptqflow.errors import ArtifactError
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
@@ -54,7 +55,7 @@ def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, sca
     when, four standard errors granted, its mean loss is above 99.8 % of the leader's; the race ends when one is left. So the loss
     of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After the first heat, rough losses of all
     rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that were measured.
-    Raises ValueError where no point has a finite loss.
+    Raises ArtifactError where no point has a finite loss.
     """
     exact, total = LowerHalf(gram), sum(len(weight) for weight, _ in quantized)
     alive = torch.arange(len(scales), device=scales.device)
@@ -79,7 +80,10 @@ def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor) -> tuple[Tensor, Tens
     finite = losses.isfinite().all(1) & rough.isfinite().all(1)
     alive, losses, rough = alive[finite], losses[finite], rough[finite]
     if not len(alive):
-        raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
+        raise ArtifactError(
+            "awq: no output error of rounded weights is finite, so the inputs of a linear overflow float32; "
+            "use another calibration set or model"
+        )
     count, total = losses.shape[1], rough.shape[1]
     missed = losses - rough[:, :count]
     mean = rough.mean(1, dtype=torch.float64) + missed.mean(1, dtype=torch.float64)
