@@ -2,7 +2,9 @@ import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
-from ptqflow.modeling.blocks import Blocks, batches, forward, walk_sites, watch_sites
+from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.fake_quant import FakeQuantLinear
+from ptqflow.recipes import ActivationArgs
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
@@ -78,6 +80,24 @@ def test_a_site_is_made_by_what_replaced_the_linears_before_it(tmp_path):
             blocks.fill(
                 block, 0, {name: torch.zeros_like(blocks.tensors(0)[name]) for name in names if name in blocks.tensors(0)}
             )
+
+
+@pytest.mark.parametrize("args", [None, ActivationArgs(num_bits=8, symmetric=False)])
+def test_samples_of_linears_know_nothing_of_a_large_bias(args, tmp_path):
+    blocks = Blocks(tiny_model(tmp_path / "m", "qwen2", layers=1), CPU, torch.float32)
+    found = []
+    for bias in (0.0, 400.0):  # as the keys' of Qwen2.5-1.5B: bfloat16 numbers are 2 apart there
+        block = blocks.build(0, blocks.tensors(0))
+        block.self_attn.k_proj.bias.fill_(bias)
+        if args:
+            block.self_attn.k_proj = FakeQuantLinear(block.self_attn.k_proj, args, 1)
+        states = torch.randn(1, 6, 128, generator=torch.Generator().manual_seed(0))
+        with sample_linears(block, 5) as samples, torch.autocast("cpu", torch.bfloat16):
+            forward(block, states, blocks.positions(6))
+        found.append(samples["k_proj"])
+    for before, after in zip(*found, strict=True):
+        assert len(before) == 5
+        torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3)
 
 
 def test_only_the_files_of_the_asked_layers_are_needed(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import ATTENTION, EMBEDDING, HALVES, SITES, Site, architecture_of, block_prefix, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
-from ptqflow.modeling.fake_quant import register_attention
+from ptqflow.modeling.fake_quant import FakeQuantLinear, register_attention
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import LINEARS
 
@@ -201,7 +201,7 @@ def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Itera
 
 @contextmanager
 def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """By linear: input [tokens, in] and output without its bias [tokens, out] in the first forward pass inside the context.
+    """By linear: input [tokens, in] and output but for its bias [tokens, out] in the first forward pass inside the context.
 
     float32 copies of the first `tokens` tokens. The input is what the linear is given: transforms have acted on it, its own
     quantizer has not.
@@ -212,8 +212,10 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
 
         def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, name: str = linear) -> None:
             if name not in found:
-                x, y = (t.flatten(0, -2)[:tokens].float() for t in (inputs[0], output))
-                found[name] = x.clone(), y.clone() if module.bias is None else y - module.bias.float()
+                x, y = (t.flatten(0, -2)[:tokens] for t in (inputs[0], output))
+                if module.bias is not None:  # taking it off leaves the rounding errors of y, as large as the bias
+                    y = nn.functional.linear(module.quantized(x) if isinstance(module, FakeQuantLinear) else x, module.weight)
+                found[name] = x.float().clone(), y.float().clone()
 
         handles.append(block.get_submodule(module_name(linear)).register_forward_hook(hook))
     try:
