@@ -117,6 +117,12 @@ def test_rows_that_lose_more_than_all_others_together_decide(seed):
     assert exact[awq.best_point([(weight, GROUPED)], inputs.gram, scales)] <= 1.002 * exact.min()
 
 
+def test_weights_of_zeros_need_no_scale():
+    x, _ = data(width=256)
+    inputs = site(x, [torch.zeros(300, 256)], [GROUPED])
+    assert awq.smoothing_scale(inputs, AwqTransform(name="awq")).eq(1).all()
+
+
 def test_a_point_that_is_not_finite_loses_the_race():
     x, weights = data()
     scales = torch.stack([torch.full((64,), torch.nan), torch.ones(64), torch.full((64,), torch.inf)])

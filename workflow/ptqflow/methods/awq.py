@@ -139,7 +139,8 @@ def _heavy(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, inp
         expected.append(steps.square() @ diagonal.view(groups.shape[1], -1).sum(1))
     joined = torch.cat(expected)
     least = joined.topk(max(1, int(_MOST_HEAVY * len(joined)))).values[-1]
-    return [found >= torch.maximum(least, _HEAVY * joined.mean()) for found in expected]
+    limit = _HEAVY * joined.mean()  # fewer than 1 / 8 of all are above; none where all are 0, or infinite
+    return [(found >= least) & (found > limit) for found in expected]
 
 
 def scale_candidates(site: SiteInputs, settings: AwqTransform) -> Tensor:
