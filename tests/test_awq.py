@@ -106,6 +106,24 @@ def test_rough_losses_save_products_and_however_wrong_mislead_nobody(rough, seed
     assert sum(measured) < 0.15 * 20 * 2200 or rough != "as it is"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_lose_more_than_all_others_together_decide(seed):
+    x, _ = data(seed, width=256, rows=600)
+    weight = torch.randn(3000, 256, generator=torch.Generator().manual_seed(seed))
+    weight[17] *= 300
+    weight[17, 40] *= 30  # other columns matter to it than to the others
+    inputs = site(x, [weight], [GROUPED])
+    scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
+    exact = awq.row_losses(weight, LowerHalf(inputs.gram), GROUPED, scales).double().sum(1)
+    assert exact[awq.best_point([(weight, GROUPED)], inputs.gram, scales)] <= 1.002 * exact.min()
+
+
+def test_weights_of_zeros_need_no_scale():
+    x, _ = data(width=256)
+    inputs = site(x, [torch.zeros(300, 256)], [GROUPED])
+    assert awq.smoothing_scale(inputs, AwqTransform(name="awq")).eq(1).all()
+
+
 def test_a_point_that_is_not_finite_loses_the_race():
     x, weights = data()
     scales = torch.stack([torch.full((64,), torch.nan), torch.ones(64), torch.full((64,), torch.inf)])

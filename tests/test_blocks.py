@@ -2,7 +2,10 @@ import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
-from ptqflow.modeling.blocks import Blocks, batches, forward, walk_sites, watch_sites
+from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.fake_quant import FakeQuantLinear
+from ptqflow.recipes import ActivationArgs
+from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -79,6 +82,24 @@ def test_a_site_is_made_by_what_replaced_the_linears_before_it(tmp_path):
             )
 
 
+@pytest.mark.parametrize("args", [None, ActivationArgs(num_bits=8, symmetric=False)])
+def test_samples_of_linears_know_nothing_of_a_large_bias(args, tmp_path):
+    blocks = Blocks(tiny_model(tmp_path / "m", "qwen2", layers=1), CPU, torch.float32)
+    found = []
+    for bias in (0.0, 400.0):  # as the keys' of Qwen2.5-1.5B: bfloat16 numbers are 2 apart there
+        block = blocks.build(0, blocks.tensors(0))
+        block.self_attn.k_proj.bias.fill_(bias)
+        if args:
+            block.self_attn.k_proj = FakeQuantLinear(block.self_attn.k_proj, args, 1)
+        states = torch.randn(1, 6, 128, generator=torch.Generator().manual_seed(0))
+        with sample_linears(block, 5) as samples, torch.autocast("cpu", torch.bfloat16):
+            forward(block, states, blocks.positions(6))
+        found.append(samples["k_proj"])
+    for before, after in zip(*found, strict=True):
+        assert len(before) == 5
+        torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3)
+
+
 def test_only_the_files_of_the_asked_layers_are_needed(tmp_path):
     folder = tiny_model(tmp_path / "m", shards=True)
     blocks = Blocks(folder, CPU, torch.float32)
@@ -105,6 +126,43 @@ def test_unknown_architecture_is_refused_by_name(tmp_path):
     config.write_text(config.read_text().replace('"qwen2"', '"gpt_neox"'))
     with pytest.raises(ConfigError, match="'gpt_neox' is not supported"):
         Blocks(folder, CPU, torch.float32)
+
+
+def changed(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return Blocks(folder, CPU, torch.float32)
+
+
+def test_inverse_frequencies_of_older_checkpoints_are_left_alone(tmp_path):
+    folder = tiny_model(tmp_path / "m", "llama", layers=1)
+    names = Blocks(folder, CPU, torch.float32).tensors(0).keys()
+    blocks = changed(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)}))
+    assert blocks.tensors(0).keys() == names
+    blocks.build(0, blocks.tensors(0))
+
+
+def test_weights_of_another_configuration_are_refused_by_name(tmp_path):
+    folder = tiny_model(tmp_path / "m", "llama", layers=2)
+    name = "model.layers.0.self_attn.q_proj.bias"
+    blocks = changed(folder, lambda tensors: tensors.update({name: torch.ones(128)}))
+    with pytest.raises(ArtifactError, match=f"asks for {name} not to be there, the weights hold \\[128\\]"):
+        blocks.build(0, blocks.tensors(0))
+    name = "model.layers.1.mlp.up_proj.weight"
+    blocks = changed(folder, lambda tensors: tensors.update({name: tensors[name][:200].clone()}))
+    with pytest.raises(ArtifactError, match=f"asks for {name} \\[256, 128\\], the weights hold \\[200, 128\\]"):
+        blocks.build(1, blocks.tensors(1))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    folder = tiny_model(tmp_path / "m", layers=1)
+    blocks = changed(folder, lambda tensors: tensors["model.layers.0.mlp.up_proj.weight"][3].fill_(torch.nan))
+    with pytest.raises(ArtifactError, match=r"model\.layers\.0\.mlp\.up_proj\.weight is not finite"):
+        blocks.tensors(0)
+    blocks = changed(folder, lambda tensors: tensors["model.embed_tokens.weight"][3].fill_(torch.inf))
+    with pytest.raises(ArtifactError, match=r"model\.embed_tokens\.weight is not finite"):
+        blocks.embed(torch.tensor([[2, 3]]))
 
 
 def test_batches_cover_all_sequences_once():

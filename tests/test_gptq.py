@@ -62,6 +62,17 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
     assert 1 < rounded.condition_number < 1e4
 
 
+@pytest.mark.parametrize("width", [1, 20, 33, 47, 148, 200])
+@pytest.mark.parametrize("actorder", [True, False])
+def test_gptq_equals_the_reference_for_any_number_of_columns(width, actorder):
+    weight, x = layer(width=width)
+    settings = GptqRounding(name="gptq", actorder=actorder)
+    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, NoClip(), settings)
+    assert (rounded.integers.double() != reference(weight, x.T @ x, CHANNEL, NoClip(), settings)).float().mean() < 0.01
+    lost = (x @ (weight - value(rounded)).T).double().square().sum().item()
+    assert rounded.lost == pytest.approx(lost, rel=1e-3, abs=1e-6)
+
+
 def test_lazy_blocks_change_nothing():
     weight, x = layer()
     gram = x.T @ x

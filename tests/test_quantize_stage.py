@@ -21,7 +21,7 @@ from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.numerics.grid import dequantize_weight, fake_quantize
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -367,6 +367,24 @@ def test_inputs_that_do_not_fit_are_refused_before_any_work(model, calibration, 
     over = ("--model", model / "manifest.json", "--qparams", *paths, "--output", model / "manifest.json")
     assert stage("export", fine, *over) == 2
     assert "would overwrite the float model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("recipe", "named"), [(RTN, "float block 0"), (GPTQ4, "float block 0"), (AWQ, "awq")])
+def test_states_that_overflow_are_refused_in_a_sentence(recipe, named, tmp_path, capsys):
+    folder = tiny_model(tmp_path / "m", layers=1)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"] *= 1e38
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    Manifest.of_folder(folder, [path.name for path in folder.iterdir() if path.name != "manifest.json"], {}).write(folder)
+    calibration = collect(folder, tmp_path)
+    settings = {"recipe": recipe.dump(), "chunk": 0, "layers": [0, 1]}
+    outputs = ("--qparams", tmp_path / "q.safetensors", "--diagnostics", tmp_path / "d.parquet")
+    inputs = ("--model", folder / "manifest.json", "--calibration", calibration)
+    assert stage("quantize", settings, *inputs, *outputs) == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert "overflow" in message
+    assert not (tmp_path / "q.safetensors").exists()
 
 
 def test_corrupt_calibration_is_refused(model, work, tmp_path):

@@ -79,6 +79,14 @@ def test_a_dead_channel_of_a_norm_stays_dead_and_finite():
     assert folded[0] == 0
 
 
+def test_a_scale_beyond_the_norms_dtype_is_held_at_its_last_number():
+    scale, norm = torch.tensor([1e-5, 1e8, 1e-5]), torch.tensor([1.5, -0.1, 0.0]).half()  # 1.5e5, -1e-9: float16 has neither
+    held = diagonal.representable(scale, norm)
+    folded = diagonal.fold_into_norm(norm, held)
+    assert folded.tolist() == [65504, -torch.finfo(torch.float16).smallest_normal, 0]
+    torch.testing.assert_close(folded.float() * held, norm.float(), rtol=1e-6, atol=0)
+
+
 def test_a_shrunken_symmetric_range_has_one_integer_more_below_zero():
     grid = Grid(4, True)
     scale, zero_point = scale_and_zero_point(torch.tensor(-7.0), torch.tensor(7.0), grid)

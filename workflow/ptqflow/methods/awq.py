@@ -11,24 +11,27 @@ on a sample of rows where that decides.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from ptqflow.errors import ArtifactError
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
 from ptqflow.recipes import AwqTransform
 from ptqflow.scheme import WeightArgs
 
+_Heat = Sequence[Tensor | slice]  # rows of each weight
 _FLOOR = 1e-4
 _ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
 _FIRST_SHARE = 1 / 32  # of the rows, in the first heat
 _FEWEST_SAMPLES = 64  # rows before any point drops out
 _STANDARD_ERRORS = 4.0  # of certainty with which it does
+_HEAVY = 8.0  # times the mean of what rows may lose: measured for sure
+_MOST_HEAVY = 1 / 64  # of the rows
 _INDIFFERENCE = 0.002  # of the leader's loss: a gain not worth measuring
 
 
@@ -51,39 +54,49 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
 def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1) -> int:
     """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equals the first.
 
-    A race: rows are measured in heats, a fixed random part first, then as many again as before. A point drops out after a heat
-    when, four standard errors granted, its mean loss is above 99.8 % of the leader's; the race ends when one is left. So the loss
-    of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After the first heat, rough losses of all
-    rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that were measured.
-    Raises ValueError where no point has a finite loss.
+    A race: rows are measured in heats, the heaviest and a fixed random part first, then as many again as before. A point drops
+    out after a heat when, four standard errors granted, its mean loss is above 99.8 % of the leader's; the race ends when one is
+    left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After the first heat,
+    rough losses of all rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that were measured.
+    Raises ArtifactError where no point has a finite loss.
     """
     exact, total = LowerHalf(gram), sum(len(weight) for weight, _ in quantized)
     alive = torch.arange(len(scales), device=scales.device)
-    losses, rough = gram.new_empty(len(scales), 0), gram.new_zeros(len(scales), total)
+    heavy, heats = _heats(quantized, gram.diagonal(), input_shards)
 
-    def measured(rows: Iterable[tuple[Tensor, WeightArgs]], by: LowerHalf | LeadingPart) -> Tensor:
+    def measured(heats: Iterable[_Heat], by: LowerHalf | LeadingPart) -> Tensor:
+        rows = ((weight[some], args) for heat in heats for (weight, args), some in zip(quantized, heat, strict=True))
         return torch.cat([row_losses(weight, by, args, scales[alive], input_shards) for weight, args in rows], 1)
 
-    for number, heat in enumerate(_heats(quantized)):
-        losses = torch.cat([losses, measured(heat, exact)], 1)
-        alive, losses, rough = _hopeful(alive, losses, rough)
+    losses, rough = measured([heavy], exact), gram.new_zeros(len(scales), total)
+    sure = losses.shape[1]
+    for number, heat in enumerate(heats):
+        losses = torch.cat([losses, measured([heat], exact)], 1)
+        alive, losses, rough = _hopeful(alive, losses, rough, sure)
         if number == 0 and len(alive) > 1:
-            rough = measured(chain.from_iterable(_heats(quantized)), LeadingPart(gram))
-            alive, losses, rough = _hopeful(alive, losses, rough)
+            rough = measured([heavy, *heats], LeadingPart(gram))
+            alive, losses, rough = _hopeful(alive, losses, rough, sure)
         if len(alive) == 1:
             break
     return int(alive[0])
 
 
-def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the points `alive` can still win; with their `losses` [points, rows measured] and `rough` ones [points, rows]."""
+def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor, sure: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of the points `alive` can still win; with their `losses` [points, rows measured] and `rough` ones [points, rows].
+
+    The first `sure` rows speak for themselves alone; the others measured, for all others.
+    """
     finite = losses.isfinite().all(1) & rough.isfinite().all(1)
     alive, losses, rough = alive[finite], losses[finite], rough[finite]
     if not len(alive):
-        raise ValueError("no output error of rounded weights is finite: weights or calibration inputs are not")
-    count, total = losses.shape[1], rough.shape[1]
-    missed = losses - rough[:, :count]
-    mean = rough.mean(1, dtype=torch.float64) + missed.mean(1, dtype=torch.float64)
+        raise ArtifactError(
+            "awq: no output error of rounded weights is finite, so the inputs of a linear overflow float32; "
+            "use another calibration set or model"
+        )
+    count, total = losses.shape[1] - sure, rough.shape[1] - sure
+    missed = losses[:, sure:] - rough[:, sure : sure + count]
+    known = losses[:, :sure].sum(1, dtype=torch.float64) / total
+    mean = known + rough[:, sure:].mean(1, dtype=torch.float64) + missed.mean(1, dtype=torch.float64)
     leader = int(mean.argmin())
     hopeful = torch.zeros_like(finite[finite])
     if count < total:  # of a finite population, of which the sample is a part
@@ -93,23 +106,42 @@ def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor) -> tuple[Tensor, Tens
     return alive[hopeful], losses[hopeful], rough[hopeful]
 
 
-def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]]) -> Iterator[list[tuple[Tensor, WeightArgs]]]:
-    """The rows of all weights, in random order, in heats. All at once where they are few, or where rows share a scale."""
+def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, input_shards: int) -> tuple[_Heat, list[_Heat]]:
+    """Which rows of all weights are the heaviest, and the others in random order, in heats. `diagonal` [in]: of XᵀX.
+
+    None is heavy, and all run at once, where they are few, or where rows share a scale.
+    """
     total = sum(len(weight) for weight, _ in quantized)
     if total < 2 * _FEWEST_SAMPLES or any(args.strategy == "tensor" for _, args in quantized):
-        yield list(quantized)
-        return
+        return [slice(0) for _ in quantized], [[slice(None) for _ in quantized]]
+    heavy = _heavy(quantized, diagonal, input_shards)
     random = torch.Generator().manual_seed(0)
     orders = [torch.randperm(len(weight), generator=random).to(weight.device) for weight, _ in quantized]
-    share = max(_FIRST_SHARE, _FEWEST_SAMPLES / total)
+    others = [order[~mask[order]] for order, mask in zip(orders, heavy, strict=True)]
+    share = max(_FIRST_SHARE, _FEWEST_SAMPLES / sum(map(len, others)))
+    heats: list[_Heat] = []
     start = 0.0
     while start < 1:
         stop = min(1.0, max(share, 2 * start))
-        yield [
-            (weight[order[math.ceil(start * len(order)) : math.ceil(stop * len(order))]], args)
-            for (weight, args), order in zip(quantized, orders, strict=True)
-        ]
+        heats.append([order[math.ceil(start * len(order)) : math.ceil(stop * len(order))] for order in others])
         start = stop
+    return [mask.nonzero().flatten() for mask in heavy], heats
+
+
+def _heavy(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, input_shards: int) -> list[Tensor]:
+    """Which rows [out_i] of the weights may lose many times the mean: random others cannot speak for them.
+
+    A row's loss is near that of independent rounding errors, sum over its groups of step² · sum of diag XᵀX.
+    """
+    expected = []
+    for weight, args in quantized:
+        groups = group_weight(weight, args.strategy, args.group_size, input_shards)
+        steps = (groups.amax(-1) - groups.amin(-1)) / 2**args.num_bits
+        expected.append(steps.square() @ diagonal.view(groups.shape[1], -1).sum(1))
+    joined = torch.cat(expected)
+    least = joined.topk(max(1, int(_MOST_HEAVY * len(joined)))).values[-1]
+    limit = _HEAVY * joined.mean()  # fewer than 1 / 8 of all are above; none where all are 0, or infinite
+    return [(found >= least) & (found > limit) for found in expected]
 
 
 def scale_candidates(site: SiteInputs, settings: AwqTransform) -> Tensor:

@@ -200,9 +200,10 @@ def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dic
         result[f"{values}.weight"] = (matrices["v"].mT @ heads).flatten(0, 1)
         if (bias := result.get(f"{values}.bias")) is not None:
             result[f"{values}.bias"] = (bias.unflatten(0, heads.shape[:2]) @ matrices["v"][0]).flatten()
-    for name in (f"{ups}.weight", f"{ups}.bias"):
-        if name in result and "down" in scales:
-            result[name] = (result[name].mT * scales["down"]).mT
+    if "down" in scales:
+        result[f"{ups}.weight"] = result[f"{ups}.weight"] * scales["down"].unsqueeze(1)
+        if (bias := result.get(f"{ups}.bias")) is not None:
+            result[f"{ups}.bias"] = bias * scales["down"]
     return result
 
 

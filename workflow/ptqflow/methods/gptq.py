@@ -114,7 +114,7 @@ def _feed_back(
     Errors arrive at a block as one product, then at a few of its columns, then at each of these, just before it is rounded: so
     the loop over columns reads and writes little.
     """
-    lower /= lower.diagonal()
+    lower /= lower.diagonal().clone()  # the diagonal itself becomes ones on the way
     lower.diagonal().zero_()
     whole = torch.full_like(columns[0], _WHOLE)
     scale_of, lowest_of, highest_of = scales.unbind(), (lowest + _WHOLE).unbind(), (highest + _WHOLE).unbind()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.device import Device
+from ptqflow.errors import ArtifactError
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.static import static_input_scales
@@ -123,7 +124,7 @@ def quantize_layer(
     output, sampled = finish(run, rounder, fixed, hidden, entering, everything=propagate and not last)
     for row in rounder.rows:
         row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
-    rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(entering, output, outputs[: len(entering)])}]
+    rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
     if learn and not propagate:
         hidden.copy_(outputs)
     rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
@@ -235,9 +236,17 @@ def _at_once(
     return output, sampled
 
 
-def _error(entering: Tensor, output: Tensor, target: Tensor) -> dict[str, float]:
-    """The error of what a block made of the states `entering`, against the float block's `target`."""
+def _error(layer: int, entering: Tensor, output: Tensor, target: Tensor) -> dict[str, float]:
+    """The error of what a block made of the states `entering`, against the float block's `target`.
+
+    Raises ArtifactError where either is not finite.
+    """
     lost = (output.float() - target.float()).square().sum(dtype=torch.float64).item()
     total = (target.float() - entering.float()).square().sum(dtype=torch.float64).item()
+    if not (math.isfinite(lost) and math.isfinite(total)):
+        which = "quantized" if math.isfinite(total) else "float"
+        raise ArtifactError(
+            f"the states that the {which} block {layer} makes, or their squares, overflow; use another calibration set or model"
+        )
     tokens = entering.shape[0] * entering.shape[1]
     return {"output_error": lost / total if total else 0.0, "output_mse": lost / entering.numel(), "tokens": tokens}

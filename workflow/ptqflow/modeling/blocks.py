@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import ATTENTION, EMBEDDING, HALVES, SITES, Site, architecture_of, block_prefix, module_name
 from ptqflow.modeling.attention_name import ATTENTION_NAME
-from ptqflow.modeling.fake_quant import register_attention
+from ptqflow.modeling.fake_quant import FakeQuantLinear, register_attention
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import LINEARS
 
 _HELD_BYTES = 1 << 30  # of one linear's inputs; accelerators compute them again sooner than they move them
+_RECOMPUTED = ".rotary_emb.inv_freq"  # older Llama checkpoints hold it in every block; transformers computes it from the config
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
 
@@ -40,19 +42,37 @@ class Blocks:
         hidden = torch.empty(*tokens.shape, table.shape[1], dtype=self.dtype)
         for states, ids in zip(hidden, tokens, strict=True):  # one by one: no second copy of all in the dtype of the table
             states.copy_(nn.functional.embedding(ids, table))
+            if not bool(states.isfinite().all()):
+                raise ArtifactError(f"{self.weights.folder}: {EMBEDDING} is not finite; fetch the model again or use another one")
         return hidden
 
     def tensors(self, layer: int) -> dict[str, Tensor]:
-        """The tensors of block `layer` by their names in the checkpoint, in their stored dtype, on the CPU."""
-        return self.weights.load(self.weights.names_under(block_prefix(layer)))
+        """The tensors of block `layer` by their names in the checkpoint, in their stored dtype, on the CPU.
+
+        Raises ArtifactError naming one that is not finite.
+        """
+        names = self.weights.names_under(block_prefix(layer))
+        tensors = self.weights.load(name for name in names if not name.endswith(_RECOMPUTED))
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise ArtifactError(f"{self.weights.folder}: {name} is not finite; fetch the model again or use another one")
+        return tensors
 
     def build(self, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
-        """Decoder block `layer` with `tensors`, in evaluation mode; every tensor must be there and be used.
+        """Decoder block `layer` with `tensors`, in evaluation mode.
 
-        `dtype` of its parameters: `self.dtype` unless given.
+        Raises ArtifactError unless they are just those, of the shapes, that the configuration asks for. `dtype` of its
+        parameters: `self.dtype` unless given.
         """
         with torch.device("meta"):
             block: nn.Module = self._architecture.class_of("DecoderLayer")(self.config, layer)
+        wanted = {f"{block_prefix(layer)}{name}": list(tensor.shape) for name, tensor in block.state_dict().items()}
+        found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
+            raise ArtifactError(
+                f"{self.weights.folder}: config.json asks for {wrong[0]} {wanted.get(wrong[0], 'not to be there')}, the weights "
+                f"hold {found.get(wrong[0], 'none')}; fetch config and weights of one model"
+            )
         self.fill(block, layer, tensors, dtype, strict=True)
         return block.eval()
 
@@ -181,7 +201,7 @@ def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Itera
 
 @contextmanager
 def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """By linear: input [tokens, in] and output without its bias [tokens, out] in the first forward pass inside the context.
+    """By linear: input [tokens, in] and output but for its bias [tokens, out] in the first forward pass inside the context.
 
     float32 copies of the first `tokens` tokens. The input is what the linear is given: transforms have acted on it, its own
     quantizer has not.
@@ -192,8 +212,10 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
 
         def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, name: str = linear) -> None:
             if name not in found:
-                x, y = (t.flatten(0, -2)[:tokens].float() for t in (inputs[0], output))
-                found[name] = x.clone(), y.clone() if module.bias is None else y - module.bias.float()
+                x, y = (t.flatten(0, -2)[:tokens] for t in (inputs[0], output))
+                if module.bias is not None:  # taking it off leaves the rounding errors of y, as large as the bias
+                    y = nn.functional.linear(module.quantized(x) if isinstance(module, FakeQuantLinear) else x, module.weight)
+                found[name] = x.float().clone(), y.float().clone()
 
         handles.append(block.get_submodule(module_name(linear)).register_forward_hook(hook))
     try:

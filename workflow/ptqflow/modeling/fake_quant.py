@@ -44,16 +44,18 @@ class FakeQuantLinear(nn.Linear):
             one = torch.ones(1, device=self.weight.device, dtype=self.weight.dtype)
             self.input_scale = nn.Parameter(one, requires_grad=False)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Quantize, then multiply."""
+    def quantized(self, input: Tensor) -> Tensor:
+        """The input as it is multiplied."""
         bits, symmetric, shards = self.args.num_bits, self.args.symmetric, self.input_shards
         if not self.args.dynamic:
-            quantized = fake_quantize_static(input, self.input_scale, bits)
-        elif self.input_clip is None:
-            quantized = fake_quantize(input, bits, symmetric, shards)
-        else:
-            quantized = fake_quantize_clipped(input, bits, symmetric, self.input_clip, shards)
-        return nn.functional.linear(quantized, self.weight, self.bias)
+            return fake_quantize_static(input, self.input_scale, bits)
+        if self.input_clip is None:
+            return fake_quantize(input, bits, symmetric, shards)
+        return fake_quantize_clipped(input, bits, symmetric, self.input_clip, shards)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Quantize, then multiply."""
+        return nn.functional.linear(self.quantized(input), self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Shape and grid, for `print(model)`."""

@@ -26,6 +26,7 @@ from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.chunks import chunk_layers
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
+from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import SITES
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import set_cache_transform
@@ -116,6 +117,11 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device, last: bool
 
 
 def _table(layer: int, site: str, statistics: ChannelStatistics) -> pa.Table:
+    if not bool(statistics.result()["absmax"].isfinite().all()):
+        raise ArtifactError(
+            f"block {layer} of the float model: the states of site {site} are not finite: they overflow; "
+            "use another calibration set or model"
+        )
     columns = {name: numbers(schemas.f32, values.float().numpy()) for name, values in statistics.result().items()}
     count = len(columns["absmax"])
     columns |= {"layer": numbers(schemas.i32, np.full(count, layer, np.int32)), "site": repeated(site, count)}

@@ -61,9 +61,12 @@ def representable(scale: Tensor, norm: Tensor) -> Tensor:
     """The scale nearest to `scale` that the norm can hold exactly once folded.
 
     A bfloat16 norm rounds w / s, and x is then divided by something else than s; weights must be multiplied by that something.
-    Float32 norms, and channels where the norm is zero, keep `scale`.
+    What is beyond the numbers of the dtype (float16 ends at 65504) becomes the last one. Channels where the norm is zero, and
+    norms of float32 or more, keep `scale`.
     """
-    if norm.dtype == torch.float32:
+    if torch.finfo(norm.dtype).bits >= 32:
         return scale
-    folded = fold_into_norm(norm, scale).float()
-    return torch.where(folded == 0, scale, norm.float() / folded)
+    weight, held = norm.float(), torch.finfo(norm.dtype)
+    folded = (weight / scale).clamp(held.min, held.max).to(norm.dtype).float()
+    folded = torch.where(folded == 0, weight.sign() * held.smallest_normal, folded)
+    return torch.where(weight == 0, scale, weight / folded)
