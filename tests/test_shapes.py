@@ -1,7 +1,8 @@
 import pytest
+import transformers
 from ptqflow.chunks import chunk_layers
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes
+from ptqflow.modeling.shapes import check_recipe, head_dim, linear_shapes, packed_bytes
 from ptqflow.presets import resolve
 from ptqflow.scheme import WeightArgs
 
@@ -15,6 +16,13 @@ def test_shapes_of_published_models():
     assert linear_shapes(QWEN_1_5B)["k_proj"] == (256, 1536)
     assert linear_shapes(QWEN_1_5B)["down_proj"] == (1536, 8960)
     assert linear_shapes(QWEN3_32B)["o_proj"] == (5120, 8192)  # head_dim is not hidden / heads
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Qwen3", "Llama"])
+def test_a_head_that_the_config_does_not_state_is_as_wide_as_in_transformers(kind):
+    config = {"model_type": kind.lower(), "hidden_size": 512, "num_attention_heads": 8}
+    known = getattr(transformers, f"{kind}Config").from_dict(config)
+    assert head_dim(config) == (getattr(known, "head_dim", None) or 64)  # Qwen2's attention: hidden / heads
 
 
 def test_group_that_does_not_divide_a_shard_is_refused_with_the_remedy():
