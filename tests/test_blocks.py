@@ -4,7 +4,7 @@ from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
 from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.fake_quant import FakeQuantLinear
-from ptqflow.recipes import ActivationArgs
+from ptqflow.scheme import ActivationArgs
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
