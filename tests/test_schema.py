@@ -32,3 +32,11 @@ def test_a_recipe_named_twice_to_run_is_refused():
     name = next(iter(SMALL_STUDY["recipes"]))
     with pytest.raises(ConfigError, match=f"run: {name} is there twice"):
         load({**SMALL_STUDY, "run": [name, name]})
+
+
+def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
+    (name,) = SMALL_STUDY["calibrations"]
+    one = {**SMALL_STUDY["calibrations"][name], "samples": 1}
+    study = {**SMALL_STUDY, "calibrations": {name: one}, "recipes": {"flat": {"preset": "flatquant-w4a4kv4"}}, "run": "all"}
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.samples: recipes\.flat holds sequences out"):
+        load(study)
