@@ -173,7 +173,8 @@ class BaseLayout(ABC):
             raise ArtifactError(f"{wrong[0]}: the tensors made of {name} and their specification differ; report this")
         for key, tensor in tensors.items():
             if complaint := spec[key].complaint(tensor):
-                raise ArtifactError(f"{key}: {complaint}; run quantize again")
+                remedy = "run quantize again" if linear else "fetch the model again or use another one, then quantize it"
+                raise ArtifactError(f"{key}: {complaint}; {remedy}")
         return tensors
 
     def spec(self) -> dict[str, TensorSpec]:
