@@ -5,7 +5,6 @@ import pytest
 import torch
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import read_absmax, read_activations
-from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
@@ -20,7 +19,7 @@ from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
 from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, stage, tiny_model
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
 SHORT = {"name": "flatquant", "epochs": 3}
@@ -82,23 +81,8 @@ def test_transforms_cancel_before_training_after_and_folded(kind, dtype, shards,
 
 
 def test_transforms_cancel_in_a_block_with_biases_everywhere(tmp_path):
-    config = LlamaConfig(
-        hidden_size=160,
-        intermediate_size=148,
-        num_hidden_layers=1,
-        num_attention_heads=5,
-        num_key_value_heads=5,
-        vocab_size=64,
-        attention_bias=True,
-        mlp_bias=True,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.1)
-    model.save_pretrained(tmp_path / "m")
-    Manifest.of_folder(tmp_path / "m", [path.name for path in (tmp_path / "m").iterdir()], {}).write(tmp_path / "m")
+    shape = {"hidden_size": 160, "intermediate_size": 148, "num_attention_heads": 5, "num_key_value_heads": 5}
+    tiny_model(tmp_path / "m", "llama", layers=1, **shape, attention_bias=True, mlp_bias=True)
     flat = learn(tmp_path / "m", collect(tmp_path / "m", tmp_path), recipe(1))
     assert max(values(flat, "identity_error")) < 1e-10
     assert flat.fallback is None

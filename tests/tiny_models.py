@@ -24,14 +24,18 @@ def tiny_model(
     shards: bool = False,
     layers: int = 3,
     outliers: bool = True,
+    **more: Any,
 ) -> Path:
-    """Write a random model (hidden 128, 4 heads, 2 KV heads, tied embeddings) with its manifest; return its path."""
+    """Write a random model (hidden 128, 4 heads, 2 KV heads, tied embeddings; `more` of its config) with its manifest.
+
+    Returns its path.
+    """
     torch.manual_seed(0)
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4}
     shape |= {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 256}
     if kind == "qwen3":
         shape["head_dim"] = 64  # not hidden_size / heads
-    config = _CONFIGS[kind](**shape, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    config = _CONFIGS[kind](**shape | more, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():

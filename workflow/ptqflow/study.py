@@ -80,7 +80,7 @@ class Study(Model):
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
-            if recipe.transform.name == "flatquant" and self.calibrations[read].samples < 2:
+            if name in self.chosen and recipe.transform.name == "flatquant" and self.calibrations[read].samples < 2:
                 raise ValueError(f"calibrations.{read}.samples: recipes.{name} holds sequences out (flatquant); use 2 or more")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")

@@ -42,8 +42,7 @@ class Blocks:
         hidden = torch.empty(*tokens.shape, table.shape[1], dtype=self.dtype)
         for states, ids in zip(hidden, tokens, strict=True):  # one by one: no second copy of all in the dtype of the table
             states.copy_(nn.functional.embedding(ids, table))
-            if not bool(states.isfinite().all()):
-                raise ArtifactError(f"{self.weights.folder}: {EMBEDDING} is not finite; fetch the model again or use another one")
+            self._require_finite(EMBEDDING, states)
         return hidden
 
     def tensors(self, layer: int) -> dict[str, Tensor]:
@@ -54,9 +53,12 @@ class Blocks:
         names = self.weights.names_under(block_prefix(layer))
         tensors = self.weights.load(name for name in names if not name.endswith(_RECOMPUTED))
         for name, tensor in tensors.items():
-            if not bool(tensor.isfinite().all()):
-                raise ArtifactError(f"{self.weights.folder}: {name} is not finite; fetch the model again or use another one")
+            self._require_finite(name, tensor)
         return tensors
+
+    def _require_finite(self, name: str, values: Tensor) -> None:
+        if not bool(values.isfinite().all()):
+            raise ArtifactError(f"{self.weights.folder}: {name} is not finite; fetch the model again or use another one")
 
     def build(self, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
         """Decoder block `layer` with `tensors`, in evaluation mode.
@@ -73,15 +75,13 @@ class Blocks:
                 f"{self.weights.folder}: config.json asks for {wrong[0]} {wanted.get(wrong[0], 'not to be there')}, the weights "
                 f"hold {found.get(wrong[0], 'none')}; fetch config and weights of one model"
             )
-        self.fill(block, layer, tensors, dtype, strict=True)
+        self.fill(block, layer, tensors, dtype)
         return block.eval()
 
-    def fill(
-        self, block: nn.Module, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, strict: bool = False
-    ) -> None:
+    def fill(self, block: nn.Module, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         """Put `tensors`, by their names in the checkpoint, in place of parameters of decoder block `layer`."""
         state = {n.removeprefix(block_prefix(layer)): t.to(self.device, dtype or self.dtype) for n, t in tensors.items()}
-        block.load_state_dict(state, strict=strict, assign=True)
+        block.load_state_dict(state, strict=False, assign=True)
         block.requires_grad_(False)
 
     def positions(self, tokens: int) -> Positions:

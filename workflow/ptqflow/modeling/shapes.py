@@ -12,8 +12,9 @@ from ptqflow.scheme import WeightArgs
 
 def head_dim(config: Mapping[str, Any]) -> int:
     """Channels of a head; stated in newer configs, independently of the hidden size (Qwen3 that does not state it has 128)."""
-    unstated = 128 if config.get("model_type") == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
-    return int(config.get("head_dim") or unstated)
+    if stated := config.get("head_dim"):
+        return int(stated)
+    return 128 if config.get("model_type") == "qwen3" else int(config["hidden_size"] // config["num_attention_heads"])
 
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -49,23 +50,17 @@ def gather_safetensors(path: Path, metadata: Mapping[str, str]) -> Iterator[Call
     They wait in files beside `path`, not in memory.
     """
     with atomic_path(path) as temporary:
-        parts: list[Path] = []
+        part_of: dict[str, str] = {}
+        parts = (f"part-{number}" for number in count())
 
         def take(tensors: Mapping[str, Tensor]) -> None:
-            parts.append(temporary.with_name(f"part-{len(parts)}"))
-            save_file(dict(tensors), parts[-1])
+            part = next(parts)
+            save_file(dict(tensors), temporary.with_name(part))
+            part_of.update(dict.fromkeys(tensors, part))
 
         yield take
-        _save(temporary, _mapped(parts), metadata)
-
-
-def _mapped(parts: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of safetensors files: mapped into memory, not read."""
-    found: dict[str, Tensor] = {}
-    for part in parts:
-        with open_safetensors(part) as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    return found
+        # Mapped into memory, not read, and let go before their files are.
+        _save(temporary, Weights.of_files(temporary.parent, part_of).load(part_of), metadata)
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

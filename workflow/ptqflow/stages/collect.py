@@ -117,12 +117,13 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device, last: bool
 
 
 def _table(layer: int, site: str, statistics: ChannelStatistics) -> pa.Table:
-    if not bool(statistics.result()["absmax"].isfinite().all()):
+    found = statistics.result()
+    if not bool(found["absmax"].isfinite().all()):
         raise ArtifactError(
             f"block {layer} of the float model: the states of site {site} are not finite: they overflow; "
             "use another calibration set or model"
         )
-    columns = {name: numbers(schemas.f32, values.float().numpy()) for name, values in statistics.result().items()}
+    columns = {name: numbers(schemas.f32, values.float().numpy()) for name, values in found.items()}
     count = len(columns["absmax"])
     columns |= {"layer": numbers(schemas.i32, np.full(count, layer, np.int32)), "site": repeated(site, count)}
     columns["channel"] = numbers(schemas.i32, np.arange(count, dtype=np.int32))
