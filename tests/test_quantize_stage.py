@@ -12,7 +12,7 @@ from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
 from ptqflow.methods import gptq
-from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.methods.rounding import Target
 from ptqflow.modeling.architectures import SITES, linear_prefix
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
@@ -328,6 +328,22 @@ def test_overrides_leave_linears_in_high_precision(model, calibration, work):
     assert kinds == {"Linear"}
     original = load_file(model / "model.safetensors")
     assert torch.equal(loaded.model.layers[0].mlp.down_proj.weight, original["model.layers.0.mlp.down_proj.weight"])
+
+
+FLAT = {"preset": "flatquant-w4a4kv4", "transform": {"name": "flatquant", "epochs": 0}}
+
+
+@pytest.mark.parametrize("entry", [{"preset": "awq-w4a16"}, {"preset": "gptq-w4a16", "error_propagation": False}, FLAT])
+def test_a_block_left_in_high_precision_hands_on_the_float_states_of_every_sequence(entry, model):
+    """Also of those beyond the sample (`MEASURED_TOKENS`) on which errors are measured."""
+    recipe = resolve(entry | {"overrides": [{"layers": [0], "weights": None}]})
+    blocks = Blocks(model, torch.device("cpu"), torch.float32)
+    hidden = blocks.embed(torch.randint(3, 64, (3 * MEASURED_TOKENS // 100, 100)))
+    expected = forward(blocks.build(0, blocks.tensors(0)), hidden, blocks.positions(100))
+    peaks = {site.name: torch.ones(256 if site.name == "down" else 128) for site in SITES}
+    with torch.no_grad():
+        quantize_layer(blocks, 0, hidden, peaks, recipe, select("cpu"))
+    torch.testing.assert_close(hidden, expected)
 
 
 def test_cache_only_recipe_keeps_all_weights(model, calibration, work):

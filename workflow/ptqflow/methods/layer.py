@@ -162,7 +162,7 @@ def _look(
         if site == SITES[-1].name and not kept:
             raise SeenEnough
 
-    seen = len(hidden if wanted or ranges is not None else entering)
+    seen = len(hidden if wanted or ranges is not None else outputs)
     with watch_sites(block, watch):
         for part in batches(seen, run.tokens):
             kept = max(0, len(outputs) - part.start)
