@@ -14,6 +14,7 @@ from ptqflow.methods.learned import Task
 from ptqflow.methods.rounding import clip_rows
 from ptqflow.modeling import online
 from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling.fake_quant import FakeQuantLinear
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
@@ -253,6 +254,23 @@ def test_sites_left_out_are_neither_transformed_nor_clipped(kind, tmp_path):
     stored = Blocks(source, CPU, torch.bfloat16).tensors(0)
     for name in ("model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.down_proj.weight"):
         assert torch.equal(flat.tensors[name], stored[name].float())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gradients_pass_through_quantized_inputs_of_sites_left_out(bits):
+    """They are read by what is learned before them: the gradient is the straight-through one, as if they had ratios of 1."""
+    torch.manual_seed(0)
+    x, seen = torch.randn(3, 5, 12), []
+    args = resolve({"preset": f"rtn-w{bits}a{bits}-ascend"}).input_activations(0, "o_proj")
+    linear = FakeQuantLinear(torch.nn.Linear(12, 7), args, 2)
+    weights = torch.randn(3, 5, 7)
+    for clip in (None, torch.nn.Parameter(torch.ones(2, 2))):
+        linear.input_clip = clip
+        leaf = x.clone().requires_grad_()
+        seen += torch.autograd.grad((linear(leaf) * weights).sum(), leaf)
+    assert torch.equal(*seen)
+    plain = weights @ linear.weight.detach()
+    assert (seen[0] - plain).norm() < 0.3 * plain.norm()
 
 
 def test_linears_of_a_site_that_quantize_symmetrically_share_one_learned_ratio(model, calibration):

@@ -8,11 +8,11 @@ from ptqflow.numerics.straight_through import fake_quantize_clipped, quantize_de
 
 
 @given(st.integers(2, 8), st.booleans(), st.sampled_from([1, 2, 4]), st.integers(0, 10**6))
-def test_ratios_of_one_give_the_plain_grid_bit_for_bit(bits, symmetric, shards, seed):
+def test_ratios_of_one_or_none_give_the_plain_grid_bit_for_bit(bits, symmetric, shards, seed):
     x = torch.randn(6, 16, generator=torch.Generator().manual_seed(seed))
     x[0] = 0
-    clip = torch.ones(shards, 2)
-    assert torch.equal(fake_quantize_clipped(x, bits, symmetric, clip, shards), fake_quantize(x, bits, symmetric, shards))
+    for clip in (torch.ones(shards, 2), None):
+        assert torch.equal(fake_quantize_clipped(x, bits, symmetric, clip, shards), fake_quantize(x, bits, symmetric, shards))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

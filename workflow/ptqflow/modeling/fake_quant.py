@@ -49,8 +49,8 @@ class FakeQuantLinear(nn.Linear):
         bits, symmetric, shards = self.args.num_bits, self.args.symmetric, self.input_shards
         if not self.args.dynamic:
             return fake_quantize_static(input, self.input_scale, bits)
-        if self.input_clip is None:
-            return fake_quantize(input, bits, symmetric, shards)
+        if self.input_clip is None and not input.requires_grad:
+            return fake_quantize(input, bits, symmetric, shards)  # the same numbers, faster, no gradient
         return fake_quantize_clipped(input, bits, symmetric, self.input_clip, shards)
 
     def forward(self, input: Tensor) -> Tensor:

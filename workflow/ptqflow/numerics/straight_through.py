@@ -41,13 +41,15 @@ def quantize_dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid
     return result
 
 
-def fake_quantize_clipped(x: Tensor, num_bits: int, symmetric: bool, clip: Tensor, shards: int = 1) -> Tensor:
-    """`grid.fake_quantize` with the range of each row (and shard) times clip ratios [shards, 2] (low, high).
+def fake_quantize_clipped(x: Tensor, num_bits: int, symmetric: bool, clip: Tensor | None, shards: int = 1) -> Tensor:
+    """`grid.fake_quantize` with the range of each row (and shard) times clip ratios [shards, 2] (low, high), if given.
 
-    The dtype and shape of `x` [..., n]; with ratios of 1 the values of `grid.fake_quantize`. Differentiable in `x` and `clip`.
+    The dtype and shape of `x` [..., n]; with ratios of 1, or none, the values of `grid.fake_quantize`. Differentiable in `x` and
+    `clip`.
     """
     rows = x.float().unflatten(-1, (shards, -1))
-    ratio = clip.float()
     low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-    scale, zero_point = dynamic_scale_and_zero_point(low * ratio[:, :1], high * ratio[:, 1:], num_bits, symmetric)
+    if clip is not None:
+        low, high = low * clip[:, :1].float(), high * clip[:, 1:].float()
+    scale, zero_point = dynamic_scale_and_zero_point(low, high, num_bits, symmetric)
     return quantize_dequantize(rows, scale, zero_point.detach(), Grid(num_bits, symmetric)).flatten(-2).to(x.dtype)
