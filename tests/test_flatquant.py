@@ -321,6 +321,17 @@ def test_overrides_of_learning_that_cannot_be_are_refused(wrong, message):
         resolve({"preset": "flatquant-w4a4kv4", **wrong})
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_chunks_gives_one_result(dtype, tmp_path):
+    """Also where the CPU runs the float model in bfloat16, but learns in float32."""
+    source, used, found = tiny_model(tmp_path / "m", dtype=dtype, layers=2), recipe(1), []
+    for chunks in (1, 2):
+        paths = quantize(source, collect(source, tmp_path, chunks), used, tmp_path / f"{chunks}", chunks)
+        found.append({name: tensor for path in paths for name, tensor in load_file(path).items()})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 @pytest.mark.parametrize("rounding", ["rtn", "gptq"])
 def test_diagnostics_and_losses_are_written(rounding, model, calibration, work):
     used = recipe(1, rounding={"name": rounding})

@@ -125,8 +125,8 @@ def quantize_layer(
     for row in rounder.rows:
         row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
     rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
-    if learn and not propagate:
-        hidden.copy_(outputs)
+    if learn and not (propagate or last):
+        _pass_on(run, hidden, outputs)
     rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
     return fixed | rounder.qparams, rows, losses
 
@@ -178,6 +178,17 @@ def _look(
         head_dim=head_dim(run.blocks.config.to_dict()),
     )
     return found, ranges
+
+
+def _pass_on(run: _Layer, hidden: Tensor, targets: Tensor) -> None:
+    """Make `hidden` what `collect` makes of it (`targets`, if that is as exact): the next block sees the same in any chunk."""
+    as_collected = replace(run, stored=list(run.tensors.values()))
+    if as_collected.dtype == run.dtype:
+        hidden.copy_(targets)
+        return
+    block = run.blocks.build(run.layer, run.tensors, as_collected.dtype)
+    for part in batches(len(hidden), run.tokens):
+        hidden[part] = as_collected.forward(block, hidden[part])
 
 
 def _static(
