@@ -65,6 +65,24 @@ def values(flat, measure):
     return [row["value"] for row in flat.rows if row["measure"] == measure]
 
 
+def test_held_out_sequences_are_measured_each_once_and_never_trained_on(model, calibration, monkeypatch):
+    trained, measured, whole, loss = [], [], {}, flatquant._Trainer._loss
+
+    def watched(self, state, indices):
+        (measured if isinstance(indices, slice) else trained).append(indices)
+        if isinstance(indices, slice) and indices.start == 9:
+            whole.setdefault("first", loss(self, state, slice(9, 12)).item())
+        return loss(self, state, indices)
+
+    monkeypatch.setattr(flatquant._Trainer, "_loss", watched)
+    monkeypatch.setattr(flatquant, "batches", lambda sequences, tokens: batches(sequences, tokens, 2 * tokens))  # 2, then 1
+    used = resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 1, "held_out": 0.25}})
+    flat = learn(model, calibration, used)
+    assert sorted(index for indices in trained for index in indices) == list(range(9))
+    assert measured == [slice(9, 11), slice(11, 12)] * 4  # plain rounding, before and after training, as deployed
+    assert values(flat, "rtn_held_out_loss")[0] == pytest.approx(whole["first"])
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("qwen2", torch.float32), ("qwen3", torch.bfloat16), ("llama", torch.bfloat16)])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_transforms_cancel_before_training_after_and_folded(kind, dtype, shards, tmp_path):
@@ -156,6 +174,15 @@ def test_a_block_that_ends_worse_than_plain_rounding_stays_plainly_rounded_and_s
     assert flat.rows[-1]["value"] == pytest.approx(values(flat, "rtn_held_out_loss")[0])
     stored = Blocks(model, CPU, torch.float32).tensors(0)
     assert all(torch.equal(flat.tensors[name], tensor) for name, tensor in stored.items())
+
+
+def test_a_block_that_learned_nothing_better_than_plain_rounding_stays_plainly_rounded(model, calibration, monkeypatch):
+    losses = iter([1.0, 2.0, 2.0, 3.0])  # plain rounding, the start, the best state and then plain rounding as deployed
+    monkeypatch.setattr(flatquant._Trainer, "_held_out", lambda self, state: next(losses))
+    flat = learn(model, calibration, recipe(0))
+    assert flat.fallback.startswith("no transform: held-out loss 2 (round to nearest 1)")
+    assert (flat.rows[-1]["value"], flat.rows[-1]["event"]) == (3.0, "fallback")
+    assert all(torch.equal(m, torch.eye(m.shape[-1]).double().expand_as(m)) for m in flat.transforms.matrices.values())
 
 
 def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration, checkpoint, work):
