@@ -7,6 +7,7 @@ from ptqflow.methods import flat_block, flatquant
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, module_name, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
+from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.presets import resolve
@@ -62,7 +63,7 @@ def dense(transforms, site):
     return torch.block_diag(*[torch.kron(a, b) for a, b in zip(left, right.expand(shards, -1, -1), strict=True)])
 
 
-def deployed(qparams, linear):
+def rounded(qparams, linear):
     return dequantize_weight(*(qparams[f"{linear_prefix(0, linear)}.{part}"] for part in ("integers", "scale", "zero_point")))
 
 
@@ -103,7 +104,7 @@ def test_weights_that_the_trainer_sees_are_those_that_are_deployed(learned):
     folded = {name.removeprefix(PREFIX): tensor for name, tensor in flat.tensors.items()}
     seen = flat_block.quantize_weights(folded, flat.transforms.to(blocks.device, torch.float32), recipe, 0)
     for linear in LINEARS:
-        assert torch.equal(seen[f"{module_name(linear)}.weight"], deployed(qparams, linear))
+        assert torch.equal(seen[f"{module_name(linear)}.weight"], rounded(qparams, linear))
 
 
 def test_norms_and_ratios_are_learned_to_what_the_checkpoint_can_hold(learned):
@@ -116,6 +117,17 @@ def test_norms_and_ratios_are_learned_to_what_the_checkpoint_can_hold(learned):
     clips = [name for name in qparams if name.endswith("_clip")]
     assert len(clips) == 7 + 2
     assert all(torch.equal(qparams[name], qparams[name].bfloat16().float()) for name in clips)
+
+
+def test_norms_and_biases_are_deployed_as_they_were_learned(learned):
+    blocks, _, flat, qparams = learned
+    others = {n: t for n, t in blocks.tensors(0).items() if f"{n.removesuffix('.weight')}.integers" not in qparams}
+    assert len(others) >= 4
+    changed = 0
+    for name, tensor in others.items():
+        assert torch.equal(deployed(name, tensor, qparams), flat.tensors[name].to(tensor.dtype))
+        changed += not torch.equal(flat.tensors[name], tensor.float())
+    assert changed == 2 + sum(name.endswith(("v_proj.bias", "up_proj.bias")) for name in others)
 
 
 def test_gram_matrices_are_those_of_the_transformed_inputs(learned):
