@@ -1,5 +1,5 @@
 import math
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 import torch
@@ -40,6 +40,55 @@ def test_steps_that_are_not_finite_roll_back_to_the_best_state(poison):
     assert next(e.step for e in task.events if e.event == "rollback") == 30
     assert torch.isfinite(parameter).all()
     assert best < 0.2 * task.events[0].value
+
+
+def test_a_rollback_puts_the_best_state_back_halves_the_rate_and_forgets_the_momentum():
+    parameter, seen = nn.Parameter(torch.zeros(2)), []
+
+    def loss(indices):
+        seen.append(parameter.detach().clone())
+        return (parameter - TARGET).square().mean() * (math.nan if len(seen) == 31 else 1.0)
+
+    task = descent(parameter, loss)
+    run(task)
+    kept = max(e.step for e in task.events if e.event in ("start", "best") and e.step <= 30)
+    assert 0 < kept < 30
+    assert not torch.equal(seen[30], seen[kept])
+    assert torch.equal(seen[31], seen[kept])
+    rate = 0.1 * (1 + math.cos(math.pi * 31 / 80)) / 2 / 2  # Adam's first step is the rate, whatever the gradient
+    torch.testing.assert_close((seen[32] - seen[31]).abs(), torch.full((2,), rate), rtol=1e-3, atol=0)
+
+
+def test_every_group_is_annealed_from_its_own_rate_to_the_same_small_one():
+    slow, fast, seen = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), []
+
+    def loss(indices):
+        seen.append((slow.item(), fast.item()))
+        return (slow + fast + 1000).sum()
+
+    Descent([Group([slow], 0.01), Group([fast], 0.1)], loss, lambda: -float(len(seen))).run(100, 1, 1, torch.Generator())
+    steps = [[abs(b - a) for a, b in pairwise(path)] for path in zip(*seen, strict=True)]
+    for rate, found in zip((0.01, 0.1), steps, strict=True):
+        assert found[0] == pytest.approx(rate, rel=1e-3)
+        assert found[50] == pytest.approx(rate / 2, rel=0.02)
+        assert found[-1] < 2e-3 * rate
+
+
+def test_parameters_decay_as_asked():
+    for options, expected in (({"weight_decay": 0.5}, 0.95), ({}, 1.0)):
+        parameter = nn.Parameter(torch.ones(1))
+        task = descent(parameter, lambda indices, p=parameter: (p * 0 + 1).sum(), **options)
+        task.held_out = lambda p=parameter: p.item()  # a step is kept where it made the parameter smaller
+        task.run(1, 1, 1, torch.Generator())
+        assert parameter.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1e9, 10.0), (0.25, 0.25)])
+def test_gradients_are_those_of_the_logarithm_and_clipped_to_a_norm(limit, expected):
+    parameter = nn.Parameter(torch.full((1,), 0.5))
+    task = descent(parameter, lambda indices: (10 * parameter).exp().sum(), max_gradient_norm=limit)
+    task.run(1, 1, 1, torch.Generator())
+    assert parameter.grad.item() == pytest.approx(expected)
 
 
 def test_a_loss_that_pulls_the_wrong_way_cannot_make_the_result_worse():

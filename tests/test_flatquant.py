@@ -9,6 +9,7 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods.descent import Descent
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.learned import Task
 from ptqflow.methods.rounding import clip_rows
@@ -346,6 +347,20 @@ def test_layers_learn_by_their_own_overrides(model, calibration):
 def test_overrides_of_learning_that_cannot_be_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         resolve({"preset": "flatquant-w4a4kv4", **wrong})
+
+
+def test_transforms_and_clips_learn_at_their_own_rates(model, calibration, monkeypatch):
+    seen = {}
+
+    def spy(groups, loss, held_out, weight_decay, max_gradient_norm):
+        seen.update({group.learning_rate: len(group.parameters) for group in groups}, rest=(weight_decay, max_gradient_norm))
+        return Descent(groups, loss, held_out, weight_decay, max_gradient_norm)
+
+    monkeypatch.setattr(flatquant, "Descent", spy)
+    own = {"learning_rate": 0.002, "clip_learning_rate": 0.03, "weight_decay": 0.1, "max_gradient_norm": 0.7}
+    learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 0} | own}))
+    matrices, scales, clips = 2 * 3 + 1 + 2, 3, 4 + 2 + 7
+    assert seen == {0.002: matrices + scales, 0.03: clips, "rest": (0.1, 0.7)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
