@@ -59,6 +59,15 @@ def test_a_rollback_puts_the_best_state_back_halves_the_rate_and_forgets_the_mom
     torch.testing.assert_close((seen[32] - seen[31]).abs(), torch.full((2,), rate), rtol=1e-3, atol=0)
 
 
+def test_a_held_out_loss_that_is_not_finite_rolls_back():
+    parameter = nn.Parameter(torch.zeros(2))
+    task = descent(parameter, lambda indices: (parameter - TARGET).square().mean())
+    losses = iter([3.0, 2.0, math.nan, 1.0])
+    task.held_out = lambda: next(losses)
+    assert run(task, epochs=3) == 1.0
+    assert [e.event for e in task.events if e.measure == "held_out_loss"] == ["start", "best", "rollback", "best"]
+
+
 def test_every_group_is_annealed_from_its_own_rate_to_the_same_small_one():
     slow, fast, seen = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1)), []
 

@@ -100,6 +100,11 @@ def test_gradient_of_the_inverse_agrees_with_finite_differences():
     assert gradient_error(inverse, torch.device("cpu")) < 1e-3
 
 
+def test_an_inverse_is_found_in_float64_whatever_its_dtype():
+    matrix = torch.vander(torch.linspace(0.5, 1.5, 7)).expand(2, 7, 7)  # ill-conditioned
+    assert torch.equal(inverse(matrix), torch.linalg.inv(matrix.double()).float())
+
+
 def test_a_lost_gradient_is_noticed():
     assert gradient_error(lambda matrix: inverse(matrix.detach()), torch.device("cpu")) == pytest.approx(1)
     assert gradient_error(lambda matrix: inverse(matrix.mT).mT.detach() + 0 * matrix, torch.device("cpu")) == pytest.approx(1)

@@ -16,6 +16,21 @@ def test_ratios_of_one_or_none_give_the_plain_grid_bit_for_bit(bits, symmetric, 
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
+def test_each_shard_is_clipped_at_each_end_by_its_own_ratio(symmetric):
+    x = torch.randn(7, 3, 15, generator=torch.Generator().manual_seed(0))
+    clip = torch.tensor([[0.5, 0.9], [0.8, 0.3], [1.0, 0.6]])
+    parts = []
+    for part, (below, above) in zip(x.double().split(5, -1), clip.double(), strict=True):
+        low, high = part.amin(-1, keepdim=True).clamp(max=0) * below, part.amax(-1, keepdim=True).clamp(min=0) * above
+        scale = torch.maximum(-low, high) / 7 if symmetric else (high - low) / 15
+        zero_point = 0 if symmetric else (-low / scale).round()
+        integers = ((part / scale).round() + zero_point).clamp(*((-8, 7) if symmetric else (0, 15)))
+        parts.append((integers - zero_point) * scale)
+    found = fake_quantize_clipped(x, 4, symmetric, clip, 3).double()
+    torch.testing.assert_close(found, torch.cat(parts, -1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
 def test_gradients_are_those_of_straight_through_rounding(symmetric):
     torch.manual_seed(0)
     x, scale = torch.randn(5, 8, requires_grad=True), (torch.rand(5, 1) * 0.2 + 0.1).requires_grad_()
