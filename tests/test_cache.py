@@ -10,9 +10,11 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.cache import CacheQuantizer, CacheRanges, attach, quantize_cache, static_qparams
+from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize, scale_and_zero_point
+from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
@@ -113,6 +115,24 @@ def test_keys_before_rope_are_those_of_the_projection_or_its_norm(kind, tmp_path
     heads = (1, 12, 2, blocks.config.head_dim if kind == "qwen3" else 32)
     assert torch.equal(seen["quantized"].reshape(heads), fake_quantize(seen["float"].reshape(heads), 4, False))
     assert not torch.equal(seen["float block"], seen["quantized block"])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_dynamic_ranges_are_of_each_token_and_head_on_the_grid_asked_for(symmetric):
+    key, value = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
+    found = CacheQuantizer(CacheArgs(num_bits=4, symmetric=symmetric), 3, 6, key)(key, value)
+    for quantized, x in zip(found, (key, value), strict=True):
+        assert torch.equal(quantized, fake_quantize(x, 4, symmetric))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_turned_keys_and_values_have_ratios_of_their_own(symmetric):
+    key, value = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
+    flat = FlatCache(CacheArgs(num_bits=4, symmetric=symmetric), 6, key)
+    flat.k_trans.data, flat.k_clip.data = torch.randn(6, 6), torch.tensor([[0.9, 0.6]])
+    flat.v_clip.data = torch.tensor([[0.5, 0.8]])
+    for quantized, x, ratios in zip(flat(key, value), (key @ flat.k_trans, value), (flat.k_clip, flat.v_clip), strict=True):
+        assert torch.equal(quantized, fake_quantize_clipped(x, 4, symmetric, ratios))
 
 
 def test_a_bias_kept_out_is_added_back_in_the_dtype_of_the_model():
