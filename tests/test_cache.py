@@ -125,6 +125,20 @@ def test_dynamic_ranges_are_of_each_token_and_head_on_the_grid_asked_for(symmetr
         assert torch.equal(quantized, fake_quantize(x, 4, symmetric))
 
 
+@pytest.mark.parametrize(("dynamic", "static"), [(False, "kv"), ("values", "k")])
+def test_static_ranges_are_of_each_head_and_channel_and_say_what_is_beyond_them(dynamic, static):
+    states = {"k": 3 * torch.randn(2, 3, 5, 6), "v": 3 * torch.randn(2, 3, 5, 6)}
+    quantizer = CacheQuantizer(CacheArgs(num_bits=4, dynamic=dynamic), 3, 6, states["k"])
+    scale, zero_point = 0.1 + torch.rand(3, 6), torch.randint(0, 16, (3, 6)).float()
+    for name in static:
+        getattr(quantizer, f"{name}_scale").data, getattr(quantizer, f"{name}_zero_point").data = scale, zero_point
+    assert len(list(quantizer.parameters())) == 2 * len(static)
+    for (name, x), found in zip(states.items(), quantizer(*states.values()), strict=True):
+        s, z = scale.view(1, 3, 1, 6), zero_point.view(1, 3, 1, 6)
+        expected = (((x / s).round() + z).clamp(0, 15) - z) * s if name in static else fake_quantize(x, 4, False)
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_turned_keys_and_values_have_ratios_of_their_own(symmetric):
     key, value = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)

@@ -10,6 +10,7 @@ from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.fake_quant import FakeQuantLinear, cache_attention, quantize_block
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.presets import resolve
+from ptqflow.scheme import ActivationArgs
 from tiny_models import fake_checkpoint, tiny_model
 from transformers import AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -40,6 +41,14 @@ def test_fake_quantized_linear_quantizes_its_input_per_token_and_shard():
     x = torch.randn(3, 5, 32)
     assert torch.equal(quantized(x), linear(fake_quantize(x, 4, False, shards=2)))
     assert list(quantized.state_dict()) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize(("bits", "ends"), [(4, [-8.0, 7.0]), (8, [-128.0, 127.0])])
+def test_a_static_grid_has_the_integers_of_its_bits(bits, ends):
+    args = ActivationArgs(num_bits=bits, strategy="tensor", dynamic=False)
+    quantized = FakeQuantLinear(torch.nn.Linear(4, 3), args, 1)
+    quantized.input_scale.data = torch.tensor([0.5])
+    assert quantized.quantized(torch.tensor([-99.0, 99.0, 0.6, -1.25])).tolist() == [ends[0] / 2, ends[1] / 2, 0.5, -1.0]
 
 
 def test_loaded_checkpoint_equals_the_manual_computation(checkpoint, model, tmp_path):
