@@ -42,6 +42,21 @@ def test_steps_that_are_not_finite_roll_back_to_the_best_state(poison):
     assert best < 0.2 * task.events[0].value
 
 
+def test_a_finite_loss_with_a_gradient_that_is_not_rolls_back_too():
+    parameter = nn.Parameter(torch.zeros(2))
+    calls = iter(range(1000))
+
+    def loss(indices):
+        value = (parameter - TARGET).square().mean()
+        return value + (0 * parameter).sqrt().sum() if next(calls) == 30 else value  # adds zero, with gradient 0 / 0
+
+    task = descent(parameter, loss)
+    run(task)
+    first = next(e for e in task.events if e.event == "rollback")
+    assert (first.step, math.isfinite(first.value)) == (30, True)
+    assert torch.isfinite(parameter).all()
+
+
 def test_a_rollback_puts_the_best_state_back_halves_the_rate_and_forgets_the_momentum():
     parameter, seen = nn.Parameter(torch.zeros(2)), []
 
