@@ -34,8 +34,8 @@ def evaluate(
     """One row per item: `choice_logprobs` in nats, `extracted` and `gold` as indices of alternatives.
 
     `extracted` is the alternative of the highest log-likelihood, divided by its continuation's characters where the task is
-    normalized so. A single alternative is "0" when greedy decoding produces it, else null. `completion_tokens` sums all
-    alternatives.
+    normalized so: without the space that joins it to the context, as lm-eval's acc_norm. A single alternative is "0" when
+    greedy decoding produces it, else null. `completion_tokens` sums all alternatives.
     """
     # One document per context: an item with n contexts of one continuation each becomes n documents.
     documents: list[dict[str, Any]] = [
@@ -51,7 +51,7 @@ def evaluate(
 
 def _row(item: ChoiceItem, responses: list[Any], by_characters: bool) -> dict[str, Any]:
     logprobs = [float(value) for response in responses for value in response.logprobs]
-    lengths = [len(continuation) if by_characters else 1 for _, continuation in item.alternatives]
+    lengths = [max(1, len(continuation.removeprefix(" "))) if by_characters else 1 for _, continuation in item.alternatives]
     contexts = [[int(token) for token in response.input_tokens] for response in responses]
     scored = [token for response in responses for row in response.output_tokens for token in row if int(token) >= 0]
     if len(logprobs) == 1:

@@ -39,7 +39,7 @@ class TaskConfig(Model):
     `limit`: the first n items in the order of the data set's files (perplexity: the first n windows).
     Reasoning: `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `completions` per item and seed; `scorer`: `final`
     reads the answer after the end of thinking only, `legacy` anywhere in the completion, as the published protocol does.
-    Choice: `normalization` divides log-likelihoods by the length of the continuation in `characters` (acc_norm), or not.
+    Choice: `normalization` divides log-likelihoods by the length of the choice in `characters` (acc_norm), or not.
     Perplexity: `window` tokens per window.
     """
 
