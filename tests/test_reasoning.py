@@ -12,9 +12,14 @@ from ptqflow.engines.protocol import Completion, Sampling
 from ptqflow.engines.sampling import Sampler, warpers
 from ptqflow.engines.transformers_engine import TransformersEngine
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.reasoning import chat_prompt
+from ptqflow.evaluation.hashing import completion_seed
+from ptqflow.evaluation.items import ReasoningItem
+from ptqflow.evaluation.reasoning import chat_prompt, evaluate
+from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.sources import Source
 from scipy.stats import chisquare
 from talking_models import byte_tokenizer, cpu_engine, talking_model
+from transformers import AddedToken
 
 PROMPTS = [[1, *range(10, 10 + n)] for n in (3, 30, 11, 7, 50, 4, 19, 8)]
 SEEDS = list(range(100, 100 + len(PROMPTS)))
@@ -103,6 +108,38 @@ def test_chat_prompt_has_one_bos_and_knows_that_thinking_began() -> None:
     assert tokens[0] == 1
     assert thinking
     assert not chat_prompt(byte_tokenizer("{{ messages[0].content }}"), "Hello")[1]
+
+
+class Scripted:
+    """An engine that says after thinking what it was asked, then the seed; last request first."""
+
+    def __init__(self, special: bool) -> None:
+        self.tokenizer = byte_tokenizer()
+        marks = [AddedToken(mark, special=special) for mark in ("<think>", "</think>")]
+        self.tokenizer.add_tokens(marks, special_tokens=special)
+
+    def generate(self, prompts, seeds, sampling, batch_size):
+        for index in reversed(range(len(prompts))):
+            asked = self.tokenizer.decode(prompts[index]).partition("<user>")[2].partition("\n")[0]
+            said = f"is it 5?</think>\\boxed{{{asked}}} by {seeds[index]}<eos>"
+            tokens = tuple(self.tokenizer(said, add_special_tokens=False).input_ids)
+            yield index, Completion(tokens, "stop" if asked != "3" else "length")
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["plain marks", "special marks"])
+def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_item(special: bool) -> None:
+    items = [ReasoningItem(f"i{n}", str(n), str(n)) for n in (3, 1, 2)] + [ReasoningItem("wrong", "8", "9")]
+    task = TaskConfig(benchmark="problems", source=Source(path="x"), completions=2, temperature=1).resolved()
+    rows = evaluate("t", task, items, Scripted(special), 7, 8)
+    assert sorted((row["item"], row["completion"]) for row in rows) == [
+        (i, c) for i in ("i1", "i2", "i3", "wrong") for c in (0, 1)
+    ]
+    for row in rows:
+        asked = next(item.problem for item in items if item.id == row["item"])
+        seed = completion_seed(7, "t", row["item"], row["completion"])
+        assert row["text"] == f"is it 5?</think>\\boxed{{{asked}}} by {seed}"
+        assert (row["extracted"], row["correct"]) == (asked, row["item"] != "wrong")
+        assert row["finish_reason"] == ("length" if asked == "3" else "stop")
 
 
 def test_a_model_without_chat_template_is_refused() -> None:
