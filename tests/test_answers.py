@@ -44,6 +44,7 @@ def test_odd_boxes(text: str, answer: str | None) -> None:
         ("temperatures: -5 and -7", {}, "-7"),
         ("we compute 10-2=8", {}, "8"),
         ("10-2", {}, "2"),
+        ("hence x = \N{MINUS SIGN}5", {}, "-5"),
         ("three quarters, 3/4", {}, "3/4"),
         ("adding 12 to 30 gives", {"truncated": True}, None),
         (r"\boxed{42} and", {"truncated": True}, "42"),
@@ -82,6 +83,9 @@ def test_no_answer_is_wrong() -> None:
         (r"\text{east}", r"\text{west}", False),
         ("(1,2)", "(2,1)", False),
         (r"\frac{1}{3}", "0.5", False),
+        ("90\N{DEGREE SIGN}", r"90^\circ", True),
+        ("\N{MINUS SIGN}5", "-5", True),
+        ("\N{MINUS SIGN}5", "5", False),
         ("1,000", "1000", True),
         ("1.0000001", "1", True),  # 5 decimals
         ("1.0001", "1", False),
