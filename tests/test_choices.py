@@ -1,5 +1,6 @@
 """Multiple choice through lighteval equals log-likelihoods computed directly."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,9 +66,12 @@ def test_normalized_choice_divides_by_characters_without_the_joining_space(manif
         ([-4.0, -10.5], "characters", "0"),  # -2 and -2.1 a character; with their spaces, -1.33 and -1.75
         ([-4.2, -10.0], "characters", "1"),  # -2.1 and -2; with their spaces, -1.4 and -1.67
         ([-4.0, -10.0], "characters", "0"),  # equal: the first, as argmax
+        ([math.nan, math.nan], "none", None),
     ],
 )
-def test_choice_is_lm_evals(logprobs: list[float], normalization: str, extracted: str) -> None:
+def test_choice_is_lm_evals_and_none_of_what_is_no_number(
+    logprobs: list[float], normalization: str, extracted: str | None
+) -> None:
     response = SimpleNamespace(logprobs=logprobs, input_tokens=[1, 2], output_tokens=[[3, -1], [4, 5]])
     item = ChoiceItem("i", ("Question: q\nAnswer:",), (" ab", " abcde"), 0)
     row = _row(item, [response], normalization == "characters")

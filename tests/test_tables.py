@@ -1,6 +1,7 @@
 """What the tables say of a study whose truth is known, through the command line and from the builders."""
 
 import csv
+import math
 import re
 
 import pyarrow as pa
@@ -151,12 +152,24 @@ def test_each_platform_has_its_own_baseline():
     assert of(accuracy.build(files), "rtn", "arithmetic")["drop"] == 0
 
 
-def test_loss_that_is_not_finite_is_said_and_not_scored():
+@pytest.mark.parametrize(("loss", "windows"), [(math.inf, 1), (math.nan, 1), (math.nan, 20)])
+def test_loss_that_is_not_finite_is_said_and_not_scored(loss, windows):
+    """A model that collapsed altogether does not keep the others from their table."""
     broken = samples(0.0, 0, tasks=["text"])
-    broken[3]["nll"] = float("inf")
-    row = of(table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken)), "rtn", "text")
-    assert row["score"] is None
-    assert "1 of 20 windows" in row["note"]
+    for row in broken[:windows]:
+        row["nll"] = loss
+    rows = table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken))
+    assert of(rows, "rtn", "text")["score"] is None
+    assert f"{windows} of 20 windows" in of(rows, "rtn", "text")["note"]
+    assert of(rows, "baseline", "text")["score"] > 1
+
+
+@pytest.mark.parametrize(("task", "column"), [("text", "nll"), ("facts", "correct")])
+def test_a_sample_without_its_score_is_refused(task, column):
+    rows = samples(0.0, 0, tasks=[task])
+    rows[2][column] = None
+    with pytest.raises(ArtifactError, match=f"task {task}: a sample without a score"):
+        table(("baseline", rows))
 
 
 def test_truncated_completions_are_counted():

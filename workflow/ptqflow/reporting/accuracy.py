@@ -85,10 +85,14 @@ def gather(samples: Sequence[tuple[Variant, pa.Table]]) -> dict[Variant, dict[st
     tables: dict[Variant, list[pa.Table]] = {}
     for variant, table in samples:
         tables.setdefault(variant, []).append(table)
-    return {variant: _tasks(variant, pa.concat_tables(parts).to_pandas()) for variant, parts in tables.items()}
+    return {variant: _tasks(variant, pa.concat_tables(parts)) for variant, parts in tables.items()}
 
 
-def _tasks(variant: Variant, frame: pd.DataFrame) -> dict[str, Runs]:
+def _tasks(variant: Variant, samples: pa.Table) -> dict[str, Runs]:
+    # Asked of Arrow, since pandas cannot tell a null from a loss that is not a number, as a collapsed model has.
+    null = {column: samples[column].is_null().to_numpy() for column in ("nll", "correct")}
+    frame = samples.to_pandas()
+    frame["missing"] = np.where(frame["kind"] == PERPLEXITY, null["nll"], null["correct"])
     repeated = frame.duplicated(["task", "item", "seed", "completion"])
     if repeated.any():
         task, item, seed = frame.loc[repeated, ["task", "item", "seed"]].iloc[0]
@@ -99,7 +103,7 @@ def _tasks(variant: Variant, frame: pd.DataFrame) -> dict[str, Runs]:
     for task, part in frame.groupby("task", sort=False):
         kind, name = str(part["kind"].iloc[0]), str(task)
         value = part["nll"] if kind == PERPLEXITY else part["correct"]
-        if name == AVERAGE or value.isna().all() or (kind != PERPLEXITY and value.isna().any()):
+        if name == AVERAGE or part["missing"].any():
             raise ArtifactError(f"{variant}: task {name}: a sample without a score, or a task named 'average'; evaluate it again")
         part = part.assign(value=value.astype(float))
         cells = part.groupby(["item", "seed"]).agg(
