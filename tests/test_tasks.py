@@ -140,6 +140,29 @@ def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) 
         load_items("t", TaskConfig(benchmark="problems", source=source))
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "row"),
+    [
+        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}),
+        ("winogrande", {"sentence": "A _ b.", "option1": "c", "option2": "d", "answer": "3"}),
+        ("choices", {"id": "a", "question": "q", "choices": ["x", "y"], "answer": 2}),
+        ("choices", {"id": "a", "question": "q", "choices": [], "answer": 0}),
+        ("gsm8k", {"question": "q", "answer": None}),
+    ],
+)
+def test_rows_whose_answer_is_hidden_or_impossible_are_refused(tmp_path: Path, benchmark: str, row: dict) -> None:
+    """Test splits hide answers; scored, every item would be wrong."""
+    source = Source(path=str(jsonl(tmp_path / "a.jsonl", [row])))
+    with pytest.raises(ArtifactError, match=f"row 0 of .* is not a row of {benchmark}"):
+        load_items("t", TaskConfig(benchmark=benchmark, source=source))
+
+
+def test_a_data_set_without_rows_is_refused(tmp_path: Path) -> None:
+    source = Source(path=str(jsonl(tmp_path / "a.jsonl", [])))
+    with pytest.raises(ArtifactError, match=r"a\.jsonl has no rows"):
+        load_items("t", TaskConfig(benchmark="problems", source=source))
+
+
 def test_alternatives_pair_contexts_with_continuations() -> None:
     assert ChoiceItem("i", ("c",), ("a", "b"), 0).alternatives == (("c", "a"), ("c", "b"))
     assert ChoiceItem("i", ("c", "d"), ("a",), 0).alternatives == (("c", "a"), ("d", "a"))
