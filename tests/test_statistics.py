@@ -176,6 +176,15 @@ def test_item_means_weigh_runs_equally_whatever_their_completions():
     assert statistics.item_means(item, run, value) == pytest.approx([0.75, 0.5])
 
 
+def test_an_item_with_fewer_runs_is_averaged_over_its_own():
+    item, run = np.array(["b", "a", "b", "b"]), np.array([3, 3, 1, 2])
+    assert statistics.item_means(item, run, np.array([1.0, 1.0, 1.0, 0.0])) == pytest.approx([1, 2 / 3])
+
+
+def test_perplexity_weighs_windows_by_their_tokens():
+    assert statistics.perplexity(np.array([10.0, 60.0]), np.array([10.0, 20.0])) == pytest.approx(np.exp(70 / 30))
+
+
 @settings(max_examples=40, deadline=None)
 @given(arrays(np.float64, st.integers(2, 30), elements=st.floats(1, 900)), st.floats(-0.5, 0.5))
 def test_uniformly_worse_model_has_an_exact_ratio(nll, worse):
