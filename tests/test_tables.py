@@ -7,11 +7,11 @@ import re
 import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES
+from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
-from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes
+from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes, verification
 from ptqflow.reporting.variants import Variant
 from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, whole_study
 
@@ -210,6 +210,16 @@ def test_overlapping_chunks_are_refused(tmp_path):
     table = read_table(study.paths["diagnostics"][0], pa.schema([LAYER_ERROR.field(i) for i in range(4, len(LAYER_ERROR))]))
     with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn/chunk=0"):
         layer_error.build([(chunk, table), (chunk.model_copy(update={"chunk": 1}), table)])
+
+
+def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
+    checks = [("tensors", "a", None), ("tensors", "b", None), ("integers", "a", None), ("weight", "a", 0.5), ("weight", "b", 0.1)]
+    checks += [("bytes", "weights", 30.0), ("bytes", "baseline", 120.0)]
+    checks += [("logits", "x: mean |difference of log p|", 0.2), ("logits", "x: largest |difference of log p|", 0.9)]
+    rows = [{"check": c, "subject": s, "status": "passed", "value": v, "limit": None, "note": None} for c, s, v in checks]
+    (row,) = verification.build([(Variant.model_validate(identity("r")), to_table(VERIFICATION, rows))])
+    assert (row["tensors"], row["linears"], row["bytes"], row["baseline_share"]) == (2, 1, 30, 0.25)
+    assert (row["weight_difference"], row["logprob_difference"]) == (0.5, 0.2)
 
 
 def test_export_without_sizes_is_refused():
