@@ -47,6 +47,7 @@ def test_odd_boxes(text: str, answer: str | None) -> None:
         ("hence x = \N{MINUS SIGN}5", {}, "-5"),
         ("three quarters, 3/4", {}, "3/4"),
         ("adding 12 to 30 gives", {"truncated": True}, None),
+        ("adding 12 to 30 gives", {"truncated": True, "legacy": True}, "30"),
         (r"\boxed{42} and", {"truncated": True}, "42"),
         ("no number", {}, None),
     ],
@@ -88,7 +89,9 @@ def test_no_answer_is_wrong() -> None:
         ("\N{MINUS SIGN}5", "5", False),
         ("1,000", "1000", True),
         ("1.0000001", "1", True),  # 5 decimals
-        ("1.0001", "1", False),
+        ("1.00002", "1", False),
+        ("(1,2)", "1<x<2", True),  # the gold answer may say more, not the other way round
+        ("1<x<2", "(1,2)", False),
     ],
 )
 def test_equality_is_mathematical(answer: str, gold: str, same: bool) -> None:

@@ -191,6 +191,20 @@ def test_nothing_within_noise_is_bold():
     assert 0 < cells < 2 * len(HARM)
 
 
+def test_what_is_clearly_better_is_bold_as_what_is_clearly_worse():
+    rows = table(("baseline", scored(30, 30)), ("better", scored(60, 0)), ("worse", scored(0, 60)), ("same", scored(30, 30)))
+    drops = {line[2]: line[4] for line in accuracy_table.printed(rows)[1].rows}
+    assert {recipe: isinstance(cell, render.Bold) for recipe, cell in drops.items()} == {
+        "better": True, "worse": True, "same": False,
+    }  # fmt: skip
+
+
+def test_truncation_is_printed_in_percent():
+    rows = scored(8, 2)
+    rows[0]["finish_reason"] = "length"
+    assert [line[4] for line in accuracy_table.printed(table(("baseline", rows)))[2].rows] == ["10.0"]
+
+
 def test_different_prompts_cannot_be_paired():
     other = scored(10, 0)
     other[4]["prompt_sha256"] = "another"
