@@ -44,8 +44,10 @@ def test_odd_boxes(text: str, answer: str | None) -> None:
         ("temperatures: -5 and -7", {}, "-7"),
         ("we compute 10-2=8", {}, "8"),
         ("10-2", {}, "2"),
+        ("hence x = \N{MINUS SIGN}5", {}, "-5"),
         ("three quarters, 3/4", {}, "3/4"),
         ("adding 12 to 30 gives", {"truncated": True}, None),
+        ("adding 12 to 30 gives", {"truncated": True, "legacy": True}, "30"),
         (r"\boxed{42} and", {"truncated": True}, "42"),
         ("no number", {}, None),
     ],
@@ -82,9 +84,14 @@ def test_no_answer_is_wrong() -> None:
         (r"\text{east}", r"\text{west}", False),
         ("(1,2)", "(2,1)", False),
         (r"\frac{1}{3}", "0.5", False),
+        ("90\N{DEGREE SIGN}", r"90^\circ", True),
+        ("\N{MINUS SIGN}5", "-5", True),
+        ("\N{MINUS SIGN}5", "5", False),
         ("1,000", "1000", True),
         ("1.0000001", "1", True),  # 5 decimals
-        ("1.0001", "1", False),
+        ("1.00002", "1", False),
+        ("(1,2)", "1<x<2", True),  # the gold answer may say more, not the other way round
+        ("1<x<2", "(1,2)", False),
     ],
 )
 def test_equality_is_mathematical(answer: str, gold: str, same: bool) -> None:

@@ -1,11 +1,13 @@
 """Multiple choice through lighteval equals log-likelihoods computed directly."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.choices import evaluate
+from ptqflow.evaluation.choices import _row, evaluate
 from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.sources import Source
@@ -48,12 +50,32 @@ def test_logprobs_equal_a_direct_computation(manifest: Path, items: list[ChoiceI
         assert row["correct"] == (row["extracted"] == row["gold"] == str(item.gold))
 
 
-def test_normalized_choice_divides_by_characters(manifest: Path) -> None:
+def test_normalized_choice_divides_by_characters_without_the_joining_space(manifest: Path) -> None:
     engine = cpu_engine(manifest.parent)
-    rows = evaluate("t", task("characters"), ITEMS, engine, seed=0, batch_size=1)
-    for item, row in zip(ITEMS, rows, strict=True):
-        scores = [logprob / len(text) for logprob, text in zip(row["choice_logprobs"], item.continuations, strict=True)]
+    for row in evaluate("t", task("characters"), ITEMS, engine, seed=0, batch_size=1):
+        item = next(item for item in ITEMS if item.id == row["item"])
+        choices = [text[1:] for text in item.continuations]
+        scores = [logprob / len(text) for logprob, text in zip(row["choice_logprobs"], choices, strict=True)]
         assert row["extracted"] == str(scores.index(max(scores)))
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "normalization", "extracted"),
+    [
+        ([-4.0, -10.5], "none", "0"),
+        ([-4.0, -10.5], "characters", "0"),  # -2 and -2.1 a character; with their spaces, -1.33 and -1.75
+        ([-4.2, -10.0], "characters", "1"),  # -2.1 and -2; with their spaces, -1.4 and -1.67
+        ([-4.0, -10.0], "characters", "0"),  # equal: the first, as argmax
+        ([math.nan, math.nan], "none", None),
+    ],
+)
+def test_choice_is_lm_evals_and_none_of_what_is_no_number(
+    logprobs: list[float], normalization: str, extracted: str | None
+) -> None:
+    response = SimpleNamespace(logprobs=logprobs, input_tokens=[1, 2], output_tokens=[[3, -1], [4, 5]])
+    item = ChoiceItem("i", ("Question: q\nAnswer:",), (" ab", " abcde"), 0)
+    row = _row(item, [response], normalization == "characters")
+    assert (row["extracted"], row["completion_tokens"]) == (extracted, 3)
 
 
 def test_single_alternative_is_right_when_greedy_decoding_hits_it(manifest: Path) -> None:

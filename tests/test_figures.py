@@ -5,12 +5,14 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptqflow.cli import main
 from ptqflow.digest import closure
 from ptqflow.reporting import theme
+from ptqflow.reporting.figures import accuracy, latency, pareto
 from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
 
 FIGURES = {"accuracy": ["accuracy"], "layer_error": ["layer_error"], "latency": ["latency"], "pareto": ["accuracy", "sizes"]}
@@ -127,3 +129,21 @@ def test_more_recipes_than_colours_differ_by_dash():
     names = [f"recipe-{i}" for i in range(20)]
     colours, dashes = theme.styles(["baseline", *names])
     assert len({(colours[name], tuple(dashes[name])) for name in names}) == 20
+
+
+def test_baselines_band_holds_zero_and_mirrors_its_interval():
+    group = [{"recipe": "baseline", "task": "t", "score": 90.0, "score_low": 80.0, "score_high": 94.0}]
+    assert accuracy._band(group, "t") == {"low": -4.0, "high": 10.0}
+    assert accuracy._band(group, "other") is None
+
+
+def test_throughput_bars_span_the_slowest_and_fastest_repetition():
+    row = {"tokens_per_second": 100.0, "seconds_median": 2.0, "seconds_min": 1.0, "seconds_max": 4.0}
+    assert latency._row(row) | row == row | {"low": 50.0, "high": 200.0}
+
+
+def test_sizes_are_drawn_in_mebibytes():
+    scores = {"task": "average", "score": 50.0, "score_low": 40.0, "score_high": 60.0}
+    rows = {"sizes": {"packed_bytes": 3 * 2**20}, "accuracy": scores}
+    tables = {name: pa.Table.from_pylist([identity("rtn") | row]) for name, row in rows.items()}
+    assert '"size": 3.0' in json.dumps(pareto.chart(tables).to_dict())

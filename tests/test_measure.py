@@ -5,10 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from ptqflow.artifacts.schemas import LATENCY
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.cli import main
-from talking_models import talking_model
+from ptqflow.engines.protocol import Timing
+from ptqflow.progress import progress
+from ptqflow.stages.measure import Settings, measure
+from talking_models import cpu_engine, talking_model
 
 SETTINGS = {"batch_sizes": [1, 4], "prompt_tokens": [8, 128], "new_tokens": 16, "warmup": 1, "repetitions": 3}
 
@@ -38,9 +42,52 @@ def test_every_repetition_of_every_shape_is_a_row(tmp_path: Path) -> None:
     assert "threads" in read_metadata(output)
 
 
+def test_a_phase_is_its_forwards_between_synchronizations(tmp_path: Path) -> None:
+    """Prefill is one forward of all prompts, decode one forward of one token per sequence for each new token."""
+    engine, events = cpu_engine(talking_model(tmp_path).parent), []
+
+    class Recorder:
+        reset_peak = staticmethod(lambda: events.append("reset"))
+        synchronize = staticmethod(lambda: events.append("synchronize"))
+        peak_bytes = staticmethod(lambda: len(events))
+
+    engine.device = Recorder()  # type: ignore[assignment]
+    engine.model.register_forward_pre_hook(
+        lambda module, args, inputs: events.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    timings = engine.time(torch.randint(261, (4, 8)), 3)
+    phases = [[(4, 8)], [(4, 1)] * 3]
+    assert events == [event for forwards in phases for event in ("reset", "synchronize", *forwards, "synchronize")]
+    assert [timing.phase for timing in timings] == ["prefill", "decode"]
+
+
+def test_warm_up_is_run_and_left_out() -> None:
+    prompts, clock = [], iter(range(100))
+
+    class Clockwork:
+        vocab_size = 50
+
+        def time(self, tokens: torch.Tensor, new_tokens: int) -> list[Timing]:
+            prompts.append(tokens)
+            return [Timing("prefill", next(clock), 1), Timing("decode", next(clock), 1)]
+
+    settings = Settings(warmup=2, repetitions=3, new_tokens=5)
+    with progress("t", 5, "runs") as bar:
+        rows = measure(Clockwork(), 4, 7, settings, bar)  # type: ignore[arg-type]
+    assert [(row["phase"], row["repetition"], row["seconds"]) for row in rows] == [
+        (phase, repetition, 4 + 2 * repetition + i) for repetition in range(3) for i, phase in enumerate(("prefill", "decode"))
+    ]
+    assert len(prompts) == 5
+    assert all(tokens.shape == (4, 7) and torch.equal(tokens, prompts[0]) for tokens in prompts)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"engine": "abacus"}, "use one of transformers"), ({"prompt_tokens": [600]}, "exceed the model's 512 positions")],
+    [
+        ({"engine": "abacus"}, "use one of transformers"),
+        ({"prompt_tokens": [600]}, "exceed the model's 512 positions"),
+        ({"prompt_tokens": [500]}, "prompt_tokens 500 + new_tokens 16 exceed the model's 512 positions"),
+    ],
 )
 def test_impossible_measurements_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str

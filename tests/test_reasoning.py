@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,17 @@ from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.cli import main
 from ptqflow.engines.protocol import Completion, Sampling
-from ptqflow.engines.sampling import Sampler, warpers
-from ptqflow.engines.transformers_engine import TransformersEngine
+from ptqflow.engines.sampling import Sampler
+from ptqflow.engines.transformers_engine import TransformersEngine, _stop_tokens
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.reasoning import chat_prompt
+from ptqflow.evaluation.hashing import completion_seed
+from ptqflow.evaluation.items import ReasoningItem
+from ptqflow.evaluation.reasoning import chat_prompt, evaluate
+from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.sources import Source
 from scipy.stats import chisquare
 from talking_models import byte_tokenizer, cpu_engine, talking_model
+from transformers import AddedToken
 
 PROMPTS = [[1, *range(10, 10 + n)] for n in (3, 30, 11, 7, 50, 4, 19, 8)]
 SEEDS = list(range(100, 100 + len(PROMPTS)))
@@ -45,6 +51,16 @@ def test_completion_is_the_same_alone_in_a_batch_and_in_any_order(engine: Transf
     assert {i: completions(engine, [i])[i] for i in together} == together
 
 
+def test_rows_that_go_on_are_not_changed_by_those_that_stopped(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many stop tokens, rows leave the batch one after the other: cache, mask and noise must follow those that stay."""
+    monkeypatch.setattr(engine, "stop_tokens", frozenset(range(30, 45)))
+    together = completions(engine, list(range(len(PROMPTS))))
+    assert len({len(completion.tokens) for completion in together.values()}) > 4
+    assert together == {i: completions(engine, [i])[i] for i in together}
+
+
 def test_greedy_decoding_equals_transformers_generate(engine: TransformersEngine) -> None:
     ours = completions(engine, list(range(len(PROMPTS))), sampling=Sampling(max_new_tokens=25))
     for i, prompt in enumerate(PROMPTS):
@@ -67,6 +83,14 @@ def test_rows_stop_at_their_stop_token_or_limit_and_count_it(engine: Transformer
         assert stopped or len(completion.tokens) == 200
 
 
+@pytest.mark.parametrize(
+    ("configured", "own", "stop"), [([5, 7], 7, {5, 7}), (5, 9, {5, 9}), ([5, 7], None, {5, 7}), (None, 3, {3})]
+)
+def test_every_end_that_model_or_tokenizer_names_stops(configured: object, own: int | None, stop: set[int]) -> None:
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=configured))
+    assert _stop_tokens(model, SimpleNamespace(eos_token_id=own)) == stop
+
+
 def test_generation_ends_where_positions_end(engine: TransformersEngine) -> None:
     prompt = [5 + i % 200 for i in range(508)]
     (_, completion), *_ = engine.generate([prompt], [0], Sampling(max_new_tokens=100), 1)
@@ -75,16 +99,31 @@ def test_generation_ends_where_positions_end(engine: TransformersEngine) -> None
         list(engine.generate([prompt + prompt[:4]], [0], Sampling(max_new_tokens=1), 1))
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1, 1.0), Sampling(1, 0.6, 0.9), Sampling(1, 1.3, 1.0, 5)])
+def probabilities(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """What is to be drawn: of the top_k likeliest, the fewest that hold top_p of their probability."""
+    found = (logits.double() / sampling.temperature).softmax(-1)
+    order, held, kept = found.argsort(descending=True)[: sampling.top_k or None], 0.0, []
+    for token in order:
+        if held < sampling.top_p:
+            kept.append(token)
+        held += (found[token] / found[order].sum()).item()
+    held_by_kept = torch.zeros_like(found).index_fill(0, torch.stack(kept), 1) * found
+    return held_by_kept / held_by_kept.sum()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1, 1.0), Sampling(1, 0.6, 0.9), Sampling(1, 1.3, 1.0, 5), Sampling(1, 0.8, 0.7, 4), Sampling(1, 1.0, 1.0, 1)],
+)
 def test_draws_follow_the_softmax(sampling: Sampling) -> None:
     draws, logits = 20_000, torch.linspace(-3, 1, 12)
-    expected = warpers(sampling)(None, logits[None]).softmax(-1)[0].double()  # type: ignore[arg-type]
+    expected = probabilities(logits, sampling)
     sampler = Sampler(sampling, range(draws))
     counts = torch.bincount(sampler(logits.expand(draws, -1)), minlength=12)
     possible = expected > 0
     assert counts[~possible].sum() == 0
-    expected = expected[possible] / expected.sum()
-    assert chisquare(counts[possible].numpy(), draws * expected.numpy()).pvalue > 0.001
+    if possible.sum() > 1:
+        assert chisquare(counts[possible].numpy(), draws * expected[possible].numpy()).pvalue > 0.001
 
 
 def test_successive_draws_of_one_row_are_independent_of_rows_that_left() -> None:
@@ -103,6 +142,38 @@ def test_chat_prompt_has_one_bos_and_knows_that_thinking_began() -> None:
     assert tokens[0] == 1
     assert thinking
     assert not chat_prompt(byte_tokenizer("{{ messages[0].content }}"), "Hello")[1]
+
+
+class Scripted:
+    """An engine that says after thinking what it was asked, then the seed; last request first."""
+
+    def __init__(self, special: bool) -> None:
+        self.tokenizer = byte_tokenizer()
+        marks = [AddedToken(mark, special=special) for mark in ("<think>", "</think>")]
+        self.tokenizer.add_tokens(marks, special_tokens=special)
+
+    def generate(self, prompts, seeds, sampling, batch_size):
+        for index in reversed(range(len(prompts))):
+            asked = self.tokenizer.decode(prompts[index]).partition("<user>")[2].partition("\n")[0]
+            said = f"is it 5?</think>\\boxed{{{asked}}} by {seeds[index]}<eos>"
+            tokens = tuple(self.tokenizer(said, add_special_tokens=False).input_ids)
+            yield index, Completion(tokens, "stop" if asked != "3" else "length")
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["plain marks", "special marks"])
+def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_item(special: bool) -> None:
+    items = [ReasoningItem(f"i{n}", str(n), str(n)) for n in (3, 1, 2)] + [ReasoningItem("wrong", "8", "9")]
+    task = TaskConfig(benchmark="problems", source=Source(path="x"), completions=2, temperature=1).resolved()
+    rows = evaluate("t", task, items, Scripted(special), 7, 8)
+    assert sorted((row["item"], row["completion"]) for row in rows) == [
+        (i, c) for i in ("i1", "i2", "i3", "wrong") for c in (0, 1)
+    ]
+    for row in rows:
+        asked = next(item.problem for item in items if item.id == row["item"])
+        seed = completion_seed(7, "t", row["item"], row["completion"])
+        assert row["text"] == f"is it 5?</think>\\boxed{{{asked}}} by {seed}"
+        assert (row["extracted"], row["correct"]) == (asked, row["item"] != "wrong")
+        assert row["finish_reason"] == ("length" if asked == "3" else "stop")
 
 
 def test_a_model_without_chat_template_is_refused() -> None:

@@ -61,14 +61,30 @@ def test_perplexity_ratio_interval_covers_the_true_ratio(windows):
     assert 0.88 <= coverage(study, float(np.exp(0.02)), 200) <= 0.99
 
 
-def test_average_interval_covers_the_mean_of_task_drops():
-    sizes, lost = (40, 120, 250), (0.2, 0.05, 0.1)
+@pytest.mark.parametrize("distribution", [statistics.accuracy_distribution, statistics.drop_distribution])
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [((40, 120, 250), (0.2, 0.05, 0.1)), ((30,) * 6, (0.97,) * 6), ((10,) * 6, (0.9,) * 6), ((30, 200), (0.95, 0.6))],
+)
+def test_average_interval_covers_the_mean_over_tasks(distribution, sizes, share):
+    """Also near the extremes, where what guards a single task would draw every task to the middle."""
 
     def study(random):
-        tasks = [(random.random(n) < p) * 1.0 for n, p in zip(sizes, lost, strict=True)]
-        return statistics.interval(statistics.average([statistics.drop_distribution(task, random, 2000) for task in tasks]))
+        tasks = [(random.random(n) < p) * 1.0 for n, p in zip(sizes, share, strict=True)]
+        return statistics.interval(statistics.average([distribution(task, random, 1000, len(sizes)) for task in tasks]))
 
-    assert 0.90 <= coverage(study, float(np.mean(lost))) <= 0.99
+    assert 0.90 <= coverage(study, float(np.mean(share))) <= 1.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(correct, min_size=1, max_size=7))
+def test_average_interval_holds_the_average(tasks):
+    mean, parts = np.mean([task.mean() for task in tasks]), len(tasks)
+    for distribution in (statistics.accuracy_distribution, statistics.drop_distribution):
+        spread = statistics.average([distribution(task, rng(i), 2000, parts) for i, task in enumerate(tasks)])
+        low, high = statistics.interval(spread)
+        assert low - 1e-12 <= mean <= high + 1e-12
+        assert low < high
 
 
 def test_intervals_become_the_closed_form_with_many_items():
@@ -160,6 +176,15 @@ def test_item_means_weigh_runs_equally_whatever_their_completions():
     assert statistics.item_means(item, run, value) == pytest.approx([0.75, 0.5])
 
 
+def test_an_item_with_fewer_runs_is_averaged_over_its_own():
+    item, run = np.array(["b", "a", "b", "b"]), np.array([3, 3, 1, 2])
+    assert statistics.item_means(item, run, np.array([1.0, 1.0, 1.0, 0.0])) == pytest.approx([1, 2 / 3])
+
+
+def test_perplexity_weighs_windows_by_their_tokens():
+    assert statistics.perplexity(np.array([10.0, 60.0]), np.array([10.0, 20.0])) == pytest.approx(np.exp(70 / 30))
+
+
 @settings(max_examples=40, deadline=None)
 @given(arrays(np.float64, st.integers(2, 30), elements=st.floats(1, 900)), st.floats(-0.5, 0.5))
 def test_uniformly_worse_model_has_an_exact_ratio(nll, worse):
@@ -182,7 +207,7 @@ def test_class_limits_belong_to_the_outer_classes():
 
 def test_blocks_of_resamples_do_not_change_their_number(monkeypatch):
     monkeypatch.setattr(statistics, "_CHUNK", 100)
-    assert len(statistics.resampled_means(np.arange(33.0), rng(), 101)) == 101
+    assert len(statistics.accuracy_distribution(np.linspace(0, 1, 33), rng(), 101)) == 101
 
 
 def test_streams_differ_by_name_and_repeat_by_seed():

@@ -1,16 +1,17 @@
 """What the tables say of a study whose truth is known, through the command line and from the builders."""
 
 import csv
+import math
 import re
 
 import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES
+from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
-from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes
+from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes, verification
 from ptqflow.reporting.variants import Variant
 from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, whole_study
 
@@ -151,12 +152,24 @@ def test_each_platform_has_its_own_baseline():
     assert of(accuracy.build(files), "rtn", "arithmetic")["drop"] == 0
 
 
-def test_loss_that_is_not_finite_is_said_and_not_scored():
+@pytest.mark.parametrize(("loss", "windows"), [(math.inf, 1), (math.nan, 1), (math.nan, 20)])
+def test_loss_that_is_not_finite_is_said_and_not_scored(loss, windows):
+    """A model that collapsed altogether does not keep the others from their table."""
     broken = samples(0.0, 0, tasks=["text"])
-    broken[3]["nll"] = float("inf")
-    row = of(table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken)), "rtn", "text")
-    assert row["score"] is None
-    assert "1 of 20 windows" in row["note"]
+    for row in broken[:windows]:
+        row["nll"] = loss
+    rows = table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken))
+    assert of(rows, "rtn", "text")["score"] is None
+    assert f"{windows} of 20 windows" in of(rows, "rtn", "text")["note"]
+    assert of(rows, "baseline", "text")["score"] > 1
+
+
+@pytest.mark.parametrize(("task", "column"), [("text", "nll"), ("facts", "correct")])
+def test_a_sample_without_its_score_is_refused(task, column):
+    rows = samples(0.0, 0, tasks=[task])
+    rows[2][column] = None
+    with pytest.raises(ArtifactError, match=f"task {task}: a sample without a score"):
+        table(("baseline", rows))
 
 
 def test_truncated_completions_are_counted():
@@ -178,6 +191,20 @@ def test_nothing_within_noise_is_bold():
     assert 0 < cells < 2 * len(HARM)
 
 
+def test_what_is_clearly_better_is_bold_as_what_is_clearly_worse():
+    rows = table(("baseline", scored(30, 30)), ("better", scored(60, 0)), ("worse", scored(0, 60)), ("same", scored(30, 30)))
+    drops = {line[2]: line[4] for line in accuracy_table.printed(rows)[1].rows}
+    assert {recipe: isinstance(cell, render.Bold) for recipe, cell in drops.items()} == {
+        "better": True, "worse": True, "same": False,
+    }  # fmt: skip
+
+
+def test_truncation_is_printed_in_percent():
+    rows = scored(8, 2)
+    rows[0]["finish_reason"] = "length"
+    assert [line[4] for line in accuracy_table.printed(table(("baseline", rows)))[2].rows] == ["10.0"]
+
+
 def test_different_prompts_cannot_be_paired():
     other = scored(10, 0)
     other[4]["prompt_sha256"] = "another"
@@ -197,6 +224,16 @@ def test_overlapping_chunks_are_refused(tmp_path):
     table = read_table(study.paths["diagnostics"][0], pa.schema([LAYER_ERROR.field(i) for i in range(4, len(LAYER_ERROR))]))
     with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn/chunk=0"):
         layer_error.build([(chunk, table), (chunk.model_copy(update={"chunk": 1}), table)])
+
+
+def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
+    checks = [("tensors", "a", None), ("tensors", "b", None), ("integers", "a", None), ("weight", "a", 0.5), ("weight", "b", 0.1)]
+    checks += [("bytes", "weights", 30.0), ("bytes", "baseline", 120.0)]
+    checks += [("logits", "x: mean |difference of log p|", 0.2), ("logits", "x: largest |difference of log p|", 0.9)]
+    rows = [{"check": c, "subject": s, "status": "passed", "value": v, "limit": None, "note": None} for c, s, v in checks]
+    (row,) = verification.build([(Variant.model_validate(identity("r")), to_table(VERIFICATION, rows))])
+    assert (row["tensors"], row["linears"], row["bytes"], row["baseline_share"]) == (2, 1, 30, 0.25)
+    assert (row["weight_difference"], row["logprob_difference"]) == (0.5, 0.2)
 
 
 def test_export_without_sizes_is_refused():

@@ -12,7 +12,7 @@ from ptqflow.artifacts.datasets import load_rows
 from ptqflow.digest import closure
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.hashing import completion_seed
-from ptqflow.evaluation.items import ChoiceItem
+from ptqflow.evaluation.items import ChoiceItem, ReasoningItem
 from ptqflow.evaluation.tasks import TaskConfig, known_benchmarks, load_items, modules
 from ptqflow.sources import Source
 from pydantic import ValidationError
@@ -137,6 +137,76 @@ def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) 
     with pytest.raises(ArtifactError, match=r"row 0 of .* is not a row of choices"):
         load_items("t", TaskConfig(benchmark="choices", source=source))
     with pytest.raises(ArtifactError, match="ids repeat"):
+        load_items("t", TaskConfig(benchmark="problems", source=source))
+
+
+QA = "Question: Why?\nAnswer:"
+PROBLEM = {"problem": "1+1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "row", "item"),
+    [
+        (
+            "arc",
+            {"id": "q1", "question": "Why?", "choices": {"text": ["a", "b", "c"], "label": ["1", "2", "3"]}, "answerKey": "3"},
+            ChoiceItem("q1", (QA,), (" a", " b", " c"), 2),
+        ),
+        ("piqa", {"goal": "Why?", "sol1": "a", "sol2": "b", "label": 1}, ChoiceItem("0004", (QA,), (" a", " b"), 1)),
+        (
+            "hellaswag",
+            {
+                "activity_label": "Run",
+                "ctx_a": "She ran [title] Far.",
+                "ctx_b": "he  saw",
+                "endings": ["[x] it", "y"],
+                "label": "1",
+            },
+            ChoiceItem("00004", ("Run: She ran. Far. He saw",), ("  it", " y"), 1),
+        ),
+        (
+            "winogrande",
+            {"sentence": "A saw B as _ was tall.", "option1": "A", "option2": "B", "answer": "1"},
+            ChoiceItem("0004", ("A saw B as A", "A saw B as B"), (" was tall.",), 0),
+        ),
+        ("lambada", {"text": "so they went home"}, ChoiceItem("0004", ("so they went",), (" home",), 0)),
+        (
+            "choices",
+            {"id": 7, "question": "Why?", "choices": ["a", "b"], "answer": 1},
+            ChoiceItem("7", (QA,), (" a", " b"), 1),
+        ),
+        ("gsm8k", {"question": "q", "answer": "5 * 2 = 10\n#### 1,010"}, ReasoningItem("0004", "q", "1010")),
+        ("math-500", PROBLEM | {"unique_id": "test/algebra/5.json"}, ReasoningItem("algebra/5", "1+1?", "2")),
+        ("aime", {"ID": "2024-I-1", "Problem": "1+1?", "Answer": 2}, ReasoningItem("2024-I-1", "1+1?", "2")),
+        ("aime", PROBLEM, ReasoningItem("04", "1+1?", "2")),
+        ("problems", {"id": 3, "question": "q", "answer": 5}, ReasoningItem("3", "q", "5")),
+    ],
+)
+def test_a_row_becomes_the_item_of_its_protocol(benchmark: str, row: dict, item: ChoiceItem | ReasoningItem) -> None:
+    definition = TaskConfig(benchmark=benchmark, source=Source(path="x")).definition
+    assert definition.item(row, 4) == item
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "row"),
+    [
+        ("piqa", {"goal": "g", "sol1": "a", "sol2": "b", "label": -1}),
+        ("winogrande", {"sentence": "A _ b.", "option1": "c", "option2": "d", "answer": "3"}),
+        ("choices", {"id": "a", "question": "q", "choices": ["x", "y"], "answer": 2}),
+        ("choices", {"id": "a", "question": "q", "choices": [], "answer": 0}),
+        ("gsm8k", {"question": "q", "answer": None}),
+    ],
+)
+def test_rows_whose_answer_is_hidden_or_impossible_are_refused(tmp_path: Path, benchmark: str, row: dict) -> None:
+    """Test splits hide answers; scored, every item would be wrong."""
+    source = Source(path=str(jsonl(tmp_path / "a.jsonl", [row])))
+    with pytest.raises(ArtifactError, match=f"row 0 of .* is not a row of {benchmark}"):
+        load_items("t", TaskConfig(benchmark=benchmark, source=source))
+
+
+def test_a_data_set_without_rows_is_refused(tmp_path: Path) -> None:
+    source = Source(path=str(jsonl(tmp_path / "a.jsonl", [])))
+    with pytest.raises(ArtifactError, match=r"a\.jsonl has no rows"):
         load_items("t", TaskConfig(benchmark="problems", source=source))
 
 

@@ -29,7 +29,7 @@ def extract(text: str, *, thinking: bool = False, truncated: bool = False, legac
     boxed = last_boxed(answer)
     if boxed is not None or (truncated and not legacy):
         return boxed
-    numbers = _LAST_NUMBER.findall(answer)
+    numbers = _LAST_NUMBER.findall(answer.replace("\N{MINUS SIGN}", "-"))
     return numbers[-1] if numbers else None
 
 
@@ -69,6 +69,7 @@ def equal(answer: str | None, gold: str) -> bool:
 def _normalized(answer: str) -> str:
     answer = answer.strip().strip("$").strip()
     answer = answer.replace("\\!", "").replace("\\,", "").replace("\\$", "").replace("{,}", ",")
+    answer = answer.replace("\N{MINUS SIGN}", "-").replace("\N{DEGREE SIGN}", r"^\circ")
     return answer.rstrip(".").strip()
 
 

@@ -6,6 +6,7 @@ float32, and the model's name is a label, never a path (it writes caches there).
 """
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,9 @@ def evaluate(
     """One row per item: `choice_logprobs` in nats, `extracted` and `gold` as indices of alternatives.
 
     `extracted` is the alternative of the highest log-likelihood, divided by its continuation's characters where the task is
-    normalized so. A single alternative is "0" when greedy decoding produces it, else null. `completion_tokens` sums all
-    alternatives.
+    normalized so: without the space that joins it to the context, as lm-eval's acc_norm. A single alternative is "0" when
+    greedy decoding produces it, else null. So is the choice of a model whose log-likelihoods are no numbers.
+    `completion_tokens` sums all alternatives.
     """
     # One document per context: an item with n contexts of one continuation each becomes n documents.
     documents: list[dict[str, Any]] = [
@@ -51,10 +53,12 @@ def evaluate(
 
 def _row(item: ChoiceItem, responses: list[Any], by_characters: bool) -> dict[str, Any]:
     logprobs = [float(value) for response in responses for value in response.logprobs]
-    lengths = [len(continuation) if by_characters else 1 for _, continuation in item.alternatives]
+    lengths = [max(1, len(continuation.removeprefix(" "))) if by_characters else 1 for _, continuation in item.alternatives]
     contexts = [[int(token) for token in response.input_tokens] for response in responses]
     scored = [token for response in responses for row in response.output_tokens for token in row if int(token) >= 0]
-    if len(logprobs) == 1:
+    if any(math.isnan(logprob) for logprob in logprobs):
+        extracted = None  # a model that collapsed prefers nothing; the largest would be the first, right now and then
+    elif len(logprobs) == 1:
         extracted = "0" if responses[0].argmax_logits_eq_gold[0] else None
     else:
         extracted = str(max(range(len(logprobs)), key=lambda i: logprobs[i] / lengths[i]))

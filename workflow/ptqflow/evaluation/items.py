@@ -29,13 +29,19 @@ class ChoiceItem:
     """Alternatives compared by the log-likelihood of a continuation after its context.
 
     One context with n continuations (the usual case), or n contexts that share one continuation (partial evaluation).
-    With a single alternative the question is whether greedy decoding produces it. `gold` is the index of the right one.
+    With a single alternative the question is whether greedy decoding produces it. `gold` is the index of the right one; without
+    one (test splits hide it as -1) ValueError is raised.
     """
 
     id: str
     contexts: tuple[str, ...]
     continuations: tuple[str, ...]
     gold: int
+
+    def __post_init__(self) -> None:
+        choices = max(len(self.contexts), len(self.continuations)) if self.continuations else 0
+        if not 0 <= self.gold < choices:
+            raise ValueError(f"answer {self.gold} is no index of {choices} choices")
 
     @property
     def alternatives(self) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,15 @@ def chat_prompt(tokenizer: Any, content: str) -> tuple[list[int], bool]:
     return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
 
 
+def hidden_tokens(tokenizer: Any) -> frozenset[int]:
+    """Ids of the special tokens that a completion's text leaves out: all but the marks of thinking, where these are special.
+
+    Without them, no completion would ever end its thinking.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(token for token, entry in added if entry.special and entry.content not in (THINK, END_THINK))
+
+
 def evaluate(
     name: str, task: TaskConfig, items: list[ReasoningItem], engine: Engine, seed: int, batch_size: int
 ) -> list[dict[str, Any]]:
@@ -35,12 +44,13 @@ def evaluate(
     prompts = [chat_prompt(engine.tokenizer, item.prompt) for item in items]
     requests = [(index, completion) for index in range(len(items)) for completion in range(task.completions)]
     seeds = [completion_seed(seed, name, items[index].id, completion) for index, completion in requests]
+    hidden = hidden_tokens(engine.tokenizer)
     rows = []
     with progress(name, len(requests), "completions") as bar:
         for request, completion in engine.generate([prompts[index][0] for index, _ in requests], seeds, sampling, batch_size):
             index, number = requests[request]
             tokens, thinking = prompts[index]
-            text = engine.tokenizer.decode(completion.tokens, skip_special_tokens=True)
+            text = engine.tokenizer.decode([token for token in completion.tokens if token not in hidden])
             truncated = completion.finish_reason == "length"
             extracted = extract(text, thinking=thinking, truncated=truncated, legacy=task.scorer == "legacy")
             rows.append(

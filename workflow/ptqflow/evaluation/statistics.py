@@ -11,6 +11,11 @@ Behav. Stat. 37, 2012). With no observed disagreement the interval is then about
 two pseudo-items weigh nothing and the interval is the closed form mean +- 1.96 s/sqrt(n). The estimate stays the plain mean.
 A single score whose items are all plainly right or wrong has Wilson's closed interval instead.
 
+The average over T tasks has one such pair in all: each task's pseudo-items weigh 1/T of an item (Price and Bonett, "An improved
+confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal. 45, 2004). A whole pair in every
+task would pull all of them to the middle at once, while their noise averages out: six tasks at 97 % had intervals that held the
+truth half the time, or not even the estimate.
+
 Perplexity has no extremes to add. Its interval is that of resampled windows, its distances from the point estimate stretched by
 sqrt(n / (n - 1)) t / z: what a bootstrap of n windows lacks (Hesterberg, "What teachers should know about the bootstrap", Am.
 Stat. 69, 2015; here applied to the ends instead of the level, so that it holds from two windows on). Of one window there
@@ -51,31 +56,42 @@ def item_means(item: NDArray, run: NDArray, value: Floats) -> Floats:
     return np.asarray(np.bincount(item_of_cell, weights=cell_mean) / np.bincount(item_of_cell))
 
 
-def resampled_counts(multiplicity: NDArray[np.int64], resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Bootstrap of n items, `multiplicity[u]` of which are alike: how often each kind is drawn, in blocks of [resamples', kinds].
+def resampled_counts(weight: Floats, resamples: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Bootstrap of items, `weight[u]` of which are alike: how often each kind is drawn, in blocks of [resamples', kinds].
 
-    The counts of n draws with replacement are multinomial, so only distinct values cost time: 0/1 scores have two.
+    The counts of n draws with replacement are multinomial, so only distinct values cost time: 0/1 scores have two. n is the
+    sum of the weights, rounded.
     """
-    n = int(multiplicity.sum())
-    step = max(1, _CHUNK // len(multiplicity))
+    n = round(weight.sum())
+    step = max(1, _CHUNK // len(weight))
     for start in range(0, resamples, step):
-        yield rng.multinomial(n, multiplicity / n, size=min(step, resamples - start))
+        yield rng.multinomial(n, weight / weight.sum(), size=min(step, resamples - start))
 
 
-def resampled_means(value: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """Bootstrap distribution of the mean: [items] -> [resamples]."""
-    kinds, multiplicity = np.unique(value, return_counts=True)
-    return np.concatenate([counts @ kinds for counts in resampled_counts(multiplicity, resamples, rng)]) / len(value)
+def resampled_means(
+    value: Floats, extremes: tuple[float, float], tasks: int, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Floats:
+    """Bootstrap distribution of the mean, [items] -> [resamples], two pseudo-items of 1/`tasks` each among the items."""
+    weights = np.append(np.ones(len(value)), [1 / tasks, 1 / tasks])
+    kinds, kind = np.unique(np.append(value, extremes), return_inverse=True)
+    weight = np.bincount(kind, weights=weights).astype(np.float64)
+    return np.concatenate([counts @ kinds / counts.sum(-1) for counts in resampled_counts(weight, resamples, rng)])
 
 
-def accuracy_distribution(score: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """Distribution of a mean score: item means in [0, 1], [items] -> [resamples], with a right and a wrong pseudo-item."""
-    return resampled_means(np.append(score, [0.0, 1.0]), rng, resamples)
+def accuracy_distribution(score: Floats, rng: np.random.Generator, resamples: int = RESAMPLES, tasks: int = 1) -> Floats:
+    """Distribution of a mean score: item means in [0, 1], [items] -> [resamples], with a right and a wrong pseudo-item.
+
+    `tasks`: how many are averaged, where it is for `average`.
+    """
+    return resampled_means(score, (0.0, 1.0), tasks, rng, resamples)
 
 
-def drop_distribution(drop: Floats, rng: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
-    """Distribution of a mean paired drop: item drops in [-1, 1], [items] -> [resamples], with pseudo-items -1 and +1."""
-    return resampled_means(np.append(drop, [-1.0, 1.0]), rng, resamples)
+def drop_distribution(drop: Floats, rng: np.random.Generator, resamples: int = RESAMPLES, tasks: int = 1) -> Floats:
+    """Distribution of a mean paired drop: item drops in [-1, 1], [items] -> [resamples], with pseudo-items -1 and +1.
+
+    `tasks` as in `accuracy_distribution`.
+    """
+    return resampled_means(drop, (-1.0, 1.0), tasks, rng, resamples)
 
 
 def interval(distribution: Floats, level: float = LEVEL) -> tuple[float, float]:
@@ -93,7 +109,7 @@ def accuracy_interval(score: Floats, rng: np.random.Generator, level: float = LE
 
 
 def average(distributions: list[Floats]) -> Floats:
-    """Distribution of the unweighted mean over tasks, each resampled from a stream of its own: [resamples]."""
+    """Distribution of the unweighted mean over tasks, each resampled from a stream of its own and told their number."""
     return np.asarray(np.mean(distributions, axis=0))
 
 
@@ -129,8 +145,7 @@ def perplexity_interval(
     """Interval of a perplexity over windows; None of one window, which says nothing of the next."""
     if len(nll) < 2:
         return None
-    ones = np.ones(len(nll), dtype=np.int64)
-    blocks = [(counts @ nll) / (counts @ tokens) for counts in resampled_counts(ones, resamples, rng)]
+    blocks = [(counts @ nll) / (counts @ tokens) for counts in resampled_counts(np.ones(len(nll)), resamples, rng)]
     estimate, factor = nll.sum() / tokens.sum(), few_items_factor(len(nll))
     low, high = interval(np.concatenate(blocks))
     return float(np.exp(estimate + factor * (low - estimate))), float(np.exp(estimate + factor * (high - estimate)))

@@ -39,7 +39,7 @@ class TaskConfig(Model):
     `limit`: the first n items in the order of the data set's files (perplexity: the first n windows).
     Reasoning: `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `completions` per item and seed; `scorer`: `final`
     reads the answer after the end of thinking only, `legacy` anywhere in the completion, as the published protocol does.
-    Choice: `normalization` divides log-likelihoods by the length of the continuation in `characters` (acc_norm), or not.
+    Choice: `normalization` divides log-likelihoods by the length of the choice in `characters` (acc_norm), or not.
     Perplexity: `window` tokens per window.
     """
 
@@ -102,18 +102,23 @@ def modules(task: TaskConfig) -> list[str]:
 
 
 def load_items(name: str, task: TaskConfig) -> list[Item]:
-    """The items of task `name` in file order, limited (a text is limited later, by windows). Odd rows: ArtifactError."""
+    """The items of task `name` in file order, limited (a text is limited later, by windows).
+
+    Raises ArtifactError when there are none, and for odd rows.
+    """
     from ptqflow.artifacts.datasets import load_rows
 
     definition = task.definition
     rows = load_rows(task.source)
+    if not rows:
+        raise ArtifactError(f"task {name}: {task.source.label} has no rows; fetch it again")
     if definition.kind != "perplexity":
         rows = rows[: task.limit]
     items = []
     for index, row in enumerate(rows):
         try:
             items.append(definition.item(row, index))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {name}: row {index} of {task.source.label} is not a row of {task.benchmark} "
                 f"({type(error).__name__}: {error}); correct benchmark, subset or split"

@@ -56,7 +56,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A finished row, with the bootstrap distributions (fractions) that the average needs."""
+    """A finished row, with what the average needs: the items' scores and paired drops (fractions)."""
 
     row: Row
     score: statistics.Floats | None = None
@@ -85,10 +85,14 @@ def gather(samples: Sequence[tuple[Variant, pa.Table]]) -> dict[Variant, dict[st
     tables: dict[Variant, list[pa.Table]] = {}
     for variant, table in samples:
         tables.setdefault(variant, []).append(table)
-    return {variant: _tasks(variant, pa.concat_tables(parts).to_pandas()) for variant, parts in tables.items()}
+    return {variant: _tasks(variant, pa.concat_tables(parts)) for variant, parts in tables.items()}
 
 
-def _tasks(variant: Variant, frame: pd.DataFrame) -> dict[str, Runs]:
+def _tasks(variant: Variant, samples: pa.Table) -> dict[str, Runs]:
+    # Asked of Arrow, since pandas cannot tell a null from a loss that is not a number, as a collapsed model has.
+    null = {column: samples[column].is_null().to_numpy() for column in ("nll", "correct")}
+    frame = samples.to_pandas()
+    frame["missing"] = np.where(frame["kind"] == PERPLEXITY, null["nll"], null["correct"])
     repeated = frame.duplicated(["task", "item", "seed", "completion"])
     if repeated.any():
         task, item, seed = frame.loc[repeated, ["task", "item", "seed"]].iloc[0]
@@ -99,7 +103,7 @@ def _tasks(variant: Variant, frame: pd.DataFrame) -> dict[str, Runs]:
     for task, part in frame.groupby("task", sort=False):
         kind, name = str(part["kind"].iloc[0]), str(task)
         value = part["nll"] if kind == PERPLEXITY else part["correct"]
-        if name == AVERAGE or value.isna().all() or (kind != PERPLEXITY and value.isna().any()):
+        if name == AVERAGE or part["missing"].any():
             raise ArtifactError(f"{variant}: task {name}: a sample without a score, or a task named 'average'; evaluate it again")
         part = part.assign(value=value.astype(float))
         cells = part.groupby(["item", "seed"]).agg(
@@ -131,7 +135,7 @@ def _variant_rows(
     accuracy = [cells[task] for task, metric in metrics.items() if metric != PERPLEXITY]
     rows = [cell.row for cell in accuracy]
     if accuracy:
-        rows.append(_average(variant, accuracy))
+        rows.append(_average(variant, accuracy, seed))
     return rows + [cells[task].row for task, metric in metrics.items() if metric == PERPLEXITY]
 
 
@@ -179,13 +183,13 @@ def _accuracy(variant: Variant, task: str, runs: Runs, reference: Runs | None, s
     low, high = statistics.accuracy_interval(score, statistics.stream(seed, task, "score"))
     row = _row(variant, task, "accuracy", **_counts(variant, runs, reference, common))
     row |= {"score": 100 * float(score.mean()), "score_low": 100 * low, "score_high": 100 * high}
-    distribution = statistics.accuracy_distribution(score, statistics.stream(seed, task, "score"))
     if reference is None or common is None:
-        return _Cell(row, distribution)
+        return _Cell(row, score)
     before, after = reference.items("value", common), runs.items("value", common)
-    drop = statistics.drop_distribution(before - after, statistics.stream(seed, task, "drop"))
-    row |= _drop(float((before - after).mean()), drop, float(before.mean()))
-    return _Cell(row, distribution, drop, float(before.mean()))
+    drop = before - after
+    distribution = statistics.drop_distribution(drop, statistics.stream(seed, task, "drop"))
+    row |= _drop(float(drop.mean()), distribution, float(before.mean()))
+    return _Cell(row, score, drop, float(before.mean()))
 
 
 def _drop(drop: float, distribution: statistics.Floats, baseline: float) -> Row:
@@ -203,16 +207,24 @@ def _drop(drop: float, distribution: statistics.Floats, baseline: float) -> Row:
     }
 
 
-def _average(variant: Variant, cells: Sequence[_Cell]) -> Row:
+def _average(variant: Variant, cells: Sequence[_Cell], seed: int) -> Row:
     rows = [cell.row for cell in cells]
     average = _row(variant, AVERAGE, "accuracy", items=sum(r["items"] for r in rows), seeds=min(r["seeds"] for r in rows))
-    scores = [cell.score for cell in cells if cell.score is not None]
+    scores = [
+        statistics.accuracy_distribution(cell.score, statistics.stream(seed, cell.row["task"], "score"), tasks=len(cells))
+        for cell in cells
+        if cell.score is not None
+    ]
     if len(scores) < len(cells):
         missing = ", ".join(row["task"] for row in rows if row.get("score") is None)
         return average | {"note": f"no average: not evaluated on {missing}"}
     low, high = statistics.interval(100 * statistics.average(scores))
     average |= {"score": float(np.mean([row["score"] for row in rows])), "score_low": low, "score_high": high}
-    drops = [cell.drop for cell in cells if cell.drop is not None]
+    drops = [
+        statistics.drop_distribution(cell.drop, statistics.stream(seed, cell.row["task"], "drop"), tasks=len(cells))
+        for cell in cells
+        if cell.drop is not None
+    ]
     if len(drops) < len(cells):
         unpaired = ", ".join(row["task"] for row in rows if row.get("drop") is None)
         return average if variant == variant.baseline else average | {"note": f"no drop: no baseline for {unpaired}"}
