@@ -4,9 +4,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 from ptqflow.environment import VARIABLES
 from ptqflow.errors import PtqflowError
 from ptqflow.jobs import Jobs, checkpoint, code
-from ptqflow.study import load
+from ptqflow.study import load, refuse_repeated_keys
 
 try:
+    for file in workflow.configfiles:
+        refuse_repeated_keys(file)
     study = load(config)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None

@@ -27,17 +27,26 @@ def data_files(source: Source) -> list[Path]:
     if source.local is not None and source.local.is_file():
         if source.subset or source.file:
             raise ConfigError(f"source {source.label}: path is a file; leave subset and file out")
-        return [source.local]
+        return _readable([source.local])
     patterns = [source.file] if source.file else _patterns(source)
     folder = source.local if source.local is not None else _snapshot(source, patterns)
     if not folder.is_dir():
         raise ConfigError(f"source {source.label}: {folder} does not exist; fetch the data there or correct path")
     for pattern in patterns:
         if files := sorted(folder.glob(pattern)):
-            return files
+            return _readable(files)
     raise ConfigError(
         f"source {source.label}: no file {' or '.join(patterns)} in {folder}; correct subset and split, or name the file by file:"
     )
+
+
+def _readable(files: list[Path]) -> list[Path]:
+    for path in files:
+        if path.suffix not in _FORMATS:
+            raise ConfigError(
+                f'{path}: rows are read from .jsonl or .parquet; convert it (plain text: one line {{"text": ...}} per passage)'
+            )
+    return files
 
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:

@@ -88,7 +88,9 @@ def _module(benchmark: str) -> str:
 
 def known_benchmarks() -> list[str]:
     """Names of the benchmarks that ship (a new one is one new file beside them)."""
-    return sorted(path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__")
+    return sorted(
+        path.stem.replace("_", "-") for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__"
+    )
 
 
 def kind_module(task: TaskConfig) -> str:
