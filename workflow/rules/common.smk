@@ -1,4 +1,6 @@
 # The study, read once; paths of the variants; how a stage is called.
+import fcntl
+
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from ptqflow.environment import VARIABLES
@@ -14,6 +16,14 @@ except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
 jobs = Jobs(study)
+
+# Every Snakemake of this study shares this lock as long as it lives: run-study removes Snakemake's own only when nobody has it.
+try:
+    Path(".ptqflow").mkdir(exist_ok=True)
+    active = open(".ptqflow/active", "a")
+    fcntl.flock(active, fcntl.LOCK_SH)
+except OSError:
+    pass  # nothing runs in a folder that cannot be written
 
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
