@@ -6,6 +6,7 @@ import jsonschema
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.errors import ConfigError
 from ptqflow.study import load, refuse_repeated_keys, schema
 
@@ -99,3 +100,18 @@ def test_a_key_that_is_there_twice_is_refused_with_its_lines(tmp_path):
     path.write_text("recipes:\n  a: {preset: rtn-w4a16}\n  a: {preset: rtn-w3a16}\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: recipes\.a is there twice \(lines 2 and 3\)"):
         refuse_repeated_keys(path)
+
+
+def test_a_hub_model_that_took_anothers_name_is_not_judged_by_what_was_fetched_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("resources/calibration", "resources/tasks"):
+        (tmp_path / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
+    folder = tmp_path / "results/models/m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text((REPOSITORY / "resources/demo-model/config.json").read_text())
+    before = {"repo": "org/before", "revision": "a" * 40}
+    Manifest.of_folder(folder, ["config.json"], {"source": before}).write(folder)
+    with pytest.raises(ConfigError, match=r"models\.m\.layers: 36, but the model has 4"):
+        load({**SMALL_STUDY, "models": {"m": {"source": before, "layers": 36}}})
+    load({**SMALL_STUDY, "models": {"m": {"source": before | {"repo": "org/after"}, "layers": 36}}})

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ptqflow.artifacts.datasets import data_files
+from ptqflow.artifacts.manifests import NAME as MANIFEST
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
@@ -226,7 +228,16 @@ def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     source = study.models[model].source
     folder = Path(source.path) if source.path is not None else Path("results/models") / model
     path = folder / "config.json"
+    if source.path is None and not _is_fetched(folder / MANIFEST, source):
+        return None
     return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def _is_fetched(manifest: Path, source: ModelSource) -> bool:
+    """Whether a folder holds this hub model, and not one that its name stood for before, or half of one."""
+    if not manifest.is_file():
+        return False
+    return Manifest.read(manifest).origin.get("source") == {"repo": source.repo, "revision": source.revision}
 
 
 def schema() -> dict[str, Any]:
