@@ -115,3 +115,23 @@ def test_a_hub_model_that_took_anothers_name_is_not_judged_by_what_was_fetched_b
     with pytest.raises(ConfigError, match=r"models\.m\.layers: 36, but the model has 4"):
         load({**SMALL_STUDY, "models": {"m": {"source": before, "layers": 36}}})
     load({**SMALL_STUDY, "models": {"m": {"source": before | {"repo": "org/after"}, "layers": 36}}})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2", "n_layer": 12}, "models.m: model_type 'gpt2' is not supported; use a model of type qwen2"),
+        ({"model_type": "qwen2_5_vl", "text_config": {}}, "models.m: model_type 'qwen2_5_vl' is not supported"),
+        ({"model_type": "llama", "hidden_size": 64}, "models.m: config.json states no num_hidden_layers, intermediate_size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["model_type"],
+)
+def test_a_model_that_is_not_supported_is_refused_whatever_its_config_lacks(config, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    for file in (REPOSITORY / "resources/demo-model").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError) as error:
+        load({**SMALL_STUDY, "models": {"m": {"source": {"path": str(tmp_path)}}}})
+    assert message in str(error.value)
