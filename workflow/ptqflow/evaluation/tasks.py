@@ -109,6 +109,8 @@ def load_items(name: str, task: TaskConfig) -> list[Item]:
 
     definition = task.definition
     rows = load_rows(task.source)
+    if not rows:
+        raise ArtifactError(f"task {name}: {task.source.label} holds no rows; correct subset or split, or leave the task out")
     if definition.kind != "perplexity":
         rows = rows[: task.limit]
     items = []
