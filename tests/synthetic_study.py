@@ -130,7 +130,7 @@ def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterabl
                 for seed in (0, 1):
                     study.evaluated(who, samples(harm, seed), seed=seed)
                 study.measured(who, harm)
-                packed = {"qparams_bytes": 3_300_000, "packed_bytes": 1_593_750, "quantized_weights": 3_000_000}
+                packed = {"qparams_bytes": 3_300_000, "packed_bytes": 1_593_750, "linear_weights": 3_000_000}
                 study.exported(who, {} if recipe == "baseline" else packed)
                 if recipe != "baseline":
                     study.quantized(who, harm)

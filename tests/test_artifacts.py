@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interrupt import environment, stage_command
 from model_folder import write_model
@@ -294,6 +294,19 @@ def test_an_unreadable_table_is_refused_by_name(tmp_path):
         for read in (lambda: read_table(path, TOKENS), lambda: read_metadata(path)):
             with pytest.raises(ArtifactError, match=r"t\.parquet is not a readable Parquet file"):
                 read()
+
+
+@given(share=st.floats(0.2, 0.95), bit=st.integers(0, 7))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flipped_bit_in_the_values_of_a_table_is_noticed(tmp_path, share, bit):
+    path = tmp_path / "t.parquet"
+    write_rows(path, TOKENS, [ROW | {"source": random.Random(0).randbytes(2000).hex()}], {})
+    column = pq.read_metadata(path).row_group(0).column(TOKENS.names.index("source"))
+    damaged = bytearray(path.read_bytes())
+    damaged[column.dictionary_page_offset + int(share * 2000)] ^= 1 << bit
+    path.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match=r"t\.parquet is not a readable Parquet file"):
+        read_table(path, TOKENS)
 
 
 def test_null_is_allowed_only_where_declared(tmp_path):

@@ -123,6 +123,17 @@ def test_config_is_one_that_compressed_tensors_accepts(name, study):
     assert QuantizationConfig.model_validate(config).quantization_status.value == "compressed"
 
 
+@pytest.mark.parametrize("name", ["w4a16", "w4a16-kept", "w4a16-channel", "w8a16", "mixed", "w8a8"])
+def test_packed_bytes_are_what_the_blocks_linears_take_also_those_left_as_they_are(name, study):
+    """A recipe must not look smaller for what it leaves in high precision."""
+    folder = study.checkpoint(name, "compressed-tensors")
+    checkpoint, origin = Weights(folder), Manifest.read(folder / "manifest.json").origin
+    stored = [key for key in checkpoint.file_of if "_proj." in key and not key.endswith(("bias", "weight_shape"))]
+    assert origin["packed_bytes"] == sum(checkpoint[key].nbytes for key in stored)
+    linears = [key for key in Weights(study.model).file_of if key.endswith("_proj.weight")]
+    assert origin["linear_weights"] == sum(Weights(study.model)[key].numel() for key in linears)
+
+
 # Symmetric inputs: compressed-tensors divides by 127.5 (7.5), ptqflow and vLLM by 127 (7), so that most integers of the inputs
 # differ by a rounding: the two agree within the error that quantization makes.
 SYMMETRIC_INPUTS = ("w8a8-symmetric-smooth", "w8a8-tensor", "w4a8-symmetric", "w4a4")

@@ -96,7 +96,7 @@ def test_benchmarks_have_help(name):
         ('{"sample": 1}', "sample: unknown key; did you mean 'samples'?"),
         ('{"samples": "many"}', "samples: Input should be a valid integer"),
         ("{}", "samples: this key is required"),
-        ("[]", "--settings: settings:"),
+        ("[]", "--settings: keys with values belong here"),
         ("{", "--settings is not JSON"),
         ("@nowhere.json", "--settings is not JSON and no readable @file"),
     ],

@@ -65,9 +65,7 @@ def test_one_item_one_block_one_batch_can_be_drawn(figure, tmp_path):
     for recipe in ("baseline", "rtn"):
         study.evaluated(identity(recipe), [sample("arithmetic", "a", True)])
         study.measured(identity(recipe), 0.0)
-        study.exported(
-            identity(recipe), {"qparams_bytes": 9, "packed_bytes": 8, "quantized_weights": 16} if recipe == "rtn" else {}
-        )
+        study.exported(identity(recipe), {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16} if recipe == "rtn" else {})
     study.quantized(identity("rtn"), 0.1)
     assert main(study.arguments(tmp_path / "tables")) == 0
     assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 0

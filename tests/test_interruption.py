@@ -1,5 +1,6 @@
 """kill -9 at any moment, then the same command again: it finishes, and nothing half-written is ever taken for whole."""
 
+import fcntl
 import hashlib
 import os
 import random
@@ -44,3 +45,23 @@ def test_killed_workflow_finishes_with_the_same_results(finished: Checkout, tmp_
     study.run("--until", "export")
     assert contents(study) == contents(finished)
     assert not list(study.root.glob("results/**/.*.tmp"))
+
+
+def test_run_study_removes_the_lock_of_a_killed_run_and_leaves_that_of_an_active_one(tmp_path):
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
+    command = ["workflow/run-study", "--profile", "local", "--cores", "1", "--until", "fetch"]
+    lock = study.root / ".snakemake/locks/0.output.lock"
+
+    def run_study() -> str:
+        done = subprocess.run(command, cwd=study.root, env=environment(), capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    lock.parent.mkdir(parents=True)
+    lock.write_text("results/models/demo/manifest.json\n")
+    study.planned()  # a Snakemake that makes the file of active ones
+    with open(study.root / ".ptqflow/active") as held:  # as every Snakemake of the study does
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert "cannot be locked" in run_study()
+        assert lock.exists()
+    assert "cannot be locked" not in run_study()
+    assert (study.root / "results/models/demo/manifest.json").exists()

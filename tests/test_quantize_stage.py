@@ -287,7 +287,7 @@ def test_every_architecture_runs_from_collect_to_a_loadable_checkpoint(kind, dty
     assert ((after - before).norm() / before.norm()).item() < 0.1
     manifest = Manifest.read(folder / "manifest.json")
     manifest.verify(folder)
-    assert manifest.origin["quantized_weights"] == manifest.origin["packed_bytes"] - 2 * sum(
+    assert manifest.origin["linear_weights"] == manifest.origin["packed_bytes"] - 2 * sum(
         t.shape[0]
         for path in sorted(tmp_path.glob("quantized/*/*.safetensors"))
         for n, t in load_file(path).items()

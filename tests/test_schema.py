@@ -6,8 +6,9 @@ import jsonschema
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.errors import ConfigError
-from ptqflow.study import load, schema
+from ptqflow.study import load, refuse_repeated_keys, schema
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 
@@ -40,3 +41,97 @@ def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
     study = {**SMALL_STUDY, "calibrations": {name: one}, "recipes": {"flat": {"preset": "flatquant-w4a4kv4"}}, "run": "all"}
     with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.samples: recipes\.flat holds sequences out"):
         load(study)
+
+
+OVERRIDDEN = {"preset": "rtn-w4a16"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": "rounded"}, "run: Input should be a valid list, or Input should be 'all' (found 'rounded')"),
+        ({"run": ["nowhere"]}, "run: 'nowhere' is not defined"),
+        ({"recipes": None}, "recipes: keys with values belong here, {key: value, ...} (found null)"),
+        ({"recipes": {4: OVERRIDDEN}}, "recipes.4: a name is text; put it in quotes (found 4)"),
+        ({"recipes": {"x": {"preset": ["rtn-w4a16"]}}}, "recipes.x: unknown preset ['rtn-w4a16']"),
+        (
+            {"recipes": {"x": OVERRIDDEN | {"overrides": [{"layers": [0]}]}}},
+            "recipes.x.overrides.0: changes nothing; give weights",
+        ),
+        ({"recipes": {"x": {"preset": "smoothquant-w8a8", "transform": {"sites": ["qkv"]}}}}, "the key 'name' is required"),
+        ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
+        ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_refusals_name_the_key_as_it_is_written_and_the_remedy(change, message, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(ConfigError) as error:
+        load({**SMALL_STUDY, **change})
+    assert message in str(error.value)
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    recipe = {"preset": "gptq-w4a16", "clip": {"name": "mse", "norm": float("inf")}}
+    with pytest.raises(ConfigError, match="norm: Input should be a finite number"):
+        load({**SMALL_STUDY, "recipes": {"x": recipe}})
+
+
+def test_calibration_rows_in_a_file_of_another_kind_are_refused_before_any_job(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "own.txt").write_text("A passage.")
+    (name,) = SMALL_STUDY["calibrations"]
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: .*own\.txt: rows are read from \.jsonl or \.parquet"):
+        load({**SMALL_STUDY, "calibrations": {name: {"source": {"path": str(tmp_path / "own.txt")}}}})
+
+
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(REPOSITORY / "resources/demo-model")
+    study = load({**SMALL_STUDY, "models": {"m": {"source": {"path": "~/model"}}}})
+    assert study.models["m"].source.path == str(tmp_path / "model")
+
+
+def test_a_key_that_is_there_twice_is_refused_with_its_lines(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("recipes:\n  a: &a {preset: rtn-w4a16}\n  b: {<<: *a, input_shards: 2}\ntasks: {}\n")
+    refuse_repeated_keys(path)
+    path.write_text("recipes:\n  a: {preset: rtn-w4a16}\n  a: {preset: rtn-w3a16}\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: recipes\.a is there twice \(lines 2 and 3\)"):
+        refuse_repeated_keys(path)
+
+
+def test_a_hub_model_that_took_anothers_name_is_not_judged_by_what_was_fetched_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("resources/calibration", "resources/tasks"):
+        (tmp_path / folder).parent.mkdir(exist_ok=True)
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
+    folder = tmp_path / "results/models/m"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text((REPOSITORY / "resources/demo-model/config.json").read_text())
+    before = {"repo": "org/before", "revision": "a" * 40}
+    Manifest.of_folder(folder, ["config.json"], {"source": before}).write(folder)
+    with pytest.raises(ConfigError, match=r"models\.m\.layers: 36, but the model has 4"):
+        load({**SMALL_STUDY, "models": {"m": {"source": before, "layers": 36}}})
+    load({**SMALL_STUDY, "models": {"m": {"source": before | {"repo": "org/after"}, "layers": 36}}})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2", "n_layer": 12}, "models.m: model_type 'gpt2' is not supported; use a model of type qwen2"),
+        ({"model_type": "qwen2_5_vl", "text_config": {}}, "models.m: model_type 'qwen2_5_vl' is not supported"),
+        ({"model_type": "llama", "hidden_size": 64}, "models.m: config.json states no num_hidden_layers, intermediate_size"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["model_type"],
+)
+def test_a_model_that_is_not_supported_is_refused_whatever_its_config_lacks(config, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    for file in (REPOSITORY / "resources/demo-model").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError) as error:
+        load({**SMALL_STUDY, "models": {"m": {"source": {"path": str(tmp_path)}}}})
+    assert message in str(error.value)

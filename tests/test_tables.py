@@ -238,7 +238,7 @@ def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
 
 def test_export_without_sizes_is_refused():
     manifest = Manifest(files={"a": FileEntry(bytes=1, sha256="0")}, origin={"packed_bytes": 1})
-    with pytest.raises(ArtifactError, match="no qparams_bytes, quantized_weights; export it again"):
+    with pytest.raises(ArtifactError, match="no qparams_bytes, linear_weights; export it again"):
         sizes.build([(Variant.model_validate(identity("rtn")), manifest)])
 
 

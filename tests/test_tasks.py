@@ -138,6 +138,9 @@ def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) 
         load_items("t", TaskConfig(benchmark="choices", source=source))
     with pytest.raises(ArtifactError, match="ids repeat"):
         load_items("t", TaskConfig(benchmark="problems", source=source))
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(ArtifactError, match=r"task t: .*empty\.jsonl holds no rows"):
+        load_items("t", TaskConfig(benchmark="text", source={"path": str(tmp_path / "empty.jsonl")}))
 
 
 QA = "Question: Why?\nAnswer:"

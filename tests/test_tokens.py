@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interrupt import assert_survives_kills, contents, random_moments, run, stage_command
 from model_folder import BOS, EOS, write_model, write_tokenizer
+from ptqflow.artifacts.datasets import load_rows
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.sources import Source
 from ptqflow.stages import fetch, tokens
 
 TRACES = [{"id": f"t{i}", "prompt": f"What is {i} + {i}?", "completion": f"I add.\n</think>\nIt is {2 * i}."} for i in range(40)]
@@ -120,11 +122,32 @@ def test_columns_are_named_by_fields(tokenizer):
         ([{"text": None}], {}, "text is a NoneType, not text"),
         ([{"messages": [{"role": "user", "content": "q"}]}], {"format": "chat"}, "does not end with the assistant's turn"),
         ([{"messages": "hello"}], {"format": "chat"}, "not a list of messages"),
+        ([{"messages": ["q", {"role": "assistant", "content": "a"}]}], {"format": "chat"}, "not a list of messages"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_with_the_columns_found(tokenizer, rows, changes, message):
     with pytest.raises(ConfigError, match=message):
         documents(rows, settings(**changes), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a"}\n{oops\n', r"x\.jsonl cannot be read as jsonl \(line 2: "),
+        (b'[{"text": "a"}]\n', r"line 1 is not an object \{\.\.\.\} but a list; one row per line"),
+        ('{"text": "größe"}'.encode("latin-1"), "x.jsonl cannot be read as jsonl"),
+    ],
+    ids=["syntax", "array", "encoding"],
+)
+def test_lines_that_are_no_rows_are_refused_with_their_number(tmp_path, content, message):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        load_rows(Source(path=str(tmp_path / "x.jsonl")))
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_read(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b"}\r\n')
+    assert load_rows(Source(path=str(tmp_path / "x.jsonl"))) == [{"text": "a"}, {"text": "b"}]
 
 
 @pytest.mark.parametrize("shape", ["chat", "plain"])

@@ -13,6 +13,7 @@ from ptqflow.artifacts.schemas import VERIFICATION
 from ptqflow.artifacts.tables import read_table
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.verification import findings
+from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
@@ -253,5 +254,27 @@ def test_any_flipped_bit_in_any_tensor_is_found(made, data):
     try:
         path.write_bytes(damaged)
         assert any(name in line for line in complaints(made, folder))
+    finally:
+        path.write_bytes(before)
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_flipped_bit_in_qparams_is_noticed_or_changes_no_tensor(made, data):
+    path = made[1][0]
+    before = path.read_bytes()
+    whole = {name: tensor.clone() for name, tensor in QParams([path]).items()}
+    header = 8 + int.from_bytes(before[:8], "little")
+    begin, end = data.draw(st.sampled_from([(0, header), (header, len(before))]))
+    place = data.draw(st.integers(8 * begin, 8 * end - 1))
+    damaged = bytearray(before)
+    damaged[place // 8] ^= 1 << place % 8
+    try:
+        path.write_bytes(damaged)
+        found = dict(QParams([path]))
+        assert found.keys() == whole.keys()
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in found.items())
+    except ArtifactError as error:
+        assert str(path) in str(error)  # noqa: PT017
     finally:
         path.write_bytes(before)

@@ -93,7 +93,7 @@ def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, toke
     fields = settings.fields
     if fields.messages in row:
         messages = row[fields.messages]
-        if not isinstance(messages, Sequence) or not messages or not isinstance(messages[-1], Mapping):
+        if not isinstance(messages, Sequence) or not messages or not all(isinstance(m, Mapping) for m in messages):
             raise ConfigError(f"{_where(name, settings)}: {fields.messages} is not a list of messages with role and content")
         if messages[-1].get("role") != "assistant":
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Errors a user can act on: one sentence that names the file or key and the remedy."""
 
+import re
 from difflib import get_close_matches
 
 from pydantic import BaseModel, ValidationError
@@ -17,24 +18,40 @@ class ArtifactError(PtqflowError):
     """A file of the study is missing, changed, truncated, or not of its declared schema."""
 
 
+_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[key\]")  # what pydantic adds to a path: the alternative it tried
+_KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the first error of each key: the key's path, what is wrong, and the nearest known key or values.
+    """One sentence for the errors of each key: the key's path, what is wrong, and the nearest known key or values.
 
     `model` is the data model that refused; its field names serve as suggestions for unknown keys.
     """
-    sentences: dict[str, str] = {}
+    complaints: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for entry in error.errors():
-        path = ".".join(str(part) for part in entry["loc"]) or "settings"
+        path = ".".join(str(part) for part in entry["loc"] if not _BRANCH.fullmatch(str(part)))
         message = entry["msg"].removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
             near = get_close_matches(str(entry["loc"][-1]), sorted(_keys(model)), n=1)
             message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
         elif entry["type"] == "missing":
             message = "this key is required; add it"
-        elif "input" in entry and isinstance(entry["input"], str | int | float | bool):
-            message += f" (found {entry['input']!r})"
-        sentences.setdefault(path, f"{path}: {message}")
-    return "; ".join(sentences.values())
+        elif entry["type"] == "union_tag_not_found":
+            message = "the key 'name' is required; add it (keys here replace those of a preset as a whole)"
+        else:
+            if entry["type"] in _KEYS_EXPECTED:
+                message = "keys with values belong here, {key: value, ...}"
+            elif entry["type"] == "string_type" and "[key]" in entry["loc"]:
+                message = "a name is text; put it in quotes"
+            value = entry["input"]
+            if value is None or isinstance(value, str | int | float | bool):
+                found[path] = f" (found {'null' if value is None else repr(value)})"
+        if message not in complaints.setdefault(path, []):
+            complaints[path].append(message)
+    return "; ".join(
+        (f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in complaints.items()
+    )
 
 
 def _keys(model: type[BaseModel]) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
@@ -161,11 +162,19 @@ class Jobs:
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
-        """All files of this platform, and those that other platforms left here: the tables compare platforms."""
+        """All files of this platform, and those of other platforms by the same recipes: the tables compare platforms."""
         others = (file for name in PLATFORMS if name != self.study.platform for file in self._expected(name))
-        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file()]
+        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file() and self._is_of_its_recipe(who)]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
         return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
+
+    def _is_of_its_recipe(self, who: dict[str, Any]) -> bool:
+        """Whether what another platform left under a recipe's name is what the recipe says now: no job here makes it anew."""
+        if who["recipe"] == "baseline":
+            return True
+        manifest = Path(checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
+        made_by = Manifest.read(manifest).origin.get("settings", {}) if manifest.is_file() else {}
+        return bool(made_by.get("recipe") == self._recipe(who["recipe"]))
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""

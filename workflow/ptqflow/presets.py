@@ -74,7 +74,7 @@ def resolve(entry: dict[str, Any]) -> Recipe:
     """
     own = dict(entry)
     name = own.pop("preset", None)
-    if name is not None and name not in PRESETS:
+    if name is not None and (not isinstance(name, str) or name not in PRESETS):
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
     preset = PRESETS[name] if name else {}
     merged = {**preset, **own}

@@ -28,7 +28,7 @@ class SmoothQuantTransform(Model):
 
     name: Literal["smoothquant"]
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.85
-    sites: list[SiteName] = ["qkv", "gate_up"]
+    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "gate_up"]
 
 
 class AwqTransform(Model):
@@ -129,11 +129,17 @@ class Override(Model):
     `transform` speaks of whole layers, so it goes with `linears: all`.
     """
 
-    layers: list[Annotated[int, Field(ge=0)]] | Literal["all"] = "all"
-    linears: list[Linear] | Literal["all"] = "all"
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | Literal["all"] = "all"
+    linears: Annotated[list[Linear], Field(min_length=1)] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
     transform: FlatQuantChanges | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Override":
+        if not self.model_fields_set & {"weights", "input_activations", "transform"}:
+            raise ValueError("changes nothing; give weights or input_activations (null: high precision), or transform")
+        return self
 
     @model_validator(mode="after")
     def _whole_layers(self) -> "Override":

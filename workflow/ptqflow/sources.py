@@ -1,5 +1,6 @@
 """Where models and rows come from: a local file or folder, or a repository of the model hub at a pinned revision."""
 
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,11 @@ class Place(Model):
     path: str | None = None
     repo: str | None = None
     revision: str | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _home(cls, path: str | None) -> str | None:
+        return path and os.path.expanduser(path)
 
     @field_validator("revision")
     @classmethod

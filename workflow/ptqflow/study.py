@@ -12,13 +12,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ptqflow.artifacts.datasets import data_files
+from ptqflow.artifacts.manifests import NAME as MANIFEST
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.engines.registry import module_of
-from ptqflow.errors import ConfigError, explain
+from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.modeling import architectures
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
@@ -149,9 +152,10 @@ def load(config: Mapping[str, Any]) -> Study:
         study = Study.model_validate(dict(config))
     except ValidationError as error:
         raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
-    for entry in study.models.values():
+    for name, entry in study.models.items():
         if entry.source.path is not None:
-            source_files(entry.source.path)
+            with _named(f"models.{name}.source"):
+                source_files(entry.source.path)
     for key, source in [
         *((f"calibrations.{name}.source", entry.source) for name, entry in study.calibrations.items()),
         *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
@@ -169,20 +173,45 @@ def load(config: Mapping[str, Any]) -> Study:
     return study
 
 
+def refuse_repeated_keys(path: str | Path) -> None:
+    """Raise ConfigError for a key that a YAML (or JSON) file states twice: its readers would keep the last one in silence."""
+    import yaml  # a requirement of Snakemake, which has read the file before
+
+    def walk(node: Any, place: str) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for entry in node.value:
+                walk(entry, place)
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = f"{place}{key.value}", key.start_mark.line + 1
+                if name in lines:
+                    raise ConfigError(f"{path}: {name} is there twice (lines {lines[name]} and {line}); rename or remove one")
+                lines[name] = line
+                walk(value, f"{name}.")
+
+    with open(path, encoding="utf-8") as file:
+        walk(yaml.compose(file, Loader=yaml.SafeLoader), "")
+
+
 @contextmanager
 def _named(key: str) -> Iterator[None]:
     """Put the key of config.yaml before what a room says of its value."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(f"config.yaml: {key}: {error}") from None
+    except PtqflowError as error:
+        raise type(error)(f"config.yaml: {key}: {error}") from None
 
 
 def _check_architecture(study: Study, name: str) -> None:
+    architecture = architecture_of(study, name)
+    if architecture is not None:
+        with _named(f"models.{name}"):
+            architectures.architecture_of(architecture)
     layers, entry = layers_of(study, name), study.models[name]
     if entry.chunks > layers:
         raise ConfigError(f"config.yaml: models.{name}.chunks: {entry.chunks} chunks of {layers} blocks; use at most {layers}")
-    if (architecture := architecture_of(study, name)) is None:
+    if architecture is None:
         return
     if architecture["num_hidden_layers"] != layers:
         raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
@@ -204,7 +233,16 @@ def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     source = study.models[model].source
     folder = Path(source.path) if source.path is not None else Path("results/models") / model
     path = folder / "config.json"
+    if source.path is None and not _is_fetched(folder / MANIFEST, source):
+        return None
     return dict(json.loads(path.read_text())) if path.is_file() else None
+
+
+def _is_fetched(manifest: Path, source: ModelSource) -> bool:
+    """Whether a folder holds this hub model, and not one that its name stood for before, or half of one."""
+    if not manifest.is_file():
+        return False
+    return Manifest.read(manifest).origin.get("source") == {"repo": source.repo, "revision": source.revision}
 
 
 def schema() -> dict[str, Any]:

@@ -1,17 +1,29 @@
 # The study, read once; paths of the variants; how a stage is called.
+import fcntl
+
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from ptqflow.environment import VARIABLES
 from ptqflow.errors import PtqflowError
 from ptqflow.jobs import Jobs, checkpoint, code
-from ptqflow.study import load
+from ptqflow.study import load, refuse_repeated_keys
 
 try:
+    for file in workflow.configfiles:
+        refuse_repeated_keys(file)
     study = load(config)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
 jobs = Jobs(study)
+
+# Every Snakemake of this study shares this lock as long as it lives: run-study removes Snakemake's own only when nobody has it.
+try:
+    Path(".ptqflow").mkdir(exist_ok=True)
+    active = open(".ptqflow/active", "a")
+    fcntl.flock(active, fcntl.LOCK_SH)
+except OSError:
+    pass  # nothing runs in a folder that cannot be written
 
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())

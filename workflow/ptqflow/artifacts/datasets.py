@@ -27,17 +27,26 @@ def data_files(source: Source) -> list[Path]:
     if source.local is not None and source.local.is_file():
         if source.subset or source.file:
             raise ConfigError(f"source {source.label}: path is a file; leave subset and file out")
-        return [source.local]
+        return _readable([source.local])
     patterns = [source.file] if source.file else _patterns(source)
     folder = source.local if source.local is not None else _snapshot(source, patterns)
     if not folder.is_dir():
         raise ConfigError(f"source {source.label}: {folder} does not exist; fetch the data there or correct path")
     for pattern in patterns:
         if files := sorted(folder.glob(pattern)):
-            return files
+            return _readable(files)
     raise ConfigError(
         f"source {source.label}: no file {' or '.join(patterns)} in {folder}; correct subset and split, or name the file by file:"
     )
+
+
+def _readable(files: list[Path]) -> list[Path]:
+    for path in files:
+        if path.suffix not in _FORMATS:
+            raise ConfigError(
+                f'{path}: rows are read from .jsonl or .parquet; convert it (plain text: one line {{"text": ...}} per passage)'
+            )
+    return files
 
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:
@@ -56,16 +65,26 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
-                return [json.loads(line) for line in lines if line.strip()]
+            with path.open(encoding="utf-8-sig") as lines:
+                return [_row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
             rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
             return rows
     except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
-        raise ArtifactError(f"{path} cannot be read as {path.suffix[1:]} ({error}); fetch it again") from None
+        raise ArtifactError(f"{path} cannot be read as {path.suffix[1:]} ({error}); correct it, or fetch it again") from None
     raise ConfigError(f"{path}: rows are read from .jsonl or .parquet; convert it")
+
+
+def _row(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is not an object {{...}} but a {type(row).__name__}; one row per line")
+    return row
 
 
 def load_rows(source: Source) -> list[dict[str, Any]]:

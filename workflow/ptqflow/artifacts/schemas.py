@@ -178,8 +178,14 @@ SIZES = pa.schema(
         *VARIANT,
         column("bytes", i64, "files of the checkpoint on disk", unit="bytes"),
         column("qparams_bytes", i64, "integers, scales and zero points as stored by quantize", unit="bytes", nullable=True),
-        column("packed_bytes", i64, "weights at their nominal bits with scales and zero points", unit="bytes", nullable=True),
-        column("bits_per_weight", f64, "packed bits per quantized weight, scales included", nullable=True),
+        column(
+            "packed_bytes",
+            i64,
+            "weights of the blocks' linears at their nominal bits with scales and zero points; unquantized ones as stored",
+            unit="bytes",
+            nullable=True,
+        ),
+        column("bits_per_weight", f64, "packed bits per weight of the blocks' linears, scales included", nullable=True),
     ]
 )
 

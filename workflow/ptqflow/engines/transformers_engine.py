@@ -52,7 +52,10 @@ class TransformersEngine:
     def _limit(self, prompt: Sequence[int], sampling: Sampling) -> int:
         room = sampling.max_new_tokens if self.max_length is None else self.max_length - len(prompt)
         if room < 1:
-            raise ConfigError(f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions")
+            raise ConfigError(
+                f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions; "
+                "leave its item out, or use a model with more positions"
+            )
         return min(room, sampling.max_new_tokens)
 
     def _decode(

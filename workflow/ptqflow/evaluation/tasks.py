@@ -88,7 +88,9 @@ def _module(benchmark: str) -> str:
 
 def known_benchmarks() -> list[str]:
     """Names of the benchmarks that ship (a new one is one new file beside them)."""
-    return sorted(path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__")
+    return sorted(
+        path.stem.replace("_", "-") for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__"
+    )
 
 
 def kind_module(task: TaskConfig) -> str:
@@ -111,7 +113,7 @@ def load_items(name: str, task: TaskConfig) -> list[Item]:
     definition = task.definition
     rows = load_rows(task.source)
     if not rows:
-        raise ArtifactError(f"task {name}: {task.source.label} has no rows; fetch it again")
+        raise ArtifactError(f"task {name}: {task.source.label} holds no rows; correct subset or split, or leave the task out")
     if definition.kind != "perplexity":
         rows = rows[: task.limit]
     items = []

@@ -84,11 +84,16 @@ _KNOWN = {
 }
 
 
+_STATED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+
+
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """The architecture of a `config.json`. Raises ConfigError for an unknown one and for sliding-window attention."""
+    """The architecture of a `config.json`. Raises ConfigError for an unknown or incomplete one, and for sliding windows."""
     model_type = config.get("model_type")
     if model_type not in _KNOWN:
         raise ConfigError(f"model_type {model_type!r} is not supported; use a model of type {', '.join(_KNOWN)}")
+    if lacking := [key for key in _STATED if not isinstance(config.get(key), int)]:
+        raise ConfigError(f"config.json states no {', '.join(lacking)}; add what the model has, as a whole number")
     if "sliding_attention" in (config.get("layer_types") or []) or config.get("use_sliding_window"):
         raise ConfigError("sliding-window attention is not supported; use a model with use_sliding_window false")
     if "quantization_config" in config:

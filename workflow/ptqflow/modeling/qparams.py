@@ -8,10 +8,12 @@ run the quantized block) and the dense writer use `deployed`, so the errors that
 
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ptqflow.errors import ArtifactError
@@ -22,6 +24,7 @@ from ptqflow.recipes import LINEARS
 from ptqflow.transforms import diagonal
 
 METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
+CHECKSUMS = "crc32"  # in it: checksum of each tensor's bytes, by name
 _NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _SITE_OF_NORM = {site.norm: site.name for site in SITES if site.norm}
 _SITE_READ_BY = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
@@ -65,24 +68,34 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor
     return transformed(name, tensor, qparams).to(tensor.dtype)
 
 
+def checksum(tensor: Tensor) -> int:
+    """CRC-32 of the bytes of `tensor` (on the CPU): what a damaged disk or copy changes would else be integers like any other."""
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
 class QParams(Mapping[str, Tensor]):
-    """The qparams of all chunks as one mapping; tensors are read from their files when asked for."""
+    """The qparams of all chunks as one mapping; tensors are read from their files, and checked, when asked for."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Read the headers. Raises ArtifactError for unreadable files, and for a tensor that two files hold."""
+        """Read the headers. Raises ArtifactError for unreadable or damaged ones, and for a tensor that two files hold."""
         self._files: dict[str, Path] = {}
         self.metadata: dict[Path, dict[str, Any]] = {}
         for path in paths:
             with open_safetensors(path) as file:
                 names = list(file.keys())
-                self.metadata[path] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+                self.metadata[path] = _metadata(path, names, (file.metadata() or {}).get(METADATA, "{}"))
             if twice := sorted(self._files.keys() & set(names)):
                 raise ArtifactError(f"{path} and {self._files[twice[0]]} both hold {twice[0]}; pass each chunk once")
             self._files |= dict.fromkeys(names, path)
 
     def __getitem__(self, name: str) -> Tensor:
-        with open_safetensors(self._files[name]) as file:
-            return file.get_tensor(name)
+        """One tensor. Raises ArtifactError when it is not what was written."""
+        path = self._files[name]
+        with open_safetensors(path) as file:
+            tensor = file.get_tensor(name)
+        if checksum(tensor) != self.metadata[path][CHECKSUMS][name]:
+            raise ArtifactError(f"{path} is damaged ({name} has another checksum); delete it and run quantize again")
+        return tensor
 
     def __contains__(self, name: object) -> bool:
         return name in self._files
@@ -92,3 +105,13 @@ class QParams(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def _metadata(path: Path, names: list[str], text: str) -> dict[str, Any]:
+    try:
+        metadata = dict(json.loads(text))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged (its metadata: {error}); delete it and run quantize again") from None
+    if metadata.get(CHECKSUMS, {}).keys() != set(names):
+        raise ArtifactError(f"{path} has no checksum for each of its tensors; delete it and run quantize again")
+    return metadata

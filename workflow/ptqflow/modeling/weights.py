@@ -47,7 +47,7 @@ def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappin
 def gather_safetensors(path: Path, metadata: Mapping[str, str]) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
     """As `save_safetensors`, of tensors that come bit by bit: yields a function that takes some, of new names each time.
 
-    They wait in files beside `path`, not in memory.
+    They wait in files beside `path`, not in memory. `metadata` is read at the end.
     """
     with atomic_path(path) as temporary:
         part_of: dict[str, str] = {}

@@ -4,7 +4,7 @@ A drop is computed on the (item, seed) pairs that both have; how many these are 
 task has a row that says so, and no average: means over different tasks cannot be compared.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,6 @@ READS = ["task", "kind", "item", "seed", "completion", "prompt_sha256", "complet
 _SEED = 0  # of the bootstrap: the same table from the same samples
 
 Row = dict[str, Any]
-Streams = Callable[..., np.random.Generator]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.reporting.render import Grid, number
 from ptqflow.reporting.variants import BASELINE, Variant
 
-_ORIGIN = ("qparams_bytes", "packed_bytes", "quantized_weights")
+_ORIGIN = ("qparams_bytes", "packed_bytes", "linear_weights")
 
 
 def build(checkpoints: Sequence[tuple[Variant, Manifest]]) -> list[dict[str, Any]]:
@@ -21,8 +21,8 @@ def build(checkpoints: Sequence[tuple[Variant, Manifest]]) -> list[dict[str, Any
             if missing:
                 raise ArtifactError(f"{variant}: its manifest's origin has no {', '.join(missing)}; export it again")
             row |= {key: int(manifest.origin[key]) for key in ("qparams_bytes", "packed_bytes")}
-            weights = int(manifest.origin["quantized_weights"])
-            row["bits_per_weight"] = 8 * row["packed_bytes"] / weights if weights else None
+            weights = int(manifest.origin["linear_weights"])
+            row["bits_per_weight"] = 8 * row["packed_bytes"] / weights
         rows.append(row)
     return rows
 

@@ -60,9 +60,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["calibration"] = next(iter(qparams.metadata.values()))["inputs"]["tokens"]
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
-    origin |= _sizes(recipe, config)
+    weights = Weights(model)
+    origin |= _sizes(recipe, config, weights)
     args.output.unlink(missing_ok=True)
-    layout = registry.layout(settings.form)(Weights(model), qparams, recipe, config)
+    layout = registry.layout(settings.form)(weights, qparams, recipe, config)
     recipe_json = json.dumps(recipe.dump(), indent=2, sort_keys=True)
     text = card(recipe, settings.form, scheme.loading(recipe), config, origin, recipe_json)
     files = write(layout, manifest.files, text, folder)
@@ -95,12 +96,18 @@ def _check(qparams: QParams, recipe: Recipe, config: dict[str, Any], manifest: M
                 raise ArtifactError(f"no integers for {linear} of layer {layer}; run quantize again")
 
 
-def _sizes(recipe: Recipe, config: dict[str, Any]) -> dict[str, int]:
-    """`packed_bytes` and `quantized_weights` of the recipe's linears, for tables of sizes."""
+def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str, int]:
+    """`packed_bytes` and `linear_weights` of all linears of the blocks, for tables of sizes.
+
+    Linears left in high precision count as they are stored: else a recipe would look smaller for each that it leaves.
+    """
     shapes, total, count = linear_shapes(config), 0, 0
     for layer in range(int(config["num_hidden_layers"])):
         for linear in LINEARS:
+            elements = shapes[linear][0] * shapes[linear][1]
             if (args := recipe.weights(layer, linear)) is not None:
                 total += packed_bytes(shapes[linear], args, shards_of(recipe, linear))
-                count += shapes[linear][0] * shapes[linear][1]
-    return {"packed_bytes": total, "quantized_weights": count}
+            else:
+                total += elements * weights.header(f"{linear_prefix(layer, linear)}.weight")[0].itemsize
+            count += elements
+    return {"packed_bytes": total, "linear_weights": count}

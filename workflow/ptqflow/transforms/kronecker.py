@@ -27,11 +27,6 @@ def apply(x: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
     return (left.mT @ matrices).flatten(-3)
 
 
-def apply_inverse(x: Tensor, left: Tensor, right: Tensor | None = None, invert: Callable[[Tensor], Tensor] = inverse) -> Tensor:
-    """x (A ⊗ B)⁻¹: undoes `apply`."""
-    return apply(x, invert(left), None if right is None else invert(right))
-
-
 def apply_to_weight(
     weight: Tensor, left: Tensor, right: Tensor | None = None, invert: Callable[[Tensor], Tensor] = inverse
 ) -> Tensor:

@@ -31,7 +31,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         cells = [[r for r in points if (r["platform"], r["model"]) == (platform, model)] for model in models]
         panels[f"Platform {platform}"] = [_panel(c, baselines.get((platform, c[0]["model"])), names) for c in cells if c]
     subtitle = [
-        "Average over tasks with its 95 % interval. Size: quantized weights at nominal bits, with scales and zero points."
+        "Average over tasks with its 95 % interval. Size: linears of the blocks at nominal bits, with scales and zero points."
     ]
     subtitle += ["Grey: the baseline and its interval. Variants of equal size are drawn side by side."]
     return theme.grid(panels, "Accuracy against size", subtitle)
