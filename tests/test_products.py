@@ -1,24 +1,49 @@
 """Float32 products and energies, against float64."""
 
+import itertools
+
 import pytest
 import torch
 from ptqflow.numerics.gram import LeadingPart, LowerHalf, Rows, add_gram, mirror
-from ptqflow.numerics.products import multiply, prepare
+from ptqflow.numerics.products import bfloat16_matmul, float32_matmul, multiply
 
 
-@pytest.mark.parametrize(("k", "n", "m"), [(0, 5, 3), (1, 1, 1), (37, 129, 65), (300, 640, 257)])
+@pytest.mark.parametrize(("k", "n", "m"), [(0, 5, 3), (1, 1, 1), (37, 129, 65), (300, 640, 257), (2900, 16, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_prepared_product_is_the_product(k, n, m, dtype):
+def test_a_product_by_parts_is_the_product(k, n, m, dtype):
     random = torch.Generator().manual_seed(0)
-    rows, weight = (torch.randn(size, n, dtype=dtype, generator=random) for size in (k, m))
-    found, expected = multiply(rows, prepare(weight)), rows.double() @ weight.double().T
+    rows, matrix = torch.randn(k, n + 7, dtype=dtype, generator=random)[:, 7:], torch.randn(m, n, dtype=dtype, generator=random).T
+    found, expected = multiply(rows, matrix), rows.double() @ matrix.double()
     assert (found.shape, found.dtype) == ((k, m), dtype)
     assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
-def test_a_prepared_product_takes_columns_of_rows():
-    rows, weight = torch.randn(20, 64), torch.randn(8, 48)
-    torch.testing.assert_close(multiply(rows[:, 16:], prepare(weight)), rows[:, 16:] @ weight.T, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("transpose", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("product", [torch.mm, torch.bmm, torch.matmul])
+def test_float32_products_are_float32_throughout(product, transpose):
+    """Whatever shape: none may go by a kernel that rounds operands, whose errors would be 1/512 of |a| |b|."""
+    random = torch.Generator().manual_seed(0)
+    for m, k, n in itertools.product([1, 3, 16, 64, 257], repeat=3):
+        a, b = (
+            torch.randn(7, *(size[::-1] if swap else size), generator=random)
+            for size, swap in zip([(m, k), (k, n)], transpose, strict=True)
+        )
+        a, b = (x.mT if swap else x for x, swap in zip((a, b), transpose, strict=True))
+        if product is torch.mm:
+            a, b = a[0], b[0]
+        with float32_matmul():
+            found = product(a, b)
+        error = (found - product(a.double(), b.double())).abs() / product(a.abs().double(), b.abs().double())
+        assert error.max() < 3e-6, (m, k, n)
+
+
+def test_where_operands_may_be_rounded_results_still_are_float32():
+    a, b = torch.randn(64, 64).bfloat16().float(), torch.randn(64, 64).bfloat16().float()
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with bfloat16_matmul():
+        found = a @ b
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert (found - a.double() @ b.double()).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("n", [1, 64, 256, 300, 1030])

@@ -19,6 +19,7 @@ from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.numerics.grid import dequantize_weight, fake_quantize
+from ptqflow.numerics.products import float32_matmul
 from ptqflow.presets import resolve
 from ptqflow.recipes import LINEARS, Recipe
 from safetensors.torch import load_file, save_file
@@ -41,7 +42,11 @@ def test_statistics_and_boundary_states_are_those_of_the_whole_model(model, work
     full = AutoModelForCausalLM.from_pretrained(model).eval()
     tokens = torch.tensor(pq.read_table(work / "tokens.parquet").column("tokens").to_pylist())
     seen, cached = {}, {}
-    with watch_sites(full.model.layers[1], lambda site, x: seen.update({site: x.flatten(0, 1)})), torch.no_grad():
+    with (
+        watch_sites(full.model.layers[1], lambda site, x: seen.update({site: x.flatten(0, 1)})),
+        torch.no_grad(),
+        float32_matmul(),
+    ):
         output = full(tokens, output_hidden_states=True, use_cache=True)
     cached = output.past_key_values.layers[1]
     seen |= {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ptqflow.errors import ConfigError
+from ptqflow.numerics.products import bfloat16_matmul, float32_matmul
 
 PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "ascend": "npu"}
 
@@ -70,7 +71,7 @@ class Device:
         There linears and attention multiply in bfloat16, as every accelerator does with such a model, several times faster than
         in float32; norms and the residual stream stay float32.
         """
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16_products(weights)):
+        with torch.autocast("cpu", torch.bfloat16) if self.bfloat16_products(weights) else float32_matmul():
             yield
 
     @contextmanager
@@ -79,7 +80,8 @@ class Device:
 
         Products of bfloat16 numbers are exact in float32, and are summed in float32.
         """
-        with bfloat16_matmul() if self.bfloat16_products(weights) else torch.autocast("cpu", enabled=False):
+        matmul = bfloat16_matmul if self.bfloat16_products(weights) else float32_matmul
+        with torch.autocast("cpu", enabled=False), matmul():
             yield
 
     @contextmanager
@@ -100,21 +102,6 @@ class Device:
             yield
         finally:
             torch.set_float32_matmul_precision(before_precision)
-
-
-@contextmanager
-def bfloat16_matmul() -> Iterator[None]:
-    """Products of float32 matrices on the CPU by oneDNN, which may round operands to bfloat16; sums and results are float32.
-
-    (And no autocast.) Whether it does depends on the CPU: without matrix units it multiplies them as they are.
-    """
-    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
-    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
-    try:
-        with torch.autocast("cpu", enabled=False):
-            yield
-    finally:
-        matmul.fp32_precision = before
 
 
 def select(platform: str) -> Device:

@@ -21,7 +21,7 @@ from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.gram import LowerHalf, Rows
 from ptqflow.numerics.grid import dequantize_weight, integer_range
-from ptqflow.numerics.products import multiply, prepare
+from ptqflow.numerics.products import multiply
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import WeightArgs
 from ptqflow.transforms import diagonal
@@ -198,14 +198,13 @@ def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, to
     difference = weight - dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
     total = _energy(weight, inputs)
     lost = rounded.lost if rounded.lost is not None else _energy(difference, inputs)
-    lowest, highest = integer_range(args.num_bits, args.symmetric)
-    at_end = (rounded.integers == lowest) | (rounded.integers == highest)
+    inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
         "weight_error": _ratio(difference.square().sum().item(), weight.square().sum().item()),
         "output_error": _ratio(lost, total),
         "output_mse": lost / (tokens * weight.shape[0]),
         "tokens": tokens,
-        "clip_fraction": at_end.float().mean().item(),
+        "clip_fraction": 2 - sum(inside) / weight.numel(),
         "damping": rounded.damping,
         "condition_number": rounded.condition_number,
     }
@@ -216,7 +215,7 @@ def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
 
     Unlike the error from the Gram matrix it knows how inputs are quantized.
     """
-    expected = multiply(x, prepare(weight.to(x)))
+    expected = multiply(x, weight.to(x).T)
     return _ratio((expected - output).square().sum().item(), expected.square().sum().item())
 
 

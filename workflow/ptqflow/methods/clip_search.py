@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ptqflow.numerics.grid import quantize, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
-from ptqflow.numerics.products import multiply, prepare
+from ptqflow.numerics.products import multiply
 from ptqflow.recipes import SearchClip
 from ptqflow.scheme import WeightArgs
 
@@ -44,7 +44,7 @@ def _errors(groups: Tensor, gram: Tensor, args: WeightArgs, scale: Tensor, zero_
     errors = torch.empty_like(scale)
     step = max(1, _ELEMENTS_AT_ONCE // (grids * n))
     for i in range(groups.shape[1]):
-        own = prepare(gram[i * n : (i + 1) * n, i * n : (i + 1) * n])
+        own = gram[i * n : (i + 1) * n, i * n : (i + 1) * n]
         for start in range(0, rows, step):
             part = slice(start, start + step)
             weight, s, z = groups[part, i].float(), scale[:, part, i, None], zero_point[:, part, i, None]

@@ -112,7 +112,8 @@ def quantize_layer(
     losses: Rows = []
     fallback: str | None = None
     if learn:
-        learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
+        with run.precision():
+            learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
         rounding = recipe.model_copy(update={"transform": NoTransform()})
         rounder = BlockRounder(layer, learned.tensors, inputs, rounding, device)

@@ -1,6 +1,7 @@
 """The block walker: one decoder block of a checkpoint at a time, as transformers' own module. Never the whole model."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -57,7 +58,8 @@ class Blocks:
         return tensors
 
     def _require_finite(self, name: str, values: Tensor) -> None:
-        if not bool(values.isfinite().all()):
+        extremes = values.aminmax()  # of NaN, NaN; isfinite().all() makes copies and takes 20 times as long
+        if not all(math.isfinite(extreme) for extreme in extremes):
             raise ArtifactError(f"{self.weights.folder}: {name} is not finite; fetch the model again or use another one")
 
     def build(self, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:

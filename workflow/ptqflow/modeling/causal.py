@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ptqflow.devices.device import bfloat16_matmul
+from ptqflow.numerics.products import bfloat16_matmul
 
 _QUERIES_AT_ONCE = 128  # more compute more of what the mask discards; fewer make the products small
 
@@ -32,7 +32,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
     group = heads // key_heads
     output = torch.empty(batch, tokens, heads, width, dtype=torch.bfloat16)
     future = torch.full((step, step), -torch.inf).triu_(1)
-    with torch.no_grad(), bfloat16_matmul():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), bfloat16_matmul():
         for i in range(batch):
             q = (query[i].float() * scaling).contiguous().view(key_heads, group, tokens, width)
             k, v = key[i].float().contiguous().transpose(1, 2), value[i].float().contiguous()

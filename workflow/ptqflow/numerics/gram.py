@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ptqflow.numerics.products import multiply, prepare
+from ptqflow.numerics.products import multiply
 
 _COLUMNS = 256  # at once at least, to use the symmetry
 _DIRECTIONS = 64
@@ -30,15 +30,15 @@ def mirror(gram: Tensor) -> Tensor:
 
 
 class LowerHalf:
-    """The lower half of a symmetric matrix XᵀX [n, n] as `multiply` wants it: a copy, for many calls of `energies`."""
+    """The lower half of a symmetric matrix XᵀX [n, n] as `energies` reads it, by blocks: a copy."""
 
     def __init__(self, gram: Tensor) -> None:
         self.width = max(_COLUMNS, -(-len(gram) // _SLICES))
         self.slices = []
         for start in range(0, len(gram), self.width):
-            part = gram[start:, start : start + self.width].T.clone(memory_format=torch.contiguous_format)  # [columns, n - start]
-            part[:, : len(part)] /= 2
-            self.slices.append(prepare(part))
+            part = gram[start:, start : start + self.width].clone()  # [n - start, columns]
+            part[: part.shape[1]] /= 2
+            self.slices.append(part)
 
     def energies(self, rows: Tensor) -> Tensor:
         """w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
@@ -57,11 +57,11 @@ class Rows:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.dtype, self.x = x.dtype, prepare(x)
+        self.x = x.T
 
     def energies(self, rows: Tensor) -> Tensor:
         """|X wᵀ|² [k] (float32) of each row w of `rows` [k, n] (float32)."""
-        return multiply(rows.to(self.dtype), self.x).float().square_().sum(1)
+        return multiply(rows.to(self.x.dtype), self.x).float().square_().sum(1)
 
 
 class LeadingPart:
@@ -75,9 +75,8 @@ class LeadingPart:
         start = torch.randn(len(gram), min(_DIRECTIONS, len(gram)), generator=torch.Generator().manual_seed(0)).to(gram)
         basis = torch.linalg.qr(gram @ start).Q
         size, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
-        factor = basis @ turn * size.clamp(min=0).sqrt()
-        self.factor = prepare(factor.T.contiguous())
-        self.diagonal = gram.diagonal() - factor.square().sum(1)
+        self.factor = basis @ turn * size.clamp(min=0).sqrt()
+        self.diagonal = gram.diagonal() - self.factor.square().sum(1)
 
     def energies(self, rows: Tensor) -> Tensor:
         """Near w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""

@@ -1,32 +1,66 @@
-"""Float32 products of many rows with one matrix, at the CPU's full speed.
+"""Float32 matrix products at the CPU's full speed.
 
-On some CPUs torch's own float32 product (MKL) reaches half the speed of oneDNN's, which torch has, too, behind `to_mkldnn`: 190
-and 410 GFLOP/s on two cores of an AMD Zen 5. Both are float32 throughout. Other devices and dtypes use torch's own product.
+On some CPUs torch's own float32 product (MKL) reaches half the speed of oneDNN's: 190 and 410 GFLOP/s on two cores of an AMD
+Zen 5. torch uses oneDNN's where it is allowed to round operands to bfloat16. CPUs with units for such products do round them;
+others multiply them as they are, in float32 throughout, and there `float32_matmul` allows it.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-# Rows go by a power of two, the last ones overlapping: oneDNN compiles, and keeps in some MB, a product for each new shape.
 _FEWEST_ROWS = 256  # at once, if there are so many
-_ELEMENTS_AT_ONCE = 1 << 18
 
 
-def prepare(weight: Tensor) -> Tensor:
-    """A matrix [m, n] as the second operand of `multiply`; not for anything else."""
-    able = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return weight.to_mkldnn() if able and weight.numel() else weight
+@contextmanager
+def bfloat16_matmul() -> Iterator[None]:
+    """Products of float32 matrices on the CPU may round operands to bfloat16; sums and results are float32."""
+    matmul: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
-def multiply(rows: Tensor, prepared: Tensor) -> Tensor:
-    """rows @ weightᵀ [k, m] of rows [k, n] and a prepared weight [m, n]."""
-    if not prepared.is_mkldnn:
-        return linear(rows, prepared)
-    count, columns = rows.shape
-    size = min(max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // columns), 1 << count.bit_length() >> 1)
-    product = rows.new_empty(count, len(prepared))
-    for start in range(0, count, size or 1):
-        part = slice(start, start + size) if start + size <= count else slice(count - size, count)
-        product[part] = linear(rows[part].to_mkldnn(), prepared).to_dense()
+@contextmanager
+def float32_matmul() -> Iterator[None]:
+    """Products of float32 matrices on the CPU in float32 throughout, by oneDNN where that is so."""
+    if rounds_operands():
+        yield
+    else:
+        with bfloat16_matmul():
+            yield
+
+
+@cache
+def rounds_operands() -> bool:
+    """Whether this CPU rounds operands to bfloat16 when it may."""
+    beyond = torch.full((256, 256), 1 + 2**-12)  # 1 in bfloat16
+    with bfloat16_matmul():
+        return any(bool((part @ torch.eye(256) != part).any()) for part in (beyond[:1], beyond[:32], beyond, beyond.T))
+
+
+def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
+    """rows @ matrix [k, m] of rows [k, n], of any number, and a matrix [n, m]."""
+    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+        return rows @ matrix
+    product = rows.new_empty(len(rows), matrix.shape[1])
+    with float32_matmul():
+        for part in _parts(len(rows)):
+            torch.mm(rows[part], matrix, out=product[part])
     return product
+
+
+def _parts(rows: int) -> Iterator[slice]:
+    """Slices that cover all rows, by powers of two, the last ones overlapping: oneDNN compiles and keeps a product per shape."""
+    start = 0
+    while start < rows:
+        size = 1 << max(rows - start, min(_FEWEST_ROWS, rows)).bit_length() >> 1
+        start = min(start, rows - size)
+        yield slice(start, start + size)
+        start += size
