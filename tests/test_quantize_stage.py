@@ -348,7 +348,7 @@ def test_a_block_left_in_high_precision_hands_on_the_float_states_of_every_seque
     peaks = {site.name: torch.ones(256 if site.name == "down" else 128) for site in SITES}
     with torch.no_grad():
         quantize_layer(blocks, 0, hidden, peaks, recipe, select("cpu"))
-    torch.testing.assert_close(hidden, expected)
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)  # other batches, so other last digits
 
 
 def test_cache_only_recipe_keeps_all_weights(model, calibration, work):

@@ -207,12 +207,6 @@ def test_rows_whose_answer_is_hidden_or_impossible_are_refused(tmp_path: Path, b
         load_items("t", TaskConfig(benchmark=benchmark, source=source))
 
 
-def test_a_data_set_without_rows_is_refused(tmp_path: Path) -> None:
-    source = Source(path=str(jsonl(tmp_path / "a.jsonl", [])))
-    with pytest.raises(ArtifactError, match=r"a\.jsonl has no rows"):
-        load_items("t", TaskConfig(benchmark="problems", source=source))
-
-
 def test_alternatives_pair_contexts_with_continuations() -> None:
     assert ChoiceItem("i", ("c",), ("a", "b"), 0).alternatives == (("c", "a"), ("c", "b"))
     assert ChoiceItem("i", ("c", "d"), ("a",), 0).alternatives == (("c", "a"), ("d", "a"))
