@@ -67,14 +67,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".jsonl":
             with path.open(encoding="utf-8-sig") as lines:
                 return [_row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+        import pyarrow.parquet as pq
 
-            rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
-            return rows
+        rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
+        return rows
     except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
         raise ArtifactError(f"{path} cannot be read as {path.suffix[1:]} ({error}); correct it, or fetch it again") from None
-    raise ConfigError(f"{path}: rows are read from .jsonl or .parquet; convert it")
 
 
 def _row(number: int, line: str) -> dict[str, Any]:

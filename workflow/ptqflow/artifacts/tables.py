@@ -91,9 +91,8 @@ def read_table(path: str | os.PathLike[str], schema: pa.Schema, columns: Sequenc
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
     try:
-        with pq.ParquetFile(
-            path, page_checksum_verification=True
-        ) as file:  # pq.read_table would import pandas, which takes 0.3 s and 40 MB
+        # pq.read_table would import pandas, which takes 0.3 s and 40 MB.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read(columns=list(columns) if columns else None)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is not a readable Parquet file ({error}); delete it and run again") from None
