@@ -9,22 +9,24 @@ run the quantized block) and the dense writer use `deployed`, so the errors that
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.architectures import SITE_OF, SITES, module_name, smoothing_key
-from ptqflow.modeling.weights import open_safetensors
+from ptqflow.modeling.weights import gather_safetensors, open_safetensors
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.recipes import LINEARS
 from ptqflow.transforms import diagonal
 
-METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
-CHECKSUMS = "crc32"  # in it: checksum of each tensor's bytes, by name
+_METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
+_CHECKSUMS = "crc32"  # in it: checksum of each tensor's bytes, by name
 _NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _SITE_OF_NORM = {site.norm: site.name for site in SITES if site.norm}
 _SITE_READ_BY = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
@@ -68,9 +70,27 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor
     return transformed(name, tensor, qparams).to(tensor.dtype)
 
 
-def checksum(tensor: Tensor) -> int:
+def _checksum(tensor: Tensor) -> int:
     """CRC-32 of the bytes of `tensor` (on the CPU): what a damaged disk or copy changes would else be integers like any other."""
     return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+@contextmanager
+def write_qparams(path: Path, origin: Mapping[str, Any]) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
+    """Write what `QParams` reads, atomically: yields a function that takes some tensors, of new names each time.
+
+    `origin`: the file's metadata beside the tensors' checksums.
+    """
+    checksums: dict[str, int] = {}
+    metadata: dict[str, str] = {}
+    with gather_safetensors(path, metadata) as take:
+
+        def take_checked(tensors: Mapping[str, Tensor]) -> None:
+            take(tensors)
+            checksums.update({name: _checksum(tensor) for name, tensor in tensors.items()})
+
+        yield take_checked
+        metadata[_METADATA] = canonical_json(dict(origin) | {_CHECKSUMS: checksums})
 
 
 class QParams(Mapping[str, Tensor]):
@@ -83,7 +103,7 @@ class QParams(Mapping[str, Tensor]):
         for path in paths:
             with open_safetensors(path) as file:
                 names = list(file.keys())
-                self.metadata[path] = _metadata(path, names, (file.metadata() or {}).get(METADATA, "{}"))
+                self.metadata[path] = _metadata(path, names, (file.metadata() or {}).get(_METADATA, "{}"))
             if twice := sorted(self._files.keys() & set(names)):
                 raise ArtifactError(f"{path} and {self._files[twice[0]]} both hold {twice[0]}; pass each chunk once")
             self._files |= dict.fromkeys(names, path)
@@ -93,7 +113,7 @@ class QParams(Mapping[str, Tensor]):
         path = self._files[name]
         with open_safetensors(path) as file:
             tensor = file.get_tensor(name)
-        if checksum(tensor) != self.metadata[path][CHECKSUMS][name]:
+        if _checksum(tensor) != self.metadata[path][_CHECKSUMS][name]:
             raise ArtifactError(f"{path} is damaged ({name} has another checksum); delete it and run quantize again")
         return tensor
 
@@ -112,6 +132,6 @@ def _metadata(path: Path, names: list[str], text: str) -> dict[str, Any]:
         metadata = dict(json.loads(text))
     except ValueError as error:
         raise ArtifactError(f"{path} is damaged (its metadata: {error}); delete it and run quantize again") from None
-    if metadata.get(CHECKSUMS, {}).keys() != set(names):
+    if metadata.get(_CHECKSUMS, {}).keys() != set(names):
         raise ArtifactError(f"{path} has no checksum for each of its tensors; delete it and run quantize again")
     return metadata

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
-from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
@@ -23,9 +22,8 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.modeling.architectures import EMBEDDING, block_prefix
 from ptqflow.modeling.blocks import Blocks
-from ptqflow.modeling.qparams import CHECKSUMS, METADATA, checksum
+from ptqflow.modeling.qparams import write_qparams
 from ptqflow.modeling.shapes import check_recipe
-from ptqflow.modeling.weights import gather_safetensors
 from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
 
@@ -71,10 +69,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
-    metadata: dict[str, str] = {}
-    checksums: dict[str, int] = {}
     with (
-        gather_safetensors(args.qparams, metadata) as take,
+        write_qparams(args.qparams, origin) as take,
         progress("quantize", len(layers), "blocks") as bar,
         torch.no_grad(),
         device.true_float32(),
@@ -83,12 +79,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             last = layer == layers[-1]
             qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, absmax.get(layer, {}), recipe, device, last)
             take(qparams)
-            checksums |= {name: checksum(tensor) for name, tensor in qparams.items()}
             rows += found_rows
             losses += found_losses
             bar.update()
         del hidden  # before the file is put together
-        metadata[METADATA] = canonical_json(origin | {CHECKSUMS: checksums})
 
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
