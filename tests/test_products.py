@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from ptqflow.numerics.gram import LeadingPart, LowerHalf, Rows, add_gram, mirror
-from ptqflow.numerics.products import bfloat16_matmul, float32_matmul, multiply
+from ptqflow.numerics.products import add_product, bfloat16_matmul, float32_matmul, multiply
 
 
 @pytest.mark.parametrize(("k", "n", "m"), [(0, 5, 3), (1, 1, 1), (37, 129, 65), (300, 640, 257), (2900, 16, 4)])
@@ -16,6 +16,16 @@ def test_a_product_by_parts_is_the_product(k, n, m, dtype):
     found, expected = multiply(rows, matrix), rows.double() @ matrix.double()
     assert (found.shape, found.dtype) == ((k, m), dtype)
     assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("n", [0, 1, 128, 333, 2816])
+def test_a_product_is_added_part_by_part(n):
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.randn(n, 37, generator=random).T, torch.randn(n, 65, generator=random)
+    total = torch.randn(37, 65, generator=random)
+    expected = total.double() + left.double() @ right.double()
+    add_product(total, left, right)
+    assert (total - expected).norm() <= 1e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("transpose", [(False, False), (False, True), (True, False), (True, True)])

@@ -25,9 +25,11 @@ from ptqflow.methods import rtn
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.numerics.grid import integer_range, storage_dtype
 from ptqflow.numerics.linalg import damped_cholesky
+from ptqflow.numerics.products import add_product
 from ptqflow.recipes import GptqRounding, RtnRounding
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
+_ROWS = 512  # of a Hessian, permuted at once
 # Float32 has no fractions here, so adding it rounds, half to even; beyond 2^22 both ways the grid's ends clamp. torch.round would
 # start threads for each column.
 _WHOLE = 1.5 * 2**23
@@ -52,7 +54,9 @@ def round_weights(
     if rounding.actorder:
         order = torch.argsort(diagonal, descending=True, stable=True)
     order = order.flip(0)  # the first to visit is the last
-    hessian = gram.index_select(0, order).index_select(1, order)
+    hessian = torch.empty_like(gram)
+    for part, of_rows in zip(hessian.split(_ROWS), order.split(_ROWS), strict=True):
+        torch.index_select(gram.index_select(0, of_rows), 1, order, out=part)
     # The reference writes 1 here; the mean of the others keeps the damping independent of the Hessian's scale.
     hessian.diagonal()[dead[order]] = diagonal[~dead].mean() if not bool(dead.all()) else 1.0
     filled = hessian.diagonal() - diagonal[order]
@@ -67,7 +71,9 @@ def round_weights(
     grids = [weight_grid(target.weight, target.args, target.clip, input_shards, gram) for target in targets]
     rows = [len(target.weight) for target in targets]
     # A weight column is a row here, contiguous, as are the scales and zero points of a group; all weights get the finest groups.
-    columns = torch.cat([target.weight for target in targets]).T.contiguous().index_select(0, order)
+    columns = gram.new_empty(len(gram), sum(rows))
+    for target, part in zip(targets, columns.split(rows, 1), strict=True):
+        torch.index_select(target.weight.T.contiguous(), 0, order, out=part)
     count = math.lcm(*(scale.shape[1] for scale, _ in grids))
     scales, zero_points = (torch.cat([g[i].T.repeat_interleave(count // g[i].shape[1], 0) for g in grids], 1) for i in (0, 1))
     groups = order // (len(gram) // count)
@@ -106,7 +112,8 @@ def _feed_back(
     groups: Sequence[int],
     block_size: int,
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """The column loop: `columns` [in, out], from the last to the first, become w - q in place; `lower` [in, in], too, is used up.
+    """The column loop: `columns` [in, out], from the last to the first, become w - q in place; `lower` [in, in], too, is used
+    up (what is above its diagonal is not looked at).
 
     `scales`, `lowest` and `highest` [groups, out]: of the grid q = steps * scale; `groups`: of each column. Yields for each block
     of columns where it is, its steps (whole numbers as float32) and its errors c - q, both [block, out].
@@ -115,18 +122,18 @@ def _feed_back(
     the loop over columns reads and writes little.
     """
     lower /= lower.diagonal().clone()  # the diagonal itself becomes ones on the way
-    lower.diagonal().zero_()
     whole = torch.full_like(columns[0], _WHOLE)
     scale_of, lowest_of, highest_of = scales.unbind(), (lowest + _WHOLE).unbind(), (highest + _WHOLE).unbind()
     for stop in range(len(columns), 0, -block_size):
         start = max(stop - block_size, 0)
-        block = torch.addmm(columns[start:stop], lower[stop:, start:stop].T, columns[stop:])
+        block = columns[start:stop].clone()
+        add_product(block, lower[stop:, start:stop].T, columns[stop:])
         steps = torch.empty_like(block)
         for end in range(stop, start, -_FEW):
             few = slice(max(end - _FEW, start), end)
             current, rounded = block[few.start - start : end - start], columns[few].T
             current.addmm_(lower[end:stop, few].T, columns[end:stop])
-            after = lower[few, few].T.contiguous()  # of each column, 0 where columns are not rounded yet
+            after = lower[few, few].tril(-1).T.contiguous()  # of each column, 0 where columns are not rounded yet
             by_column = zip(current, steps[few.start - start :], columns[few], after, groups[few], strict=False)
             for c, step, w, weights, group in reversed(list(by_column)):
                 scale = scale_of[group]

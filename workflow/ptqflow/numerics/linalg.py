@@ -6,13 +6,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptqflow.numerics.products import float32_matmul
+
 _LARGEST_DAMPING = 1.0
 _RESIDUAL = 1e-2  # of the factor's solution for probe vectors; float32 factors of ill-conditioned matrices exceed it
 _PROBES = 8
+_COLUMNS = 256  # factored at once
 
 
 class Factor(NamedTuple):
-    """`lower` [n, n] float32, lower triangular: lower lowerᵀ = H + added * I, where added = damping * mean(diag H)."""
+    """A lower triangular L [n, n] with L Lᵀ = H + added * I, where added = damping * mean(diag H).
+
+    `lower` [n, n] float32 holds L; what is above its diagonal is not zero and means nothing.
+    """
 
     lower: Tensor
     damping: float
@@ -26,11 +32,12 @@ class Factor(NamedTuple):
 
 
 def damped_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
-    """Cholesky factor of a damped Hessian [n, n] (symmetric, float32), which is left as it was.
+    """Cholesky factor of a damped Hessian [n, n] (symmetric, float32), which is used up: the factor takes its place.
 
     Each attempt starts from the pristine matrix. Damping starts at `dampening_frac` and doubles up to 1; each level is tried in
     float32 on the matrix's device, then in float64 on the CPU. A factor is accepted when it is finite and solves for probe
-    vectors. None when no level succeeds (not finite, or strongly indefinite): the caller records a fallback.
+    vectors. None when no level succeeds (not finite, or strongly indefinite), and the matrix is as it was: the caller records a
+    fallback.
     """
     pristine = hessian.diagonal().clone()
     mean = pristine.double().mean().item()
@@ -39,23 +46,30 @@ def damped_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
     damping = dampening_frac
     while damping <= max(_LARGEST_DAMPING, dampening_frac):
         for in_float64 in (False, True):
-            damped = hessian.cpu().double() if in_float64 else hessian
-            damped.diagonal().add_(damping * mean)
-            lower = _cholesky(damped)
-            if not in_float64:
+            matrix = hessian.cpu().double() if in_float64 else hessian
+            matrix.diagonal().add_(damping * mean)
+            if _factor_(matrix):
+                return Factor(matrix.to(device=hessian.device, dtype=torch.float32), damping, damping * mean)
+            if not in_float64:  # what is above the diagonal was left alone
+                hessian.copy_(hessian.triu(1) + hessian.triu(1).T)
                 hessian.diagonal().copy_(pristine)
-            if lower is not None:
-                return Factor(lower.to(device=hessian.device, dtype=torch.float32), damping, damping * mean)
         damping *= 2
     return None
 
 
-def _cholesky(damped: Tensor) -> Tensor | None:
-    """L with L Lᵀ = H, or None where that fails or (L Lᵀ)⁻¹ H x is not x."""
-    lower, info = torch.linalg.cholesky_ex(damped)
-    if int(info) != 0:
-        return None
-    probes = torch.randn(len(damped), _PROBES, generator=torch.Generator().manual_seed(0)).to(damped)
-    half_solved = torch.linalg.solve_triangular(lower, damped @ probes, upper=False)
-    residual = (torch.linalg.solve_triangular(lower.mT, half_solved, upper=True) - probes).norm() / probes.norm()
-    return lower if residual.item() < _RESIDUAL else None  # a comparison with NaN is false
+def _factor_(matrix: Tensor) -> bool:
+    """Replace the lower half of H by L, L Lᵀ = H; whether it went well and (L Lᵀ)⁻¹ H x is x. The upper half stays as it is."""
+    probes = torch.randn(len(matrix), _PROBES, generator=torch.Generator().manual_seed(0)).to(matrix)
+    image = matrix @ probes
+    for start in range(0, len(matrix), _COLUMNS):
+        here, below = slice(start, start + _COLUMNS), slice(start + _COLUMNS, None)
+        with float32_matmul():
+            panel = torch.addmm(matrix[start:, here], matrix[start:, :start], matrix[here, :start].T, alpha=-1)
+        corner, info = torch.linalg.cholesky_ex(panel[:_COLUMNS])
+        if int(info) != 0:
+            return False
+        matrix[here, here] = corner + matrix[here, here].triu(1)
+        matrix[below, here] = torch.linalg.solve_triangular(corner.T, panel[_COLUMNS:], upper=True, left=False)
+    half_solved = torch.linalg.solve_triangular(matrix, image, upper=False)
+    residual = (torch.linalg.solve_triangular(matrix.mT, half_solved, upper=True) - probes).norm() / probes.norm()
+    return residual.item() < _RESIDUAL  # a comparison with NaN is false

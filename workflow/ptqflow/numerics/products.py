@@ -56,6 +56,16 @@ def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     return product
 
 
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total [k, m] += left @ right, of left [k, n] and right [n, m] (float32), of any n."""
+    with float32_matmul():
+        start = 0
+        while start < len(right):
+            stop = start + (1 << (len(right) - start).bit_length() >> 1)  # a power of two, as in `_parts`
+            total.addmm_(left[:, start:stop], right[start:stop])
+            start = stop
+
+
 def _parts(rows: int) -> Iterator[slice]:
     """Slices that cover all rows, by powers of two, the last ones overlapping: oneDNN compiles and keeps a product per shape."""
     start = 0
