@@ -5,18 +5,22 @@ from torch import Tensor
 
 from ptqflow.numerics.products import multiply
 
-_COLUMNS = 256  # at once at least, to use the symmetry
+_COLUMNS = 256  # at once: more use the symmetry less
+_MULTIPLE = 64  # of which the sizes of products are
 _DIRECTIONS = 64
 _SLICES = 4  # at most: more use the symmetry better, but make narrow products
 
 
 def add_gram(gram: Tensor, x: Tensor) -> None:
-    """Add xᵀx of rows x [k, n] (float32) to `gram` [n, n], but only to its lower half, by blocks: the rest is left undefined."""
-    n = len(gram)
-    width = max(_COLUMNS, n // 8)
-    for start in range(0, n, width):
-        stop = min(start + width, n)
-        gram[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
+    """Add xᵀx of rows x [k, n] (float32) to the lower half of `gram` [n, n]; of the upper half, what is near the diagonal."""
+    if len(gram) <= _COLUMNS:
+        gram.addmm_(x.T, x)
+        return
+    half = -(-len(gram) // 2 // _MULTIPLE) * _MULTIPLE
+    left, right = x[:, :half], x[:, half:]
+    gram[half:, :half].addmm_(right.T, left)
+    add_gram(gram[:half, :half], left)
+    add_gram(gram[half:, half:], right)
 
 
 def mirror(gram: Tensor) -> Tensor:
