@@ -33,11 +33,13 @@ def test_integers_stay_in_range_and_errors_inside_the_grid_are_at_most_half_a_st
     scale, zero_point = of_range(x, grid)
     lowest, highest = integer_range(grid.num_bits, grid.symmetric)
     q = quantize(x, scale, zero_point, grid)
+    before = q.clone()
     assert 0 < scale < torch.inf
     assert lowest <= zero_point <= highest
     assert zero_point == zero_point.round()
     assert ((q >= lowest) & (q <= highest) & (q == q.round())).all()
     error = (dequantize(q, scale, zero_point) - x).abs()
+    assert torch.equal(q, before)
     inside = (x >= (lowest - zero_point) * scale) & (x <= (highest - zero_point) * scale)
     assert (error <= scale / 2 * (1 + 1e-5) + 1e-5 * x.abs())[inside].all()  # and what float32 loses in x / scale
 

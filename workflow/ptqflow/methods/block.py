@@ -26,6 +26,8 @@ from ptqflow.recipes import Recipe
 from ptqflow.scheme import WeightArgs
 from ptqflow.transforms import diagonal
 
+_ROWS = 512  # at once
+
 
 @dataclass(frozen=True)
 class BlockInputs:
@@ -195,12 +197,12 @@ def _seen(site: Site, gram: Tensor | None, sample: Tensor | None, dtype: torch.d
 
 def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:
     """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
-    difference = weight - dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
+    difference = dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point).sub_(weight)
     total = _energy(weight, inputs)
     lost = rounded.lost if rounded.lost is not None else _energy(difference, inputs)
     inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
-        "weight_error": _ratio(difference.square().sum().item(), weight.square().sum().item()),
+        "weight_error": _ratio(_squares(difference), _squares(weight)),
         "output_error": _ratio(lost, total),
         "output_mse": lost / (tokens * weight.shape[0]),
         "tokens": tokens,
@@ -222,6 +224,11 @@ def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
 def _energy(weight: Tensor, inputs: LowerHalf | Rows) -> float:
     """|X Wᵀ|² = tr(W XᵀX Wᵀ)."""
     return max(0.0, inputs.energies(weight).cpu().double().sum().item())
+
+
+def _squares(matrix: Tensor) -> float:
+    """Sum of squares of a matrix, without a second one."""
+    return sum(rows.square().sum().item() for rows in matrix.split(_ROWS))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -89,7 +89,7 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor
 
 def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """(integers - zero_point) * scale in float32, broadcasting."""
-    return (integers.float() - zero_point.float()) * scale
+    return integers.to(torch.float32, copy=True).sub_(zero_point).mul_(scale)
 
 
 def fake_quantize(x: Tensor, num_bits: int, symmetric: bool, shards: int = 1) -> Tensor:
