@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
-from ptqflow.modeling.blocks import Blocks, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.blocks import Blocks, Room, batches, forward, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.fake_quant import FakeQuantLinear
 from ptqflow.scheme import ActivationArgs
 from safetensors.torch import load_file, save_file
@@ -42,7 +44,7 @@ def test_sites_see_what_their_linears_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
-@pytest.mark.parametrize("held_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("held_bytes", [1 << 30, 2 << 20, 0])  # all; 128 channels (1.8 MB), as norms make; nothing
 def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(kind, held_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks_module, "_HELD_BYTES", held_bytes)
     blocks = Blocks(tiny_model(tmp_path / "m", kind, layers=1), CPU, torch.float32)
@@ -54,18 +56,34 @@ def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(
     with watch_sites(block, lambda site, x: seen.setdefault(site, []).append(x)):
         expected = torch.cat([forward(block, hidden[part], positions) for part in batches(5, 700)])
     assert set(calls.values()) == {3}
-    walked, found = hidden.clone(), {}
-    for site, inputs in walk_sites(block, walked, positions):
-        found[site.name] = list(inputs)
+    walked, found, room = hidden.clone(), {}, Room()
+    for site, inputs in walk_sites(block, walked, positions, room=room):
+        found[site.name] = [x.clone() for x in inputs]
     assert {calls[name] for name in ("self_attn.o_proj", "mlp.down_proj")} == {6}
-    assert {calls[name] for name in calls if not name.endswith(("o_proj", "down_proj"))} == ({6} if held_bytes else {9})
+    assert calls["self_attn.q_proj"] == (6 if held_bytes == 1 << 30 or (held_bytes and kind != "qwen3") else 9)
+    assert calls["mlp.up_proj"] == (6 if held_bytes == 1 << 30 else 9)
     assert torch.equal(walked, expected)
     assert found.keys() == seen.keys()
     assert all(torch.equal(torch.cat(found[site]), torch.cat(seen[site])) for site in seen)
-    for _, inputs in walk_sites(block, partly := hidden.clone(), positions, finished=2):
+    for _, inputs in walk_sites(block, partly := hidden.clone(), positions, finished=2, room=room):
         list(inputs)
     assert torch.equal(partly[:2], expected[:2])
     assert not torch.equal(partly[4:], expected[4:])
+
+
+@pytest.mark.parametrize("held_bytes", [1 << 30, 0])
+def test_a_walk_in_bfloat16_gives_inputs_as_linears_see_them(held_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks_module, "_HELD_BYTES", held_bytes)
+    blocks = Blocks(tiny_model(tmp_path / "m", "qwen2", layers=1), CPU, torch.float32)
+    block, positions = blocks.build(0, blocks.tensors(0), torch.bfloat16), blocks.positions(5)
+    hidden, seen, found = torch.randn(2, 5, 128), {}, {}
+    precision = partial(torch.autocast, "cpu", torch.bfloat16)
+    with watch_sites(block, lambda site, x: seen.update({site: x})), precision():
+        expected = forward(block, hidden, positions)
+    for site, inputs in walk_sites(block, hidden, positions, precision):
+        found[site.name] = torch.cat([x.clone() for x in inputs])
+    assert torch.equal(hidden, expected)
+    assert all(x.dtype == torch.bfloat16 and torch.equal(x, seen[site].bfloat16()) for site, x in found.items())
 
 
 def test_a_site_is_made_by_what_replaced_the_linears_before_it(tmp_path):

@@ -7,7 +7,8 @@ from the inputs of the float block, all sites at once (`_at_once`).
 
 import math
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,13 +75,22 @@ class _Layer:
         online.load(block, self.layer, qparams)
         return block
 
-    def add_gram(self, grams: dict[str, Tensor], site: str, x: Tensor) -> None:
-        """Add XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels] to `grams`."""
+    def add_gram(self, gram: Tensor | None, x: Tensor) -> Tensor:
+        """`gram`, or 0, plus XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels]."""
         rows = x.flatten(0, -2).float()
-        if site not in grams:
-            grams[site] = rows.new_zeros(rows.shape[1], rows.shape[1])
+        if gram is None:
+            gram = rows.new_zeros(rows.shape[1], rows.shape[1])
         with self.device.gram_precision(self.stored):
-            add_gram(grams[site], rows)
+            add_gram(gram, rows)
+        return gram
+
+    def gram(self, inputs: Iterable[Tensor]) -> Tensor:
+        """XᵀX (float32) of all of a site's inputs [batch, tokens, channels]."""
+        gram = None
+        for x in inputs:
+            gram = self.add_gram(gram, x)
+        assert gram is not None
+        return mirror(gram)
 
 
 def quantize_layer(
@@ -156,7 +166,7 @@ def _look(
         if site in wanted and not learns:
             samples.setdefault(site, []).append(x.flatten(0, -2).float())
         elif site in wanted:
-            run.add_gram(grams, site, x)
+            grams[site] = run.add_gram(grams.get(site), x)
             if by_awq:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
@@ -217,16 +227,13 @@ def _by_site(
     positions = run.blocks.positions(run.tokens)
     finished = len(hidden if everything else entering)
     with sample_linears(block, _SAMPLED_TOKENS) as sampled:
-        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished):
-            grams: dict[str, Tensor] = {}
-            quantized = rounder.quantized(site)
-            for x in inputs:
-                if quantized:
-                    run.add_gram(grams, site.name, x)
-            if quantized:
-                names = rounder.round(site, mirror(grams.pop(site.name)))
-                weights = {name: deployed(name, run.tensors[name], rounder.qparams) for name in names}
-                run.blocks.fill(block, run.layer, weights, run.dtype)
+        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished, run.blocks.room):
+            if not rounder.quantized(site):
+                deque(inputs, maxlen=0)  # made and left
+                continue
+            names = rounder.round(site, run.gram(inputs))
+            weights = {name: deployed(name, run.tensors[name], rounder.qparams) for name in names}
+            run.blocks.fill(block, run.layer, weights, run.dtype)
     return hidden[: len(entering)], sampled
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,25 @@ _RECOMPUTED = ".rotary_emb.inv_freq"  # older Llama checkpoints hold it in every
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
 
+class Room:
+    """Memory (on the CPU) for one large tensor at a time: the same for all that follow each other, as large as the largest was.
+
+    Taken anew each time it would be cleared page by page, or scatter the heap.
+    """
+
+    def __init__(self) -> None:
+        """Take nothing yet."""
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor with anything in it, which is valid until the next one is taken."""
+        wanted = math.prod(shape) * dtype.itemsize
+        if len(self._bytes) < wanted:
+            self._bytes = torch.empty(0, dtype=torch.uint8)  # not both at once
+            self._bytes = torch.empty(wanted, dtype=torch.uint8)
+        return self._bytes[:wanted].view(dtype).view(*shape)
+
+
 class Blocks:
     """The decoder blocks of a model folder, loaded on demand onto `device` in `dtype`."""
 
@@ -31,6 +50,7 @@ class Blocks:
         config = json.loads((folder / "config.json").read_text())
         self.weights = Weights(folder)
         self.device, self.dtype = device, dtype
+        self.room = Room()  # for what `walk_sites` holds back
         self._architecture = architecture_of(config)
         self.config: Any = self._architecture.class_of("Config").from_dict(config)
         register_attention()
@@ -114,19 +134,22 @@ def walk_sites(
     positions: Positions,
     precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     finished: int | None = None,
+    room: Room | None = None,
 ) -> Iterator[tuple[Site, Iterable[Tensor]]]:
     """Run `hidden` [sequences, tokens, hidden] through a block one distinct linear input at a time, all sequences at each.
 
-    Yields every site with its inputs x [batch, tokens, channels], which must be taken to the end. The linears that read a site
-    run after that, so they can be replaced according to x, and what follows is made by the new ones. `hidden` becomes the block's
-    output, in place (only of the first `finished` sequences, if given). Forward passes run under `precision`. It is one pass in
-    all where what enters o_proj and down_proj can be held back (`_HELD_BYTES`); else these are two.
+    Yields every site with its inputs x [batch, tokens, channels], which must be taken to the end and are valid until the next
+    site. The linears that read a site run after that, so they can be replaced according to x, and what follows is made by the new
+    ones. `hidden` becomes the block's output, in place (only of the first `finished` sequences, if given). Forward passes run
+    under `precision`. It is one pass in all where the inputs of linears can be held back (`_HELD_BYTES` each; those of o_proj
+    and down_proj in `room`); else it is two.
     """
+    room = room or Room()
     for (norm, module), first, second in zip(HALVES, SITES[::2], SITES[1::2], strict=True):
         attention = {"position_embeddings": positions, "attention_mask": None} if module == ATTENTION else {}
         run = partial(block.get_submodule(module), **attention)
         wanted = len(hidden) if finished is None or second is not SITES[-1] else finished
-        yield from _walk_half(block, block.get_submodule(norm), run, (first, second), hidden, precision, wanted)
+        yield from _walk_half(block, block.get_submodule(norm), run, (first, second), hidden, precision, wanted, room)
 
 
 def _walk_half(
@@ -137,11 +160,14 @@ def _walk_half(
     hidden: Tensor,
     precision: Callable[[], AbstractContextManager[None]],
     finished: int,
+    room: Room,
 ) -> Iterator[tuple[Site, Iterable[Tensor]]]:
     """hidden += last linear of module(norm(hidden)), as `walk_sites`."""
     device = next(block.parameters()).device
     parts = batches(*hidden.shape[:2])
-    held: list[Tensor] = []  # one tensor, when its shape is known: parts among passing tensors would scatter the heap
+    last = block.get_submodule(module_name(sites[1].linears[0]))
+    with precision():
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else hidden.dtype
 
     def normed(part: slice) -> Tensor:
         with precision():
@@ -150,21 +176,48 @@ def _walk_half(
 
     def entered(part: slice) -> Tensor:
         with precision():
-            x = _input_of(block.get_submodule(last), lambda: module(normed(part)))
-        if not held and part.start == 0 and x.device.type == "cpu" and x[0].nbytes * len(hidden) <= _HELD_BYTES:
-            held.append(torch.empty(len(hidden), *x.shape[1:], dtype=x.dtype))
-        if held:
-            held[0][part] = x
+            x = _input_of(last, lambda: module(first_inputs(part)))
+        if part is parts[-1]:
+            first_inputs.forget()
         return x
 
-    last = module_name(sites[1].linears[0])
-    yield sites[0], map(normed, parts)
-    yield sites[1], map(entered, parts)
+    first_inputs, last_inputs = _Held(normed, len(hidden), dtype, Room()), _Held(entered, len(hidden), dtype, room)
+    yield sites[0], map(first_inputs, parts)
+    yield sites[1], map(last_inputs, parts)
     for part in parts:
         if part.start < finished:
             with precision():
-                output = block.get_submodule(last)(held[0][part]) if held else module(normed(part))
-            hidden[part] += (output[0] if isinstance(output, tuple) else output).to(hidden.device)
+                output = last(last_inputs(part))
+            hidden[part] += output.to(hidden.device)
+
+
+class _Held:
+    """What `make` makes of parts of all sequences, as linears see it (in `dtype`), held back in `room` for the next time.
+
+    Where that would be too much it is made again.
+    """
+
+    def __init__(self, make: Callable[[slice], Tensor], sequences: int, dtype: torch.dtype, room: Room) -> None:
+        self._make, self._sequences, self._dtype, self._room = make, sequences, dtype, room
+        self._held: Tensor | None = None
+        self._known = 0  # sequences
+
+    def __call__(self, part: slice) -> Tensor:
+        """make(part) [sequences, tokens, channels]. The first time parts are to come in order."""
+        if self._held is not None and part.stop <= self._known:
+            return self._held[part]
+        x = self._make(part)
+        if part.start == 0 and x.device.type == "cpu" and x[0].numel() * self._sequences * self._dtype.itemsize <= _HELD_BYTES:
+            self._held = self._room.take((self._sequences, *x.shape[1:]), self._dtype)
+        if self._held is None:
+            return x.to(self._dtype)
+        self._held[part] = x
+        self._known = part.stop
+        return self._held[part]
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self._held, self._room = None, Room()
 
 
 def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:

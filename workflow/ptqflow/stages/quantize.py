@@ -82,7 +82,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             rows += found_rows
             losses += found_losses
             bar.update()
-        del hidden  # before the file is put together
+        del hidden, blocks  # before the file is put together
 
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
