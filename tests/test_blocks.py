@@ -60,8 +60,10 @@ def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(
     for site, inputs in walk_sites(block, walked, positions, room=room):
         found[site.name] = [x.clone() for x in inputs]
     assert {calls[name] for name in ("self_attn.o_proj", "mlp.down_proj")} == {6}
-    assert calls["self_attn.q_proj"] == (6 if held_bytes == 1 << 30 or (held_bytes and kind != "qwen3") else 9)
-    assert calls["mlp.up_proj"] == (6 if held_bytes == 1 << 30 else 9)
+    once = {"self_attn": held_bytes == 1 << 30 or (held_bytes and kind != "qwen3"), "mlp": held_bytes == 1 << 30}
+    for half, held in once.items():
+        makers = {calls[name] for name in calls if name.startswith(half) and not name.endswith(("o_proj", "down_proj"))}
+        assert makers == ({6} if held else {9})
     assert torch.equal(walked, expected)
     assert found.keys() == seen.keys()
     assert all(torch.equal(torch.cat(found[site]), torch.cat(seen[site])) for site in seen)

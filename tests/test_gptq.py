@@ -172,7 +172,7 @@ def test_damping_ladder_restarts_from_the_pristine_matrix(n):
     mean = hessian.double().diagonal().mean()
     damped = hessian.double() + 0.04 * mean * torch.eye(n)
     lower = factor.lower.double().tril()
-    torch.testing.assert_close(lower @ lower.T, damped, atol=1e-6 * n, rtol=1e-5)
+    torch.testing.assert_close(lower @ lower.T, damped, atol=1e-5 * n / 64, rtol=1e-5)
     assert factor.added == pytest.approx(0.04 * mean.item())
     assert 1 < factor.condition_number <= torch.linalg.cond(damped)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptqflow.numerics.gram import mirror
 from ptqflow.numerics.products import float32_matmul
 
 _LARGEST_DAMPING = 1.0
@@ -51,7 +52,7 @@ def damped_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:
             if _factor_(matrix):
                 return Factor(matrix.to(device=hessian.device, dtype=torch.float32), damping, damping * mean)
             if not in_float64:  # what is above the diagonal was left alone
-                hessian.copy_(hessian.triu(1) + hessian.triu(1).T)
+                mirror(hessian.T)
                 hessian.diagonal().copy_(pristine)
         damping *= 2
     return None
