@@ -47,7 +47,7 @@ def rounds_operands() -> bool:
 
 def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
     """rows @ matrix [k, m] of rows [k, n], of any number, and a matrix [n, m]."""
-    if rows.device.type != "cpu" or rows.dtype != torch.float32:
+    if not _by_parts(rows):
         return rows @ matrix
     product = rows.new_empty(len(rows), matrix.shape[1])
     with float32_matmul():
@@ -58,6 +58,9 @@ def multiply(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total [k, m] += left @ right, of left [k, n] and right [n, m] (float32), of any n."""
+    if not _by_parts(left):
+        total.addmm_(left, right)
+        return
     with float32_matmul():
         start = 0
         while start < len(right):
@@ -66,8 +69,13 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
             start = stop
 
 
+def _by_parts(operand: Tensor) -> bool:
+    """Whether products may go to oneDNN, which compiles and keeps one per shape."""
+    return operand.device.type == "cpu" and operand.dtype == torch.float32
+
+
 def _parts(rows: int) -> Iterator[slice]:
-    """Slices that cover all rows, by powers of two, the last ones overlapping: oneDNN compiles and keeps a product per shape."""
+    """Slices that cover all rows, by powers of two, the last ones overlapping."""
     start = 0
     while start < rows:
         size = 1 << max(rows - start, min(_FEWEST_ROWS, rows)).bit_length() >> 1
