@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from ptqflow.digest import closure, code_digest
+from ptqflow.evaluation.benchmark import known_benchmarks
+from ptqflow.evaluation.tasks import generating, scoring, task
 
 PACKAGE = {
     "__init__.py": "",
@@ -15,6 +17,10 @@ PACKAGE = {
     "methods/gptq.py": "from . import rounding\n",
     "methods/helpers/__init__.py": "",
     "methods/helpers/grid.py": "STEPS = 16\n",
+    "methods/both.py": (
+        "from ptqflow.methods import helpers\nfrom .helpers.grid import STEPS, OTHER\nfrom ptqflow import lazy as l\n\n"
+        "PROMPT = 1\n\ndef ask():\n    return STEPS + PROMPT\n\ndef judge():\n    return l.late()\n"
+    ),
     "lazy.py": "from ptqflow.methods.helpers.grid import STEPS\n\ndef late():\n    return 2\n",
 }
 
@@ -76,6 +82,34 @@ def test_code_in_a_parent_package_counts(root):
     assert changed(root, "__init__.py", "FLAG = True\n") == {"stages.quantize", "stages.plot", "methods.gptq", "lazy"}
 
 
+def both(root: Path, text: str) -> set[str]:
+    """Which of the two functions of methods/both.py have another digest after the file holds `text`."""
+    names = ("ask", "judge")
+    before = [code_digest(f"ptqflow.methods.both:{name}", root=root) for name in names]
+    (root / "methods/both.py").write_text(text)
+    after = [code_digest(f"ptqflow.methods.both:{name}", root=root) for name in names]
+    (root / "methods/both.py").write_text(PACKAGE["methods/both.py"])
+    return {name for name, a, b in zip(names, before, after, strict=True) if a != b}
+
+
+def test_of_one_name_only_what_it_reaches_counts(root):
+    text = PACKAGE["methods/both.py"]
+    assert both(root, text.replace("l.late()", "l.late() + 1")) == {"judge"}
+    assert both(root, text.replace("STEPS + PROMPT", "STEPS - PROMPT")) == {"ask"}
+    assert both(root, text.replace("PROMPT = 1", "PROMPT = 2")) == {"ask"}
+    assert both(root, text.replace("OTHER", "MORE")) == set()  # neither uses it
+    assert both(root, text + "print()\n") == {"ask", "judge"}  # what binds no name runs for both
+
+
+def test_of_one_name_only_its_imports_are_followed(root):
+    ask, judge = (closure(f"ptqflow.methods.both:{name}", root=root) for name in ("ask", "judge"))
+    assert "ptqflow.lazy" in judge
+    assert "ptqflow.lazy" not in ask
+    assert "ptqflow.methods.helpers.grid" in ask
+    with pytest.raises(ModuleNotFoundError, match="no nothing in"):
+        closure("ptqflow.methods.both:nothing", root=root)
+
+
 def test_a_new_import_extends_the_closure(root):
     assert "ptqflow.methods.gptq" not in closure("ptqflow.stages.plot", root=root)
     (root / "stages/plot.py").write_text("from ptqflow.methods.gptq import rounding\n")
@@ -99,6 +133,17 @@ def test_the_real_fetch_stage_reaches_no_method():
     assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "aggregate", "plot"])
+@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "score", "aggregate", "plot"])
 def test_what_reads_no_recipe_does_not_rerun_for_the_code_of_recipes(stage):
     assert "ptqflow.recipes" not in closure(f"ptqflow.stages.{stage}")
+
+
+def test_generating_reaches_no_scorer_and_scoring_no_engine():
+    for name in known_benchmarks():
+        entry = task({"benchmark": name, "source": {"path": "x"}})
+        asks = closure("ptqflow.stages.generate", *(f"ptqflow.{module}" for module in generating(entry)))
+        judges = closure("ptqflow.stages.score", *(f"ptqflow.{module}" for module in scoring(entry)))
+        assert not [module for module in asks if "scoring" in module or "answers" in module or module.endswith(".tasks")]
+        assert not [module for module in judges if "requests" in module or "engines" in module or "modeling" in module]
+        assert f"ptqflow.evaluation.scoring.{entry.definition.kind}" in judges
+        assert f"ptqflow.evaluation.requests.{entry.definition.kind}" in asks

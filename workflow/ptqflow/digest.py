@@ -3,6 +3,9 @@
 The digest is sha256 over the canonical syntax trees of a module's import closure inside this package: comments, docstrings and
 formatting change nothing; a changed constant in a shared helper changes every method that imports it. Modules are parsed,
 never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks names those modules.
+
+`module:name` stands for what one name of a module can reach: a benchmark's file holds its prompt and its scorer, and a job that
+generates depends on the one alone.
 """
 
 import ast
@@ -64,9 +67,42 @@ def _imports(tree: ast.AST, module: str, path: Path, root: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] == PACKAGE and _file(name, root)}
 
 
+def _bound(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module binds; none: it runs for its effect, or binds in ways not told apart here."""
+    match statement:
+        case ast.Import() | ast.ImportFrom():
+            return {alias.asname or alias.name.split(".")[0] for alias in statement.names}
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {statement.name}
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return set()
+
+
+def _slice(tree: ast.Module, name: str) -> ast.Module:
+    """The statements of a module that `name` can reach, and those that bind no name, in their order."""
+    wanted, kept = {name}, dict[int, ast.stmt]()
+    while new := {i: s for i, s in enumerate(tree.body) if i not in kept and (not (names := _bound(s)) or names & wanted)}:
+        kept |= new
+        wanted |= {node.id for s in new.values() for node in ast.walk(s) if isinstance(node, ast.Name)}
+    return ast.Module([_only(kept[i], wanted) for i in sorted(kept)], [])
+
+
+def _only(statement: ast.stmt, wanted: set[str]) -> ast.stmt:
+    """An import without the names that nobody wants; other statements as they are."""
+    if not isinstance(statement, ast.ImportFrom):
+        return statement
+    return ast.ImportFrom(statement.module, [a for a in statement.names if (a.asname or a.name) in wanted], statement.level)
+
+
 @cache
-def _parsed(module: str, path: Path, root: Path, stamp: tuple[int, int]) -> tuple[str, frozenset[str]]:
+def _parsed(module: str, name: str, path: Path, root: Path, stamp: tuple[int, int]) -> tuple[str, frozenset[str]]:
     tree = ast.parse(path.read_bytes(), filename=str(path))
+    if name:
+        if not any(name in _bound(statement) for statement in tree.body):
+            raise ModuleNotFoundError(f"no {name} in {path}")
+        tree = _slice(tree, name)
     digest = hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest()
     return digest, frozenset(_imports(tree, module, path, root))
 
@@ -74,7 +110,8 @@ def _parsed(module: str, path: Path, root: Path, stamp: tuple[int, int]) -> tupl
 def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
     """Every module of the package (its folder is `root`) that importing `modules` can run, with the digest of its own tree.
 
-    Parent packages are included, because importing a.b.c runs a and a.b. Raises ModuleNotFoundError for an unknown name.
+    Parent packages are included, because importing a.b.c runs a and a.b. Of `module:name`, only what `name` reaches counts.
+    Raises ModuleNotFoundError for an unknown module or name.
     """
     found: dict[str, str] = {}
     waiting = [*modules]
@@ -82,12 +119,13 @@ def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
         module = waiting.pop()
         if module in found:
             continue
-        path = _file(module, root)
+        file, _, name = module.partition(":")
+        path = _file(file, root)
         if path is None:
-            raise ModuleNotFoundError(f"no module {module} in {root}")
+            raise ModuleNotFoundError(f"no module {file} in {root}")
         stat = path.stat()
-        found[module], imports = _parsed(module, path, root, (stat.st_mtime_ns, stat.st_size))
-        waiting += [*imports, *([module.rpartition(".")[0]] if "." in module else [])]
+        found[module], imports = _parsed(file, name, path, root, (stat.st_mtime_ns, stat.st_size))
+        waiting += [*imports, *([file.rpartition(".")[0]] if "." in file else [])]
     return found
 
 
