@@ -1,9 +1,11 @@
 """The digest of reachable code changes when, and only when, code that a job can reach changes."""
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-from ptqflow.digest import closure, code_digest
+from ptqflow.digest import ROOT, closure, code_digest
 
 PACKAGE = {
     "__init__.py": "",
@@ -11,11 +13,13 @@ PACKAGE = {
     "stages/quantize.py": "from ptqflow.methods import rounding\n\ndef run():\n    return rounding.go()\n",
     "stages/plot.py": "import math\n\nX = 1\n",
     "methods/__init__.py": "",
-    "methods/rounding.py": "from .helpers import grid as g\n\ndef go():\n    from ptqflow.lazy import late\n    return g, late\n",
-    "methods/gptq.py": "from . import rounding\n",
+    "methods/rounding.py": (
+        "from .helpers import grid as g\n\ndef go():\n    from ptqflow.lazy import late\n    return g.STEPS, late\n"
+    ),
+    "methods/gptq.py": "from . import rounding\n\ndef run():\n    return rounding.go()\n",
     "methods/helpers/__init__.py": "",
     "methods/helpers/grid.py": "STEPS = 16\n",
-    "lazy.py": "from ptqflow.methods.helpers.grid import STEPS\n\ndef late():\n    return 2\n",
+    "lazy.py": "from ptqflow.methods.helpers.grid import STEPS\n\ndef late():\n    return STEPS + 2\n",
 }
 
 
@@ -48,14 +52,27 @@ def changed(root: Path, file: str, text: str) -> set[str]:
         '"""A docstring."""\n\nSTEPS    =   16\n',
         "# only\n\n\nSTEPS = (\n    16\n)\n",
         "STEPS = 0x10\n",
+        "STEPS = 16\nMORE = None\n",
+        "STEPS = 16\n\ndef unused():\n    return STEPS\n",
+        "import math\n\nSTEPS = 16\nCOLUMN = math.pi\n",
     ],
 )
-def test_comments_docstrings_and_formatting_change_nothing(root, text):
+def test_comments_docstrings_formatting_and_what_nobody_uses_change_nothing(root, text):
     assert changed(root, "methods/helpers/grid.py", text) == set()
 
 
 @pytest.mark.parametrize(
-    "text", ["STEPS = 17\n", "STEPS = 16.0\n", "STEPS = '16'\n", "STEPS = 16\nMORE = None\n", "STEPS = 16\nprint(STEPS)\n"]
+    "text",
+    [
+        "STEPS = 17\n",
+        "STEPS = 16.0\n",
+        "STEPS = '16'\n",
+        "STEPS = 16\nprint(STEPS)\n",
+        "STEPS = 16\nSTEPS += 1\n",
+        "STEPS = 16\nif True:\n    STEPS = 17\n",
+        "WIDTH = 16\nSTEPS = WIDTH\n",
+        "from ptqflow.lazy import late as STEPS\n",
+    ],
 )
 def test_code_in_a_relatively_imported_helper_changes_all_that_reach_it(root, text):
     assert changed(root, "methods/helpers/grid.py", text) == {"stages.quantize", "methods.gptq", "lazy"}
@@ -66,20 +83,96 @@ def test_code_in_a_lazily_imported_module_counts(root):
 
 
 def test_only_importers_are_affected(root):
-    assert changed(root, "methods/gptq.py", "from . import rounding\n\nDAMPING = 0.01\n") == {"methods.gptq"}
+    assert changed(root, "methods/gptq.py", PACKAGE["methods/gptq.py"] + "DAMPING = 0.01\n") == {"methods.gptq"}
     assert changed(root, "stages/plot.py", "X = 2\n") == {"stages.plot"}
 
 
 def test_code_in_a_parent_package_counts(root):
     """Importing a.b.c runs a and a.b."""
-    assert changed(root, "methods/__init__.py", "FLAG = True\n") == {"stages.quantize", "methods.gptq", "lazy"}
-    assert changed(root, "__init__.py", "FLAG = True\n") == {"stages.quantize", "stages.plot", "methods.gptq", "lazy"}
+    assert changed(root, "methods/__init__.py", "print(1)\n") == {"stages.quantize", "methods.gptq", "lazy"}
+    assert changed(root, "__init__.py", "print(1)\n") == {"stages.quantize", "stages.plot", "methods.gptq", "lazy"}
 
 
 def test_a_new_import_extends_the_closure(root):
     assert "ptqflow.methods.gptq" not in closure("ptqflow.stages.plot", root=root)
-    (root / "stages/plot.py").write_text("from ptqflow.methods.gptq import rounding\n")
+    (root / "stages/plot.py").write_text("from ptqflow.methods.gptq import rounding\n\nROUND = rounding.go\n")
     assert "ptqflow.methods.helpers.grid" in closure("ptqflow.stages.plot", root=root)
+
+
+USERS = {
+    "a constant": ("X = {}\n", "X", "Y = 2\n"),
+    "a function": ("def X():\n    return {}\n", "X()", "def Y():\n    return 1\n"),
+    "a class": ("class X:\n    size = {}\n", "X", "class Y(X):\n    pass\n"),
+    "one of two targets": ("X, Z = {}, 3\n", "X", "Y = 2\n"),
+    "an annotated constant": ("X: int = {}\n", "X", "Y: int = 2\n"),
+}
+WAYS = {
+    "from": ("from ptqflow.library import X", "{}"),
+    "renamed": ("from ptqflow.library import X as Q", "{}".replace("X", "Q")),
+    "module": ("from ptqflow import library", "library.{}"),
+    "module renamed": ("from ptqflow import library as lib", "lib.{}"),
+    "dotted": ("import ptqflow.library", "ptqflow.library.{}"),
+    "dotted and renamed": ("import ptqflow.library as lib", "lib.{}"),
+    "passed on": ("from ptqflow.between import X", "{}"),
+    "within a function": ("", "__import__('sys') and use()\n\ndef use():\n    from ptqflow.library import X\n    return {}"),
+    "a string": ("from ptqflow.library import X", "'X'"),
+}
+
+
+@pytest.mark.parametrize("kind", USERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_definition_counts_however_it_is_reached_and_its_neighbours_do_not(root, kind, way):
+    text, use, neighbour = USERS[kind]
+    line, expression = WAYS[way]
+    expression = expression.format(use.replace("X", "Q") if way == "renamed" else use)
+    (root / "between.py").write_text("from ptqflow.library import X\n")
+    (root / "library.py").write_text(text.format(1))
+    (root / "stages/plot.py").write_text(f"{line}\n\nRESULT = {expression}\n")
+    assert changed(root, "library.py", text.format(2)) == {"stages.plot"}
+    whole = way.startswith("dotted")  # `import a.b` says nothing of what is used
+    assert changed(root, "library.py", text.format(2) + neighbour) == ({"stages.plot"} if whole else set())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "neutral"),
+    [
+        ("raise ValueError('a')", "raise ValueError('b')", True),
+        ("raise ValueError(f'a {x} b')", "raise ValueError(f'c {x} d' 'e')", True),
+        ("raise ValueError(f'a {x}')", "raise ValueError(f'a {x + 1}')", False),
+        ("raise ValueError('a')", "raise TypeError('a')", False),
+        ("print('a')", "print('b')", True),
+        ("log.warning('a %s', x)", "log.warning('b %s', x)", True),
+        ("progress('a', 3, 'b')", "progress('c', 3, 'd')", True),
+        ("progress('a', 3, 'b')", "progress('a', 4, 'b')", False),
+        ("add('--x', default='a', help='b')", "add('--x', default='a', help='c')", True),
+        ("add('--x', default='a')", "add('--x', default='b')", False),
+        ("return 'a'", "return 'b'", False),
+        ("import numpy as np\n    return np.e", "import torch as np\n    return np.e", False),
+    ],
+)
+def test_texts_for_people_are_neutral_and_what_runs_is_not(root, before, after, neutral):
+    (root / "stages/plot.py").write_text(f"def run(x):\n    {before}\n")
+    assert changed(root, "stages/plot.py", f"def run(x):\n    {after}\n") == (set() if neutral else {"stages.plot"})
+
+
+def test_a_column_of_a_table_changes_only_those_that_name_the_table():
+    source = (ROOT / "artifacts/schemas.py").read_text()
+    assert source.count("LATENCY = pa.schema(\n    [\n") == 1
+    with_column = source.replace(
+        "LATENCY = pa.schema(\n    [\n", "LATENCY = pa.schema(\n    [\n        column('more', f64, 'm'),\n"
+    )
+    assert stages_changed_by("artifacts/schemas.py", with_column) == {"measure", "aggregate"}
+
+
+def stages_changed_by(file: str, text: str) -> set[str]:
+    """The stages whose digest differs in a copy of the package with one file changed."""
+    stages = [path.stem for path in (ROOT / "stages").glob("[a-z]*.py")]
+    with TemporaryDirectory() as folder:
+        copy = shutil.copytree(ROOT, Path(folder) / "ptqflow", ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / file).write_text(text)
+        return {
+            name for name in stages if code_digest(f"ptqflow.stages.{name}") != code_digest(f"ptqflow.stages.{name}", root=copy)
+        }
 
 
 def test_the_order_of_modules_does_not_matter(root):
