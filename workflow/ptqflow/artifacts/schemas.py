@@ -214,7 +214,7 @@ ENGINES = pa.schema(
         column("engine", text, "what loaded it"),
         column("dtype", text, "number type of activations; empty where the proof has its own"),
         column("loaded", flag, "the engine loaded it and ran"),
-        column("passed", flag, "loaded, and within the limits of tests/engines"),
+        column("passed", flag, "loaded, and within the limits of tests/engines; null: this machine cannot run it", nullable=True),
         column("load_seconds", f64, "wall time until the engine was ready", unit="s", nullable=True),
         column("max_logit_difference", f64, "largest difference from the fake form in transformers", nullable=True),
         column("mean_logit_difference", f64, "mean of the same", nullable=True),
