@@ -6,6 +6,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from ptqflow.digest import ROOT, closure, code_digest
+from ptqflow.evaluation.benchmark import known_benchmarks
+from ptqflow.evaluation.tasks import generating, scoring, task
 
 PACKAGE = {
     "__init__.py": "",
@@ -19,6 +21,10 @@ PACKAGE = {
     "methods/gptq.py": "from . import rounding\n\ndef run():\n    return rounding.go()\n",
     "methods/helpers/__init__.py": "",
     "methods/helpers/grid.py": "STEPS = 16\n",
+    "methods/both.py": (
+        "from ptqflow.methods import helpers\nfrom .helpers.grid import STEPS, OTHER\nfrom ptqflow import lazy as l\n\n"
+        "PROMPT = 1\n\ndef ask():\n    return STEPS + PROMPT\n\ndef judge():\n    return l.late()\n"
+    ),
     "lazy.py": "from ptqflow.methods.helpers.grid import STEPS\n\ndef late():\n    return STEPS + 2\n",
 }
 
@@ -91,6 +97,30 @@ def test_code_in_a_parent_package_counts(root):
     """Importing a.b.c runs a and a.b."""
     assert changed(root, "methods/__init__.py", "print(1)\n") == {"stages.quantize", "methods.gptq", "lazy"}
     assert changed(root, "__init__.py", "print(1)\n") == {"stages.quantize", "stages.plot", "methods.gptq", "lazy"}
+
+
+def both(root: Path, text: str) -> set[str]:
+    """Which of the two functions of methods/both.py have another digest after the file holds `text`."""
+    names = ("ask", "judge")
+    before = [code_digest(f"ptqflow.methods.both:{name}", root=root) for name in names]
+    (root / "methods/both.py").write_text(text)
+    after = [code_digest(f"ptqflow.methods.both:{name}", root=root) for name in names]
+    (root / "methods/both.py").write_text(PACKAGE["methods/both.py"])
+    return {name for name, a, b in zip(names, before, after, strict=True) if a != b}
+
+
+def test_of_one_name_only_what_it_reaches_counts(root):
+    text = PACKAGE["methods/both.py"]
+    assert both(root, text.replace("l.late()", "l.late() + 1")) == {"judge"}
+    assert both(root, text.replace("STEPS + PROMPT", "STEPS - PROMPT")) == {"ask"}
+    assert both(root, text.replace("PROMPT = 1", "PROMPT = 2")) == {"ask"}
+    assert both(root, text.replace("OTHER", "MORE")) == set()  # neither uses it
+    assert both(root, text + "print()\n") == {"ask", "judge"}  # what binds no name runs for both
+
+
+def test_an_unknown_name_is_an_error(root):
+    with pytest.raises(ModuleNotFoundError, match="no nothing in"):
+        closure("ptqflow.methods.both:nothing", root=root)
 
 
 def test_a_new_import_extends_the_closure(root):
@@ -192,6 +222,44 @@ def test_the_real_fetch_stage_reaches_no_method():
     assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "aggregate", "plot"])
+@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "score", "aggregate", "plot"])
 def test_what_reads_no_recipe_does_not_rerun_for_the_code_of_recipes(stage):
     assert "ptqflow.recipes" not in closure(f"ptqflow.stages.{stage}")
+
+
+@pytest.mark.parametrize("name", known_benchmarks())
+def test_what_scores_changes_no_generation_and_what_asks_no_score(name: str, tmp_path: Path):
+    entry = task({"benchmark": name, "source": {"path": "x"}})
+    kind, file = entry.definition.kind, f"evaluation/benchmarks/{name.replace('-', '_')}.py"
+    root = tmp_path / "ptqflow"
+    shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def digests() -> tuple[str, str]:
+        asks = ["stages.generate", "engines.transformers_engine", *generating(entry)]
+        judges = ["stages.score", *scoring(entry)]
+        return tuple(code_digest(*(f"ptqflow.{module}" for module in part), root=root) for part in (asks, judges))
+
+    def changed(edited: str, old: str, new: str) -> tuple[bool, bool]:
+        """Whether (generate, score) of the task have another digest after an edit, which is then taken back."""
+        before, text = digests(), (root / edited).read_text()
+        assert old in text
+        (root / edited).write_text(text.replace(old, new, 1))
+        after = digests()
+        (root / edited).write_text(text)
+        return before[0] != after[0], before[1] != after[1]
+
+    scorer = "import score as score\n"
+    assert changed(file, scorer, scorer.replace("score\n", "other\n\n\ndef score(r, m):\n    return other(r, m)\n")) == (0, 1)
+    assert changed(file, "def item(row: Row, index: int)", "def item(row: Row, index: int = 0)") == (1, 0)
+    assert changed(f"evaluation/scoring/{kind}.py", "    return Verdict(", "    return (0, Verdict)[1](") == (0, 1)
+    assert changed(f"evaluation/requests/{kind}.py", '"completion": ', '"completion": 0 + ') == (1, 0)
+    assert changed("evaluation/scoring/verdict.py", "correct: bool | None = None", "correct: bool | None = True") == (0, 1)
+    assert changed("evaluation/answers.py", "_DECIMALS = 5", "_DECIMALS = 6") == (0, kind == "generation")
+
+
+def test_scoring_reaches_no_engine_and_no_model():
+    names = closure(
+        "ptqflow.stages.score",
+        *(f"ptqflow.{m}" for b in known_benchmarks() for m in scoring(task({"benchmark": b, "source": {"path": "x"}}))),
+    )
+    assert not any(name.startswith(("ptqflow.engines", "ptqflow.modeling", "ptqflow.devices")) for name in names)

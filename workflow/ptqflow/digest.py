@@ -7,8 +7,8 @@ that of `help` and `description`. Imports count where their names are used. Othe
 call) run with any import of their module, so they count always.
 
 Modules are parsed, never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks
-names those modules, and all in them counts. Assumed of this package: a definition acts on nothing but its own name (no decorator
-that registers it).
+names those modules, and all in them counts; of `module:name`, only what that definition reaches (a benchmark's file says what is
+asked and how it is scored). Assumed of this package: a definition acts on nothing but its own name (no decorator that registers it).
 """
 
 import ast
@@ -59,11 +59,15 @@ def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
 
     Parent packages are included, because importing a.b.c runs a and a.b. Raises ModuleNotFoundError for an unknown name.
     """
-    for module in modules:
+    reached: set[Target] = set()
+    waiting: list[Target] = []
+    for entry in modules:
+        module, _, name = entry.partition(":")
         if _file(module, root) is None:
             raise ModuleNotFoundError(f"no module {module} in {root}")
-    reached: set[Target] = set()
-    waiting: list[Target] = [(module, ALL) for module in modules]
+        if name and name not in _module(module, root).parts.keys() | _module(module, root).imported.keys():
+            raise ModuleNotFoundError(f"no {name} in {module}")
+        waiting.append((module, name or ALL))
     while waiting:
         target = waiting.pop()
         if target not in reached:
