@@ -1,6 +1,6 @@
 """What to do to a model, as validated data: scheme x transform x clip x rounding, with per-layer overrides.
 
-A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys win over the preset's).
+A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys change the preset, leaf by leaf).
 Unknown keys and impossible combinations are errors before any job starts.
 """
 

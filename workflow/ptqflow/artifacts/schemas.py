@@ -89,7 +89,11 @@ SAMPLES = pa.schema(
 
 VERIFICATION = pa.schema(
     [
-        column("check", text, "files, index, documents, names, tensors, integers, zero_point, scale, weight, bytes or logits"),
+        column(
+            "check",
+            text,
+            "files, index, documents, names, tensors, integers, zero_point, scale, weight, distance, range, bytes or logits",
+        ),
         column("subject", text, "tensor, linear, file, or what was measured"),
         column("status", text, "passed or skipped (a failed check fails the job)"),
         column("value", f64, "what was measured: relative difference, bytes, nats; null: equality", nullable=True),

@@ -41,7 +41,7 @@ def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], ori
     inputs = origin["inputs"]
     rows = [(f"float model, `{name}`", f"sha256 `{digest}`") for name, digest in sorted(inputs["model"].items())]
     rows += [("integers and scales (`qparams.safetensors`)", f"sha256 `{digest}`") for digest in inputs["qparams"]]
-    rows.append(("calibration (`statistics.parquet` of the set)", f"sha256 `{origin['calibration']}`"))
+    rows.append(("calibration (`tokens.parquet` of the set)", f"sha256 `{origin['calibration']}`"))
     rows.append(("code", f"`{origin['code'] or 'not recorded'}`"))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items()))))
     return _TEXT.format(

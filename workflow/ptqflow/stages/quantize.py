@@ -13,9 +13,9 @@ from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_metadata, write_rows
-from ptqflow.artifacts.tokens import read_tokens
+from ptqflow.artifacts.tokens import read_tokens, tokens_are_of
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
@@ -62,7 +62,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         names.append(EMBEDDING)
     files = blocks.weights.files(names)
     manifest.verify(model, files)
-    hidden, absmax, inputs = _states(settings, args, blocks)
+    hidden, absmax, inputs = _states(settings, args, blocks, manifest)
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
@@ -90,14 +90,17 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def _states(
-    settings: Settings, args: argparse.Namespace, blocks: Blocks
+    settings: Settings, args: argparse.Namespace, blocks: Blocks, model: Manifest
 ) -> tuple[Tensor, dict[int, dict[str, Tensor]], dict[str, Any]]:
     """The states that enter the chunk, max|x| by layer and site if the recipe reads it, and sha256 of what they are from."""
     enough = None if settings.recipe.learns_from_states() else MEASURED_TOKENS  # else states only serve to measure errors
     if args.tokens is not None:
+        tokens_are_of(args.tokens, model)
         tokens = read_tokens(args.tokens, blocks.config.vocab_size, enough)
         return blocks.embed(tokens), {}, {"tokens": HashCache().sha256(args.tokens)}
     manifest, folder, activations = Manifest.read(args.calibration), args.calibration.parent, chunk_file(settings.chunk)
+    asked = {"model": {name: entry.sha256 for name, entry in model.files.items()}}
+    refuse_others(args.calibration, manifest.origin, asked, "run collect again with this model")
     names = [activations] + ([STATISTICS] if settings.recipe.reads_statistics() else [])
     manifest.verify(folder, names)
     found = read_metadata(folder / activations).get("layers")
