@@ -6,10 +6,11 @@ import jsonschema
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
+from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
-from ptqflow.study import load, refuse_repeated_keys, schema
+from ptqflow.study import load, schema
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 
@@ -97,10 +98,10 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
 def test_a_key_that_is_there_twice_is_refused_with_its_lines(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("recipes:\n  a: &a {preset: rtn-w4a16}\n  b: {<<: *a, input_shards: 2}\ntasks: {}\n")
-    refuse_repeated_keys(path)
+    configfile.check(path)
     path.write_text("recipes:\n  a: {preset: rtn-w4a16}\n  a: {preset: rtn-w3a16}\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: recipes\.a is there twice \(lines 2 and 3\)"):
-        refuse_repeated_keys(path)
+        configfile.check(path)
 
 
 def test_a_hub_model_that_took_anothers_name_is_not_judged_by_what_was_fetched_before(tmp_path, monkeypatch):

@@ -173,27 +173,6 @@ def load(config: Mapping[str, Any]) -> Study:
     return study
 
 
-def refuse_repeated_keys(path: str | Path) -> None:
-    """Raise ConfigError for a key that a YAML (or JSON) file states twice: its readers would keep the last one in silence."""
-    import yaml  # a requirement of Snakemake, which has read the file before
-
-    def walk(node: Any, place: str) -> None:
-        if isinstance(node, yaml.SequenceNode):
-            for entry in node.value:
-                walk(entry, place)
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = f"{place}{key.value}", key.start_mark.line + 1
-                if name in lines:
-                    raise ConfigError(f"{path}: {name} is there twice (lines {lines[name]} and {line}); rename or remove one")
-                lines[name] = line
-                walk(value, f"{name}.")
-
-    with open(path, encoding="utf-8") as file:
-        walk(yaml.compose(file, Loader=yaml.SafeLoader), "")
-
-
 @contextmanager
 def _named(key: str) -> Iterator[None]:
     """Put the key of config.yaml before what a room says of its value."""

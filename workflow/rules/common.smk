@@ -1,16 +1,13 @@
 # The study, read once; paths of the variants; how a stage is called.
 import fcntl
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-
 from ptqflow.environment import VARIABLES
-from ptqflow.errors import PtqflowError
 from ptqflow.jobs import Jobs, checkpoint, code
-from ptqflow.study import load, refuse_repeated_keys
+from ptqflow.study import load
 
 try:
     for file in workflow.configfiles:
-        refuse_repeated_keys(file)
+        check_configfile(file)
     study = load(config)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None

@@ -5,11 +5,16 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ptqflow.system import refused
+
+_SCRATCH = count()  # of the folders of this process
 _HOST = socket.gethostname().replace("/", "_")
 
 
@@ -30,13 +35,32 @@ def _alive(pid: str) -> bool:
     return True
 
 
-def remove_stale(path: Path) -> None:
-    """Remove temporaries of `path` that a killed process of this host left behind (another host's are left alone)."""
-    prefix = f".{path.name}.{_HOST}."
-    for entry in path.parent.iterdir():
-        ours = entry.name.startswith(prefix) and entry.name.endswith(".tmp")
-        if ours and not _alive(entry.name.removeprefix(prefix).removesuffix(".tmp")):
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporaries that killed processes of this host left in `folder` (another host's are left alone)."""
+    for entry in folder.iterdir():
+        if (ours := _TEMPORARY.fullmatch(entry.name)) and not _alive(ours[1]):
             _remove(entry)
+
+
+def _temporary(target: Path) -> Path:
+    """The name of this process's temporary beside `target`."""
+    return target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder among the system's temporaries (TMPDIR), which goes at the end; those of killed processes go, too."""
+    place = Path(tempfile.gettempdir())
+    remove_stale(place)
+    folder = _temporary(place / f"ptqflow-{next(_SCRATCH)}")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
 
 
 def sync(path: Path) -> None:
@@ -57,8 +81,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(target)
-    scratch = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
+    remove_stale(target.parent)
+    scratch = _temporary(target)
     _remove(scratch)
     temporary = scratch / target.name
     try:
@@ -87,8 +111,8 @@ def _named(target: Path, scratch: Path) -> Iterator[None]:
             error.filename = str(target)
         raise
     except Exception as error:
-        if code := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+        if isinstance(refusal := refused(error), OSError):
+            raise OSError(refusal.errno, refusal.strerror, str(target)) from error
         raise
 
 

@@ -7,7 +7,6 @@ float32, and the model's name is a label, never a path (it writes caches there).
 
 import logging
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ptqflow.artifacts.atomic import scratch_folder
 from ptqflow.engines.transformers_engine import TransformersEngine
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import tokens_sha256
@@ -78,7 +78,8 @@ def _row(item: ChoiceItem, responses: list[Any], by_characters: bool) -> dict[st
 
 def _loglikelihoods(documents: list[dict[str, Any]], engine: TransformersEngine, batch_size: int, bar: Progress) -> list[Any]:
     """lighteval's ModelResponse of each document, in order."""
-    with torch.no_grad(), tempfile.TemporaryDirectory(prefix="ptqflow-") as folder:  # no_grad: lighteval leaves gradients off
+    with torch.no_grad(), scratch_folder() as place:  # no_grad: lighteval leaves gradients off
+        folder = str(place)
         Path(folder, "data").mkdir()
         pq.write_table(pa.Table.from_pylist(documents), Path(folder, "data", "test-00000-of-00001.parquet"))
         with _quiet(), _lighteval_offline(folder), _float_logits(engine.model, bar):
