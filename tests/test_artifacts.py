@@ -529,10 +529,8 @@ def test_short_memory_is_never_called_a_damaged_file(error):
 
 @pytest.mark.parametrize("error", [ValueError("no header"), OSError("Couldn't deserialize thrift"), KeyError("hidden")])
 def test_what_is_said_of_content_is_damage(error):
-    with (
-        pytest.raises(ArtifactError, match="x is not a readable file .*; delete it"),
-        reading("x", "a readable file", "delete it"),
-    ):
+    said = reading("x", "readable", "delete it")
+    with pytest.raises(ArtifactError, match=r"^x is not readable \(.*\); delete it$"), said:
         raise error
 
 

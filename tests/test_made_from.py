@@ -18,6 +18,8 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams, write_qparams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
+from ptqflow.reporting import verification
+from ptqflow.reporting.variants import Variant
 from safetensors.torch import load_file, save_file
 from tiny_models import calibration_tokens, collect, export, quantize, stage, tiny_model
 
@@ -271,3 +273,26 @@ def test_verification_refuses_sound_files_that_hold_wrong_weights(made, tmp_path
         error = capsys.readouterr().err
         assert "model.layers.0.mlp.down_proj" in error
         assert "distance" in error
+
+
+# ---- what was done instead of the recipe
+
+
+def test_a_fallback_is_said_in_log_card_and_table(made, tmp_path, monkeypatch, capsys):
+    """Not only in a column of the diagnostics: whoever deploys the checkpoint reads its card."""
+    work, model, _, calibration, _ = made
+    recipe = resolve({"preset": "gptq-w4a16", "scheme": {"weights": SMALL}})
+    whole = export(model, quantize(model, calibration, recipe, tmp_path / "whole", 2), recipe, tmp_path / "fake-whole")
+    assert "recipe says" not in capsys.readouterr().err + (whole / "README.md").read_text()
+    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
+    qparams = quantize(model, calibration, recipe, tmp_path / "q", 2)
+    assert "7 of 8 linears and blocks not as the recipe says: rtn: the Hessian could not" in capsys.readouterr().err
+    fake = export(model, qparams, recipe, tmp_path / "fake")
+    assert "in 14 places: rtn: the Hessian could not be factored" in (fake / "README.md").read_text()
+    options = ("--model", model / "manifest.json", "--qparams", *qparams, "--fake", fake / "manifest.json")
+    options += ("--checkpoint", fake / "manifest.json", "--tokens", work / "tokens.parquet", "--output", tmp_path / "v.parquet")
+    assert stage("verify", {"recipe": recipe.dump(), "form": "fake"}, *options) == 0
+    variant = Variant(platform="cpu", model="m", recipe="second-order", form="fake")
+    rows = verification.build([(variant, read_table(tmp_path / "v.parquet", schemas.VERIFICATION))])
+    assert "second-order fake: " in verification.printed(rows).notes[-1]
+    assert "14 linears or blocks are not as the recipe says: rtn: the Hessian" in verification.printed(rows).notes[-1]

@@ -1,9 +1,10 @@
-"""A configuration file as data: whatever is in it that would run, repeat itself or unfold without end is refused before it is used.
+"""A configuration file as data: what is in it that would run, repeat itself or unfold without end is refused before it is used.
 
 Snakemake hands a file that says `__use_yte__: true` to a template engine, which runs the Python in it; YAML keeps the last of
 two equal keys in silence, and a few lines of aliases stand for more values than there are atoms.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ptqflow.errors import ConfigError
 
 _MOST_VALUES = 1_000_000
 _CODE = "__use_yte__"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # octal and base 60, in YAML 1.1
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -52,6 +55,10 @@ def _walk(node: Any, path: str, place: str, sizes: dict[int, int], within: set[i
         return sizes[id(node)]
     within.add(id(node))
     total = 1
+    if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OTHER_NUMBER.fullmatch(node.value):
+        raise ConfigError(
+            f"{path}: {place.removesuffix('.')}: YAML reads {node.value} as another number (base 8 or 60); write it in base 10"
+        )
     if isinstance(node, yaml.SequenceNode):
         total += sum(_walk(entry, path, place, sizes, within) for entry in node.value)
     if isinstance(node, yaml.MappingNode):

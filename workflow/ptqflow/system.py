@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from ptqflow.errors import ArtifactError
 
 _MEMORY = re.compile(
-    r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|bad_alloc|can't start new thread|not enough memory",
+    r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|not enough memory|bad_alloc|"
+    r"can't start new thread",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust tell what they were refused

@@ -1,5 +1,6 @@
 """The chunks that a checkpoint is made of: each block once, by one recipe, from one model and one calibration."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,3 +45,11 @@ def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], mod
             if recipe.weights(layer, linear) is not None and f"{linear_prefix(layer, linear)}.integers" not in qparams:
                 raise ArtifactError(f"no integers for {linear} of layer {layer}; run quantize again")
     return str(asked["tokens"])
+
+
+def fallbacks(qparams: QParams) -> dict[str, int]:
+    """What was done instead of the recipe, as diagnostics word it, and for how many linears or blocks of all chunks."""
+    found: Counter[str] = Counter()
+    for origin in qparams.metadata.values():
+        found.update(origin.get("fallbacks", {}))
+    return dict(sorted(found.items()))

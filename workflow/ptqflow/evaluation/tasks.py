@@ -4,7 +4,6 @@ Light enough for the Snakefile: benchmark definitions are pure Python and import
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,7 +57,7 @@ class TaskConfig(Model):
     @field_validator("benchmark")
     @classmethod
     def _known(cls, name: str) -> str:
-        if find_spec(_module(name)) is None:
+        if name.replace("_", "-") not in known_benchmarks():
             raise ValueError(f"unknown benchmark {name!r}; known benchmarks: {', '.join(known_benchmarks())}")
         return name
 
@@ -103,6 +102,16 @@ def modules(task: TaskConfig) -> list[str]:
     return [_module(task.benchmark), kind_module(task)]
 
 
+class _Row(dict[str, Any]):
+    """A row whose columns hold something where a benchmark reads them: null would become the text "None"."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if value is None or (isinstance(value, list) and None in value):
+            raise ValueError(f"{key} is null")
+        return value
+
+
 def load_items(name: str, task: TaskConfig) -> list[Item]:
     """The items of task `name` in file order, limited (a text is limited later, by windows).
 
@@ -119,7 +128,7 @@ def load_items(name: str, task: TaskConfig) -> list[Item]:
     items = []
     for index, row in enumerate(rows):
         try:
-            items.append(definition.item(row, index))
+            items.append(definition.item(_Row(row), index))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {name}: row {index} of {task.source.label} is not a row of {task.benchmark} "

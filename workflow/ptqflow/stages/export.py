@@ -11,7 +11,7 @@ from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
-from ptqflow.checkpoints.parts import check_parts
+from ptqflow.checkpoints.parts import check_parts, fallbacks
 from ptqflow.checkpoints.schemes import check
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
@@ -60,6 +60,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["calibration"] = tokens
+    if found := fallbacks(qparams):
+        origin["fallbacks"] = found
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     weights = Weights(model)
     origin |= _sizes(recipe, config, weights)

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,8 +84,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             rows += found_rows
             losses += found_losses
             bar.update()
+        if fallbacks := Counter(row["fallback"] for row in rows if row.get("fallback")):
+            origin["fallbacks"] = dict(sorted(fallbacks.items()))  # whoever makes something of these integers says so
         del hidden, blocks  # before the file is put together
 
+    for reason, count in fallbacks.items():
+        print(f"quantize: {count} of {len(rows)} linears and blocks not as the recipe says: {reason}", file=sys.stderr)
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)

@@ -7,12 +7,13 @@ from typing import Any
 
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import INDEX, description_files
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
-from ptqflow.errors import ArtifactError
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.progress import progress
 
 UNREAD = ("README.md", "LICENSE", "generation_config.json", INDEX)  # of a model's description, what no tokenizer reads
@@ -42,6 +43,12 @@ def run(settings: Settings, args: Namespace) -> None:
     manifest = Manifest.read(args.model)
     read = [name for name in description_files(manifest.files) if name not in UNREAD]
     manifest.verify(args.model.parent, read)
+    positions = read_config(args.model.parent).get("max_position_embeddings")
+    if positions is not None and settings.sequence_length > positions:
+        raise ConfigError(
+            f"sequence_length {settings.sequence_length} exceeds the {positions} positions of {args.model.parent}; "
+            f"use at most {positions}"
+        )
     rows = load_rows(settings.source)  # before the tokenizer, whose import takes seconds
     tokenizer = _tokenizer(args.model.parent)
     items = documents(rows, settings, tokenizer)

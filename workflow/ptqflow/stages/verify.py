@@ -14,7 +14,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints import registry
-from ptqflow.checkpoints.parts import check_parts
+from ptqflow.checkpoints.parts import check_parts, fallbacks
 from ptqflow.checkpoints.verification import Finding, findings
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
@@ -83,6 +83,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     if settings.engine is None:
         note = "no engine of this environment loads the form; `make check-engines` runs it in those that do"
         rows.append({"check": "logits", "subject": settings.form, "status": "skipped", "note": note})
+
+    for reason, count in fallbacks(qparams).items():
+        note = f"{count} linears or blocks are not as the recipe says: {reason}"
+        rows.append({"check": "fallback", "subject": reason, "status": "noted", "value": float(count), "note": note})
 
     inputs: dict[str, Any] = {name: cache.sha256(getattr(args, name)) for name in ("model", "fake", "checkpoint", "tokens")}
     inputs["qparams"] = asked["qparams"]
