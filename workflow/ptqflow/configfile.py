@@ -11,6 +11,8 @@ from typing import Any
 from ptqflow.errors import ConfigError
 
 _MOST_VALUES = 1_000_000
+_MOST_CHARACTERS = 1_000_000
+_DEEPEST = 100
 _CODE = "__use_yte__"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _OTHER_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")  # octal and base 60, in YAML 1.1
@@ -33,16 +35,20 @@ def check(path: str | Path) -> None:
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            root = yaml.compose(file, Loader=yaml.SafeLoader)
-        if root is not None:
+        text = Path(path).read_text(encoding="utf-8")
+        if len(text) > _MOST_CHARACTERS:
+            raise ConfigError(f"{path} has {len(text)} characters, more than any study needs; correct the path")
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # step by step: to compose what is deep takes long, or crashes
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ConfigError(f"{path} is nested more than {_DEEPEST} levels deep, and no study is; correct it")
+        if (root := yaml.compose(text, Loader=yaml.SafeLoader)) is not None:
             _walk(root, str(path), "", {}, set())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); correct the path or its permissions") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())}); correct it") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply to be a study; write fewer levels") from None
 
 
 def _walk(node: Any, path: str, place: str, sizes: dict[int, int], within: set[int]) -> int:

@@ -92,7 +92,7 @@ VERIFICATION = pa.schema(
         column(
             "check",
             text,
-            "files, index, documents, names, tensors, integers, zero_point, scale, weight, distance, range, bytes, logits, fallback",
+            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
         ),
         column("subject", text, "tensor, linear, file, or what was measured"),
         column("status", text, "passed, skipped or noted (a failed check fails the job)"),
