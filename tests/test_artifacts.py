@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from interrupt import environment, stage_command
 from model_folder import write_model
 from ptqflow.artifacts import hashing
 from ptqflow.artifacts.activations import read_activations, write_activations
-from ptqflow.artifacts.atomic import atomic_path, canonical_json, scratch_folder, write_json, write_text
+from ptqflow.artifacts.atomic import atomic_path, canonical_json, write_json, write_text
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
@@ -96,23 +95,6 @@ def test_temporaries_of_living_processes_and_other_hosts_stay(tmp_path):
     (tmp_path / f".x.y.{os.uname().nodename}.999999999.tmp").mkdir()  # of a dead process, whatever it was to become
     write_text(tmp_path / "x", "")
     assert names(tmp_path) == sorted([*before, "x"])
-
-
-def test_folders_of_killed_processes_go_from_the_systems_temporaries(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, alive, foreign = (
-        f".ptqflow-0.{os.uname().nodename}.999999999.tmp",
-        f".ptqflow-0.{os.uname().nodename}.1.tmp",
-        "other.tmp",
-    )
-    for name in (dead, alive, foreign):
-        (tmp_path / name / "inside").mkdir(parents=True)
-    with scratch_folder() as one, scratch_folder() as two:
-        assert one != two
-        assert {one.parent, two.parent} == {tmp_path}
-        (one / "file").write_text("")
-        assert dead not in names(tmp_path)
-    assert names(tmp_path) == sorted([alive, foreign])
 
 
 def test_an_error_in_the_block_keeps_the_old_target_and_no_temporary(tmp_path):

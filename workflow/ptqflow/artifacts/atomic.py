@@ -5,16 +5,13 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ptqflow.system import refused
 
-_SCRATCH = count()  # of the folders of this process
 _HOST = socket.gethostname().replace("/", "_")
 
 
@@ -48,19 +45,6 @@ def remove_stale(folder: Path) -> None:
 def _temporary(target: Path) -> Path:
     """The name of this process's temporary beside `target`."""
     return target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """An empty folder among the system's temporaries (TMPDIR), which goes at the end; those of killed processes go, too."""
-    place = Path(tempfile.gettempdir())
-    remove_stale(place)
-    folder = _temporary(place / f"ptqflow-{next(_SCRATCH)}")
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        _remove(folder)
 
 
 def sync(path: Path) -> None:
