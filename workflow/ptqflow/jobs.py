@@ -91,7 +91,8 @@ class Jobs:
 
     def quantize_code(self, recipe: str) -> str:
         """Digest of `quantize` with the methods that the recipe runs, and no others."""
-        return code("quantize", *(f"methods.{name}" for name in self.study.recipes[recipe].methods()))
+        entry = self.study.recipes[recipe]
+        return code("quantize", *entry.settings_modules(), *entry.algorithm_modules())
 
     def export(self, recipe: str, form: str) -> str:
         """Settings of `export`."""
@@ -103,10 +104,15 @@ class Jobs:
         chosen = {name: self.study.tasks[name].model_dump(mode="json", exclude_none=True) for name in entry.tasks}
         return canonical_json({"tasks": chosen, "seed": seed, "batch_size": entry.batch_size})
 
-    def evaluate_code(self, suite: str) -> str:
-        """Digest of `evaluate` with the benchmarks and kinds of the suite's tasks, and no others."""
+    def reading_code(self, variant: str) -> list[str]:
+        """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
+        recipe = variant.partition(".")[0]
+        return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
+
+    def evaluate_code(self, suite: str, variant: str) -> str:
+        """Digest of `evaluate` with the benchmarks and kinds of the suite's tasks and what the variant's recipe names."""
         names = {module for task in self._tasks(suite) for module in tasks.modules(task)}
-        return code("evaluate", *(name.removeprefix("ptqflow.") for name in names))
+        return code("evaluate", *(name.removeprefix("ptqflow.") for name in names), *self.reading_code(variant))
 
     def evaluate_source(self, suite: str) -> str:
         """Fingerprint of the local data of a suite's tasks."""
@@ -119,13 +125,13 @@ class Jobs:
         """Settings of `measure`."""
         return canonical_json(self.study.latency[engine].model_dump(mode="json"))
 
-    def measure_code(self, engine: str) -> str:
-        """Digest of `measure` with the engine it times."""
-        return code("measure", engines.module_of(self.study.latency[engine].engine))
+    def measure_code(self, engine: str, variant: str) -> str:
+        """Digest of `measure` with the engine it times and what the variant's recipe names."""
+        return code("measure", engines.module_of(self.study.latency[engine].engine), *self.reading_code(variant))
 
-    def export_code(self, form: str) -> str:
-        """Digest of `export` with the modules of this form."""
-        return code("export", *checkpoints.modules_of(form))
+    def export_code(self, recipe: str, form: str) -> str:
+        """Digest of `export` with the modules of this form and what the recipe names."""
+        return code("export", *checkpoints.modules_of(form), *self.study.recipes[recipe].settings_modules())
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
@@ -135,7 +141,8 @@ class Jobs:
     def verify_code(self, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
-        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
+        reading = self.study.recipes[recipe].settings_modules()
+        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""

@@ -83,8 +83,10 @@ class Study(Model):
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
-            if name in self.chosen and recipe.transform.name == "flatquant" and self.calibrations[read].samples < 2:
-                raise ValueError(f"calibrations.{read}.samples: recipes.{name} holds sequences out (flatquant); use 2 or more")
+            least = recipe.transform.least_sequences
+            if name in self.chosen and self.calibrations[read].samples < least:
+                who = f"recipes.{name} (transform {recipe.transform.name})"
+                raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, int], str] = {}

@@ -10,7 +10,7 @@ rule evaluate:
     params:
         settings=lambda w: jobs.evaluate(w.suite, int(w.seed)),
         source=lambda w: jobs.evaluate_source(w.suite),
-        code=lambda w: jobs.evaluate_code(w.suite),
+        code=lambda w: jobs.evaluate_code(w.suite, w.variant),
     shell:
         PTQFLOW
         + " evaluate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
