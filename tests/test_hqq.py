@@ -33,7 +33,7 @@ def losses(weight, found, p=0.7) -> torch.Tensor:
 
 
 def reference(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Zero points after some iterations of `optimize_weights_proximal` (hqq 0.2), written out element by element of its formula."""
+    """Zero points after some iterations of `optimize_weights_proximal` (hqq 0.2), in float64."""
     groups, beta, step = weight.view(-1, 32).double(), 10.0, scale.view(-1, 1).double()
     zero = zero.view(-1, 1).double()
     for _ in range(iterations):
@@ -66,13 +66,15 @@ def test_integers_are_nearest_for_the_zero_points(weight):
     found = rounded(weight)
     ratio = weight.unflatten(1, (-1, 32)) / found.scale.unsqueeze(-1) + found.zero_point.unsqueeze(-1)
     assert torch.equal(ratio.round().clamp(0, 7).flatten(1).to(torch.uint8), found.integers)
-    assert found.zero_point.dtype == torch.float32 and bool((found.zero_point != found.zero_point.round()).any())
+    assert found.zero_point.dtype == torch.float32
+    assert bool((found.zero_point != found.zero_point.round()).any())
 
 
 def test_integer_zero_points_are_on_the_grid(weight):
     (plain,) = rtn.round_weights([Target(weight, ARGS, None)], None, RtnRounding())
     found = rounded(weight, zero_point="integer")
-    assert found.zero_point.dtype == torch.uint8 and int(found.zero_point.max()) <= 7
+    assert found.zero_point.dtype == torch.uint8
+    assert int(found.zero_point.max()) <= 7
     assert bool((losses(weight, found) <= losses(weight, plain) * (1 + 1e-5)).all())
 
 
