@@ -28,8 +28,9 @@ rule all:
     default_target: True
     input:
         [
-            f"results/tables/{name}.{suffix}"
-            for name, suffixes in TABLES.items()
+            paths.table(name, suffix)
+            for name, suffixes in catalogue.TABLES.items()
             for suffix in suffixes
+            if suffix != "html"
         ],
-        expand("results/figures/{figure}.svg", figure=jobs.figures()),
+        [paths.figure(name) for name in jobs.figures()],

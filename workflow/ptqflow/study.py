@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ptqflow import paths
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
@@ -20,16 +21,16 @@ from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
 from ptqflow.modeling import architectures
 from ptqflow.modeling.shapes import check_recipe
+from ptqflow.platforms import Platform
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
 
-PLATFORMS = ("cpu", "gpu", "ascend")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -53,17 +54,18 @@ class ModelEntry(Model):
 
 
 class Suite(Model):
-    """Tasks that one process evaluates together, once per seed."""
+    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks."""
 
     tasks: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
+    engine: Name = "transformers"
 
 
 class Study(Model):
     """A whole study. Names of models, recipes, ... become folder names: letters, digits, '-' and '_'."""
 
-    platform: Literal["cpu", "gpu", "ascend"] = "cpu"
+    platform: Platform = "cpu"
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
@@ -89,12 +91,12 @@ class Study(Model):
                 raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
-        runs: dict[tuple[str, int], str] = {}
+        runs: dict[tuple[str, str, int], str] = {}
         for name, suite in self.suites.items():
             _known(f"suites.{name}.tasks", suite.tasks, self.tasks)
-            for run in ((task, seed) for task in suite.tasks for seed in suite.seeds):
+            for run in ((suite.engine, task, seed) for task in suite.tasks for seed in suite.seeds):
                 if run in runs:
-                    raise ValueError(f"suites.{name}: task {run[0]} at seed {run[1]} is in suites.{runs[run]} already; drop one")
+                    raise ValueError(f"suites.{name}: task {run[1]} at seed {run[2]} is in suites.{runs[run]} already; drop one")
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
@@ -115,6 +117,10 @@ class Study(Model):
     def variants(self) -> list[str]:
         """`baseline` and every `recipe.form` to evaluate."""
         return ["baseline", *(f"{recipe}.{FAKE}" for recipe in self.chosen)]
+
+    def runs(self) -> list[tuple[str, str, int]]:
+        """(engine, task, seed) of everything that each variant is asked."""
+        return [(suite.engine, task, seed) for suite in self.suites.values() for task in suite.tasks for seed in suite.seeds]
 
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
@@ -165,9 +171,10 @@ def load(config: Mapping[str, Any]) -> Study:
         if source.local is not None:
             with _named(key):
                 data_files(source)
-    for name, latency in study.latency.items():
-        with _named(f"latency.{name}.engine"):
-            module_of(latency.engine)
+    for kind, entries in (("suites", study.suites), ("latency", study.latency)):
+        for name, served in entries.items():
+            with _named(f"{kind}.{name}.engine"):
+                module_of(served.engine)
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
@@ -233,7 +240,7 @@ def layers_of(study: Study, model: str) -> int:
 def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     """`config.json` of a model: from its local folder, or as fetched; None for a hub model that is not here yet."""
     source = study.models[model].source
-    folder = Path(source.path) if source.path is not None else Path("results/models") / model
+    folder = Path(source.path) if source.path is not None else Path(paths.model(model)).parent
     path = folder / "config.json"
     if source.path is None and not _is_fetched(folder / MANIFEST, source):
         return None
@@ -253,6 +260,8 @@ def schema() -> dict[str, Any]:
     recipe = data["$defs"]["Recipe"]
     recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
     recipe["required"].remove("scheme")  # a preset brings one
+    for kind, task in KINDS.items():  # so that one of them fits, with its keys
+        data["$defs"][task.__name__]["properties"]["benchmark"] |= {"enum": benchmarks_of(kind)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}
 
 

@@ -9,7 +9,8 @@ import re
 from functools import cache
 from typing import Any
 
-THINK, END_THINK = "<think>", "</think>"
+from ptqflow.evaluation.thinking import END_THINK, THINK
+
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 _LAST_NUMBER = re.compile(r"(?<![\w)\]}])-?\d+(?:,\d{3})+(?:\.\d+)?|(?<![\w)\]}])-?\d*\.?\d+(?:/\d+)?|\d+")
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?|[+-]?\.\d+")

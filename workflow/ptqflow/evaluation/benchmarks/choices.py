@@ -1,6 +1,7 @@
 """Multiple choice in JSONL: {"id", "question", "choices": [...], "answer": index of the right choice}."""
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def item(row: Row, index: int) -> ChoiceItem:
@@ -9,4 +10,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(str(row["id"]), (f"Question: {row['question']}\nAnswer:",), choices, row["answer"])
 
 
-BENCHMARK = Benchmark("choice", item)
+BENCHMARK = Benchmark("choices")
