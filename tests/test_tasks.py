@@ -74,7 +74,7 @@ def test_missing_or_broken_data_names_the_file_and_a_remedy(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="correct subset and split"):
         load_rows(Source(path=str(tmp_path), split="train"))
     (tmp_path / "test.jsonl").write_text("{not json\n")
-    with pytest.raises(ArtifactError, match=r"test\.jsonl cannot be read"):
+    with pytest.raises(ArtifactError, match=r"test\.jsonl is not readable"):
         load_rows(Source(path=str(tmp_path)))
     (tmp_path / "rows.csv").write_text("a\n1\n")
     with pytest.raises(ConfigError, match="convert it"):

@@ -202,6 +202,10 @@ class Jobs:
         """The files that this platform's jobs make for `aggregate`."""
         return [path for _, _, path in self._expected(self.study.platform)]
 
+    def promised(self) -> list[str]:
+        """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
+        return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
+
     def aggregate_source(self) -> str:
         """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
         mine = set(self.aggregate_inputs())

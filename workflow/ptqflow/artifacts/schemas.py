@@ -123,12 +123,16 @@ VERIFICATION = versioned(
     "verification",
     1,
     [
-        column("check", text, "files, index, documents, names, tensors, integers, zero_point, scale, weight, bytes or logits"),
+        column(
+            "check",
+            text,
+            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
+        ),
         column("subject", text, "tensor, linear, file, or what was measured"),
-        column("status", text, "passed or skipped (a failed check fails the job)"),
+        column("status", text, "passed, skipped or noted (a failed check fails the job)"),
         column("value", f64, "what was measured: relative difference, bytes, nats; null: equality", nullable=True),
         column("limit", f64, "what it may be", nullable=True),
-        column("note", text, "why it was skipped", nullable=True),
+        column("note", text, "why it was skipped, or what is to be known", nullable=True),
     ],
 )
 
@@ -269,6 +273,6 @@ VERIFICATION_SUMMARY = versioned(
         column("weight_difference", f64, "largest relative difference from a weight of the fake checkpoint", nullable=True),
         column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
         column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
-        column("note", text, "what was skipped, and why", nullable=True),
+        column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
     ],
 )

@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.items import Item
@@ -28,6 +29,16 @@ def known_benchmarks() -> list[str]:
     )
 
 
+class _Present(dict[str, Any]):
+    """A row whose columns hold something where a benchmark reads them: null would become the text "None"."""
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if value is None or (isinstance(value, list) and None in value):
+            raise ValueError(f"{key} is null")
+        return value
+
+
 def load_items(task: str, benchmark: str, source: Source, limit: int | None = None) -> list[Item]:
     """The items of a task in file order, the first `limit`. Raises ArtifactError when there are none, and for odd rows."""
     from ptqflow.artifacts.datasets import load_rows
@@ -39,7 +50,7 @@ def load_items(task: str, benchmark: str, source: Source, limit: int | None = No
     items: list[Item] = []
     for index, row in enumerate(rows[:limit]):
         try:
-            items.append(read(row, index))
+            items.append(read(_Present(row), index))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {task}: row {index} of {source.label} is not a row of {benchmark} "
