@@ -8,7 +8,8 @@ call) run with any import of their module, so they count always.
 
 Modules are parsed, never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks
 names those modules, and all in them counts; of `module:name`, only what that definition reaches (a benchmark's file says what is
-asked and how it is scored). Assumed of this package: a definition acts on nothing but its own name (no decorator that registers it).
+asked and how it is scored). Assumed of this package: a definition acts on nothing but its own name (no decorator that registers
+it).
 """
 
 import ast
