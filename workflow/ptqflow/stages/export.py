@@ -60,6 +60,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["calibration"] = tokens
+    origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):
         origin["fallbacks"] = found
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
