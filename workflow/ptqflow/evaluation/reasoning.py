@@ -4,7 +4,8 @@ from typing import Any
 
 from ptqflow.engines.protocol import Engine, Sampling
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.answers import END_THINK, THINK, equal, extract
+from ptqflow.evaluation.answers import END_THINK, THINK, extract
+from ptqflow.evaluation.equality import equal
 from ptqflow.evaluation.hashing import completion_seed, tokens_sha256
 from ptqflow.evaluation.items import ReasoningItem
 from ptqflow.evaluation.tasks import TaskConfig
