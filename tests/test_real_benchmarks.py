@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.evaluation.answers import extract, last_boxed
+from ptqflow.evaluation.benchmark import load_items
 from ptqflow.evaluation.equality import equal
-from ptqflow.evaluation.items import ChoiceItem, ReasoningItem, TextItem
-from ptqflow.evaluation.tasks import TaskConfig, load_items
+from ptqflow.evaluation.items import ChoiceItem, GenerationItem, TextItem
 from ptqflow.sources import Source
 
 pytestmark = pytest.mark.data
@@ -33,7 +33,7 @@ BENCHMARKS = {
 
 def items(root: Path, name: str) -> list:
     benchmark, folder, subset, split, _ = BENCHMARKS[name]
-    return load_items(name, TaskConfig(benchmark=benchmark, source=Source(path=str(root / folder), subset=subset, split=split)))
+    return load_items(name, benchmark, Source(path=str(root / folder), subset=subset, split=split))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -42,7 +42,7 @@ def test_every_row_becomes_a_well_formed_item(data_root: Path, name: str) -> Non
     assert len(found) == BENCHMARKS[name][-1]
     for item in found:
         match item:
-            case ReasoningItem():
+            case GenerationItem():
                 assert item.problem.strip()
                 assert item.gold.strip()
                 assert item.prompt.endswith("\\boxed{}.")

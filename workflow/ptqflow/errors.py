@@ -18,7 +18,7 @@ class ArtifactError(PtqflowError):
     """A file of the study is missing, changed, truncated, or not of its declared schema."""
 
 
-_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[key\]")  # what pydantic adds to a path: the alternative it tried
+_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]")  # what pydantic adds to a path: the alternative it tried
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -38,7 +38,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif entry["type"] == "missing":
             message = "this key is required; add it"
         elif entry["type"] == "union_tag_not_found":
-            message = "the key 'name' is required; add it (keys here replace those of a preset as a whole)"
+            message = "the key 'name' is required; add it"
         else:
             if entry["type"] in _KEYS_EXPECTED:
                 message = "keys with values belong here, {key: value, ...}"

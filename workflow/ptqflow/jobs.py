@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
@@ -18,10 +19,12 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
+from ptqflow.platforms import PLATFORMS
+from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
-from ptqflow.study import PLATFORMS, Study, architecture_of, layers_of
+from ptqflow.study import Study, Suite, architecture_of, layers_of
 
-AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints", "verification")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -38,14 +41,6 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
 def _local_files(source: Source) -> list[Path]:
     """The local files that hold the rows of a source; a hub source's revision says it already."""
     return data_files(source) if source.local is not None else []
-
-
-def checkpoint(platform: str, model: str, variant: str) -> str:
-    """Path of the manifest of what an engine loads: the model itself (`baseline`), or a recipe's checkpoint in some form."""
-    if variant == "baseline":
-        return f"results/models/{model}/manifest.json"
-    recipe, form = variant.split(".")
-    return f"results/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json"
 
 
 @dataclass(frozen=True)
@@ -97,31 +92,48 @@ class Jobs:
         """Settings of `export`."""
         return canonical_json({"recipe": self._recipe(recipe), "form": form})
 
-    def evaluate(self, suite: str, seed: int) -> str:
-        """Settings of `evaluate`: one suite, one seed."""
-        entry = self.study.suites[suite]
-        chosen = {name: self.study.tasks[name].model_dump(mode="json", exclude_none=True) for name in entry.tasks}
-        return canonical_json({"tasks": chosen, "seed": seed, "batch_size": entry.batch_size})
+    def _suite(self, engine: str, task: str, seed: int) -> Suite:
+        """The one suite that asks `engine` this task at this seed."""
+        return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
-    def evaluate_code(self, suite: str) -> str:
-        """Digest of `evaluate` with the benchmarks and kinds of the suite's tasks, and no others."""
-        names = {module for task in self._tasks(suite) for module in tasks.modules(task)}
-        return code("evaluate", *(name.removeprefix("ptqflow.") for name in names))
+    def generate(self, engine: str, task: str, seed: int) -> str:
+        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of them."""
+        entry = self.study.tasks[task]
+        settings = {
+            "task": task,
+            "benchmark": entry.benchmark,
+            "source": entry.source.model_dump(mode="json", exclude_none=True),
+            "protocol": entry.protocol,
+            "engine": engine,
+            "seed": seed,
+            "batch_size": self._suite(engine, task, seed).batch_size,
+        }
+        return canonical_json(settings)
 
-    def evaluate_source(self, suite: str) -> str:
-        """Fingerprint of the local data of a suite's tasks."""
-        return fingerprint({file for task in self._tasks(suite) for file in _local_files(task.source)})
+    def generate_source(self, task: str) -> str:
+        """Fingerprint of the local data of a task."""
+        return fingerprint(_local_files(self.study.tasks[task].source))
 
-    def _tasks(self, suite: str) -> list[tasks.TaskConfig]:
-        return [self.study.tasks[name] for name in self.study.suites[suite].tasks]
+    def generate_code(self, engine: str, task: str) -> str:
+        """Digest of `generate` with the engine and what asks of the task, and nothing that scores."""
+        return code("generate", engines.module_of(engine), *tasks.generating(self.study.tasks[task]))
 
-    def measure(self, engine: str) -> str:
+    def score(self, task: str) -> str:
+        """Settings of `score`."""
+        entry = self.study.tasks[task]
+        return canonical_json({"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric})
+
+    def score_code(self, task: str) -> str:
+        """Digest of `score` with the benchmark's scorer."""
+        return code("score", *tasks.scoring(self.study.tasks[task]))
+
+    def measure(self, timing: str) -> str:
         """Settings of `measure`."""
-        return canonical_json(self.study.latency[engine].model_dump(mode="json"))
+        return canonical_json(self.study.latency[timing].model_dump(mode="json"))
 
-    def measure_code(self, engine: str) -> str:
+    def measure_code(self, timing: str) -> str:
         """Digest of `measure` with the engine it times."""
-        return code("measure", engines.module_of(self.study.latency[engine].engine))
+        return code("measure", engines.module_of(self.study.latency[timing].engine))
 
     def export_code(self, form: str) -> str:
         """Digest of `export` with the modules of this form."""
@@ -142,23 +154,23 @@ class Jobs:
         study = self.study
         for model, entry in study.models.items():
             place = {"platform": platform, "model": model}
-            yield "checkpoints", place | {"recipe": "baseline"}, checkpoint(platform, model, "baseline")
+            yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture_of(study, model)):
-                who = place | {"recipe": recipe, "form": form}
-                yield "checkpoints", who, checkpoint(platform, model, f"{recipe}.{form}")
-                yield "verification", who, f"results/{platform}/verification/{model}/{recipe}/{form}.parquet"
+                who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
+                yield "checkpoints", who, paths.checkpoint(platform, model, variant)
+                yield "verification", who, paths.verification(platform, model, variant)
             for variant in study.variants():
                 recipe, _, form = variant.partition(".")
                 who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                for name, suite in study.suites.items():
-                    for seed in suite.seeds:
-                        path = f"results/{platform}/evaluation/{model}/{variant}/{name}/seed={seed}.parquet"
-                        yield "evaluation", who | {"suite": name, "seed": seed}, path
-                for engine in study.latency:
-                    yield "latency", who | {"engine": engine}, f"results/{platform}/latency/{model}/{variant}/{engine}.parquet"
+                for engine, task, seed in study.runs():
+                    path = paths.scores(platform, model, variant, engine, task, seed)
+                    yield "scores", who | {"engine": engine, "task": task, "seed": seed}, path
+                for timing, settings in study.latency.items():
+                    path = paths.latency(platform, model, variant, settings.engine, timing)
+                    yield "latency", who | {"engine": settings.engine, "timing": timing}, path
             for recipe in study.chosen:
                 for chunk in range(entry.chunks):
-                    path = f"results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/diagnostics.parquet"
+                    path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
@@ -172,7 +184,7 @@ class Jobs:
         """Whether what another platform left under a recipe's name is what the recipe says now: no job here makes it anew."""
         if who["recipe"] == "baseline":
             return True
-        manifest = Path(checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
+        manifest = Path(paths.checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
         made_by = Manifest.read(manifest).origin.get("settings", {}) if manifest.is_file() else {}
         return bool(made_by.get("recipe") == self._recipe(who["recipe"]))
 
@@ -190,18 +202,22 @@ class Jobs:
         """The files that this platform's jobs make for `aggregate`."""
         return [path for _, _, path in self._expected(self.study.platform)]
 
+    def promised(self) -> list[str]:
+        """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
+        return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
+
     def aggregate_source(self) -> str:
         """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
         mine = set(self.aggregate_inputs())
         return fingerprint(path for _, _, path in self._present() if path not in mine)
 
     def figures(self) -> list[str]:
-        """Names of the figures that the study has numbers for."""
-        scored = any(task.definition.kind != "perplexity" for suite in self.study.suites for task in self._tasks(suite))
-        compared = scored and bool(self.study.chosen)
-        quantized, timed = bool(self.study.chosen), bool(self.study.latency)
-        have = {"accuracy": compared, "pareto": compared, "layer_error": quantized, "latency": timed}
-        return [name for name, there in have.items() if there]
+        """Names of the figures that the study has numbers for: rows in every table that they draw from."""
+        quantized = bool(self.study.chosen)
+        scored = any(self.study.tasks[task].definition.kind != "perplexity" for _, task, _ in self.study.runs())
+        rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows |= {"sizes": True, "verification": quantized}
+        return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def plot(self, figure: str) -> str:
         """Settings of `plot`."""

@@ -1,6 +1,6 @@
 """What to do to a model, as validated data: scheme x transform x clip x rounding, with per-layer overrides.
 
-A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys win over the preset's).
+A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys change the preset, leaf by leaf).
 Unknown keys and impossible combinations are errors before any job starts.
 """
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Model, Seed
 from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -65,7 +65,7 @@ class FlatQuantTransform(Model):
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
-    seed: int = 0
+    seed: Seed = 0
 
 
 class NoClip(Model):

@@ -1,10 +1,10 @@
 rule tokens:
     input:
-        model="results/models/{model}/manifest.json",
+        model=paths.model(),
     output:
-        "results/calibration/{model}/{calibration}/tokens.parquet",
+        paths.tokens(),
     log:
-        "results/logs/tokens/{model}/{calibration}.log",
+        paths.log(paths.tokens()),
     params:
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
@@ -16,12 +16,12 @@ rule tokens:
 
 rule collect:
     input:
-        model="results/models/{model}/manifest.json",
-        tokens="results/calibration/{model}/{calibration}/tokens.parquet",
+        model=paths.model(),
+        tokens=paths.tokens(),
     output:
-        "results/{platform}/calibration/{model}/{calibration}/manifest.json",
+        paths.calibration(),
     log:
-        "results/logs/{platform}/collect/{model}/{calibration}.log",
+        paths.log(paths.calibration()),
     resources:
         accelerator=1,
     params:

@@ -67,34 +67,55 @@ LOSSES = pa.schema(
     ]
 )
 
+_ANSWER = [
+    column("task", text, "name of the task in config.yaml"),
+    column("kind", text, "generation, choices or perplexity"),
+    column("item", text, "id of the data set's row (perplexity: index of the window)"),
+    column("seed", i64, "run seed; an item's own seed is derived from it and the item id"),
+    column("completion", i32, "index among the completions of this item and seed"),
+    column("prompt_sha256", text, "sha256 of the prompt's token ids"),
+    column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
+    column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+    column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
+    column("gold", text, "reference answer", nullable=True),
+    column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
+]
+
+GENERATIONS = pa.schema(
+    [
+        *_ANSWER,
+        column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
+        column("tokens", pa.list_(i32), "generated token ids, the stop token included (generation only)", nullable=True),
+        column("text", text, "generated text (generation only)", nullable=True),
+        column("choice_logprobs", pa.list_(f64), "summed log-probability of each alternative, nats", nullable=True),
+        column("choice_greedy", pa.list_(flag), "greedy decoding produces the alternative", nullable=True),
+        column("choice_tokens", pa.list_(i32), "tokens of each alternative", nullable=True),
+        column("choice_characters", pa.list_(i32), "characters of each, without the space that joins it", nullable=True),
+        column("choice_bytes", pa.list_(i32), "UTF-8 bytes of the same", nullable=True),
+    ]
+)
+
 SAMPLES = pa.schema(
     [
-        column("task", text, "name of the task in config.yaml"),
-        column("kind", text, "choice, reasoning or perplexity"),
-        column("item", text, "id of the data set's row (perplexity: index of the window)"),
-        column("seed", i64, "run seed; an item's own seed is derived from it and the item id"),
-        column("completion", i32, "index among the completions of this item and seed"),
-        column("prompt_sha256", text, "sha256 of the prompt's token ids"),
-        column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
-        column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
-        column("finish_reason", text, "stop or length (generation only)", nullable=True),
-        column("text", text, "generated text (generation only)", nullable=True),
+        *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
-        column("gold", text, "reference answer", nullable=True),
-        column("correct", flag, "extracted answer equals gold (null for perplexity)", nullable=True),
-        column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
-        column("choice_logprobs", pa.list_(f64), "summed log-probability of each alternative", nullable=True),
+        column("correct", flag, "extracted answer equals gold (null for perplexity, and where unscored says why)", nullable=True),
+        column("unscored", text, "why there is no verdict", nullable=True),
     ]
 )
 
 VERIFICATION = pa.schema(
     [
-        column("check", text, "files, index, documents, names, tensors, integers, zero_point, scale, weight, bytes or logits"),
+        column(
+            "check",
+            text,
+            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
+        ),
         column("subject", text, "tensor, linear, file, or what was measured"),
-        column("status", text, "passed or skipped (a failed check fails the job)"),
+        column("status", text, "passed, skipped or noted (a failed check fails the job)"),
         column("value", f64, "what was measured: relative difference, bytes, nats; null: equality", nullable=True),
         column("limit", f64, "what it may be", nullable=True),
-        column("note", text, "why it was skipped", nullable=True),
+        column("note", text, "why it was skipped, or what is to be known", nullable=True),
     ]
 )
 
@@ -120,6 +141,7 @@ VARIANT = [
 ACCURACY = pa.schema(
     [
         *VARIANT,
+        column("engine", text, "what served the model"),
         column("task", text, "task name, or 'average' over the accuracy tasks"),
         column("metric", text, "accuracy (percent) or perplexity"),
         column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
@@ -196,7 +218,7 @@ ENGINES = pa.schema(
         column("engine", text, "what loaded it"),
         column("dtype", text, "number type of activations; empty where the proof has its own"),
         column("loaded", flag, "the engine loaded it and ran"),
-        column("passed", flag, "loaded, and within the limits of tests/engines"),
+        column("passed", flag, "loaded, and within the limits of tests/engines; null: this machine cannot run it", nullable=True),
         column("load_seconds", f64, "wall time until the engine was ready", unit="s", nullable=True),
         column("max_logit_difference", f64, "largest difference from the fake form in transformers", nullable=True),
         column("mean_logit_difference", f64, "mean of the same", nullable=True),
@@ -220,6 +242,6 @@ VERIFICATION_SUMMARY = pa.schema(
         column("weight_difference", f64, "largest relative difference from a weight of the fake checkpoint", nullable=True),
         column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
         column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
-        column("note", text, "what was skipped, and why", nullable=True),
+        column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
     ]
 )

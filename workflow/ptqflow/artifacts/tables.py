@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.errors import ArtifactError
+from ptqflow.system import reading
 
 METADATA_KEY = b"ptqflow"
 
@@ -90,12 +91,10 @@ def read_table(path: str | os.PathLike[str], schema: pa.Schema, columns: Sequenc
     """Read a Parquet file and check it against `schema`. Raises ArtifactError when absent, unreadable or different."""
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
-    try:
-        # pq.read_table would import pandas, which takes 0.3 s and 40 MB.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=list(columns) if columns else None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); delete it and run again") from None
+    said = reading(path, "a readable Parquet file", "delete it and run again")
+    # pq.read_table would import pandas, which takes 0.3 s and 40 MB.
+    with said, pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=list(columns) if columns else None)
     check(table, pa.schema([schema.field(c) for c in columns]) if columns else schema, path)
     return table
 
@@ -104,10 +103,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `ptqflow` metadata entry of a Parquet file."""
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
-    try:
+    with reading(path, "a readable Parquet file", "delete it and run again"):
         return dict(json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}")))
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); delete it and run again") from None
 
 
 def check(table: pa.Table, schema: pa.Schema, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,8 @@ Whether an answer is right is decided by `equality`.
 
 import re
 
-THINK, END_THINK = "<think>", "</think>"
+from ptqflow.evaluation.thinking import END_THINK, THINK
+
 _BOXED = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![a-zA-Z])\s*(\{)?")
 _UNBRACED = re.compile(r"-?\d[\d,.]*\d|-?\d|\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s\\$]")
 _BETWEEN = re.compile(
