@@ -261,7 +261,7 @@ def test_what_scores_changes_no_generation_and_what_asks_no_score(name: str, tmp
     assert changed(f"evaluation/scoring/{kind}.py", "    return Verdict(", "    return (0, Verdict)[1](") == (0, 1)
     assert changed(f"evaluation/requests/{kind}.py", '"completion": ', '"completion": 0 + ') == (1, 0)
     assert changed("evaluation/scoring/verdict.py", "correct: bool | None = None", "correct: bool | None = True") == (0, 1)
-    assert changed("evaluation/answers.py", "_DECIMALS = 5", "_DECIMALS = 6") == (0, kind == "generation")
+    assert changed("evaluation/equality.py", "_LONGEST = 1000", "_LONGEST = 999") == (0, kind == "generation")
 
 
 def test_scoring_reaches_no_engine_and_no_model():
