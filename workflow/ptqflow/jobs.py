@@ -6,6 +6,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
 def _local_files(source: Source) -> list[Path]:
     """The local files that hold the rows of a source; a hub source's revision says it already."""
     return data_files(source) if source.local is not None else []
+
+
+def _who(variant: str) -> dict[str, str]:
+    """Recipe and form of a variant; the baseline has no form."""
+    recipe, _, form = variant.partition(".")
+    return {"recipe": recipe} | ({"form": form} if form else {})
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Jobs:
 
     def measure(self, timing: str) -> str:
         """Settings of `measure`."""
-        return canonical_json(self.study.latency[timing].model_dump(mode="json"))
+        return canonical_json(self.study.latency[timing].asked())
 
     def measure_code(self, timing: str, variant: str) -> str:
         """Digest of `measure` with the engine it times and what the variant's recipe names."""
@@ -161,24 +168,23 @@ class Jobs:
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
-        for model, entry in study.models.items():
-            place = {"platform": platform, "model": model}
+        for model in study.models:
+            place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
-            for recipe, form in study.checkpoints(architecture_of(study, model)):
+            for recipe, form in study.checkpoints(architecture):
                 who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
                 yield "checkpoints", who, paths.checkpoint(platform, model, variant)
                 yield "verification", who, paths.verification(platform, model, variant)
-            for variant in study.variants():
-                recipe, _, form = variant.partition(".")
-                who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                for engine, task, seed in study.runs():
-                    path = paths.scores(platform, model, variant, engine, task, seed)
-                    yield "scores", who | {"engine": engine, "task": task, "seed": seed}, path
-                for timing, settings in study.latency.items():
-                    path = paths.latency(platform, model, variant, settings.engine, timing)
-                    yield "latency", who | {"engine": settings.engine, "timing": timing}, path
+            for suite in study.suites.values():
+                for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
+                    path = paths.scores(platform, model, variant, suite.engine, task, seed)
+                    yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
+            for timing, entry in study.latency.items():
+                for variant in study.variants(entry.forms, architecture):
+                    path = paths.latency(platform, model, variant, entry.engine, timing)
+                    yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
             for recipe in study.chosen:
-                for chunk in range(entry.chunks):
+                for chunk in range(study.models[model].chunks):
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
@@ -230,7 +236,7 @@ class Jobs:
     def figures(self) -> list[str]:
         """Names of the figures that the study has numbers for: rows in every table that they draw from."""
         quantized = bool(self.study.chosen)
-        scored = any(self.study.tasks[task].definition.kind != "perplexity" for _, task, _ in self.study.runs())
+        scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
         rows |= {"sizes": True, "verification": quantized}
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]

@@ -18,7 +18,7 @@ rule export:
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.recipe, w.form),
     shell:
-        PTQFLOW + " export --settings {params.settings:q} --code {params.code}"
+        ptqflow(CORE) + " export --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
 
 
@@ -39,7 +39,7 @@ rule verify:
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.recipe, w.form),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} --tokens {input.tokens} --qparams {input.qparams}"
         " --fake {input.fake} --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

@@ -8,5 +8,5 @@ rule fetch:
         source=lambda w: jobs.fetch_source(w.model),
         code=code("fetch"),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " fetch --settings {params.settings:q} --code {params.code} --output {output} 2>&1 | tee {log}"

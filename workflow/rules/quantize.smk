@@ -23,7 +23,7 @@ rule quantize:
         code=lambda w: jobs.quantize_code(w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} {params.states} {input.states}"
         " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"
