@@ -35,7 +35,8 @@ PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BA
 
 wildcard_constraints:
     platform="|".join(PLATFORMS),
-    model=r"[A-Za-z0-9_-]+",
+    model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
+    rotation=r"[A-Za-z0-9_-]+",
     calibration=r"[A-Za-z0-9_-]+",
     recipe=r"[A-Za-z0-9_-]+",
     chunk=r"\d+",
