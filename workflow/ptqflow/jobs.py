@@ -135,7 +135,7 @@ class Jobs:
         return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
 
     def generate_code(self, engine: str, task: str, variant: str) -> str:
-        """Digest of `generate` with the engine, what asks of the task and what the variant's recipe names; nothing that scores."""
+        """Digest of `generate` with the engine, what asks of the task and what the recipe names; nothing that scores."""
         asking = tasks.generating(self.study.tasks[task])
         return code("generate", engines.module_of(engine), *asking, *self._reading(variant))
 

@@ -1,4 +1,4 @@
-"""Turn a model's residual stream by an orthogonal matrix Q, folded into its weights: the same function, other states (QuaRot's R1).
+"""Turn a model's residual stream by an orthogonal matrix Q, folded into its weights: the same function (QuaRot's R1).
 
     x' = x Q everywhere between blocks. RMS norms do not see a rotation, once their weights γ are folded into what reads them:
 
