@@ -416,5 +416,5 @@ def test_corrupt_calibration_is_refused(model, work, tmp_path):
     path.write_bytes(content)
     with pytest.raises(AssertionError):
         quantize(model, calibration, RTN, tmp_path)
-    with pytest.raises(ArtifactError, match="holds no hidden states"):
+    with pytest.raises(ArtifactError, match="is not a file of hidden states"):
         read_activations(work / "tokens.parquet")

@@ -64,15 +64,13 @@ def test_code_of_a_method_runs_its_recipes(study):
 
 
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
-    with open(study.root / "workflow/ptqflow/numerics/grid.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
     assert study.planned() == everything_with_a_grid
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/numerics/linalg.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
     assert study.planned() == quantized("second-order")
 
 

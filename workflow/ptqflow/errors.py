@@ -39,7 +39,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif entry["type"] == "missing":
             message = "this key is required; add it"
         elif entry["type"] == "union_tag_not_found":
-            message = "the key 'name' is required; add it (keys here replace those of a preset as a whole)"
+            message = "the key 'name' is required; add it"
         else:
             if entry["type"] in _KEYS_EXPECTED:
                 message = "keys with values belong here, {key: value, ...}"

@@ -5,6 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
@@ -24,6 +24,7 @@ from ptqflow.platforms import PLATFORMS
 from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
+from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
@@ -195,20 +196,27 @@ class Jobs:
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
+    @cached_property
+    def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
+        """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
+        return [
+            (kind, who, path, Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path))
+            for platform in PLATFORMS
+            if platform != self.study.platform
+            for kind, who, path in self._expected(platform)
+            if Path(path).is_file()
+        ]
+
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
-        """All files of this platform, and those of other platforms by the same recipes: the tables compare platforms."""
-        others = (file for name in PLATFORMS if name != self.study.platform for file in self._expected(name))
-        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file() and self._is_of_its_recipe(who)]
+        """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
+        there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
         return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
 
-    def _is_of_its_recipe(self, who: dict[str, Any]) -> bool:
-        """Whether what another platform left under a recipe's name is what the recipe says now: no job here makes it anew."""
-        if who["recipe"] == "baseline":
-            return True
-        manifest = Path(paths.checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
-        made_by = Manifest.read(manifest).origin.get("settings", {}) if manifest.is_file() else {}
-        return bool(made_by.get("recipe") == self._recipe(who["recipe"]))
+    def left_out(self) -> list[str]:
+        """What other platforms left that the tables do not show, each with the reason."""
+        mine = set(self.aggregate_inputs())
+        return [f"{path} is left out of the tables: {reason}" for *_, path, reason in self._others if reason and path not in mine]
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
@@ -223,6 +231,10 @@ class Jobs:
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
         return [path for _, _, path in self._expected(self.study.platform)]
+
+    def promised(self) -> list[str]:
+        """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
+        return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
 
     def aggregate_source(self) -> str:
         """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""

@@ -1,6 +1,6 @@
 """What to do to a model, as validated data: scheme x transform x clip x rounding, with per-layer overrides.
 
-A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys win over the preset's).
+A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys change the preset, leaf by leaf).
 Unknown keys and impossible combinations are errors before any job starts.
 """
 
@@ -79,7 +79,12 @@ class Clip(Method):
 
 
 class Rounding(Method):
-    """How weights are put on their grid (`round_weights`)."""
+    """How weights are put on their grid (`round_weights`).
+
+    `steps`: how far it may move a weight, in root mean square steps of its full range's grid (`checkpoints.distance`).
+    """
+
+    steps: ClassVar[float] = 1.0
 
     @property
     def real_zero_points(self) -> bool:

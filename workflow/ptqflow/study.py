@@ -4,7 +4,7 @@ Import-light (no torch): the Snakefile reads this at every parse, also in every 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +15,11 @@ from ptqflow import paths
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.model_config import MOST_LAYERS, read_config
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Model, Seed
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
@@ -31,9 +32,10 @@ from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
 
 class ModelEntry(Model):
@@ -43,8 +45,8 @@ class ModelEntry(Model):
     """
 
     source: ModelSource
-    chunks: AtLeastOne = 1
-    layers: AtLeastOne | None = None
+    chunks: Layers = 1
+    layers: Layers | None = None
 
     @model_validator(mode="after")
     def _layers_of_hub_model(self) -> "ModelEntry":
@@ -57,7 +59,7 @@ class Suite(Model):
     """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks."""
 
     tasks: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
     engine: Name = "transformers"
 
@@ -130,13 +132,12 @@ class Study(Model):
         """
         found = [(name, FAKE) for name in self.chosen]
         for form, recipes in self._forms().items():
-            for name in (name for name in self.chosen if isinstance(recipes, str) or name in recipes):
-                reason = refusal(form, self.recipes[name], architecture)
-                if reason is not None and recipes == "servable":
-                    continue
-                check(form, reason, name)
-                if form != FAKE:
-                    found.append((name, form))
+            asked = [name for name in self.chosen if isinstance(recipes, str) or name in recipes]
+            reasons = {name: refusal(form, self.recipes[name], architecture) for name in asked}
+            if recipes == "servable":
+                asked = [name for name in asked if reasons[name] is None]
+            _all(lambda name, form=form, reasons=reasons: check(form, reasons[name], name), asked)  # type: ignore[misc]
+            found += [(name, form) for name in asked if form != FAKE]
         return found
 
     def _forms(self) -> Mapping[str, str | list[str]]:
@@ -187,27 +188,6 @@ def load(config: Mapping[str, Any]) -> Study:
     return study
 
 
-def refuse_repeated_keys(path: str | Path) -> None:
-    """Raise ConfigError for a key that a YAML (or JSON) file states twice: its readers would keep the last one in silence."""
-    import yaml  # a requirement of Snakemake, which has read the file before
-
-    def walk(node: Any, place: str) -> None:
-        if isinstance(node, yaml.SequenceNode):
-            for entry in node.value:
-                walk(entry, place)
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = f"{place}{key.value}", key.start_mark.line + 1
-                if name in lines:
-                    raise ConfigError(f"{path}: {name} is there twice (lines {lines[name]} and {line}); rename or remove one")
-                lines[name] = line
-                walk(value, f"{name}.")
-
-    with open(path, encoding="utf-8") as file:
-        walk(yaml.compose(file, Loader=yaml.SafeLoader), "")
-
-
 @contextmanager
 def _named(key: str) -> Iterator[None]:
     """Put the key of config.yaml before what a room says of its value."""
@@ -215,6 +195,8 @@ def _named(key: str) -> Iterator[None]:
         yield
     except PtqflowError as error:
         raise type(error)(f"config.yaml: {key}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"config.yaml: {key}: {error.strerror or error}; correct the path or its permissions") from None
 
 
 def _check_architecture(study: Study, name: str) -> None:
@@ -229,8 +211,35 @@ def _check_architecture(study: Study, name: str) -> None:
         return
     if architecture["num_hidden_layers"] != layers:
         raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
-    for recipe in study.chosen:
-        check_recipe(study.recipes[recipe], architecture, recipe, name)
+    _all(lambda recipe: check_recipe(study.recipes[recipe], architecture, recipe, name), study.chosen)
+    _check_positions(study, name, architecture.get("max_position_embeddings"))
+
+
+def _check_positions(study: Study, name: str, positions: int | None) -> None:
+    """Windows of calibration and of perplexity are no longer than the model has positions."""
+    if positions is None:
+        return
+    used = dict.fromkeys([study.calibration_of(recipe) for recipe in study.chosen])
+    lengths = [(f"calibrations.{c}.sequence_length", study.calibrations[c].sequence_length) for c in used]
+    tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
+    lengths += [(f"tasks.{task}.window", study.tasks[task].protocol.get("window", 0)) for task in tasks]
+    for key, length in lengths:
+        if length > positions:
+            raise ConfigError(
+                f"config.yaml: {key}: windows of {length} tokens, but model {name} has {positions} positions; use fewer tokens"
+            )
+
+
+def _all(check: Callable[[str], None], recipes: Iterable[str]) -> None:
+    """Check every recipe. Raises one ConfigError that names all that do not fit."""
+    complaints = []
+    for recipe in recipes:
+        try:
+            check(recipe)
+        except ConfigError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ConfigError("; ".join(complaints))
 
 
 def layers_of(study: Study, model: str) -> int:
@@ -249,7 +258,7 @@ def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     path = folder / "config.json"
     if source.path is None and not _is_fetched(folder / MANIFEST, source):
         return None
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return read_config(folder) if path.is_file() else None
 
 
 def _is_fetched(manifest: Path, source: ModelSource) -> bool:
@@ -264,7 +273,11 @@ def schema() -> dict[str, Any]:
     data = Study.model_json_schema()
     recipe = data["$defs"]["Recipe"]
     recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
-    recipe["required"].remove("scheme")  # a preset brings one
+    recipe["required"].remove("scheme")  # a preset brings what an entry leaves out, down to the leaves
+    scheme = [data["$defs"][name] for name in ("WeightArgs", "ActivationArgs", "CacheArgs")]
+    parts = [method for part in ("transform", "clip", "rounding") for method in recipe["properties"][part]["anyOf"]]
+    for model in (*scheme, *parts):
+        model.pop("required", None)
     for kind, task in KINDS.items():  # so that one of them fits, with its keys
         data["$defs"][task.__name__]["properties"]["benchmark"] |= {"enum": benchmarks_of(kind)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}

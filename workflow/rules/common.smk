@@ -1,20 +1,18 @@
 # The study, read once; how a stage is called.
 import fcntl
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-
 from ptqflow import paths
 from ptqflow.environment import VARIABLES
-from ptqflow.errors import PtqflowError
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
-from ptqflow.study import load, refuse_repeated_keys
+from ptqflow.study import load
 
 try:
     for file in workflow.configfiles:
-        refuse_repeated_keys(file)
+        check_configfile(file)
     study = load(config)
+    paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 

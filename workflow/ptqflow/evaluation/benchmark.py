@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.items import Item
@@ -28,6 +29,11 @@ def known_benchmarks() -> list[str]:
     )
 
 
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that hold something: null would become the text "None" where a benchmark reads it."""
+    return {key: value for key, value in row.items() if value is not None and not (isinstance(value, list) and None in value)}
+
+
 def load_items(task: str, benchmark: str, source: Source, limit: int | None = None) -> list[Item]:
     """The items of a task in file order, the first `limit`. Raises ArtifactError when there are none, and for odd rows."""
     from ptqflow.artifacts.datasets import load_rows
@@ -39,7 +45,7 @@ def load_items(task: str, benchmark: str, source: Source, limit: int | None = No
     items: list[Item] = []
     for index, row in enumerate(rows[:limit]):
         try:
-            items.append(read(row, index))
+            items.append(read(_present(row), index))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {task}: row {index} of {source.label} is not a row of {benchmark} "

@@ -33,6 +33,12 @@ class GenerationItem:
     problem: str
     gold: str
 
+    def __post_init__(self) -> None:
+        if self.gold.strip() in ("", "None", "nan"):
+            raise ValueError("it has no answer")
+        if not isinstance(self.problem, str) or not self.problem.strip():
+            raise ValueError("it has no text to ask")
+
     @property
     def prompt(self) -> str:
         """The user's turn: the problem, then the instruction of the DeepSeek-R1 protocol."""
@@ -55,8 +61,8 @@ class ChoiceItem:
 
     def __post_init__(self) -> None:
         choices = max(len(self.contexts), len(self.continuations)) if self.continuations else 0
-        if not 0 <= self.gold < choices:
-            raise ValueError(f"answer {self.gold} is no index of {choices} choices")
+        if type(self.gold) is not int or not 0 <= self.gold < choices:
+            raise ValueError(f"answer {self.gold!r} is no index of {choices} choices")
 
     @property
     def alternatives(self) -> tuple[tuple[str, str], ...]:
@@ -73,6 +79,10 @@ class TextItem:
 
     id: str
     text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"its text is a {type(self.text).__name__}")
 
 
 Item = GenerationItem | ChoiceItem | TextItem

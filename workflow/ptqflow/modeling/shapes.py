@@ -47,6 +47,10 @@ def kronecker_sides(site: str, channels: int, head_dim: int, shards: int) -> tup
     return (width // head_dim, head_dim) if site == "o" else kronecker_split(width)
 
 
+def _few(numbers: list[int]) -> str:
+    return f"{numbers[:5]}" + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
 def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, model_name: str) -> None:
     """Refuse a recipe that does not fit a model, before any job. Raises ConfigError naming key, model and remedy."""
     try:
@@ -58,7 +62,7 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
     for override in recipe.overrides:
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
         if beyond:
-            raise ConfigError(f"{where}overrides name layers {beyond}, but model {model_name} has layers 0 to {layers - 1}")
+            raise ConfigError(f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}")
     if config["num_attention_heads"] % shards or config["intermediate_size"] % shards:
         raise ConfigError(
             f"{where}input_shards {shards} does not divide the {config['num_attention_heads']} attention heads and "

@@ -11,6 +11,7 @@ class GptqRounding(Rounding):
     """Column by column with second-order error feedback (GPTQ, algorithm 1), static groups."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    steps: ClassVar[float] = 3.0
 
     name: Literal["gptq"]
     dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Model, Seed
 from ptqflow.recipes import Need, Recipe, SiteName, Transform
 
 
@@ -42,7 +42,7 @@ class FlatQuantTransform(Transform):
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def online_sites(self) -> list[SiteName]:
