@@ -165,7 +165,7 @@ def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
     other = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"name": "smoothquant"}}).transform
     assert other.sites == ["qkv", "gate_up"] == type(other)(name="smoothquant").sites
     plain = resolve({"preset": "gptq-w4a16", "clip": {"name": "none"}, "rounding": {"name": "rtn"}}).methods()
-    assert [method.name for method in plain] == ["none", "none", "rtn"]
+    assert [method.name for method in plain] == ["none", "none", "none", "rtn"]
     assert resolve({"preset": "rtn-w4a4kv4", "scheme": {"kv_cache": None}}).scheme.kv_cache is None
     assert resolve({"preset": "flatquant-w4a4-ascend", "overrides": []}).overrides == []
     with pytest.raises(ValueError, match="give group_size: null"):

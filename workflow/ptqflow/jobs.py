@@ -15,12 +15,14 @@ from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.models import source_files
+from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.platforms import PLATFORMS
+from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
@@ -66,6 +68,18 @@ class Jobs:
         path = self.study.models[model].source.path
         return fingerprint(Path(path) / name for name in source_files(path)) if path is not None else ""
 
+    def _rotation(self, label: str) -> Rotation:
+        return next(entry.rotation for entry in self.study.recipes.values() if entry.rotation.label == label)
+
+    def rotate(self, rotation: str) -> str:
+        """Settings of `rotate`."""
+        return canonical_json({"rotation": self._rotation(rotation).model_dump(mode="json")})
+
+    def rotate_code(self, rotation: str) -> str:
+        """Digest of `rotate` with the rotation it makes."""
+        name = self._rotation(rotation).name
+        return code("rotate", settings_module("rotation", name), f"methods.rotations.{name}")
+
     def tokens(self, calibration: str) -> str:
         """Settings of `tokens`."""
         return canonical_json(self.study.calibrations[calibration].model_dump(mode="json", exclude_none=True))
@@ -75,8 +89,8 @@ class Jobs:
         return fingerprint(_local_files(self.study.calibrations[calibration].source))
 
     def collect(self, model: str) -> str:
-        """Settings of `collect`."""
-        return canonical_json({"chunks": self.study.models[model].chunks})
+        """Settings of `collect` on `model`, or on `model.rotation`."""
+        return canonical_json({"chunks": self.study.models[model.partition(".")[0]].chunks})
 
     def layers(self, model: str, chunk: int) -> range:
         """The decoder blocks of a chunk."""
@@ -129,7 +143,7 @@ class Jobs:
         return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
 
     def generate_code(self, engine: str, task: str, variant: str) -> str:
-        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        """Digest of `generate` with the engine, what asks of the task and what the recipe names; nothing that scores."""
         asking = tasks.generating(self.study.tasks[task])
         return code("generate", engines.module_of(engine), *asking, *self._reading(variant))
 

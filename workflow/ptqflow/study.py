@@ -159,6 +159,11 @@ class Study(Model):
         """Form -> `all`, `servable` or names of recipes."""
         return dict.fromkeys(self.forms, "all") if isinstance(self.forms, list) else dict(self.forms)
 
+    def source_of(self, model: str, recipe: str) -> str:
+        """The model that a recipe quantizes: `model`, or `model.rotation`."""
+        label = self.recipes[recipe].rotation.label
+        return f"{model}.{label}" if label else model
+
     def calibration_of(self, recipe: str) -> str:
         """Name of the calibration set that a recipe uses."""
         return self.recipes[recipe].calibration or self.calibration

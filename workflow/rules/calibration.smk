@@ -1,6 +1,6 @@
 rule tokens:
     input:
-        model=paths.model(),
+        model=lambda w: paths.model(w.model),
     output:
         paths.tokens(),
     log:
@@ -16,7 +16,7 @@ rule tokens:
 
 rule collect:
     input:
-        model=paths.model(),
+        model=lambda w: paths.model(w.model),
         tokens=paths.tokens(),
     output:
         paths.calibration(),

@@ -6,9 +6,14 @@ def qparams(w):
     ]
 
 
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
 rule export:
     input:
-        model=paths.model(),
+        model=source,
         qparams=qparams,
     output:
         paths.checkpoint(),
@@ -24,8 +29,10 @@ rule export:
 
 rule verify:
     input:
-        model=paths.model(),
-        tokens=lambda w: paths.tokens(w.model, study.calibration_of(w.recipe)),
+        model=source,
+        tokens=lambda w: paths.tokens(
+            study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+        ),
         qparams=qparams,
         fake=paths.checkpoint(variant="{recipe}.fake"),
         checkpoint=paths.checkpoint(),

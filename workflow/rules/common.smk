@@ -47,7 +47,8 @@ def python_of(w):
 
 wildcard_constraints:
     platform="|".join(PLATFORMS),
-    model=r"[A-Za-z0-9_-]+",
+    model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
+    rotation=r"[A-Za-z0-9_-]+",
     calibration=r"[A-Za-z0-9_-]+",
     recipe=r"[A-Za-z0-9_-]+",
     chunk=r"\d+",
