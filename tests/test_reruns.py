@@ -51,14 +51,14 @@ def test_nothing_runs_when_nothing_changed(study):
 
 
 def test_comments_docstrings_and_formatting_run_nothing(study):
-    study.edit("workflow/ptqflow/methods/gptq.py", '"""', '"""Another first line.\n\n')
-    with open(study.root / "workflow/ptqflow/methods/rtn.py", "a") as file:
+    study.edit("workflow/ptqflow/methods/roundings/gptq.py", '"""', '"""Another first line.\n\n')
+    with open(study.root / "workflow/ptqflow/methods/roundings/rtn.py", "a") as file:
         file.write("\n# a comment\n")
     assert study.planned() == set()
 
 
 def test_code_of_a_method_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/methods/gptq.py", "a") as file:
+    with open(study.root / "workflow/ptqflow/methods/roundings/gptq.py", "a") as file:
         file.write("\nNEW_CONSTANT = 1\n")
     assert study.planned() == quantized("second-order")
 
