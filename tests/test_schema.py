@@ -61,6 +61,14 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "recipes.x.overrides.0: changes nothing; give weights",
         ),
         ({"recipes": {"x": {"preset": "rtn-w8a8", "transform": {"sites": ["qkv"]}}}}, "the key 'name' is required"),
+        (
+            {"suites": {"s": {"tasks": ["text"], "engine": "vlm"}}},
+            "suites.s.engine: engine 'vlm' is unknown; use one of transformers",
+        ),
+        (
+            {"suites": {"s": {"tasks": ["text"]}, "t": {"tasks": ["text"], "engine": "transformers"}}},
+            "suites.t: task text at seed 0 is in suites.s already; drop one",
+        ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
     ],
