@@ -21,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interrupt import environment, stage_command
 from model_folder import write_model
-from ptqflow.artifacts import hashing
+from ptqflow.artifacts import hashing, schemas
 from ptqflow.artifacts.activations import read_activations, write_activations
 from ptqflow.artifacts.atomic import atomic_path, canonical_json, write_json, write_text
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
-from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, write_rows, write_table
+from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, versioned, write_rows, write_table
 from ptqflow.checkpoints.writer import remove_old_weights
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.weights import gather_safetensors, open_safetensors, save_safetensors
@@ -284,6 +284,26 @@ def test_tables_of_another_schema_are_refused_when_written_and_when_read(tmp_pat
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(ArtifactError, match=message):
         read_table(tmp_path / "t.parquet", TOKENS)
+
+
+def test_a_table_of_another_version_is_refused_by_name(tmp_path):
+    """Columns may be the same and mean something else: the version says so."""
+    path, columns = tmp_path / "t.parquet", [column("count", pa.int64(), "how many")]
+    old, new = (versioned("counts", version, columns) for version in (1, 2))
+    write_rows(path, old, [{"count": 1}], {})
+    assert read_table(path, old).to_pylist() == [{"count": 1}]
+    with pytest.raises(ArtifactError, match=r"t\.parquet is of schema counts 1, here counts 2 is read; delete it and run"):
+        read_table(path, new, ["count"])
+    write_rows(path, pa.schema(columns), [{"count": 1}], {})  # of the time before versions: its columns decide
+    assert read_table(path, new).to_pylist() == [{"count": 1}]
+    with pytest.raises(ArtifactError, match=r"expected .* delete it and run the stage that makes it"):
+        read_table(path, versioned("counts", 2, [*columns, column("more", pa.int64(), "new")]))
+
+
+def test_every_declared_schema_names_its_version():
+    declared = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
+    assert {"GENERATIONS", "SAMPLES", "ACCURACY"} <= declared.keys()
+    assert all(value.metadata[b"schema"].decode().split()[0] == name.lower() for name, value in declared.items())
 
 
 def test_an_unreadable_table_is_refused_by_name(tmp_path):

@@ -62,11 +62,12 @@ def test_same_tables_give_the_same_picture(tables, tmp_path):
 def test_one_item_one_block_one_batch_can_be_drawn(figure, tmp_path):
     """The smallest study: a single recipe with a single sample and single points."""
     study = SyntheticStudy(tmp_path)
-    for recipe in ("baseline", "rtn"):
+    packed = {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16}
+    for recipe, sizes in (("baseline", {}), ("rtn-w4a16", packed)):
+        study.exported(identity(recipe), sizes)
         study.scored(identity(recipe), [sample("arithmetic", "a", True)])
         study.measured(identity(recipe), 0.0)
-        study.exported(identity(recipe), {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16} if recipe == "rtn" else {})
-    study.quantized(identity("rtn"), 0.1)
+    study.quantized(identity("rtn-w4a16"), 0.1)
     assert main(study.arguments(tmp_path / "tables")) == 0
     assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 0
     assert "NaN" not in (tmp_path / "f.svg").read_text()

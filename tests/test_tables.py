@@ -264,10 +264,10 @@ def test_a_sample_given_twice_is_refused():
 
 def test_overlapping_chunks_are_refused(tmp_path):
     study = SyntheticStudy(tmp_path)
-    study.quantized(identity("rtn"), 0.1)
-    chunk = layer_error.Chunk(platform="cpu", model="demo", recipe="rtn", chunk=0)
+    study.quantized(identity("rtn-w4a16"), 0.1)
+    chunk = layer_error.Chunk(platform="cpu", model="demo", recipe="rtn-w4a16", chunk=0)
     table = read_table(study.paths["diagnostics"][0], pa.schema([LAYER_ERROR.field(i) for i in range(4, len(LAYER_ERROR))]))
-    with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn/chunk=0"):
+    with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn-w4a16/chunk=0"):
         layer_error.build([(chunk, table), (chunk.model_copy(update={"chunk": 1}), table)])
 
 

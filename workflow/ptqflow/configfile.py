@@ -5,6 +5,8 @@ two equal keys in silence, and a few lines of aliases stand for more values than
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ def read(path: str | Path) -> dict[str, Any]:
     import yaml  # a requirement of Snakemake
 
     check(path)
-    with open(path, encoding="utf-8") as file:
-        value = yaml.safe_load(file)
+    with _explained(path):
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"{path}: keys with values belong here, key: value, one a line")
     return dict(value or {})
@@ -34,7 +36,7 @@ def check(path: str | Path) -> None:
     """Raise ConfigError for a file that is no YAML, runs code, states a key twice, or whose aliases unfold without end."""
     import yaml
 
-    try:
+    with _explained(path):
         text = Path(path).read_text(encoding="utf-8")
         if len(text) > _MOST_CHARACTERS:
             raise ConfigError(f"{path} has {len(text)} characters, more than any study needs; correct the path")
@@ -45,9 +47,18 @@ def check(path: str | Path) -> None:
                 raise ConfigError(f"{path} is nested more than {_DEEPEST} levels deep, and no study is; correct it")
         if (root := yaml.compose(text, Loader=yaml.SafeLoader)) is not None:
             _walk(root, str(path), "", {}, set())
+
+
+@contextmanager
+def _explained(path: str | Path) -> Iterator[None]:
+    """What the system and YAML's reader say of a file, as a ConfigError."""
+    import yaml
+
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); correct the path or its permissions") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:  # its constructors let some of Python's through
         raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())}); correct it") from None
 
 

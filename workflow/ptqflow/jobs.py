@@ -5,6 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
@@ -22,6 +22,7 @@ from ptqflow.evaluation import tasks
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
+from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
@@ -86,7 +87,8 @@ class Jobs:
 
     def quantize_code(self, recipe: str) -> str:
         """Digest of `quantize` with the methods that the recipe runs, and no others."""
-        return code("quantize", *(f"methods.{name}" for name in self.study.recipes[recipe].methods()))
+        entry = self.study.recipes[recipe]
+        return code("quantize", *entry.settings_modules(), *entry.algorithm_modules())
 
     def export(self, recipe: str, form: str) -> str:
         """Settings of `export`."""
@@ -114,9 +116,15 @@ class Jobs:
         """Fingerprint of the local data of a task."""
         return fingerprint(_local_files(self.study.tasks[task].source))
 
-    def generate_code(self, engine: str, task: str) -> str:
-        """Digest of `generate` with the engine and what asks of the task, and nothing that scores."""
-        return code("generate", engines.module_of(engine), *tasks.generating(self.study.tasks[task]))
+    def _reading(self, variant: str) -> list[str]:
+        """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
+        recipe = variant.partition(".")[0]
+        return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
+
+    def generate_code(self, engine: str, task: str, variant: str) -> str:
+        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        asking = tasks.generating(self.study.tasks[task])
+        return code("generate", engines.module_of(engine), *asking, *self._reading(variant))
 
     def score(self, task: str) -> str:
         """Settings of `score`."""
@@ -131,13 +139,13 @@ class Jobs:
         """Settings of `measure`."""
         return canonical_json(self.study.latency[timing].model_dump(mode="json"))
 
-    def measure_code(self, timing: str) -> str:
-        """Digest of `measure` with the engine it times."""
-        return code("measure", engines.module_of(self.study.latency[timing].engine))
+    def measure_code(self, timing: str, variant: str) -> str:
+        """Digest of `measure` with the engine it times and what the variant's recipe names."""
+        return code("measure", engines.module_of(self.study.latency[timing].engine), *self._reading(variant))
 
-    def export_code(self, form: str) -> str:
-        """Digest of `export` with the modules of this form."""
-        return code("export", *checkpoints.modules_of(form))
+    def export_code(self, recipe: str, form: str) -> str:
+        """Digest of `export` with the modules of this form and what the recipe names."""
+        return code("export", *checkpoints.modules_of(form), *self.study.recipes[recipe].settings_modules())
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
@@ -147,7 +155,8 @@ class Jobs:
     def verify_code(self, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
-        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
+        reading = self.study.recipes[recipe].settings_modules()
+        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
@@ -173,20 +182,27 @@ class Jobs:
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
+    @cached_property
+    def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
+        """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
+        return [
+            (kind, who, path, Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path))
+            for platform in PLATFORMS
+            if platform != self.study.platform
+            for kind, who, path in self._expected(platform)
+            if Path(path).is_file()
+        ]
+
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
-        """All files of this platform, and those of other platforms by the same recipes: the tables compare platforms."""
-        others = (file for name in PLATFORMS if name != self.study.platform for file in self._expected(name))
-        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file() and self._is_of_its_recipe(who)]
+        """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
+        there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
         return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
 
-    def _is_of_its_recipe(self, who: dict[str, Any]) -> bool:
-        """Whether what another platform left under a recipe's name is what the recipe says now: no job here makes it anew."""
-        if who["recipe"] == "baseline":
-            return True
-        manifest = Path(paths.checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
-        made_by = Manifest.read(manifest).origin.get("settings", {}) if manifest.is_file() else {}
-        return bool(made_by.get("recipe") == self._recipe(who["recipe"]))
+    def left_out(self) -> list[str]:
+        """What other platforms left that the tables do not show, each with the reason."""
+        mine = set(self.aggregate_inputs())
+        return [f"{path} is left out of the tables: {reason}" for *_, path, reason in self._others if reason and path not in mine]
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""

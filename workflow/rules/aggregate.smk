@@ -1,3 +1,9 @@
+# What another platform left and this study does not ask for is named, not mixed in.
+if workflow.is_main_process:
+    for left_out in jobs.left_out():
+        print(left_out, file=sys.stderr)
+
+
 rule aggregate:
     input:
         jobs.aggregate_inputs(),

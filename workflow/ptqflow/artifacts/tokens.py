@@ -2,6 +2,7 @@
 
 import math
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +34,9 @@ def tokens_are_of(path: str | os.PathLike[str], model: Manifest) -> None:
     if metadata:
         asked = {"model": {name: entry.sha256 for name, entry in model.files.items()}}
         refuse_others(path, metadata, asked, "run tokens again with this model")
+
+
+def calibration_set(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the sequences at `path` were drawn from and how: settings, and sha256 of the local data by path."""
+    metadata = read_metadata(path)
+    return {"settings": metadata.get("settings"), "data": metadata.get("inputs", {}).get("data", {})}

@@ -29,14 +29,9 @@ def known_benchmarks() -> list[str]:
     )
 
 
-class _Present(dict[str, Any]):
-    """A row whose columns hold something where a benchmark reads them: null would become the text "None"."""
-
-    def __getitem__(self, key: str) -> Any:
-        value = super().__getitem__(key)
-        if value is None or (isinstance(value, list) and None in value):
-            raise ValueError(f"{key} is null")
-        return value
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that hold something: null would become the text "None" where a benchmark reads it."""
+    return {key: value for key, value in row.items() if value is not None and not (isinstance(value, list) and None in value)}
 
 
 def load_items(task: str, benchmark: str, source: Source, limit: int | None = None) -> list[Item]:
@@ -50,7 +45,7 @@ def load_items(task: str, benchmark: str, source: Source, limit: int | None = No
     items: list[Item] = []
     for index, row in enumerate(rows[:limit]):
         try:
-            items.append(read(_Present(row), index))
+            items.append(read(_present(row), index))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {task}: row {index} of {source.label} is not a row of {benchmark} "

@@ -27,11 +27,11 @@ from ptqflow.artifacts.schemas import (
     VERIFICATION,
     VERIFICATION_SUMMARY,
 )
-from ptqflow.artifacts.tables import read_table, to_table, write_table
+from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
-from ptqflow.reporting import accuracy, accuracy_table, catalogue, latency, layer_error, render, sizes, verification
+from ptqflow.reporting import accuracy, accuracy_table, catalogue, latency, layer_error, origins, render, sizes, verification
 from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
 
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
@@ -86,6 +86,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
+    _check_origins(settings, args, manifests)
     cache = HashCache()
     inputs = {str(path): cache.sha256(path) for path in paths}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
@@ -112,3 +113,18 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
     print(render.markdown(grids[:1]))
+
+
+def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:
+    """Refuse files that were not made from the checkpoints they are shown beside, or not asked alike."""
+    checkpoints = {entry: (path, found) for path, (entry, found) in zip(args.checkpoints, manifests, strict=True)}
+    origins.of_one_study(checkpoints)
+    scores = [(entry, path, read_metadata(path)) for entry, path in zip(settings.scores, args.scores, strict=True)]
+    origins.asked_alike(scores)
+    for entry, path, metadata in scores:
+        origins.of_checkpoint(entry, path, metadata.get("generated", {}), checkpoints)
+    for kind in ("latency", "verification"):
+        for entry, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
+            origins.of_checkpoint(entry, path, read_metadata(path), checkpoints)
+    for chunk, path in zip(settings.diagnostics, args.diagnostics, strict=True):
+        origins.of_chunk(chunk, path, read_metadata(path), checkpoints)

@@ -22,7 +22,7 @@ from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import numbers, repeated, write_table
-from ptqflow.artifacts.tokens import read_tokens, tokens_are_of
+from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.chunks import chunk_layers
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
@@ -71,6 +71,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         bfloat16=device.multiplies_bfloat16,
         inputs=inputs,
     )
+    origin["calibration_set"] = calibration_set(args.tokens)
     starts = {chunk.start: k for k, chunk in enumerate(chunks)}
     tables = []
     args.output.unlink(missing_ok=True)

@@ -60,6 +60,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["calibration"] = tokens
+    origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):
         origin["fallbacks"] = found
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
@@ -84,7 +85,7 @@ def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str
         for linear in LINEARS:
             elements = shapes[linear][0] * shapes[linear][1]
             if (args := recipe.weights(layer, linear)) is not None:
-                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear))
+                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear), recipe.rounding.real_zero_points)
             else:
                 total += elements * weights.header(f"{linear_prefix(layer, linear)}.weight")[0].itemsize
             count += elements

@@ -17,7 +17,7 @@ from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_metadata, write_rows
-from ptqflow.artifacts.tokens import read_tokens, tokens_are_of
+from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
@@ -69,6 +69,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
+    collected = Manifest.read(args.calibration).origin if args.calibration is not None else None
+    origin["calibration_set"] = calibration_set(args.tokens) if collected is None else collected.get("calibration_set")
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
     with (

@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.datasets import load_rows
+from ptqflow.artifacts.datasets import data_files, load_rows
+from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import INDEX, description_files
@@ -61,11 +62,13 @@ def run(settings: Settings, args: Namespace) -> None:
             f"{settings.sequence_length}; windows are drawn with replacement and may overlap",
             file=sys.stderr,
         )
+    files = data_files(settings.source) if settings.source.local is not None else []  # of a hub's, the revision says it
+    data = {str(file): sha256(file) for file in files}
     metadata = provenance(
         "tokens",
         settings.model_dump(mode="json"),
         args.code or "",
-        inputs={"model": {name: manifest.files[name].sha256 for name in read}},
+        inputs={"model": {name: manifest.files[name].sha256 for name in read}, "data": data},
         stream_tokens=len(stream.tokens),
         stream_rows=len(stream.ids),
         mean_completion_tokens=stream.mean_completion_tokens,
