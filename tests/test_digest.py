@@ -129,6 +129,12 @@ def test_a_new_import_extends_the_closure(root):
     assert "ptqflow.methods.helpers.grid" in closure("ptqflow.stages.plot", root=root)
 
 
+def test_a_module_imported_for_its_effects_counts_whole(root):
+    (root / "effects.py").write_text("def register():\n    return 1\n")
+    (root / "stages/plot.py").write_text("from ptqflow import effects\n\nX = 1\n")
+    assert changed(root, "effects.py", "def register():\n    return 2\n") == {"stages.plot"}
+
+
 USERS = {
     "a constant": ("X = {}\n", "X", "Y = 2\n"),
     "a function": ("def X():\n    return {}\n", "X()", "def Y():\n    return 1\n"),
@@ -187,9 +193,10 @@ def test_texts_for_people_are_neutral_and_what_runs_is_not(root, before, after, 
 
 def test_a_column_of_a_table_changes_only_those_that_name_the_table():
     source = (ROOT / "artifacts/schemas.py").read_text()
-    assert source.count("LATENCY = pa.schema(\n    [\n") == 1
+    assert source.count('LATENCY = versioned(\n    "latency",\n    1,\n    [\n') == 1
     with_column = source.replace(
-        "LATENCY = pa.schema(\n    [\n", "LATENCY = pa.schema(\n    [\n        column('more', f64, 'm'),\n"
+        'LATENCY = versioned(\n    "latency",\n    1,\n    [\n',
+        "LATENCY = pa.schema(\n    [\n        column('more', f64, 'm'),\n",
     )
     assert stages_changed_by("artifacts/schemas.py", with_column) == {"measure", "aggregate"}
 
@@ -254,7 +261,7 @@ def test_what_scores_changes_no_generation_and_what_asks_no_score(name: str, tmp
     assert changed(f"evaluation/scoring/{kind}.py", "    return Verdict(", "    return (0, Verdict)[1](") == (0, 1)
     assert changed(f"evaluation/requests/{kind}.py", '"completion": ', '"completion": 0 + ') == (1, 0)
     assert changed("evaluation/scoring/verdict.py", "correct: bool | None = None", "correct: bool | None = True") == (0, 1)
-    assert changed("evaluation/answers.py", "_DECIMALS = 5", "_DECIMALS = 6") == (0, kind == "generation")
+    assert changed("evaluation/equality.py", "_LONGEST = 1000", "_LONGEST = 999") == (0, kind == "generation")
 
 
 def test_scoring_reaches_no_engine_and_no_model():

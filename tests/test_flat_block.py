@@ -3,8 +3,9 @@
 import pytest
 import torch
 from ptqflow.devices.device import select
-from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods import flat_block
 from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.transforms import flatquant
 from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, module_name, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import deployed

@@ -243,7 +243,9 @@ def test_a_collapsed_model_generates_nothing_and_is_not_scored(tmp_path: Path, c
     assert {row["finish_reason"] for row in read_table(generations, GENERATIONS).to_pylist()} == {"not_finite"}
     scored = read_table(samples, SAMPLES).to_pylist()
     assert {(row["correct"], row["extracted"]) for row in scored} == {(None, None)}
-    assert "4 of 4 rows have no verdict: the model's logits are not finite" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert "sums: the model's logits are not finite in 4 of 4 rows" in said
+    assert "4 of 4 rows have no verdict: the model's logits are not finite" in said
 
 
 def test_a_row_whose_logits_are_no_numbers_leaves_the_others_alone(

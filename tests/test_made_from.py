@@ -284,7 +284,7 @@ def test_a_fallback_is_said_in_log_card_and_table(made, tmp_path, monkeypatch, c
     recipe = resolve({"preset": "gptq-w4a16", "scheme": {"weights": SMALL}})
     whole = export(model, quantize(model, calibration, recipe, tmp_path / "whole", 2), recipe, tmp_path / "fake-whole")
     assert "recipe says" not in capsys.readouterr().err + (whole / "README.md").read_text()
-    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
+    monkeypatch.setattr("ptqflow.methods.roundings.gptq.damped_cholesky", lambda *_: None)
     qparams = quantize(model, calibration, recipe, tmp_path / "q", 2)
     assert "7 of 8 linears and blocks not as the recipe says: rtn: the Hessian could not" in capsys.readouterr().err
     fake = export(model, qparams, recipe, tmp_path / "fake")

@@ -11,9 +11,9 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
-from ptqflow.methods import gptq
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.methods.rounding import Target
+from ptqflow.methods.roundings import gptq
 from ptqflow.modeling.architectures import SITES, linear_prefix
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
@@ -361,7 +361,7 @@ def test_cache_only_recipe_keeps_all_weights(model, calibration, work):
 
 
 def test_a_hessian_without_factor_is_a_recorded_fallback(model, calibration, work, monkeypatch):
-    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
+    monkeypatch.setattr("ptqflow.methods.roundings.gptq.damped_cholesky", lambda *_: None)
     (path,) = quantize(model, calibration, GPTQ4, work / "fallback")
     rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
     linears = rows[rows.module != "block"]

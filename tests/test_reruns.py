@@ -51,28 +51,26 @@ def test_nothing_runs_when_nothing_changed(study):
 
 
 def test_comments_docstrings_and_formatting_run_nothing(study):
-    study.edit("workflow/ptqflow/methods/gptq.py", '"""', '"""Another first line.\n\n')
-    with open(study.root / "workflow/ptqflow/methods/rtn.py", "a") as file:
+    study.edit("workflow/ptqflow/methods/roundings/gptq.py", '"""', '"""Another first line.\n\n')
+    with open(study.root / "workflow/ptqflow/methods/roundings/rtn.py", "a") as file:
         file.write("\n# a comment\n")
     assert study.planned() == set()
 
 
 def test_code_of_a_method_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/methods/gptq.py", "a") as file:
+    with open(study.root / "workflow/ptqflow/methods/roundings/gptq.py", "a") as file:
         file.write("\nNEW_CONSTANT = 1\n")
     assert study.planned() == quantized("second-order")
 
 
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
-    with open(study.root / "workflow/ptqflow/numerics/grid.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
     assert study.planned() == everything_with_a_grid
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/numerics/linalg.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
     assert study.planned() == quantized("second-order")
 
 

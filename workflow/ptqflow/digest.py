@@ -3,8 +3,9 @@
 The unit is a definition: a function, a class or a constant at the top of a module. From the modules of a job, names are followed
 from definition to definition inside this package; what no name leads to changes nothing. sha256 is over canonical syntax trees.
 Neutral in them are comments, docstrings, formatting; the literal text of what is raised, printed, logged or reported as progress;
-that of `help` and `description`. Imports count where their names are used. Other statements that are no definitions (an `if`, a
-call) run with any import of their module, so they count always.
+that of `help` and `description`. Imports count where their names are used; a module that is imported and not named again is there
+for its effects, so all of it counts. Other statements that are no definitions (an `if`, a call) run with any import of their
+module, and count always.
 
 Modules are parsed, never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks
 names those modules, and all in them counts; of `module:name`, only what that definition reaches (a benchmark's file says what is
@@ -140,13 +141,15 @@ def _parsed(name: str, path: Path, root: Path, stamp: tuple[int, int]) -> _Modul
     local = {key: frozenset({(name, key)}) for key in statements if key != RUN}
     names = {alias: frozenset(targets) for alias, targets in imported.items()}
     origins = _origins(tree)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for_effect = {(f"{m}.{n}", ALL) for alias in imported.keys() - used for m, n in imported[alias] if _file(f"{m}.{n}", root)}
     parts = {}
     for key, found in statements.items():
         targets = {target for statement in found for target in _targets(statement, names | local, name, path, root)}
         own = [statement for statement in found if not isinstance(statement, ast.Import | ast.ImportFrom)]
         words = {node.id for statement in own for node in ast.walk(statement) if isinstance(node, ast.Name)}
         content = [_canonical(statement) for statement in own], sorted((word, sorted(origins.get(word, []))) for word in words)
-        parts[key] = _Part(_sha256(content), frozenset(targets))
+        parts[key] = _Part(_sha256(content), frozenset(targets | (for_effect if key == RUN else set())))
     return _Module(parts, names)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,6 +58,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _keys(model: type[BaseModel]) -> set[str]:
     """Names of all fields of a model and of the models within it."""
     found: set[str] = set()
-    for definition in [schema := model.model_json_schema(), *schema.get("$defs", {}).values()]:
-        found |= set(definition.get("properties", {}))
+    waiting: list[Any] = [model.model_json_schema()]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            found |= set(part.get("properties", {}))
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
     return found

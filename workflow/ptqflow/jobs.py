@@ -87,7 +87,8 @@ class Jobs:
 
     def quantize_code(self, recipe: str) -> str:
         """Digest of `quantize` with the methods that the recipe runs, and no others."""
-        return code("quantize", *(f"methods.{name}" for name in self.study.recipes[recipe].methods()))
+        entry = self.study.recipes[recipe]
+        return code("quantize", *entry.settings_modules(), *entry.algorithm_modules())
 
     def export(self, recipe: str, form: str) -> str:
         """Settings of `export`."""
@@ -115,9 +116,15 @@ class Jobs:
         """Fingerprint of the local data of a task."""
         return fingerprint(_local_files(self.study.tasks[task].source))
 
-    def generate_code(self, engine: str, task: str) -> str:
-        """Digest of `generate` with the engine and what asks of the task, and nothing that scores."""
-        return code("generate", engines.module_of(engine), *tasks.generating(self.study.tasks[task]))
+    def _reading(self, variant: str) -> list[str]:
+        """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
+        recipe = variant.partition(".")[0]
+        return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
+
+    def generate_code(self, engine: str, task: str, variant: str) -> str:
+        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        asking = tasks.generating(self.study.tasks[task])
+        return code("generate", engines.module_of(engine), *asking, *self._reading(variant))
 
     def score(self, task: str) -> str:
         """Settings of `score`."""
@@ -132,13 +139,13 @@ class Jobs:
         """Settings of `measure`."""
         return canonical_json(self.study.latency[timing].model_dump(mode="json"))
 
-    def measure_code(self, timing: str) -> str:
-        """Digest of `measure` with the engine it times."""
-        return code("measure", engines.module_of(self.study.latency[timing].engine))
+    def measure_code(self, timing: str, variant: str) -> str:
+        """Digest of `measure` with the engine it times and what the variant's recipe names."""
+        return code("measure", engines.module_of(self.study.latency[timing].engine), *self._reading(variant))
 
-    def export_code(self, form: str) -> str:
-        """Digest of `export` with the modules of this form."""
-        return code("export", *checkpoints.modules_of(form))
+    def export_code(self, recipe: str, form: str) -> str:
+        """Digest of `export` with the modules of this form and what the recipe names."""
+        return code("export", *checkpoints.modules_of(form), *self.study.recipes[recipe].settings_modules())
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
@@ -148,7 +155,8 @@ class Jobs:
     def verify_code(self, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
-        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
+        reading = self.study.recipes[recipe].settings_modules()
+        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""

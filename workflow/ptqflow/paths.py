@@ -1,5 +1,10 @@
 """Every path of a study's results, once; rules, jobs and commands ask here. A wildcard that is left out stands for itself."""
 
+from pathlib import Path
+
+from ptqflow.errors import ConfigError
+from ptqflow.platforms import PLATFORMS
+
 ROOT = "results"
 
 
@@ -97,3 +102,17 @@ def figure(figure: str = "{figure}") -> str:
 def log(path: str) -> str:
     """The log of the job that writes `path`."""
     return f"{ROOT}/logs/{path.removeprefix(f'{ROOT}/').rpartition('.')[0]}.log"
+
+
+def refuse_older(platform: str) -> None:
+    """Raise ConfigError where another platform's results lie as versions before `generate` and `score` left them.
+
+    This platform's are made anew; another's would be missing from the tables without a word.
+    """
+    for other in PLATFORMS:
+        old = Path(ROOT, other, "evaluation")
+        if other != platform and old.is_dir():
+            raise ConfigError(
+                f"{old} holds results of an older version, which no table of this one reads; "
+                f"run the study on {other} again, or remove the folder"
+            )

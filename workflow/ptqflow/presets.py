@@ -43,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a4kv4": {"scheme": _W4A4KV4},
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    # As the authors' code by default: groups of 64, 20 iterations, real zero points.
+    "hqq-w4a16": {"scheme": {"weights": _weights(4, False, 64)}, "rounding": {"name": "hqq"}},
     "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},

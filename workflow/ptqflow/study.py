@@ -87,8 +87,10 @@ class Study(Model):
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
-            if name in self.chosen and recipe.transform.name == "flatquant" and self.calibrations[read].samples < 2:
-                raise ValueError(f"calibrations.{read}.samples: recipes.{name} holds sequences out (flatquant); use 2 or more")
+            least = recipe.transform.least_sequences
+            if name in self.chosen and self.calibrations[read].samples < least:
+                who = f"recipes.{name} (transform {recipe.transform.name})"
+                raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, str, int], str] = {}
@@ -261,20 +263,16 @@ def _is_fetched(manifest: Path, source: ModelSource) -> bool:
     return Manifest.read(manifest).origin.get("source") == {"repo": source.repo, "revision": source.revision}
 
 
-_PARTS = ("Transform", "Clip", "Rounding")  # how the data models of a recipe's parts end
-
-
 def schema() -> dict[str, Any]:
     """JSON Schema of `config.yaml`, for editors: the data models', with the `preset` that a recipe may start from."""
     data = Study.model_json_schema()
     recipe = data["$defs"]["Recipe"]
     recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
     recipe["required"].remove("scheme")  # a preset brings what an entry leaves out, down to the leaves
-    for part in ("transform", "clip", "rounding"):
-        recipe["properties"][part]["anyOf"] = recipe["properties"][part].pop("oneOf")
-        del recipe["properties"][part]["discriminator"]
-    for name in ("WeightArgs", "ActivationArgs", "CacheArgs", *(n for n in data["$defs"] if n.endswith(_PARTS))):
-        data["$defs"][name].pop("required", None)
+    scheme = [data["$defs"][name] for name in ("WeightArgs", "ActivationArgs", "CacheArgs")]
+    parts = [method for part in ("transform", "clip", "rounding") for method in recipe["properties"][part]["anyOf"]]
+    for model in (*scheme, *parts):
+        model.pop("required", None)
     for kind, task in KINDS.items():  # so that one of them fits, with its keys
         data["$defs"][task.__name__]["properties"]["benchmark"] |= {"enum": benchmarks_of(kind)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}

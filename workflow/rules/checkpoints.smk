@@ -16,7 +16,7 @@ rule export:
         paths.log(paths.checkpoint()),
     params:
         settings=lambda w: jobs.export(w.recipe, w.form),
-        code=lambda w: jobs.export_code(w.form),
+        code=lambda w: jobs.export_code(w.recipe, w.form),
     shell:
         PTQFLOW + " export --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"

@@ -12,6 +12,7 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 

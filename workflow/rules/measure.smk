@@ -11,7 +11,7 @@ rule measure:
         accelerator=1,
     params:
         settings=lambda w: jobs.measure(w.timing),
-        code=lambda w: jobs.measure_code(w.timing),
+        code=lambda w: jobs.measure_code(w.timing, w.variant),
     shell:
         PTQFLOW
         + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

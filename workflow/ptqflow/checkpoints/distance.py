@@ -2,9 +2,9 @@
 
 Two measures. As a whole, |W - W'| / |W| (Frobenius): rounding to nearest is off by 0.29 steps of the grid (1/√12) in the mean
 square, and clipping exchanges a part of that for a finer step; GPTQ, which answers for outputs and not for weights, is off by
-0.3 to 1 where calibration leaves it free to move. Group by group, how many steps W' leaves the range of W: no grid reaches far
-beyond it. What is beyond `STEPS` or `BEYOND` steps of the full range's grid was not rounded from this weight: a scale, a dtype,
-an order or the model was changed in between.
+0.3 to 1 where calibration leaves it free to move (`Rounding.steps`). Group by group, how many steps W' leaves the range of W: no
+grid reaches far beyond it. What is beyond `steps` or `BEYOND` steps of the full range's grid was not rounded from this weight: a
+scale, a dtype, an order or the model was changed in between.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,12 @@ from ptqflow.modeling.architectures import SITE_OF, SITES, block_prefix
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
+from ptqflow.numerics.inverse import inverse
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import kronecker
 
-STEPS = {"rtn": 1.0, "gptq": 3.0}
-BEYOND = (
-    2.0  # symmetric grids end one step further below than above; rounded scales and zero points move an end by half a step each
-)
+# Symmetric grids end one step further below than above; rounded scales and zero points move an end by half a step each.
+BEYOND = 2.0
 
 
 class Distance(NamedTuple):
@@ -39,19 +38,18 @@ class Distance(NamedTuple):
 def distance(weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[str, Tensor], read: Tensor) -> Distance | None:
     """Of the weight `read` [out, in] from a checkpoint to the float model's `weight`, transformed as by the recipe.
 
-    None where the float weight cannot be told: FlatQuant folds what it does within heads into v_proj and o_proj, and keeps no
-    record of it.
+    None where the float weight cannot be told: a transform of o_proj's input while the model runs (FlatQuant) folds what it does
+    within heads into v_proj and o_proj, and keeps no record of it.
     """
     scheme, args = linear.scheme, linear.weights
-    flat = recipe.transform_of(scheme.layer)
-    if flat.name == "flatquant" and "o" in flat.sites and scheme.linear in ("v_proj", "o_proj"):
+    if "o" in recipe.transform_of(scheme.layer).online_sites and scheme.linear in ("v_proj", "o_proj"):
         return None
     exact = transformed(linear.prefix + WEIGHT, weight, qparams).double()
     site = next(site for site in SITES if site.name == SITE_OF[scheme.linear])
     owner = f"{block_prefix(scheme.layer)}{online.owner(site)}"
     if (left := qparams.get(f"{owner}.left_trans")) is not None:
         right = qparams.get(f"{owner}.right_trans")
-        exact = kronecker.apply_to_weight(exact, left.double(), None if right is None else right.double())
+        exact = kronecker.apply(exact, inverse(left.double()).mT, None if right is None else inverse(right.double()).mT)
     groups, found = (
         group_weight(w.float(), args.strategy, args.group_size, shards_of(recipe, scheme.linear)) for w in (exact, read)
     )
@@ -61,5 +59,5 @@ def distance(weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[st
     step, _ = scale_and_zero_point(low, high, args.grid)
     beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / step
     norm = exact.norm().clamp(min=torch.finfo(torch.float32).tiny)
-    allowed = STEPS[recipe.rounding.name] * (step.double().square().mean() * exact.numel()).sqrt()
+    allowed = recipe.rounding.steps * (step.double().square().mean() * exact.numel()).sqrt()
     return Distance(((read.double() - exact).norm() / norm).item(), (allowed / norm).item(), beyond.max().item())

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
 from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing
 from ptqflow.engines.sampling import Sampler
 from ptqflow.errors import ConfigError
-from ptqflow.modeling import quantizer  # noqa: F401  # what `from_pretrained` finds in fake-quantized checkpoints
+from ptqflow.modeling.quantizer import register
 
 _LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
 
@@ -202,6 +203,7 @@ def load(folder: Path, device: Device) -> TransformersEngine:
     On an accelerator, blocks fill the first device and overflow to the next, the host and the disk (accelerate, "sequential").
     Raises ConfigError when transformers cannot load it.
     """
+    register(auto)  # what `from_pretrained` finds in fake-quantized checkpoints; named here, so that its code is this engine's
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

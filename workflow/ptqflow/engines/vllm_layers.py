@@ -26,7 +26,7 @@ from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.transforms import kronecker
 
 
@@ -43,8 +43,7 @@ class FakeQuantLinearMethod(LinearMethodBase):
         self.plain = UnquantizedLinearMethod()
         self.recipe, self.linears, self.prefix, self.caches = recipe, linears, prefix, {} if caches is None else caches
         self.args = [recipe.input_activations(index, linear) for linear in linears]
-        transform = recipe.transform
-        self.flat = isinstance(transform, FlatQuantTransform) and SITE_OF[linears[0]] in transform.sites
+        self.flat = SITE_OF[linears[0]] in recipe.transform.online_sites
         self.alike = False
 
     def create_weights(
@@ -176,7 +175,7 @@ class FakeQuantCacheMethod(BaseKVCacheMethod):
                 f"{self.prefix}: keys of Qwen3 are quantized after a norm that vLLM gives no hook for (kv_cache.keys pre_rope); "
                 "quantize them after RoPE, or run the checkpoint in transformers"
             )
-        if self.recipe.transform.name == "flatquant":
+        if self.recipe.transform.online_sites:
             layer.cache_transform = FlatCache(args, layer.head_size, torch.empty(0))
         else:
             layer.cache_transform = CacheQuantizer(args, layer.num_kv_heads, layer.head_size, torch.empty(0))

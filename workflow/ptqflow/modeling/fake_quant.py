@@ -21,7 +21,7 @@ from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, FlatQuantTransform, Recipe
+from ptqflow.recipes import LINEARS, Recipe
 from ptqflow.scheme import ActivationArgs
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -98,8 +98,8 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
             plain = block.get_submodule(module_name(linear))
             assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
             block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if isinstance(recipe.transform, FlatQuantTransform):
-        online.declare(block, recipe, recipe.transform.sites, layer)
+    if recipe.transform.online_sites:
+        online.declare(block, recipe, recipe.transform.online_sites, layer)
     elif recipe.scheme.kv_cache is not None:
         cache.quantize_cache(block, recipe.scheme.kv_cache)
 

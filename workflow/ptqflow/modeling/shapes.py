@@ -6,7 +6,7 @@ from typing import Any
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.architectures import SITES, architecture_of
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import LINEARS, ROW_PARALLEL, FlatQuantTransform, Recipe
+from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe
 from ptqflow.scheme import WeightArgs
 
 
@@ -74,16 +74,15 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
             f"{where}kv_cache.key_bias separate: a norm follows the key bias of model {model_name}; use key_bias keep"
         )
     shapes = linear_shapes(config)
-    if isinstance(recipe.transform, FlatQuantTransform):
-        for site in (site for site in SITES if site.name in recipe.transform.sites):
-            linear = site.linears[0]
-            try:
-                kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
-            except ValueError as error:
-                raise ConfigError(
-                    f"{where}transform flatquant: {linear} of model {model_name} (input_shards {shards}): {error}; "
-                    "use other input_shards or transform smoothquant"
-                ) from None
+    for site in (site for site in SITES if site.name in recipe.transform.online_sites):
+        linear = site.linears[0]
+        try:
+            kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
+        except ValueError as error:
+            raise ConfigError(
+                f"{where}transform {recipe.transform.name}: {linear} of model {model_name} (input_shards {shards}): {error}; "
+                "use other input_shards or transform smoothquant"
+            ) from None
     for layer in range(layers):
         for linear in LINEARS:
             args = recipe.weights(layer, linear)
@@ -101,10 +100,13 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
                 )
 
 
-def packed_bytes(shape: tuple[int, int], args: WeightArgs, shards: int) -> int:
-    """Bytes of a linear's weight at its nominal bits, 2 per scale, and one integer of the grid per asymmetric zero point."""
+def packed_bytes(shape: tuple[int, int], args: WeightArgs, shards: int, real_zero_points: bool = False) -> int:
+    """Bytes of a linear's weight at its nominal bits, 2 per scale, and per asymmetric zero point 2 or, where it is an integer of
+    the grid, as many as that needs.
+    """
     out_features, in_features = shape
     groups = in_features // args.group_size if args.group_size else shards
     scales = groups if args.strategy == "tensor" else out_features * groups
     bits = args.num_bits
-    return -(-out_features * in_features * bits // 8) + scales * (2 + (0 if args.symmetric else -(-bits // 8)))
+    zero_point = 0 if args.symmetric else 2 if real_zero_points else -(-bits // 8)
+    return -(-out_features * in_features * bits // 8) + scales * (2 + zero_point)

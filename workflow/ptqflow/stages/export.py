@@ -85,7 +85,7 @@ def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str
         for linear in LINEARS:
             elements = shapes[linear][0] * shapes[linear][1]
             if (args := recipe.weights(layer, linear)) is not None:
-                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear))
+                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear), recipe.rounding.real_zero_points)
             else:
                 total += elements * weights.header(f"{linear_prefix(layer, linear)}.weight")[0].itemsize
             count += elements

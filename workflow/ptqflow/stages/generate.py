@@ -1,6 +1,8 @@
 """Ask one checkpoint, in one engine, all of one task at one seed; keep everything the engine said. Nothing is judged here."""
 
 import argparse
+import math
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +59,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
     engine = load(settings.engine, args.checkpoint.parent, device)
     rows = requests.generate(settings.task, items, engine, protocol, settings.seed, settings.batch_size)
+    if broken := sum(map(_broken, rows)):
+        print(f"{settings.task}: the model's logits are not finite in {broken} of {len(rows)} rows", file=sys.stderr)
     who = {"task": settings.task, "kind": definition.kind, "seed": settings.seed}
     hashes = HashCache()
     inputs = {"checkpoint": hashes.sha256(args.checkpoint)} | {
@@ -66,3 +70,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     metadata = provenance("generate", recorded, args.code or "", device=device.name, inputs=inputs)
     rows.sort(key=lambda row: (row["item"], row["completion"]))
     write_rows(args.output, GENERATIONS, [who | row for row in rows], metadata)
+
+
+def _broken(row: dict[str, Any]) -> bool:
+    numbers = [*row.get("choice_logprobs", []), row.get("nll", 0.0)]
+    return row.get("finish_reason") == "not_finite" or any(map(math.isnan, numbers))

@@ -1,6 +1,7 @@
 """Score what an engine said: extract answers and compare them with gold, by the benchmark's own scorer. Needs no model."""
 
 import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
-    """Write one verdict per row, and print how many rows have none."""
+    """Write one verdict per row, and say how many rows have none."""
     module = benchmark.load(settings.benchmark)
     scoring = import_module(f"ptqflow.evaluation.scoring.{module.BENCHMARK.kind}")
     own = {key: value for key, value in module.BENCHMARK.defaults.items() if key in scoring.Metric.model_fields}
@@ -53,7 +54,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             unscored[verdict.unscored] = unscored.get(verdict.unscored, 0) + 1
         scored.append({name: row[name] for name in _COPIED} | vars(verdict))
     for reason, count in unscored.items():
-        print(f"{count} of {len(rows)} rows have no verdict: {reason}")
+        print(f"{count} of {len(rows)} rows have no verdict: {reason}", file=sys.stderr)
     recorded = settings.model_copy(update={"metric": metric.model_dump()}).model_dump(mode="json")
     metadata = provenance(
         "score", recorded, args.code or "", inputs={"generations": sha256(args.generations)}, generated=generated

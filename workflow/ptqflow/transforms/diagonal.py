@@ -52,11 +52,6 @@ def fold_into_rows(tensor: Tensor, scale: Tensor) -> Tensor:
     return tensor.float() / (scale.unsqueeze(1) if tensor.dim() == 2 else scale)
 
 
-def invert(scale: Tensor) -> Tensor:
-    """The scaling that undoes `scale`."""
-    return scale.reciprocal()
-
-
 def representable(scale: Tensor, norm: Tensor) -> Tensor:
     """The scale nearest to `scale` that the norm can hold exactly once folded.
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ptqflow.datamodel import Model
-from ptqflow.evaluation.answers import equal, extract
+from ptqflow.evaluation.answers import extract
+from ptqflow.evaluation.grading import grade
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE, Verdict
 
 
@@ -24,4 +25,4 @@ def score(row: Mapping[str, Any], metric: Metric) -> Verdict:
         truncated=row["finish_reason"] == "length",
         legacy=metric.scorer == "legacy",
     )
-    return Verdict(extracted, equal(extracted, row["gold"]))
+    return Verdict(extracted, *grade(extracted, row["gold"]))
