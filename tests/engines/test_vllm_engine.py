@@ -8,9 +8,7 @@ import pytest
 WORK = Path(os.environ.get("PTQFLOW_ENGINE_WORK", "nowhere"))
 BASELINE = WORK / "baseline.float"
 if not BASELINE.is_dir():
-    pytest.skip(
-        "`make check-engines ENGINES=vllm` runs these with the float model among its recipes", allow_module_level=True
-    )
+    pytest.skip("`make check-engines ENGINES=vllm` runs these with the float model among its recipes", allow_module_level=True)
 pytest.importorskip("vllm")
 # In one process and without a compiler: seconds to load instead of half a minute.
 os.environ |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
