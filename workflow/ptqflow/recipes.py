@@ -211,9 +211,9 @@ class Recipe(Model):
                 transform = transform.model_copy(update=override.transform.model_dump(exclude_none=True))
         return transform
 
-    def clip_of(self, linear: str) -> Clip:
-        """How the ranges of one linear's weight are clipped."""
-        return NoClip() if isinstance(self.clip, SearchClip) and linear in self.clip.skip else self.clip
+    def clip_of(self, *parts: str) -> Clip:
+        """How the ranges of one linear's weight are clipped; `parts`: the linears that are fused in it, or itself."""
+        return NoClip() if isinstance(self.clip, SearchClip) and set(parts) & set(self.clip.skip) else self.clip
 
     def for_layers(self, layers: range) -> "Recipe":
         """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""

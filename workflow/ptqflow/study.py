@@ -21,7 +21,7 @@ from ptqflow.datamodel import Model
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import TaskConfig
-from ptqflow.modeling import architectures
+from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
@@ -207,7 +207,7 @@ def _check_architecture(study: Study, name: str) -> None:
     architecture = architecture_of(study, name)
     if architecture is not None:
         with _named(f"models.{name}"):
-            architectures.architecture_of(architecture)
+            anatomy.architecture_of(architecture)
     layers, entry = layers_of(study, name), study.models[name]
     if entry.chunks > layers:
         raise ConfigError(f"config.yaml: models.{name}.chunks: {entry.chunks} chunks of {layers} blocks; use at most {layers}")

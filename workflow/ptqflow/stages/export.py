@@ -11,15 +11,14 @@ from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
-from ptqflow.checkpoints.schemes import check
+from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 
 SIDE_FILE = "ptqflow.json"
 
@@ -90,10 +89,9 @@ def _check(qparams: QParams, recipe: Recipe, config: dict[str, Any], manifest: M
         raise ArtifactError(
             f"--qparams cover layers {sorted(covered)}, not each of 0 to {layers - 1} once; pass every chunk once"
         )
-    for layer in range(layers):
-        for linear in LINEARS:
-            if recipe.weights(layer, linear) is not None and f"{linear_prefix(layer, linear)}.integers" not in qparams:
-                raise ArtifactError(f"no integers for {linear} of layer {layer}; run quantize again")
+    for scheme in schemes(recipe, config):
+        if scheme.weights is not None and f"{scheme.prefix}.integers" not in qparams:
+            raise ArtifactError(f"no integers for {scheme.where}; run quantize again")
 
 
 def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str, int]:
@@ -102,12 +100,12 @@ def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str
     Linears left in high precision count as they are stored: else a recipe would look smaller for each that it leaves.
     """
     shapes, total, count = linear_shapes(config), 0, 0
-    for layer in range(int(config["num_hidden_layers"])):
-        for linear in LINEARS:
-            elements = shapes[linear][0] * shapes[linear][1]
-            if (args := recipe.weights(layer, linear)) is not None:
-                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear))
-            else:
-                total += elements * weights.header(f"{linear_prefix(layer, linear)}.weight")[0].itemsize
-            count += elements
+    for scheme in schemes(recipe, config):
+        shape = shapes[scheme.linear]
+        elements = shape[0] * shape[1]
+        if scheme.weights is not None:
+            total += packed_bytes(shape, scheme.weights, shards_of(recipe, scheme.linear))
+        else:
+            total += elements * weights.header(f"{scheme.prefix}.weight")[0].itemsize
+        count += elements
     return {"packed_bytes": total, "linear_weights": count}
