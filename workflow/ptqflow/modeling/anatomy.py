@@ -50,64 +50,25 @@ SITES = (
     Site("down", ("down_proj",), before="up_proj"),
 )
 HALVES = (Half("input_layernorm", ATTENTION), Half("post_attention_layernorm", MLP))
+
+
+def _keys(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Keys of config.json that every decoder of this family has; the stock modules compute by them.
-KEYS = frozenset(
-    [
-        "model_type",
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "hidden_act",
-        "max_position_embeddings",
-        "rms_norm_eps",
-        "rope_theta",
-        "rope_scaling",
-        "rope_parameters",
-        "tie_word_embeddings",
-    ]
-)
+KEYS = _keys("""
+    model_type vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads hidden_act
+    max_position_embeddings rms_norm_eps rope_theta rope_scaling rope_parameters tie_word_embeddings
+""")
 # Keys that change nothing of a float forward pass for inference, whatever their value.
-WITHOUT_EFFECT = frozenset(
-    [
-        "architectures",
-        "auto_map",
-        "attention_dropout",
-        "attn_implementation",
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "dtype",
-        "torch_dtype",
-        "initializer_range",
-        "transformers_version",
-        "use_cache",
-        "cache_implementation",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "sep_token_id",
-        "decoder_start_token_id",
-        "pad_token",
-        "return_dict",
-        "output_attentions",
-        "output_hidden_states",
-        "torchscript",
-        "problem_type",
-        "id2label",
-        "label2id",
-        "finetuning_task",
-        "task_specific_params",
-        "tokenizer_class",
-        "prefix",
-        "keys_to_ignore_at_inference",
-        "unsloth_fixed",
-        "unsloth_version",
-        "model_max_length",
-    ]
-)
+WITHOUT_EFFECT = _keys("""
+    architectures auto_map attention_dropout attn_implementation _attn_implementation _attn_implementation_autoset _name_or_path
+    dtype torch_dtype initializer_range transformers_version use_cache cache_implementation chunk_size_feed_forward
+    bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id pad_token max_sequence_length model_max_length
+    return_dict output_attentions output_hidden_states torchscript problem_type id2label label2id finetuning_task
+    task_specific_params tokenizer_class prefix keys_to_ignore_at_inference unsloth_fixed unsloth_version
+""")
 _STATED = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 
 
@@ -117,10 +78,11 @@ class Architecture:
 
     sites: in the order of the forward pass, two per half. fused: a linear made of several, by name, with its parts in the order
     of its rows; recipes speak of the parts. norm_offset: norms multiply by norm_offset + weight. key_norm: a norm follows the
-    keys' linear (`k_norm`). scaled_embedding: states enter the first block times sqrt(hidden_size). capped_attention: the key
-    with the soft cap of attention scores, c tanh(scores / c), or None. keys: of config.json, beside `KEYS`, that are understood.
-    defaults: what keys mean that config.json leaves out, where a shape follows from them. ascend: what
-    vllm-ascend is known to serve of it in form modelslim, of `linears` and `cache` (scales of 8-bit keys and values).
+    keys' linear (`k_norm`). scaled_embedding: states enter the first block times sqrt(hidden_size). keys: of config.json that
+    are understood, beside `KEYS`: what the stock modules compute by. (Windows and soft caps of attention they hand to the
+    attention function, `modeling.fake_quant`; a cap of logits acts outside the blocks.) off: values at which other keys change
+    nothing. defaults: what keys mean that config.json leaves out, where a shape follows from them. ascend: what vllm-ascend is
+    known to serve of it in form modelslim, of `linears` and `cache` (scales of 8-bit keys and values).
     """
 
     model_type: str
@@ -131,8 +93,8 @@ class Architecture:
     norm_offset: float = 0.0
     key_norm: bool = False
     scaled_embedding: bool = False
-    capped_attention: str | None = None
     keys: frozenset[str] = frozenset()
+    off: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ascend: tuple[str, ...] = ()
 
@@ -165,6 +127,10 @@ class Architecture:
     def setting(self, config: Mapping[str, Any], key: str) -> Any:
         """What a `config.json` means by `key`, stated or not."""
         return config[key] if key in config else self.defaults.get(key)
+
+    def is_off(self, key: str, value: Any) -> bool:
+        """Whether a key that is not understood is turned off: null, false, empty, or what `off` says."""
+        return value is None or value is False or value in ({}, []) or (key in self.off and self.off[key] == value)
 
     def class_of(self, part: str) -> Any:
         """A stock class: `Config`, `DecoderLayer` or `RotaryEmbedding`. Imports only this architecture's modules."""
@@ -216,8 +182,8 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         raise ConfigError(
             f"config.json: num_key_value_heads {keys} does not divide num_attention_heads {heads}; state what the model has"
         )
-    understood = KEYS | WITHOUT_EFFECT | found.keys
-    if foreign := sorted(key for key, value in config.items() if key not in understood and not _is_off(value)):
+    others = {key: value for key, value in config.items() if key not in KEYS | WITHOUT_EFFECT | found.keys}
+    if foreign := sorted(key for key, value in others.items() if not found.is_off(key, value)):
         raise ConfigError(
             f"config.json: {foreign[0]} is not understood for model_type {found.model_type}, and may change what the model "
             f"computes; remove it if transformers {found.classes}Config has no such key, or use another model"
@@ -228,7 +194,3 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
 def of_block(block: Any) -> Architecture:
     """The architecture of a stock decoder block, by the configuration that its attention carries."""
     return architecture(block.get_submodule(ATTENTION).config.model_type)
-
-
-def _is_off(value: Any) -> bool:
-    return value is None or value is False or value == {} or value == []
