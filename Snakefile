@@ -6,6 +6,17 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.20")
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+from ptqflow.configfile import check as check_configfile
+from ptqflow.errors import PtqflowError
+
+# Before Snakemake reads it: a file that asks for its template engine would run Python.
+try:
+    if Path("config.yaml").exists():
+        check_configfile("config.yaml")
+except PtqflowError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: "config.yaml"
@@ -24,12 +35,15 @@ include: "workflow/rules/measure.smk"
 include: "workflow/rules/aggregate.smk"
 
 
+# Checkpoints are what a user deploys: they are asked for themselves, not only as what the tables are made of.
 rule all:
     default_target: True
     input:
+        jobs.promised(),
         [
-            f"results/tables/{name}.{suffix}"
-            for name, suffixes in TABLES.items()
+            paths.table(name, suffix)
+            for name, suffixes in catalogue.TABLES.items()
             for suffix in suffixes
+            if suffix != "html"
         ],
-        expand("results/figures/{figure}.svg", figure=jobs.figures()),
+        [paths.figure(name) for name in jobs.figures()],

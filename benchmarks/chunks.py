@@ -22,7 +22,7 @@ from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.tables import column, read_table, write_rows
 from ptqflow.chunks import chunk_layers
 from ptqflow.cli import main as ptqflow
-from ptqflow.evaluation.perplexity import windows
+from ptqflow.evaluation.requests.perplexity import windows
 from ptqflow.presets import resolve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -64,19 +64,20 @@ def final_hidden(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
     return torch.cat([model.model(input_ids=part, use_cache=False).last_hidden_state for part in tokens.split(16)])
 
 
-def evaluate(checkpoint: Path, output: Path) -> dict[str, float]:
+def evaluate(checkpoint: Path, folder: Path) -> dict[str, float]:
     """Perplexity and percent of exact answers of a checkpoint's manifest."""
-    source = {name: {"path": str(ROOT / f"resources/tasks/{name}")} for name in (*PROBLEMS, "text")}
-    tasks: dict[str, Any] = {
-        name: {"benchmark": "problems", "source": source[name], "limit": 200, "max_new_tokens": 256, "temperature": 0}
-        for name in PROBLEMS
-    }
-    tasks["text"] = {"benchmark": "text", "source": source["text"], "window": WINDOW}
-    settings = {"tasks": tasks, "seed": 0, "batch_size": 100}
-    stage("evaluate", settings, "--platform", "cpu", "--checkpoint", checkpoint, "--output", output)
-    rows = read_table(output, SAMPLES, ["task", "correct", "nll", "completion_tokens"]).to_pylist()
-    scores = {name: [row["correct"] for row in rows if row["task"] == name] for name in PROBLEMS}
-    text = [(row["nll"], row["completion_tokens"]) for row in rows if row["task"] == "text"]
+
+    def samples(task: str, benchmark: str, **protocol: Any) -> list[dict[str, Any]]:
+        source = {"path": str(ROOT / f"resources/tasks/{task}")}
+        settings = {"task": task, "benchmark": benchmark, "source": source, "protocol": protocol, "batch_size": 100}
+        said = folder / f"{task}.generations.parquet"
+        stage("generate", settings, "--platform", "cpu", "--checkpoint", checkpoint, "--output", said)
+        stage("score", {"benchmark": benchmark}, "--generations", said, "--output", folder / f"{task}.parquet")
+        return read_table(folder / f"{task}.parquet", SAMPLES, ["correct", "nll", "completion_tokens"]).to_pylist()
+
+    asked = {"limit": 200, "max_new_tokens": 256, "temperature": 0}
+    scores = {name: [row["correct"] for row in samples(name, "problems", **asked)] for name in PROBLEMS}
+    text = [(row["nll"], row["completion_tokens"]) for row in samples("text", "text", window=WINDOW)]
     nll, count = (sum(values) for values in zip(*text, strict=True))
     return {"perplexity": float(torch.tensor(nll / count).exp())} | {n: 100 * sum(c) / len(c) for n, c in scores.items()}
 
@@ -115,7 +116,7 @@ def main() -> None:
                 digest = HashCache().sha256(place / "fake/model.safetensors")
                 if digest not in known:
                     error = (final_hidden(place / "fake", tokens) - exact).square().sum() / exact.square().sum()
-                    known[digest] = {"hidden_error": float(error), **evaluate(checkpoint, place / "samples.parquet")}
+                    known[digest] = {"hidden_error": float(error), **evaluate(checkpoint, place)}
                 who = {"recipe": preset, "error_propagation": propagate, "chunks": chunks, "sha256": digest}
                 rows.append(who | known[digest])
                 print(rows[-1], file=sys.stderr)

@@ -65,9 +65,11 @@ def commands(folder: Path) -> list[tuple[str, str | None, list[str]]]:
         recipe, place = resolve({"preset": name}).dump(), folder / name
         qparams, checkpoint = place / "qparams.safetensors", place / "fake/manifest.json"
         quantize = ["--model", model, "--calibration", calibration, "--qparams", qparams]
-        evaluate = ["--platform", "cpu", "--checkpoint", checkpoint, "--output", place / "samples.parquet"]
-        tasks = {"arithmetic": {"benchmark": "problems", "source": {"path": "resources/tasks/arithmetic"}, "limit": 100}}
-        tasks["arithmetic"] |= {"max_new_tokens": 256, "temperature": 0}
+        generations, samples = place / "generations.parquet", place / "samples.parquet"
+        generate = ["--platform", "cpu", "--checkpoint", checkpoint, "--output", generations]
+        asked = {"limit": 100, "max_new_tokens": 256, "temperature": 0}
+        task: dict[str, object] = {"task": "arithmetic", "benchmark": "problems", "protocol": asked}
+        task |= {"source": {"path": "resources/tasks/arithmetic"}}
         runs += [
             (
                 "quantize",
@@ -81,7 +83,8 @@ def commands(folder: Path) -> list[tuple[str, str | None, list[str]]]:
                 {"recipe": recipe, "form": "fake"},
                 ["--model", model, "--qparams", qparams, "--output", checkpoint],
             ),
-            ("evaluate", name, {"tasks": tasks, "seed": 0, "batch_size": 100}, evaluate),
+            ("generate", name, task | {"batch_size": 100}, generate),
+            ("score", name, {"benchmark": "problems"}, ["--generations", generations, "--output", samples]),
         ]
     head = [sys.executable, "-m", "ptqflow"]
     return [(s, r, [*head, s, "--settings", json.dumps(settings), *map(str, args)]) for s, r, settings, args in runs]

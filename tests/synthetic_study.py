@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES
 from ptqflow.artifacts.tables import write_rows
+from ptqflow.presets import resolve
+from ptqflow.reporting.variants import Served
 
 HARM = {"rtn-w4a16": 0.03, "rtn-w3a16": 0.3, "gptq-w4a16": 0.01, "gptq-w3a16": 0.1, "smoothquant-w8a8": 0.01, "rtn-w4a4kv4": 0.8}
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "block")
 LAYERS, CHUNKS = 4, 2
+FLOAT, TOKENS = {"model.safetensors": "0" * 64}, "1" * 64  # sha256 of what all was made from
+ENGINE = "transformers"
 
 
 def identity(recipe: str, platform: str = "cpu", model: str = "demo") -> dict[str, Any]:
@@ -22,9 +27,14 @@ def identity(recipe: str, platform: str = "cpu", model: str = "demo") -> dict[st
     return {"platform": platform, "model": model, "recipe": recipe, "form": None if recipe == "baseline" else "fake"}
 
 
-def sample(task: str, item: str, correct: bool | None, *, seed: int = 0, kind: str = "reasoning", **more: Any) -> dict[str, Any]:
+def served(recipe: str, platform: str = "cpu", model: str = "demo", engine: str = "transformers") -> Served:
+    """A variant in an engine."""
+    return Served.model_validate({**identity(recipe, platform, model), "engine": engine})
+
+
+def sample(task: str, item: str, correct: bool | None, *, seed: int = 0, kind: str = "generation", **more: Any) -> dict[str, Any]:
     """One row of schema SAMPLES."""
-    generated = {"finish_reason": "stop", "text": "so the answer is 1"} if kind == "reasoning" else {}
+    generated = {"finish_reason": "stop"} if kind == "generation" else {}
     row = {"task": task, "kind": kind, "item": item, "seed": seed, "completion": 0, "prompt_sha256": f"{task}/{item}"}
     return row | {"prompt_tokens": 40, "completion_tokens": 255, "correct": correct, **generated, **more}
 
@@ -32,14 +42,16 @@ def sample(task: str, item: str, correct: bool | None, *, seed: int = 0, kind: s
 def samples(
     harm: float, seed: int, items: int = 60, tasks: Iterable[str] = ("arithmetic", "facts", "text")
 ) -> list[dict[str, Any]]:
-    """One suite at one seed: a sampled reasoning task, a deterministic choice task, perplexity."""
+    """One suite at one seed: a sampled generation task, a deterministic choice task, perplexity."""
     rows = []
     if "arithmetic" in tasks:
         chance = np.random.default_rng([seed, 1]).random(items)
         rows += [sample("arithmetic", f"a{i:03d}", bool(chance[i] < 0.85 * (1 - harm)), seed=seed) for i in range(items)]
     if "facts" in tasks:
         chance = np.random.default_rng(2).random(items)
-        rows += [sample("facts", f"f{i:03d}", bool(chance[i] < 0.9 - 0.6 * harm), seed=seed, kind="choice") for i in range(items)]
+        rows += [
+            sample("facts", f"f{i:03d}", bool(chance[i] < 0.9 - 0.6 * harm), seed=seed, kind="choices") for i in range(items)
+        ]
     if "text" in tasks:
         nll = np.random.default_rng(3).normal(2.2, 0.3, 20) * 255
         worse = np.random.default_rng(4).normal(harm, 0.1 * harm, 20) * 255
@@ -88,10 +100,13 @@ class SyntheticStudy:
     def _new(self, kind: str) -> Path:
         return self.root / kind / f"{len(self.paths.get(kind, []))}.parquet"
 
-    def evaluated(self, who: Mapping[str, Any], rows: list[dict[str, Any]], suite: str = "quick", seed: int = 0) -> Path:
-        """Add a file of samples."""
-        path = self.add("evaluation", {**who, "suite": suite, "seed": seed}, self._new("evaluation"))
-        write_rows(path, SAMPLES, rows, {})
+    def scored(self, who: Mapping[str, Any], rows: list[dict[str, Any]], seed: int = 0, engine: str = ENGINE) -> Path:
+        """Add a file of samples per task; returns the last."""
+        for task in dict.fromkeys(row["task"] for row in rows):
+            path = self.add("scores", {**who, "engine": engine, "task": task, "seed": seed}, self._new("scores"))
+            settings = {"task": task, "engine": engine, "seed": seed}
+            metadata = {"generated": {"settings": settings, "inputs": self.made_from(who)}}
+            write_rows(path, SAMPLES, [row for row in rows if row["task"] == task], metadata)
         return path
 
     def quantized(self, who: Mapping[str, Any], harm: float) -> None:
@@ -100,19 +115,31 @@ class SyntheticStudy:
             place = {key: who[key] for key in ("platform", "model", "recipe")} | {"chunk": chunk}
             width = LAYERS // CHUNKS
             path = self.add("diagnostics", place, self._new("diagnostics"))
-            write_rows(path, DIAGNOSTICS, diagnostics(harm, range(chunk * width, (chunk + 1) * width)), {})
+            layers = range(chunk * width, (chunk + 1) * width)
+            recipe = resolve({"preset": who["recipe"]}).for_layers(layers).dump()
+            settings = {"recipe": recipe, "chunk": chunk, "layers": [layers.start, layers.stop]}
+            metadata = {"settings": settings, "inputs": {"model": FLOAT, "tokens": TOKENS}}
+            write_rows(path, DIAGNOSTICS, diagnostics(harm, layers), metadata)
 
     def measured(self, who: Mapping[str, Any], slowdown: float) -> None:
         """Add a file of timings."""
-        path = self.add("latency", {**who, "engine": "transformers"}, self._new("latency"))
-        write_rows(path, LATENCY, timings(slowdown), {})
+        path = self.add("latency", {**who, "engine": ENGINE, "timing": "quick"}, self._new("latency"))
+        write_rows(path, LATENCY, timings(slowdown), {"inputs": self.made_from(who)})
 
     def exported(self, who: Mapping[str, Any], origin: Mapping[str, int]) -> None:
         """Add a manifest."""
         folder = self.root / "checkpoints" / str(len(self.paths.get("checkpoints", [])))
         folder.mkdir(parents=True)
-        Manifest(files={"model.safetensors": FileEntry(bytes=8_000_000, sha256="0" * 64)}, origin=dict(origin)).write(folder)
+        made = {"inputs": {"model": FLOAT}, "calibration": TOKENS}
+        if who["recipe"] != "baseline":
+            made["settings"] = {"recipe": resolve({"preset": who["recipe"]}).dump()}
+        Manifest(files={"model.safetensors": FileEntry(bytes=8_000_000, sha256="0" * 64)}, origin=made | origin).write(folder)
         self.add("checkpoints", who, folder / "manifest.json")
+
+    def made_from(self, who: Mapping[str, Any]) -> dict[str, str]:
+        """What a file of a variant says that it was made from."""
+        listed = zip(self.settings.get("checkpoints", []), self.paths.get("checkpoints", []), strict=True)
+        return next(({"checkpoint": sha256(path)} for entry, path in listed if entry == dict(who)), {})
 
     def arguments(self, tables: Path) -> list[str]:
         """The command line of `aggregate`."""
@@ -127,11 +154,11 @@ def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterabl
         for model in models:
             for recipe, harm in {"baseline": 0.0, **HARM}.items():
                 who = identity(recipe, platform, model)
-                for seed in (0, 1):
-                    study.evaluated(who, samples(harm, seed), seed=seed)
-                study.measured(who, harm)
                 packed = {"qparams_bytes": 3_300_000, "packed_bytes": 1_593_750, "linear_weights": 3_000_000}
                 study.exported(who, {} if recipe == "baseline" else packed)
+                for seed in (0, 1):
+                    study.scored(who, samples(harm, seed), seed=seed)
+                study.measured(who, harm)
                 if recipe != "baseline":
                     study.quantized(who, harm)
     return study

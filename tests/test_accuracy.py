@@ -10,8 +10,7 @@ import pytest
 from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.tables import to_table
 from ptqflow.reporting import accuracy
-from ptqflow.reporting.variants import Variant
-from synthetic_study import identity, sample
+from synthetic_study import sample, served
 
 TASKS = {"hard": 13, "easy": 40}  # task -> items
 Rows = list[dict[str, Any]]
@@ -78,7 +77,7 @@ def test_every_point_of_the_table_follows_from_the_samples() -> None:
     names = [(platform, model, recipe) for platform in ("cpu", "gpu") for model in "ab" for recipe in ("baseline", "r", "s")]
     study = {name: ragged(i) for i, name in enumerate(names)}
     files = [
-        (Variant.model_validate(identity(recipe, platform, model)), to_table(SAMPLES, rows).select(accuracy.READS))
+        (served(recipe, platform, model), to_table(SAMPLES, rows).select(accuracy.READS))
         for (platform, model, recipe), rows in study.items()
     ]
     table = accuracy.build(files, 3)
@@ -111,7 +110,7 @@ def test_average_of_tasks_all_right_or_all_lost_lies_within_its_interval() -> No
     tasks = [f"t{i}" for i in range(6)]
     perfect, broken = ([sample(task, f"i{item}", right) for task in tasks for item in range(30)] for right in (True, False))
     files = [
-        (Variant.model_validate(identity(recipe)), to_table(SAMPLES, rows).select(accuracy.READS))
+        (served(recipe), to_table(SAMPLES, rows).select(accuracy.READS))
         for recipe, rows in (("baseline", perfect), ("r", broken))
     ]
     averages = [row for row in accuracy.build(files) if row["task"] == "average"]

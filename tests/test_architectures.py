@@ -217,8 +217,8 @@ CONFIGS = {
 @pytest.mark.parametrize(
     ("kind", "entry", "message"),
     [
-        ("phi3", {"preset": "flatquant-w4a4kv4"}, "flatquant learns no fused linears"),
-        ("gemma2", {"preset": "flatquant-w4a4kv4"}, r"flatquant learns no norms of 1 \+ weight"),
+        ("phi3", {"preset": "flatquant-w4a4kv4"}, "flatquant takes no fused linears"),
+        ("gemma2", {"preset": "flatquant-w4a4kv4"}, r"flatquant takes no norms of 1 \+ weight"),
         ("phi3", {"scheme": {"kv_cache": {"num_bits": 8, "keys": "pre_rope"}}}, "keys pre_rope: .* fused linear"),
         (
             "phi3",

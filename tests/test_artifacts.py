@@ -1,5 +1,6 @@
 """The contracts on disk: outputs are whole or absent, whatever kills the writer; tables, hashes, manifests notice any damage."""
 
+import errno
 import json
 import os
 import random
@@ -20,14 +21,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interrupt import environment, stage_command
 from model_folder import write_model
-from ptqflow.artifacts import hashing
+from ptqflow.artifacts import hashing, schemas
+from ptqflow.artifacts.activations import read_activations, write_activations
 from ptqflow.artifacts.atomic import atomic_path, canonical_json, write_json, write_text
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
-from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, write_rows, write_table
+from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, versioned, write_rows, write_table
+from ptqflow.checkpoints.writer import remove_old_weights
 from ptqflow.errors import ArtifactError
-from ptqflow.modeling.weights import gather_safetensors, save_safetensors
+from ptqflow.modeling.weights import gather_safetensors, open_safetensors, save_safetensors
+from ptqflow.system import is_out_of_memory, reading
 
 ROW = {"sequence": 0, "tokens": [1, 2, 3], "source": "s", "rows": ["0"], "offset": 0}
 
@@ -87,8 +91,8 @@ def test_a_writer_killed_at_random_moments_leaves_the_target_whole(tmp_path, kin
 def test_temporaries_of_living_processes_and_other_hosts_stay(tmp_path):
     for owner in (f"elsewhere.{os.getpid()}", f"{os.uname().nodename}.1"):
         (tmp_path / f".x.{owner}.tmp").mkdir()
-    (tmp_path / f".x.y.{os.uname().nodename}.999999999.tmp").mkdir()  # a temporary of x.y, not of x
     before = names(tmp_path)
+    (tmp_path / f".x.y.{os.uname().nodename}.999999999.tmp").mkdir()  # of a dead process, whatever it was to become
     write_text(tmp_path / "x", "")
     assert names(tmp_path) == sorted([*before, "x"])
 
@@ -282,6 +286,26 @@ def test_tables_of_another_schema_are_refused_when_written_and_when_read(tmp_pat
         read_table(tmp_path / "t.parquet", TOKENS)
 
 
+def test_a_table_of_another_version_is_refused_by_name(tmp_path):
+    """Columns may be the same and mean something else: the version says so."""
+    path, columns = tmp_path / "t.parquet", [column("count", pa.int64(), "how many")]
+    old, new = (versioned("counts", version, columns) for version in (1, 2))
+    write_rows(path, old, [{"count": 1}], {})
+    assert read_table(path, old).to_pylist() == [{"count": 1}]
+    with pytest.raises(ArtifactError, match=r"t\.parquet is of schema counts 1, here counts 2 is read; delete it and run"):
+        read_table(path, new, ["count"])
+    write_rows(path, pa.schema(columns), [{"count": 1}], {})  # of the time before versions: its columns decide
+    assert read_table(path, new).to_pylist() == [{"count": 1}]
+    with pytest.raises(ArtifactError, match=r"expected .* delete it and run the stage that makes it"):
+        read_table(path, versioned("counts", 2, [*columns, column("more", pa.int64(), "new")]))
+
+
+def test_every_declared_schema_names_its_version():
+    declared = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
+    assert {"GENERATIONS", "SAMPLES", "ACCURACY"} <= declared.keys()
+    assert all(value.metadata[b"schema"].decode().split()[0] == name.lower() for name, value in declared.items())
+
+
 def test_an_unreadable_table_is_refused_by_name(tmp_path):
     path = tmp_path / "t.parquet"
     for read in (lambda: read_table(path, TOKENS), lambda: read_metadata(path)):
@@ -426,3 +450,98 @@ def test_equal_folders_have_equal_manifests(folder, tmp_path):
 def test_json_is_written_with_sorted_keys_and_a_final_newline(tmp_path):
     write_json(tmp_path / "x", {"b": 1, "a": "é"})
     assert (tmp_path / "x").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
+
+
+# ---- what the system refuses is no fault of the file
+
+
+def readers(folder: Path) -> dict[str, tuple[Path, object]]:
+    """Every kind of file we make, with what reads it."""
+    write_rows(folder / "rows.parquet", TOKENS, [ROW], {"settings": 1})
+    save_safetensors(folder / "weights.safetensors", {"a": torch.ones(3)}, {})
+    write_activations(folder / "states.parquet", torch.ones(1, 2, 3), {})
+    write_json(folder / "manifest.json", {"files": {}})
+    return {
+        "table": (folder / "rows.parquet", lambda path: read_table(path, TOKENS)),
+        "metadata": (folder / "rows.parquet", read_metadata),
+        "safetensors": (folder / "weights.safetensors", open_safetensors),
+        "activations": (folder / "states.parquet", read_activations),
+        "manifest": (folder / "manifest.json", Manifest.read),
+    }
+
+
+@pytest.mark.parametrize("kind", ["table", "metadata", "safetensors", "activations", "manifest"])
+def test_a_damaged_file_is_to_be_deleted_and_one_that_may_not_be_read_is_not(tmp_path, kind):
+    path, read = readers(tmp_path)[kind]
+    read(path)
+    whole = path.read_bytes()
+    path.write_bytes(b"\x00garbage" + whole[:10])
+    with pytest.raises(ArtifactError, match="delete it"):
+        read(path)
+    path.write_bytes(whole)
+    path.chmod(0)
+    if os.geteuid() == 0:  # root reads everything, so that a child without rights does it
+        with ForbiddenTo(path) as error:
+            read(path)
+        assert error.seen == errno.EACCES
+    else:
+        with pytest.raises(PermissionError):
+            read(path)
+
+
+class ForbiddenTo:
+    """Run the block in a child of another user; `seen` is the number of the system's error that ended it."""
+
+    def __init__(self, path: Path) -> None:
+        for folder in (path.parent, *path.parent.parents):
+            if folder.owner() == "root" and folder.stat().st_mode & 0o001 == 0:
+                folder.chmod(folder.stat().st_mode | 0o055)
+        self.seen: int | None = None
+
+    def __enter__(self) -> "ForbiddenTo":
+        os.seteuid(65534)
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool:
+        os.seteuid(0)
+        self.seen = getattr(error, "errno", None)
+        return isinstance(error, PermissionError)
+
+
+SAID_OF_MEMORY = [
+    MemoryError(),
+    pa.ArrowMemoryError("malloc of size 64 failed"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+    ),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("std::bad_alloc"),
+]
+
+
+@pytest.mark.parametrize("error", SAID_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_short_memory_is_never_called_a_damaged_file(error):
+    with pytest.raises((MemoryError, OSError)) as raised, reading("x", "a readable file", "delete it"):
+        raise error
+    assert is_out_of_memory(raised.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("no header"), OSError("Couldn't deserialize thrift"), KeyError("hidden")])
+def test_what_is_said_of_content_is_damage(error):
+    said = reading("x", "readable", "delete it")
+    with pytest.raises(ArtifactError, match=r"^x is not readable \(.*\); delete it$"), said:
+        raise error
+
+
+def test_an_export_after_a_killed_one_removes_what_it_left(tmp_path):
+    """A folder whose name ends like a weight file's would else be taken for one."""
+    stale = tmp_path / f".model.safetensors.{os.uname().nodename}.999999999.tmp"
+    elsewhere = tmp_path / ".model.safetensors.elsewhere.999999999.tmp"
+    for folder in (stale, elsewhere):
+        (folder / "model.safetensors").mkdir(parents=True)
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"of an earlier export")
+    remove_old_weights(tmp_path, keep={"model.safetensors"})
+    assert names(tmp_path) == [elsewhere.name]

@@ -7,17 +7,21 @@ from hypothesis import strategies as st
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
-from ptqflow.methods import awq, rtn
 from ptqflow.methods.block import BlockInputs, BlockRounder
-from ptqflow.methods.clip_search import clipped_range
+from ptqflow.methods.clips.search import clipped_range
+from ptqflow.methods.clips.search_settings import SearchClip
+from ptqflow.methods.roundings import rtn
+from ptqflow.methods.roundings.rtn_settings import RtnRounding
 from ptqflow.methods.scaling import SiteInputs
+from ptqflow.methods.transforms import awq
+from ptqflow.methods.transforms.awq_settings import AwqTransform
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import head_dim
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
-from ptqflow.recipes import AwqTransform, NoClip, Recipe, RtnRounding, SearchClip
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 from safetensors.torch import load_file
@@ -43,7 +47,7 @@ def site(x, weights, args, **more):
 
 
 def rounded(weight, args):
-    parts = round_one(rtn, weight, None, args, NoClip(), RtnRounding())
+    parts = round_one(rtn, weight, None, args, None, RtnRounding())
     return dequantize_weight(parts.integers, parts.scale, parts.zero_point)
 
 
@@ -176,7 +180,7 @@ def clamped(weight, limit):
 
 def group_errors(x, weight, args, limit):
     """Lost output [out, groups], each group's inputs alone, of a weight rounded on the grid of the clamped weight."""
-    grid = round_one(rtn, clamped(weight, limit), None, args, NoClip(), RtnRounding())
+    grid = round_one(rtn, clamped(weight, limit), None, args, None, RtnRounding())
     scale, zero = grid.scale.unsqueeze(-1), grid.zero_point.unsqueeze(-1).float()
     groups = weight.unflatten(1, (limit.shape[1], -1))
     low, high = (-(2 ** (args.num_bits - 1)), 2 ** (args.num_bits - 1) - 1) if args.symmetric else (0, 2**args.num_bits - 1)
@@ -221,7 +225,7 @@ def test_channels_that_no_input_excites_keep_their_range():
 
 def test_q_and_k_are_not_clipped():
     recipe = resolve({"preset": "awq-w4a16"})
-    assert [linear for linear in ("q_proj", "k_proj", "v_proj", "o_proj") if recipe.clip_of(linear) == NoClip()] == [
+    assert [linear for linear in ("q_proj", "k_proj", "v_proj", "o_proj") if recipe.clip_of(linear) is None] == [
         "q_proj",
         "k_proj",
     ]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from ptqflow.methods import rtn
+from ptqflow.methods.roundings import rtn
+from ptqflow.methods.roundings.rtn_settings import RtnRounding
 from ptqflow.presets import resolve
-from ptqflow.recipes import NoClip, RtnRounding
 from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 
@@ -45,7 +45,7 @@ def test_rtn_gives_the_integers_and_scales_of_compressed_tensors(bits, symmetric
         group_size=size,
         convention="compressed-tensors",
     )
-    ours = round_one(rtn, value, None, args, NoClip(), RtnRounding())
+    ours = round_one(rtn, value, None, args, None, RtnRounding())
     signed = 0 if symmetric else 2 ** (bits - 1)
     assert torch.equal(ours.scale, scale)
     assert torch.equal(ours.zero_point.float() - signed, zero_point.float())
@@ -57,7 +57,7 @@ def test_symmetric_scales_are_those_that_compressed_tensors_computes_in_bfloat16
     value = weight(torch.bfloat16)
     _, scale, _ = theirs(value, bits, True, 128)
     args = WeightArgs(num_bits=bits, strategy="group", group_size=128, convention="compressed-tensors")
-    assert torch.equal(round_one(rtn, value.float(), None, args, NoClip(), RtnRounding()).scale.bfloat16(), scale)
+    assert torch.equal(round_one(rtn, value.float(), None, args, None, RtnRounding()).scale.bfloat16(), scale)
 
 
 def test_presets_keep_the_convention_of_quantized_reasoning_models():

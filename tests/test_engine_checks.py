@@ -66,6 +66,15 @@ def test_rows_that_did_not_load_fail_unless_they_were_to_be_refused():
     assert "FAILED KeyError" in check.markdown([check.table(rows)])
 
 
+def test_rows_that_this_machine_cannot_run_neither_pass_nor_fail_and_are_named():
+    row = {"form": "autoawq", "recipe": "awq-w4", "engine": "vllm", "loaded": False, "not_run": True}
+    judged = check.judged(row | {"message": "not run: no kernel"}, check.LIMITS["bfloat16"], 0.1) | {"baseline_bytes": 8}
+    assert judged["passed"] is None
+    text = check.markdown([check.table([judged])])
+    assert "not run: no kernel: awq-w4 (autoawq, vllm)" in text
+    assert "FAILED" not in text
+
+
 def test_differences_do_not_see_a_constant_per_position():
     logits, tokens = torch.randn(2, 5, 7), torch.randint(7, (2, 6))
     shifted = differences(logits.log_softmax(-1), torch.cat([logits, logits[:, :1]], 1), tokens)

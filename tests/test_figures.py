@@ -13,7 +13,7 @@ from ptqflow.cli import main
 from ptqflow.digest import closure
 from ptqflow.reporting import theme
 from ptqflow.reporting.figures import accuracy, latency, pareto
-from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
+from synthetic_study import HARM, SyntheticStudy, identity, sample, served, whole_study
 
 FIGURES = {"accuracy": ["accuracy"], "layer_error": ["layer_error"], "latency": ["latency"], "pareto": ["accuracy", "sizes"]}
 
@@ -62,11 +62,12 @@ def test_same_tables_give_the_same_picture(tables, tmp_path):
 def test_one_item_one_block_one_batch_can_be_drawn(figure, tmp_path):
     """The smallest study: a single recipe with a single sample and single points."""
     study = SyntheticStudy(tmp_path)
-    for recipe in ("baseline", "rtn"):
-        study.evaluated(identity(recipe), [sample("arithmetic", "a", True)])
+    packed = {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16}
+    for recipe, sizes in (("baseline", {}), ("rtn-w4a16", packed)):
+        study.exported(identity(recipe), sizes)
+        study.scored(identity(recipe), [sample("arithmetic", "a", True)])
         study.measured(identity(recipe), 0.0)
-        study.exported(identity(recipe), {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16} if recipe == "rtn" else {})
-    study.quantized(identity("rtn"), 0.1)
+    study.quantized(identity("rtn-w4a16"), 0.1)
     assert main(study.arguments(tmp_path / "tables")) == 0
     assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 0
     assert "NaN" not in (tmp_path / "f.svg").read_text()
@@ -143,5 +144,5 @@ def test_throughput_bars_span_the_slowest_and_fastest_repetition():
 def test_sizes_are_drawn_in_mebibytes():
     scores = {"task": "average", "score": 50.0, "score_low": 40.0, "score_high": 60.0}
     rows = {"sizes": {"packed_bytes": 3 * 2**20}, "accuracy": scores}
-    tables = {name: pa.Table.from_pylist([identity("rtn") | row]) for name, row in rows.items()}
+    tables = {name: pa.Table.from_pylist([served("rtn").model_dump() | row]) for name, row in rows.items()}
     assert '"size": 3.0' in json.dumps(pareto.chart(tables).to_dict())

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from ptqflow.devices.device import select
-from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods import flat_block
 from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.transforms import flatquant
 from ptqflow.modeling.anatomy import SITES, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import deployed

@@ -8,11 +8,12 @@ from ptqflow.artifacts.activations import read_absmax, read_activations
 from ptqflow.artifacts.tables import read_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.methods import flat_block, flatquant
+from ptqflow.methods import flat_block
 from ptqflow.methods.descent import Descent
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.learned import Task
 from ptqflow.methods.rounding import clip_rows
+from ptqflow.methods.transforms import flatquant
 from ptqflow.modeling import online
 from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.fake_quant import FakeQuantLinear

@@ -29,7 +29,11 @@ def recipe(weights=None, inputs=None, cache=None, **more):
 
 
 REFUSED = [
-    ("compressed-tensors", resolve({"preset": "flatquant-w8a8kv8"}), "FlatQuant transforms activations .* evaluate form fake"),
+    (
+        "compressed-tensors",
+        resolve({"preset": "flatquant-w8a8kv8"}),
+        "transform flatquant acts while the model runs.* evaluate form fake",
+    ),
     (
         "compressed-tensors",
         resolve({"preset": "smoothquant-w8a8kv8"}),
@@ -65,7 +69,7 @@ REFUSED = [
         "not for W4A4 channel .*; use input_activations.symmetric: true",
     ),
     ("compressed-tensors", recipe({**ROW, "symmetric": False}, {"num_bits": 8, "symmetric": False}), "asymmetric W8A8"),
-    ("autoawq", resolve({"preset": "flatquant-w4a4kv4"}), "FlatQuant"),
+    ("autoawq", resolve({"preset": "flatquant-w4a4kv4"}), "transform flatquant"),
     ("autoawq", resolve({"preset": "rtn-w8a8"}), "AutoAWQ checkpoints quantize weights only; use form compressed-tensors"),
     ("autoawq", recipe({**GROUP, "num_bits": 3}), "AutoAWQ holds 4 bits, not 3"),
     ("autoawq", recipe({**ROW, "num_bits": 4}), "scales per group, not per row"),

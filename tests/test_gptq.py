@@ -1,10 +1,12 @@
 import pytest
 import torch
-from ptqflow.methods import gptq, rtn
+from ptqflow.methods.clips.mse_settings import MseClip
 from ptqflow.methods.rounding import Target
+from ptqflow.methods.roundings import gptq, rtn
+from ptqflow.methods.roundings.gptq_settings import GptqRounding
+from ptqflow.methods.roundings.rtn_settings import RtnRounding
 from ptqflow.numerics.grid import dequantize_weight, stored_scale
 from ptqflow.numerics.linalg import damped_cholesky
-from ptqflow.recipes import GptqRounding, MseClip, NoClip, RtnRounding
 from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 
@@ -46,7 +48,7 @@ def reference(weight, gram, args, clip, settings):
 
 
 @pytest.mark.parametrize("args", [GROUPED, CHANNEL, WeightArgs(num_bits=8, strategy="tensor")])
-@pytest.mark.parametrize("clip", [NoClip(), MseClip(name="mse")])
+@pytest.mark.parametrize("clip", [None, MseClip(name="mse")])
 @pytest.mark.parametrize("actorder", [True, False])
 def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
     weight, x = layer()
@@ -67,8 +69,8 @@ def test_gptq_equals_a_float64_column_by_column_reference(args, clip, actorder):
 def test_gptq_equals_the_reference_for_any_number_of_columns(width, actorder):
     weight, x = layer(width=width)
     settings = GptqRounding(name="gptq", actorder=actorder)
-    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, NoClip(), settings)
-    assert (rounded.integers.double() != reference(weight, x.T @ x, CHANNEL, NoClip(), settings)).float().mean() < 0.01
+    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, None, settings)
+    assert (rounded.integers.double() != reference(weight, x.T @ x, CHANNEL, None, settings)).float().mean() < 0.01
     lost = (x @ (weight - value(rounded)).T).double().square().sum().item()
     assert rounded.lost == pytest.approx(lost, rel=1e-3, abs=1e-6)
 
@@ -77,7 +79,7 @@ def test_lazy_blocks_change_nothing():
     weight, x = layer()
     gram = x.T @ x
     sizes = 1, 50, 128
-    one, *many = (round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq", block_size=b)) for b in sizes)
+    one, *many = (round_one(gptq, weight, gram, GROUPED, None, GptqRounding(name="gptq", block_size=b)) for b in sizes)
     for other in many:
         assert (one.integers != other.integers).float().mean() < 0.005
         assert one.lost == pytest.approx(other.lost, rel=0.01)
@@ -103,7 +105,7 @@ def test_weights_that_share_an_input_are_rounded_as_each_alone():
     x[:, 5] = 0
     gram = x.T @ x
     mse, settings = MseClip(name="mse"), GptqRounding(name="gptq", block_size=24)
-    targets = [Target(weight[:10], GROUPED, mse), Target(weight[10:12], CHANNEL, NoClip()), Target(weight[12:], GROUPED, mse)]
+    targets = [Target(weight[:10], GROUPED, mse), Target(weight[10:12], CHANNEL, None), Target(weight[12:], GROUPED, mse)]
     together = gptq.round_weights(targets, gram, settings)
     for target, found in zip(targets, together, strict=True):
         alone = round_one(gptq, target.weight, gram, target.args, target.clip, settings)
@@ -117,7 +119,7 @@ def test_weights_that_share_an_input_are_rounded_as_each_alone():
 def test_gptq_with_a_diagonal_hessian_is_round_to_nearest():
     weight, _ = layer()
     gram = torch.diag(torch.rand(64, generator=torch.Generator().manual_seed(0)) + 0.5)
-    for clip in (NoClip(), MseClip(name="mse")):
+    for clip in (None, MseClip(name="mse")):
         rounded = round_one(gptq, weight, gram, GROUPED, clip, GptqRounding(name="gptq"))
         plain = round_one(rtn, weight, None, GROUPED, clip, RtnRounding())
         assert torch.equal(rounded.integers, plain.integers)
@@ -133,15 +135,15 @@ def test_gptq_loses_less_output_than_round_to_nearest_on_correlated_inputs(seed,
     def lost(rounded):
         return (x @ (weight - value(rounded)).T).square().sum()
 
-    plain = lost(round_one(rtn, weight, gram, args, NoClip(), RtnRounding()))
-    assert lost(round_one(gptq, weight, gram, args, NoClip(), GptqRounding(name="gptq"))) < 0.7 * plain
+    plain = lost(round_one(rtn, weight, gram, args, None, RtnRounding()))
+    assert lost(round_one(gptq, weight, gram, args, None, GptqRounding(name="gptq"))) < 0.7 * plain
 
 
 def test_result_does_not_depend_on_the_scale_of_the_hessian():
     weight, x = layer()
     x[:, 3] = 0
     gram = x.T @ x
-    first, second = (round_one(gptq, weight, gram * c, GROUPED, NoClip(), GptqRounding(name="gptq")) for c in (1, 2**-20))
+    first, second = (round_one(gptq, weight, gram * c, GROUPED, None, GptqRounding(name="gptq")) for c in (1, 2**-20))
     assert torch.equal(first.integers, second.integers)
 
 
@@ -149,14 +151,14 @@ def test_dead_columns_are_zero_and_leave_the_range_before_scales_are_chosen():
     weight, x = layer()
     weight[:, 7] = 1e6
     x[:, 7] = 0
-    rounded = round_one(gptq, weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    rounded = round_one(gptq, weight, x.T @ x, GROUPED, None, GptqRounding(name="gptq"))
     assert (value(rounded)[:, 7] == 0).all()
     assert rounded.scale.max() < 10
 
 
 def test_channel_scales_of_row_parallel_linears_come_one_per_input_shard():
     weight, x = layer()
-    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, NoClip(), GptqRounding(name="gptq"), input_shards=4)
+    rounded = round_one(gptq, weight, x.T @ x, CHANNEL, None, GptqRounding(name="gptq"), input_shards=4)
     assert rounded.scale.shape == (24, 4)
     assert torch.equal(rounded.scale[:, 1], stored_scale(weight[:, 16:32].abs().amax(1) / 7))
 
@@ -179,7 +181,7 @@ def test_damping_ladder_restarts_from_the_pristine_matrix(n):
 
 def test_singular_hessian_of_few_samples_is_factored():
     weight, x = layer(rows=3)
-    rounded = round_one(gptq, weight, x.T @ x, GROUPED, NoClip(), GptqRounding(name="gptq"))
+    rounded = round_one(gptq, weight, x.T @ x, GROUPED, None, GptqRounding(name="gptq"))
     assert rounded.fallback is None
     assert torch.isfinite(value(rounded)).all()
 
@@ -191,7 +193,7 @@ def test_what_is_lost_equals_the_product_with_the_inputs(args, rows):
     weight[:, :16] += 4  # with convention `awq` 0 is not on the grid of the first group
     x[:, 5] = 0
     gram = x.T @ x
-    targets = [Target(part, args, NoClip()) for part in weight.split([10, 14])]
+    targets = [Target(part, args, None) for part in weight.split([10, 14])]
     for target, rounded in zip(targets, gptq.round_weights(targets, gram, GptqRounding(name="gptq")), strict=True):
         difference = (target.weight - value(rounded)).double()
         lost = torch.trace(difference @ gram.double() @ difference.T).item()
@@ -230,8 +232,8 @@ def test_unusable_hessian_falls_back_to_round_to_nearest_and_says_so(broken):
     gram = gram * float("nan") if broken == "nan" else gram - 50 * gram.diagonal().mean() * torch.ones(64, 64)
     if broken == "indefinite":
         gram.diagonal().copy_((x.T @ x).diagonal())
-    rounded = round_one(gptq, weight, gram, GROUPED, NoClip(), GptqRounding(name="gptq"))
-    plain = round_one(rtn, weight, None, GROUPED, NoClip(), RtnRounding())
+    rounded = round_one(gptq, weight, gram, GROUPED, None, GptqRounding(name="gptq"))
+    plain = round_one(rtn, weight, None, GROUPED, None, RtnRounding())
     assert torch.equal(rounded.integers, plain.integers)
     assert rounded.fallback is not None
     assert rounded.damping is None

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.schemas import GENERATIONS
 from ptqflow.artifacts.tables import read_table
 from ptqflow.cli import main
-from ptqflow.evaluation.perplexity import windows
+from ptqflow.evaluation.requests.perplexity import windows
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.quantizer import quantization_config
 from ptqflow.recipes import Recipe
@@ -27,19 +27,20 @@ def test_windows_are_the_streams_head_without_overlap(tokens: list[int], length:
 
 
 def run(manifest: Path, tmp_path: Path, **changes: object) -> tuple[int, Path]:
-    data, output = tmp_path / "test.jsonl", tmp_path / "samples.parquet"
+    data, output = tmp_path / "test.jsonl", tmp_path / "generations.parquet"
     texts = ["The quick brown fox. " * 4, "", "  jumps over\n", "the lazy dog " * 9]
     data.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
-    settings = {"tasks": {"prose": {"benchmark": "text", "source": {"path": str(data)}, "window": 32} | changes}, "batch_size": 2}
+    settings = {"task": "prose", "benchmark": "text", "source": {"path": str(data)}, "batch_size": 2}
+    settings |= {"protocol": {"window": 32} | changes}
     options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(output)]
-    return main(["evaluate", "--settings", json.dumps(settings), *options]), output
+    return main(["generate", "--settings", json.dumps(settings), *options]), output
 
 
 def test_stage_equals_transformers_own_loss(tmp_path: Path) -> None:
     manifest = talking_model(tmp_path / "model")
     status, output = run(manifest, tmp_path)
     assert status == 0
-    rows = read_table(output, SAMPLES).to_pylist()
+    rows = read_table(output, GENERATIONS).to_pylist()
     engine = cpu_engine(manifest.parent)
     text = "\n\n".join(json.loads(line)["text"] for line in (tmp_path / "test.jsonl").open())
     stream = torch.tensor(engine.tokenizer(text).input_ids)
@@ -51,7 +52,6 @@ def test_stage_equals_transformers_own_loss(tmp_path: Path) -> None:
         with torch.no_grad():
             losses.append(engine.model(window, labels=window).loss.item())
         assert row["nll"] / row["completion_tokens"] == pytest.approx(losses[-1], rel=1e-5)
-        assert row["correct"] is None
     by_windows = math.exp(sum(losses) / len(losses))
     by_tokens = math.exp(sum(row["nll"] for row in rows) / sum(row["completion_tokens"] for row in rows))
     assert by_windows == pytest.approx(by_tokens, rel=1e-5)
@@ -60,7 +60,7 @@ def test_stage_equals_transformers_own_loss(tmp_path: Path) -> None:
 def test_fake_quantized_checkpoint_is_evaluated_quantized(tmp_path: Path) -> None:
     manifest = talking_model(tmp_path / "model")
     _, output = run(manifest, tmp_path)
-    plain = read_table(output, SAMPLES).column("nll").to_pylist()
+    plain = read_table(output, GENERATIONS).column("nll").to_pylist()
     config_file = manifest.parent / "config.json"
     recipe = Recipe.model_validate(
         {
@@ -76,7 +76,7 @@ def test_fake_quantized_checkpoint_is_evaluated_quantized(tmp_path: Path) -> Non
     Manifest.of_folder(manifest.parent, Manifest.read(manifest).files, {}).write(manifest.parent)
     status, output = run(manifest, tmp_path)
     assert status == 0
-    quantized = read_table(output, SAMPLES).column("nll").to_pylist()
+    quantized = read_table(output, GENERATIONS).column("nll").to_pylist()
     assert all(a != pytest.approx(b, rel=1e-4) for a, b in zip(plain, quantized, strict=True))
 
 
@@ -95,7 +95,7 @@ def test_impossible_windows_are_refused(
 
 def test_limit_counts_windows(tmp_path: Path) -> None:
     _, output = run(talking_model(tmp_path / "model"), tmp_path, limit=3)
-    assert read_table(output, SAMPLES).column("item").to_pylist() == ["000000", "000001", "000002"]
+    assert read_table(output, GENERATIONS).column("item").to_pylist() == ["000000", "000001", "000002"]
 
 
 def test_bfloat16_logits_are_normalized_in_float32(tmp_path: Path) -> None:

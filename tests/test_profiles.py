@@ -17,7 +17,7 @@ def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platfo
     done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"fetch", "tokens calibration=traces"} <= jobs(done.stdout)
-    assert f"results/{platform}/evaluation/demo/baseline" in done.stdout
+    assert f"results/{platform}/scores/demo/baseline" in done.stdout
 
 
 @pytest.mark.parametrize("option", [("--config", "run=all"), ("--configfile", "config.yaml")], ids=lambda o: o[0])
@@ -25,7 +25,7 @@ def test_options_of_the_user_leave_the_profiles_platform(fresh, option):
     """Both options replace the profile's own; the platform must survive either."""
     command = ["snakemake", "--profile", "gpu", "-n", *option]
     done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
-    assert "results/gpu/evaluation" in done.stdout
+    assert "results/gpu/scores" in done.stdout
     assert "results/cpu" not in done.stdout
 
 

@@ -11,9 +11,9 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
-from ptqflow.methods import gptq
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.methods.rounding import Target
+from ptqflow.methods.roundings import gptq
 from ptqflow.modeling.anatomy import SITES
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
@@ -179,7 +179,7 @@ def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(schem
         x = seen[site.name].flatten(0, 1)
         names = [f"{QWEN2.linear_prefix(0, linear)}.weight" for linear in site.linears]
         floats = [transformed(name, tensors[name].float(), by_hand, QWEN2) for name in names]
-        targets = [Target(weight, recipe.scheme.weights, recipe.clip) for weight in floats]
+        targets = [Target(weight, recipe.scheme.weights, recipe.clip_of("q_proj")) for weight in floats]
         for linear, rounded in zip(site.linears, gptq.round_weights(targets, x.T @ x, recipe.rounding), strict=True):
             for part in ("integers", "scale", "zero_point"):
                 by_hand[f"{QWEN2.linear_prefix(0, linear)}.{part}"] = getattr(rounded, part)
@@ -361,7 +361,7 @@ def test_cache_only_recipe_keeps_all_weights(model, calibration, work):
 
 
 def test_a_hessian_without_factor_is_a_recorded_fallback(model, calibration, work, monkeypatch):
-    monkeypatch.setattr("ptqflow.methods.gptq.damped_cholesky", lambda *_: None)
+    monkeypatch.setattr("ptqflow.methods.roundings.gptq.damped_cholesky", lambda *_: None)
     (path,) = quantize(model, calibration, GPTQ4, work / "fallback")
     rows = read_table(path.parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pandas()
     linears = rows[rows.module != "block"]
@@ -416,5 +416,5 @@ def test_corrupt_calibration_is_refused(model, work, tmp_path):
     path.write_bytes(content)
     with pytest.raises(AssertionError):
         quantize(model, calibration, RTN, tmp_path)
-    with pytest.raises(ArtifactError, match="holds no hidden states"):
+    with pytest.raises(ArtifactError, match="is not a file of hidden states"):
         read_activations(work / "tokens.parquet")

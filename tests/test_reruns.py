@@ -12,6 +12,11 @@ FIGURES = ("latency", "layer_error")  # the small study measures no accuracy
 END = {"aggregate", *(f"plot figure={name}" for name in FIGURES)}
 
 
+def asked(variant: str, task: str, seed: int = 0, stages: tuple[str, ...] = ("generate", "score")) -> set[str]:
+    """The jobs that ask a variant one task, and score what it says."""
+    return {f"{stage} variant={variant} engine=transformers task={task} seed={seed}" for stage in stages}
+
+
 def quantized(*recipes: str) -> set[str]:
     """The jobs of recipes from quantize down to the report."""
     return below(*recipes) | {f"quantize recipe={r} chunk={k}" for r in recipes for k in CHUNKS}
@@ -25,14 +30,15 @@ def below(*recipes: str) -> set[str]:
         for job in (
             f"export recipe={r} form=fake",
             f"verify recipe={r} form=fake",
-            f"evaluate variant={r}.fake suite=prose seed=0",
-            f"measure variant={r}.fake engine=transformers",
+            *asked(f"{r}.fake", "text"),
+            f"measure variant={r}.fake engine=transformers timing=transformers",
         )
     }
 
 
-BASELINE = {"evaluate variant=baseline suite=prose seed=0", "measure variant=baseline engine=transformers"}
+BASELINE = {*asked("baseline", "text"), "measure variant=baseline engine=transformers timing=transformers"}
 BOTH = ("rounded", "second-order")
+VARIANTS = ("baseline", *(f"{r}.fake" for r in BOTH))
 
 
 @pytest.fixture
@@ -45,28 +51,26 @@ def test_nothing_runs_when_nothing_changed(study):
 
 
 def test_comments_docstrings_and_formatting_run_nothing(study):
-    study.edit("workflow/ptqflow/methods/gptq.py", '"""', '"""Another first line.\n\n')
-    with open(study.root / "workflow/ptqflow/methods/rtn.py", "a") as file:
+    study.edit("workflow/ptqflow/methods/roundings/gptq.py", '"""', '"""Another first line.\n\n')
+    with open(study.root / "workflow/ptqflow/methods/roundings/rtn.py", "a") as file:
         file.write("\n# a comment\n")
     assert study.planned() == set()
 
 
 def test_code_of_a_method_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/methods/gptq.py", "a") as file:
+    with open(study.root / "workflow/ptqflow/methods/roundings/gptq.py", "a") as file:
         file.write("\nNEW_CONSTANT = 1\n")
     assert study.planned() == quantized("second-order")
 
 
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
-    with open(study.root / "workflow/ptqflow/numerics/grid.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
     assert study.planned() == everything_with_a_grid
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
-    with open(study.root / "workflow/ptqflow/numerics/linalg.py", "a") as file:
-        file.write("\nNEW_CONSTANT = 1\n")
+    study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
     assert study.planned() == quantized("second-order")
 
 
@@ -115,10 +119,52 @@ def test_an_added_form_runs_its_exports_and_their_verification(study):
     assert study.planned() == exports
 
 
-def test_a_new_seed_adds_evaluations(study):
+def test_a_new_seed_adds_its_generations(study):
     study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
-    variants = ("baseline", *(f"{r}.fake" for r in BOTH))
-    assert study.planned() == END | {f"evaluate variant={v} suite=prose seed=1" for v in variants}
+    assert study.planned() == END.union(*(asked(v, "text", seed=1) for v in VARIANTS))
+
+
+def added(study: Checkout) -> None:
+    """One more task in the suite, with its own keys."""
+    entry = {"benchmark": "choices", "source": {"path": "resources/tasks/facts"}, "limit": 8}
+    study.configure(lambda c: (c["tasks"].update(facts=entry), c["suites"]["prose"]["tasks"].append("facts")))
+
+
+def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
+    added(study)
+    with_accuracy = END | {"plot figure=accuracy", "plot figure=pareto"}
+    assert study.planned() == with_accuracy.union(*(asked(v, "facts") for v in VARIANTS))
+    study.run()
+    study.configure(lambda c: c["suites"]["prose"]["tasks"].remove("facts"))
+    assert study.planned() == END
+    added(study)
+    study.configure(lambda c: c["tasks"]["facts"].update(normalization="bytes"))  # a metric: scored again, not asked again
+    assert study.planned() == with_accuracy.union(*(asked(v, "facts", stages=("score",)) for v in VARIANTS))
+    study.configure(lambda c: c["tasks"]["facts"].update(normalization="none", bos=True))  # a protocol: asked again
+    assert study.planned() == with_accuracy.union(*(asked(v, "facts") for v in VARIANTS))
+
+
+def test_a_changed_scorer_scores_again_and_generates_nothing(study):
+    with open(study.root / "workflow/ptqflow/evaluation/scoring/perplexity.py", "a") as file:
+        file.write("\nNEW_CONSTANT = 1\n")
+    assert study.planned() == END.union(*(asked(v, "text", stages=("score",)) for v in VARIANTS))
+
+
+def test_a_benchmarks_own_scorer_scores_again_and_its_item_asks_again(study):
+    """Both stand in one file: the digest of a stage is of what it reaches there."""
+    path = "workflow/ptqflow/evaluation/benchmarks/text.py"
+    study.edit(
+        path, "import score as score\n", "import score as other\n\n\ndef score(row, metric):\n    return other(row, metric)\n"
+    )
+    assert study.planned() == END.union(*(asked(v, "text", stages=("score",)) for v in VARIANTS))
+    study.edit(path, 'row["text"])', 'row["text"].strip())')
+    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
+
+
+def test_a_renamed_or_split_suite_asks_nothing(study):
+    """Which tasks share a suite is scheduling; a result is of a task, a seed and an engine."""
+    study.configure(lambda c: c.update(suites={"other": c["suites"]["prose"]}))
+    assert study.planned() == set()
 
 
 def test_code_of_a_figure_remakes_the_figure(study):
@@ -141,8 +187,7 @@ def test_a_fetched_identical_model_runs_nothing(study):
 def test_a_changed_source_file_runs_what_depends_on_it(study):
     with open(study.root / "resources/tasks/text/test.jsonl", "a") as file:
         file.write('{"id": "new", "text": "One more line of text."}\n')
-    variants = ("baseline", *(f"{r}.fake" for r in BOTH))
-    assert study.planned() == END | {f"evaluate variant={v} suite=prose seed=0" for v in variants}
+    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
 
 
 def test_a_changed_calibration_file_runs_all_but_the_baseline(study):

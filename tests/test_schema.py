@@ -6,9 +6,11 @@ import jsonschema
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
+from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.errors import ConfigError
-from ptqflow.study import load, refuse_repeated_keys, schema
+from ptqflow.presets import resolve
+from ptqflow.study import load, schema
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 
@@ -39,7 +41,7 @@ def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
     (name,) = SMALL_STUDY["calibrations"]
     one = {**SMALL_STUDY["calibrations"][name], "samples": 1}
     study = {**SMALL_STUDY, "calibrations": {name: one}, "recipes": {"flat": {"preset": "flatquant-w4a4kv4"}}, "run": "all"}
-    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.samples: recipes\.flat holds sequences out"):
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.samples: recipes\.flat .*learns from 2 sequences"):
         load(study)
 
 
@@ -58,7 +60,7 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             {"recipes": {"x": OVERRIDDEN | {"overrides": [{"layers": [0]}]}}},
             "recipes.x.overrides.0: changes nothing; give weights",
         ),
-        ({"recipes": {"x": {"preset": "smoothquant-w8a8", "transform": {"sites": ["qkv"]}}}}, "the key 'name' is required"),
+        ({"recipes": {"x": {"preset": "rtn-w8a8", "transform": {"sites": ["qkv"]}}}}, "the key 'name' is required"),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
     ],
@@ -96,10 +98,10 @@ def test_a_path_may_begin_at_home(tmp_path, monkeypatch):
 def test_a_key_that_is_there_twice_is_refused_with_its_lines(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("recipes:\n  a: &a {preset: rtn-w4a16}\n  b: {<<: *a, input_shards: 2}\ntasks: {}\n")
-    refuse_repeated_keys(path)
+    configfile.check(path)
     path.write_text("recipes:\n  a: {preset: rtn-w4a16}\n  a: {preset: rtn-w3a16}\n")
     with pytest.raises(ConfigError, match=r"config\.yaml: recipes\.a is there twice \(lines 2 and 3\)"):
-        refuse_repeated_keys(path)
+        configfile.check(path)
 
 
 def test_a_hub_model_that_took_anothers_name_is_not_judged_by_what_was_fetched_before(tmp_path, monkeypatch):
@@ -135,3 +137,36 @@ def test_a_model_that_is_not_supported_is_refused_whatever_its_config_lacks(conf
     with pytest.raises(ConfigError) as error:
         load({**SMALL_STUDY, "models": {"m": {"source": {"path": str(tmp_path)}}}})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"scheme": {"weights": {"group_size": 64}}}, {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 64}),
+        ({"scheme": {"weights": {"num_bits": 3}}}, {"num_bits": 3, "symmetric": False, "strategy": "group", "group_size": 128}),
+        ({"scheme": {"weights": {"symmetric": True}}}, {"num_bits": 4, "symmetric": True, "group_size": 128}),
+        ({"scheme": {"weights": {"strategy": "channel", "group_size": None}}}, {"symmetric": False, "strategy": "channel"}),
+        ({"scheme": {"input_activations": {"num_bits": 8}}}, {"num_bits": 4, "symmetric": False, "group_size": 128}),
+    ],
+)
+def test_a_change_of_a_preset_reaches_the_leaf_and_nothing_beside_it(changes, expected):
+    for preset in ("rtn-w4a16", "gptq-w4a16", "awq-w4a16"):
+        recipe, whole = resolve({"preset": preset, **changes}), resolve({"preset": preset})
+        assert expected.items() <= recipe.scheme.weights.model_dump().items()
+        assert recipe.model_copy(update={"scheme": whole.scheme}) == whole
+
+
+def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
+    assert resolve({"preset": "gptq-w4a16", "rounding": {"actorder": False}}).rounding.model_dump() == {
+        **{"name": "gptq", "dampening_frac": 0.01, "block_size": 128, "actorder": False}
+    }
+    flat = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"epochs": 2}}).transform
+    assert (flat.epochs, flat.sites) == (2, ["qkv", "gate_up"])
+    other = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"name": "smoothquant"}}).transform
+    assert other.sites == ["qkv", "gate_up"] == type(other)(name="smoothquant").sites
+    plain = resolve({"preset": "gptq-w4a16", "clip": {"name": "none"}, "rounding": {"name": "rtn"}}).methods()
+    assert [method.name for method in plain] == ["none", "none", "rtn"]
+    assert resolve({"preset": "rtn-w4a4kv4", "scheme": {"kv_cache": None}}).scheme.kv_cache is None
+    assert resolve({"preset": "flatquant-w4a4-ascend", "overrides": []}).overrides == []
+    with pytest.raises(ValueError, match="give group_size: null"):
+        resolve({"preset": "rtn-w4a16", "scheme": {"weights": {"strategy": "channel"}}})

@@ -1,7 +1,7 @@
 import torch
 from ptqflow.methods.scaling import SiteInputs
-from ptqflow.methods.smoothquant import smoothing_scale
-from ptqflow.recipes import SmoothQuantTransform
+from ptqflow.methods.transforms.smoothquant import smoothing_scale
+from ptqflow.methods.transforms.smoothquant_settings import SmoothQuantTransform
 from ptqflow.transforms.diagonal import by_value_head
 
 

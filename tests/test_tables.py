@@ -11,9 +11,10 @@ from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SA
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
+from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes, verification
 from ptqflow.reporting.variants import Variant
-from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, whole_study
+from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
 
 FILES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
@@ -34,7 +35,7 @@ def tables(tmp_path_factory):
 
 def table(*parts: tuple[str, list[dict]]) -> list[accuracy.Row]:
     """Accuracy rows of (recipe, samples) files."""
-    files = [(Variant.model_validate(identity(recipe)), to_table(SAMPLES, rows).select(accuracy.READS)) for recipe, rows in parts]
+    files = [(served(recipe), to_table(SAMPLES, rows).select(accuracy.READS)) for recipe, rows in parts]
     return accuracy.build(files)
 
 
@@ -146,10 +147,54 @@ def test_without_a_baseline_there_is_a_score_and_no_drop():
 
 def test_each_platform_has_its_own_baseline():
     files = [
-        (Variant.model_validate(identity(recipe, platform)), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
+        (served(recipe, platform), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
         for platform, recipe, right in (("cpu", "baseline", 50), ("gpu", "baseline", 40), ("gpu", "rtn", 40))
     ]
     assert of(accuracy.build(files), "rtn", "arithmetic")["drop"] == 0
+
+
+def test_each_engine_has_its_own_baseline():
+    """A drop is never between engines: what another engine rounds otherwise is no loss of the recipe."""
+    files = [
+        (served(recipe, engine=engine), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
+        for engine, recipe, right in (("transformers", "baseline", 50), ("vllm", "baseline", 40), ("vllm", "rtn", 40))
+    ]
+    rows = accuracy.build(files)
+    assert of(rows, "rtn", "arithmetic")["drop"] == 0
+    assert {(r["engine"], r["recipe"]) for r in rows} == {("transformers", "baseline"), ("vllm", "baseline"), ("vllm", "rtn")}
+    grid = accuracy_table.printed(rows)[0]
+    assert grid.header[:5] == ["Platform", "Model", "Recipe", "Form", "Engine"]
+    assert [row[4] for row in grid.rows] == ["transformers", "vllm", "vllm"]
+    alone = accuracy.build([file for file in files if file[0].engine == "transformers"])
+    assert "Engine" not in accuracy_table.printed(alone)[0].header
+    without = accuracy.build([files[0], files[2]])
+    assert of(without, "rtn", "arithmetic")["drop"] is None
+    assert "no baseline of this platform, model, engine" in of(without, "rtn", "arithmetic")["note"]
+
+
+def without_verdict(rows: list[dict], count: int, reason: str) -> list[dict]:
+    return [row | {"correct": None, "unscored": reason} if i < count else row for i, row in enumerate(rows)]
+
+
+def test_a_collapsed_model_has_no_score_and_says_so():
+    rows = table(("baseline", scored(8, 2)), ("rtn", without_verdict(scored(8, 2), 3, NOT_FINITE.unscored)))
+    row = of(rows, "rtn", "arithmetic")
+    assert (row["score"], row["drop"]) == (None, None)
+    assert row["note"] == "3 samples without a verdict: the model's logits are not finite"
+    assert of(rows, "rtn", "average")["score"] is None
+    printed = accuracy_table.printed(rows)[0]
+    assert any("3 samples without a verdict" in note for note in printed.notes)
+    rows = table(("baseline", without_verdict(scored(8, 2), 1, NOT_FINITE.unscored)), ("rtn", scored(8, 2)))
+    row = of(rows, "rtn", "arithmetic")
+    assert (row["score"], row["drop"]) == (80, None)
+    assert row["note"] == "baseline: 1 samples without a verdict: the model's logits are not finite"
+
+
+def test_samples_without_a_verdict_are_left_out_and_counted():
+    rows = table(("baseline", scored(8, 2)), ("rtn", without_verdict(scored(8, 2), 2, "no time")))
+    row = of(rows, "rtn", "arithmetic")
+    assert (row["score"], row["items"], row["paired_runs"]) == (75, 8, 8)
+    assert row["note"] == "2 samples without a verdict: no time; paired on 8 runs of 8 items (scored 8, baseline 10)"
 
 
 @pytest.mark.parametrize(("loss", "windows"), [(math.inf, 1), (math.nan, 1), (math.nan, 20)])
@@ -219,10 +264,10 @@ def test_a_sample_given_twice_is_refused():
 
 def test_overlapping_chunks_are_refused(tmp_path):
     study = SyntheticStudy(tmp_path)
-    study.quantized(identity("rtn"), 0.1)
-    chunk = layer_error.Chunk(platform="cpu", model="demo", recipe="rtn", chunk=0)
+    study.quantized(identity("rtn-w4a16"), 0.1)
+    chunk = layer_error.Chunk(platform="cpu", model="demo", recipe="rtn-w4a16", chunk=0)
     table = read_table(study.paths["diagnostics"][0], pa.schema([LAYER_ERROR.field(i) for i in range(4, len(LAYER_ERROR))]))
-    with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn/chunk=0"):
+    with pytest.raises(ArtifactError, match="is also in cpu/demo/rtn-w4a16/chunk=0"):
         layer_error.build([(chunk, table), (chunk.model_copy(update={"chunk": 1}), table)])
 
 
@@ -244,7 +289,7 @@ def test_export_without_sizes_is_refused():
 
 def test_a_study_of_samples_only_has_empty_other_tables(tmp_path):
     study = SyntheticStudy(tmp_path)
-    study.evaluated(identity("baseline"), scored(8, 2))
+    study.scored(identity("baseline"), scored(8, 2))
     assert main(study.arguments(tmp_path / "tables")) == 0
     assert read_table(tmp_path / "tables/latency.parquet", LATENCY_SUMMARY).num_rows == 0
 
@@ -252,16 +297,16 @@ def test_a_study_of_samples_only_has_empty_other_tables(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["evaluation"].pop(), "settings.evaluation names 1 files, --evaluation gives 2"),
-        (lambda s: s["evaluation"].__setitem__(1, s["evaluation"][0]), "settings.evaluation: .* is listed twice"),
-        (lambda s: s["evaluation"][1].update(form=None), "the baseline has no form"),
-        (lambda s: s["evaluation"][1].update(colour="red"), "colour"),
+        (lambda s: s["scores"].pop(), "settings.scores names 1 files, --scores gives 2"),
+        (lambda s: s["scores"].__setitem__(1, s["scores"][0]), "settings.scores: .* is listed twice"),
+        (lambda s: s["scores"][1].update(form=None), "the baseline has no form"),
+        (lambda s: s["scores"][1].update(colour="red"), "colour"),
     ],
 )
 def test_settings_that_do_not_fit_the_files_are_refused(tmp_path, capsys, change, message):
     study = SyntheticStudy(tmp_path)
-    study.evaluated(identity("baseline"), scored(8, 2))
-    study.evaluated(identity("rtn"), scored(8, 2))
+    study.scored(identity("baseline"), scored(8, 2))
+    study.scored(identity("rtn"), scored(8, 2))
     change(study.settings)
     assert main(study.arguments(tmp_path / "tables")) == 2
     assert re.search(message, capsys.readouterr().err)
@@ -274,7 +319,7 @@ def test_renderings_escape_what_would_break_them():
     latex = render.latex([grid])
     assert r"50 \%\_x" in latex
     assert r"\textbf{$<$m\&m$>$} & $-$1 $\le$ 2 \\" in latex
-    assert "<b>&lt;m&amp;m&gt;</b>" in render.html("T", [grid])
+    assert "<b>&lt;m&amp;m&gt;</b>" in render.html([grid])
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checkout import SMALL_STUDY
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.digest import closure
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.evaluation.benchmark import known_benchmarks, load, load_items
 from ptqflow.evaluation.hashing import completion_seed
-from ptqflow.evaluation.items import ChoiceItem, ReasoningItem
-from ptqflow.evaluation.tasks import TaskConfig, known_benchmarks, load_items, modules
+from ptqflow.evaluation.items import ChoiceItem, GenerationItem
+from ptqflow.evaluation.tasks import generating, task
 from ptqflow.sources import Source
+from ptqflow.study import load as load_study
 from pydantic import ValidationError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,7 +74,7 @@ def test_missing_or_broken_data_names_the_file_and_a_remedy(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="correct subset and split"):
         load_rows(Source(path=str(tmp_path), split="train"))
     (tmp_path / "test.jsonl").write_text("{not json\n")
-    with pytest.raises(ArtifactError, match=r"test\.jsonl cannot be read"):
+    with pytest.raises(ArtifactError, match=r"test\.jsonl is not readable"):
         load_rows(Source(path=str(tmp_path)))
     (tmp_path / "rows.csv").write_text("a\n1\n")
     with pytest.raises(ConfigError, match="convert it"):
@@ -80,37 +83,54 @@ def test_missing_or_broken_data_names_the_file_and_a_remedy(tmp_path: Path) -> N
 
 def test_own_keys_win_over_the_benchmarks_which_win_over_the_protocols() -> None:
     source = {"path": "x"}
-    plain = TaskConfig.model_validate({"benchmark": "gsm8k", "source": source}).resolved()
-    assert (plain.temperature, plain.top_p, plain.max_new_tokens, plain.completions) == (0.6, 0.95, 32768, 1)
-    demo = TaskConfig.model_validate({"benchmark": "problems", "source": source, "max_new_tokens": 7}).resolved()
-    assert (demo.temperature, demo.max_new_tokens) == (0.0, 7)
-    assert TaskConfig.model_validate({"benchmark": "arc", "source": source}).resolved().normalization == "characters"
-    assert demo.resolved() == demo
+    plain = task({"benchmark": "gsm8k", "source": source})
+    assert plain.protocol == {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 32768, "completions": 1}
+    assert plain.metric == {"scorer": "final"}
+    demo = task({"benchmark": "problems", "source": source, "max_new_tokens": 7})
+    assert (demo.protocol["temperature"], demo.protocol["max_new_tokens"]) == (0.0, 7)
+    arc = task({"benchmark": "arc", "source": source})
+    assert (arc.protocol, arc.metric) == ({"bos": False}, {"normalization": "characters"})
+    assert task({"benchmark": "text", "source": source, "limit": 3}).protocol == {"window": 2048, "limit": 3}
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ({"benchmark": "gsm9k"}, "known benchmarks: aime, arc"),
-        ({"benchmark": "gsm8k", "window": 2048}, "window means nothing to gsm8k, a reasoning benchmark"),
-        ({"benchmark": "wikitext", "temperature": 0.6}, "temperature means nothing"),
+        ({"benchmark": "gsm8k", "window": 2048}, "window means nothing to gsm8k, a generation benchmark; remove it"),
+        ({"benchmark": "wikitext", "temperature": 0.6, "bos": True}, "temperature, bos means nothing to wikitext"),
+        ({"benchmark": "arc", "scorer": "legacy"}, "scorer means nothing to arc, a choices benchmark"),
         ({"benchmark": "gsm8k", "limit": 0}, "limit"),
+        ({"benchmark": "arc", "normalisation": "none"}, "normalisation"),
+        ({}, "benchmark"),
+        ({"benchmark": None}, "benchmark"),
+        ({"benchmark": ["arc"]}, "benchmark"),
+        ({"benchmark": "../tasks"}, "known benchmarks"),
     ],
 )
 def test_impossible_tasks_are_refused(entry: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        TaskConfig.model_validate({**entry, "source": {"path": "x"}})
+        task({**entry, "source": {"path": "x"}})
 
 
-def test_a_tasks_code_is_its_benchmark_and_its_kind() -> None:
-    task = TaskConfig.model_validate({"benchmark": "math-500", "source": {"path": "x"}})
-    assert modules(task) == ["ptqflow.evaluation.benchmarks.math_500", "ptqflow.evaluation.reasoning"]
-    reached = closure("ptqflow.stages.evaluate", *modules(task))
-    assert "ptqflow.engines.transformers_engine" in reached
-    assert "ptqflow.modeling.fake_quant" in reached  # what quantized checkpoints run
+def test_a_key_of_another_kind_is_named_as_it_is_written() -> None:
+    entry = {"benchmark": "text", "source": {"path": "resources/tasks/text"}, "temperature": 1}
+    with pytest.raises(ConfigError) as error:
+        load_study({**SMALL_STUDY, "tasks": {"text": entry}})
+    assert str(error.value) == "config.yaml: tasks.text: temperature means nothing to text, a perplexity benchmark; remove it"
+    with pytest.raises(ConfigError, match=r"config\.yaml: tasks\.text\.windw: unknown key; did you mean 'window'\?"):
+        load_study({**SMALL_STUDY, "tasks": {"text": {"benchmark": "text", "source": entry["source"], "windw": 1}}})
+
+
+def test_what_asks_of_a_task_is_its_benchmarks_item_and_its_kind() -> None:
+    entry = task({"benchmark": "math-500", "source": {"path": "x"}})
+    assert generating(entry) == ["evaluation.benchmarks.math_500:item", "evaluation.requests.generation"]
+    modules = [f"ptqflow.{name}" for name in (*generating(entry), "engines.transformers_engine")]
+    reached = closure("ptqflow.stages.generate", *modules)
+    assert {"ptqflow.modeling.fake_quant", "ptqflow.modeling.cache", "ptqflow.numerics.grid"} <= reached.keys()  # quantized ones
     assert not reached.keys() & {
-        "ptqflow.evaluation.choices",
-        "ptqflow.evaluation.perplexity",
+        "ptqflow.evaluation.requests.choices",
+        "ptqflow.evaluation.requests.perplexity",
         "ptqflow.evaluation.benchmarks.arc",
     }
     assert {"gsm8k", "problems", "choices", "text", "wikitext"} <= set(known_benchmarks())
@@ -118,8 +138,8 @@ def test_a_tasks_code_is_its_benchmark_and_its_kind() -> None:
 
 def test_reading_the_configuration_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from ptqflow.evaluation.tasks import TaskConfig, modules; from ptqflow.stages.measure import Settings; "
-        "modules(TaskConfig.model_validate({'benchmark': 'arc', 'source': {'path': 'x'}})); "
+        "import sys; from ptqflow.evaluation.tasks import task, generating; from ptqflow.stages.measure import Settings; "
+        "generating(task({'benchmark': 'arc', 'source': {'path': 'x'}})); "
         "print({'torch', 'transformers', 'lighteval', 'pyarrow'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
@@ -127,20 +147,20 @@ def test_reading_the_configuration_imports_nothing_heavy() -> None:
 
 def test_limit_takes_the_first_items_in_file_order(tmp_path: Path) -> None:
     rows = [{"id": name, "question": "q", "answer": "1"} for name in "zyx"]
-    task = TaskConfig(benchmark="problems", source=Source(path=str(jsonl(tmp_path / "a.jsonl", rows))), limit=2)
-    assert [item.id for item in load_items("t", task)] == ["z", "y"]
+    source = Source(path=str(jsonl(tmp_path / "a.jsonl", rows)))
+    assert [item.id for item in load_items("t", "problems", source, 2)] == ["z", "y"]
 
 
 def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"id": "a", "question": "q", "answer": "1"}] * 2)
     source = Source(path=str(file))
     with pytest.raises(ArtifactError, match=r"row 0 of .* is not a row of choices"):
-        load_items("t", TaskConfig(benchmark="choices", source=source))
+        load_items("t", "choices", source)
     with pytest.raises(ArtifactError, match="ids repeat"):
-        load_items("t", TaskConfig(benchmark="problems", source=source))
+        load_items("t", "problems", source)
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(ArtifactError, match=r"task t: .*empty\.jsonl holds no rows"):
-        load_items("t", TaskConfig(benchmark="text", source={"path": str(tmp_path / "empty.jsonl")}))
+        load_items("t", "text", Source(path=str(tmp_path / "empty.jsonl")))
 
 
 QA = "Question: Why?\nAnswer:"
@@ -178,16 +198,15 @@ PROBLEM = {"problem": "1+1?", "answer": "2"}
             {"id": 7, "question": "Why?", "choices": ["a", "b"], "answer": 1},
             ChoiceItem("7", (QA,), (" a", " b"), 1),
         ),
-        ("gsm8k", {"question": "q", "answer": "5 * 2 = 10\n#### 1,010"}, ReasoningItem("0004", "q", "1010")),
-        ("math-500", PROBLEM | {"unique_id": "test/algebra/5.json"}, ReasoningItem("algebra/5", "1+1?", "2")),
-        ("aime", {"ID": "2024-I-1", "Problem": "1+1?", "Answer": 2}, ReasoningItem("2024-I-1", "1+1?", "2")),
-        ("aime", PROBLEM, ReasoningItem("04", "1+1?", "2")),
-        ("problems", {"id": 3, "question": "q", "answer": 5}, ReasoningItem("3", "q", "5")),
+        ("gsm8k", {"question": "q", "answer": "5 * 2 = 10\n#### 1,010"}, GenerationItem("0004", "q", "1010")),
+        ("math-500", PROBLEM | {"unique_id": "test/algebra/5.json"}, GenerationItem("algebra/5", "1+1?", "2")),
+        ("aime", {"ID": "2024-I-1", "Problem": "1+1?", "Answer": 2}, GenerationItem("2024-I-1", "1+1?", "2")),
+        ("aime", PROBLEM, GenerationItem("04", "1+1?", "2")),
+        ("problems", {"id": 3, "question": "q", "answer": 5}, GenerationItem("3", "q", "5")),
     ],
 )
-def test_a_row_becomes_the_item_of_its_protocol(benchmark: str, row: dict, item: ChoiceItem | ReasoningItem) -> None:
-    definition = TaskConfig(benchmark=benchmark, source=Source(path="x")).definition
-    assert definition.item(row, 4) == item
+def test_a_row_becomes_the_item_of_its_protocol(benchmark: str, row: dict, item: ChoiceItem | GenerationItem) -> None:
+    assert load(benchmark).item(row, 4) == item
 
 
 @pytest.mark.parametrize(
@@ -204,7 +223,7 @@ def test_rows_whose_answer_is_hidden_or_impossible_are_refused(tmp_path: Path, b
     """Test splits hide answers; scored, every item would be wrong."""
     source = Source(path=str(jsonl(tmp_path / "a.jsonl", [row])))
     with pytest.raises(ArtifactError, match=f"row 0 of .* is not a row of {benchmark}"):
-        load_items("t", TaskConfig(benchmark=benchmark, source=source))
+        load_items("t", benchmark, source)
 
 
 def test_alternatives_pair_contexts_with_continuations() -> None:

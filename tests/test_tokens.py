@@ -133,9 +133,9 @@ def test_rows_that_do_not_fit_are_refused_with_the_columns_found(tokenizer, rows
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "a"}\n{oops\n', r"x\.jsonl cannot be read as jsonl \(line 2: "),
+        (b'{"text": "a"}\n{oops\n', r"x\.jsonl is not readable as jsonl \(line 2: "),
         (b'[{"text": "a"}]\n', r"line 1 is not an object \{\.\.\.\} but a list; one row per line"),
-        ('{"text": "größe"}'.encode("latin-1"), "x.jsonl cannot be read as jsonl"),
+        ('{"text": "größe"}'.encode("latin-1"), "x.jsonl is not readable as jsonl"),
     ],
     ids=["syntax", "array", "encoding"],
 )

@@ -7,9 +7,9 @@ import torch
 from checkout import REPOSITORY
 from ptqflow.devices.device import select
 from ptqflow.errors import ConfigError
-from ptqflow.methods import awq
 from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.methods.scaling import SiteInputs
+from ptqflow.methods.transforms import awq
 from ptqflow.modeling.anatomy import SITES, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, linear_shapes

@@ -54,10 +54,14 @@ def checkpoints(work: Path, forms: tuple[str, ...]) -> list[tuple[str, str, Path
     return [(recipe, form, path) for recipe, form, path in found if form in forms]
 
 
+class NotRun(Exception):
+    """The engine cannot run a checkpoint on this machine: known before it is tried."""
+
+
 class Attempt:
     """What an engine makes of one checkpoint, timed from here on. Its `row` is complete after a `with` block.
 
-    An error within the block ends it, and is the message of a row that says nothing else.
+    An error within the block ends it, and is the message of a row that says nothing else (`NotRun`: but that it was not run).
     """
 
     def __init__(self, work: Path, recipe: str, form: str, folder: Path, engine: str, dtype: str) -> None:
@@ -81,6 +85,8 @@ class Attempt:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if error is None:
             self.row = {**self._head, "loaded": True, "message": "", "bytes": bytes_of(self._folder), **self.row}
+        elif isinstance(error, NotRun):
+            self.row = {**self._head, "loaded": False, "not_run": True, "message": f"not run: {error}"}
         else:
             self.row = {**self._head, "loaded": False, "message": said(error)}
         return isinstance(error, Exception)

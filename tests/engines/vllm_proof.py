@@ -1,7 +1,8 @@
 """Load every checkpoint in vLLM on this CPU and compare its logits: `python vllm_proof.py --work DIR --output result.json`.
 
 Runs in vLLM's own environment. Fake forms go through the plugin, in float32 and in bfloat16; real forms through vLLM's own
-readers and kernels, in bfloat16. Paged attention, batching and chunked prefill are on.
+readers and kernels, in bfloat16. Paged attention, batching and chunked prefill are on. What needs a kernel
+that this CPU lacks or gets wrong is not run.
 """
 
 import json
@@ -15,7 +16,8 @@ os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "V
 os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 import torch
-from compare import Attempt, arguments, checkpoints
+from compare import Attempt, NotRun, arguments, checkpoints
+from ptqflow.engines.vllm_kernels import refusal
 from vllm import LLM, SamplingParams
 
 DTYPES = {
@@ -51,6 +53,8 @@ def log_probabilities(llm: LLM, tokens: torch.Tensor) -> torch.Tensor:
 def prove(work: Path, recipe: str, form: str, folder: Path, dtype: str) -> dict[str, Any]:
     """One row."""
     with Attempt(work, recipe, form, folder, "vllm", dtype) as attempt:
+        if reason := refusal(folder):
+            raise NotRun(reason)
         llm = load(folder, dtype)
         attempt.loaded()
         attempt.compare(lambda tokens: log_probabilities(llm, tokens))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
 
@@ -43,9 +43,9 @@ class CalibrationSettings(Model):
     source: Source
     format: Literal["chat", "plain"] = "plain"
     trace: Literal["full", "prompt_only"] = "full"
-    samples: int = Field(default=128, ge=1)
-    sequence_length: int = Field(default=2048, ge=2)
-    seed: int = 0
+    samples: int = Field(default=128, ge=1, le=1_000_000)
+    sequence_length: int = Field(default=2048, ge=2, le=10_000_000)
+    seed: Seed = 0
     fields: Fields = Fields()
 
 

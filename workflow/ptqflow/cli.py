@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
+from ptqflow.system import is_out_of_memory, refused
 
 STAGES = {
     "fetch": "copy or download a model at a pinned revision, with the sha256 of every file",
@@ -26,11 +27,13 @@ STAGES = {
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
     "export": "write a checkpoint from a recipe's integers and scales",
     "verify": "read a checkpoint back and compare it with its integers, and its logits with the fake form",
-    "evaluate": "perplexity, multiple choice and reasoning of one checkpoint",
+    "generate": "what one checkpoint says to one task: completions, log-likelihoods of alternatives or of text",
+    "score": "extract and compare the answers of a task; needs no model",
     "measure": "latency of prefill and decode of one checkpoint",
     "aggregate": "tables across models, recipes and tasks",
     "plot": "one figure from the tables",
 }
+COMMANDS = {"recipe": "ptqflow.show_recipe"}  # what looks at the configuration, and makes no artifact
 
 
 def read_settings(text: str) -> object:
@@ -66,6 +69,12 @@ def _parser(stage: str | None) -> argparse.ArgumentParser:
         command.add_argument("--code", help="digest of the code this job was planned with; refused when it differs")
         module.add_arguments(command)
         command.set_defaults(module=module)
+    for name, path in COMMANDS.items():
+        command = commands.add_parser(name, help="show the complete recipe that a name of config.yaml or a preset stands for")
+        if name == stage:
+            module = import_module(path)
+            module.add_arguments(command)
+            command.set_defaults(module=module)
     return parser
 
 
@@ -86,11 +95,15 @@ def _stage_settings(model: type[BaseModel], text: str) -> BaseModel:
 
 
 @contextmanager
-def _damaged_files() -> Iterator[None]:
-    """What safetensors says of a damaged file, as an ArtifactError (a stage that reads none has not imported it)."""
+def _explained() -> Iterator[None]:
+    """What libraries say of refused memory, of a refusing system and of damaged safetensors files, as the errors of `main`."""
     try:
         yield
+    except (PtqflowError, OSError):
+        raise
     except Exception as error:
+        if (refusal := refused(error)) is not None:
+            raise refusal from error
         safetensors = sys.modules.get("safetensors")
         if safetensors is None or not isinstance(error, safetensors.SafetensorError):
             raise
@@ -99,16 +112,24 @@ def _damaged_files() -> Iterator[None]:
         ) from error
 
 
+OUT_OF_MEMORY = (
+    "memory does not suffice; use more chunks, a smaller batch_size, fewer samples, or a machine with more memory (limits of the "
+    "shell or container count, too), then run the same command again"
+)
+
+
 def refusal(error: OSError) -> str:
     """One sentence for what the operating system refused, with the remedy."""
     what = os.strerror(error.errno) if error.errno else f"{type(error).__name__}: {' '.join(str(error).splitlines())}"
     where = f": {error.filename}" if error.filename else ""
     detail = f" ({error.strerror})" if error.errno and error.strerror and error.strerror != what else ""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
     remedy = "remove the cause"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "free space or raise the limit"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        remedy = "make the place writable or choose another"
+        remedy = "make the place writable (and readable) or choose another"
     return f"{what}{where}{detail}; outputs are written whole or not at all: {remedy}, then run the same command again"
 
 
@@ -118,18 +139,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     Anything else is a bug and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(next((a for a in argv if a in STAGES), None))
-    args = parser.parse_args(argv)
+    stage = next((a for a in argv if a in STAGES or a in COMMANDS), None)
     try:
-        if args.code:
-            check_code(args.code)
-        settings = _stage_settings(args.module.Settings, args.settings)
-        with _damaged_files():
-            args.module.run(settings, args)
+        with _explained():
+            args = _parser(stage).parse_args(argv)
+            if stage in COMMANDS:
+                args.module.run(args)
+                return 0
+            if args.code:
+                check_code(args.code)
+            args.module.run(_stage_settings(args.module.Settings, args.settings), args)
     except PtqflowError as error:
-        print(f"ptqflow {args.stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"ptqflow {stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"ptqflow {args.stage}: {refusal(error)}", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        said = refusal(error) if isinstance(error, OSError) else OUT_OF_MEMORY
+        print(f"ptqflow {stage}: {said}", file=sys.stderr)
         return 1
     return 0

@@ -1,9 +1,31 @@
 """The base of every data model of the configuration."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a column of 64 bits holds
 
 
 class Model(BaseModel):
-    """Immutable; unknown keys, and numbers that are not finite, are refused."""
+    """Immutable; unknown keys, numbers that are not finite, and true or false in the place of a number are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, data: Any) -> Any:
+        """`true` would else be 1: YAML reads `yes` and `on` so, too."""
+        for key, value in data.items() if isinstance(data, dict) else ():
+            entries = value if isinstance(value, list | tuple) else [value]
+            field = cls.model_fields.get(key)
+            if field and any(isinstance(entry, bool) for entry in entries) and not _takes_bool(field.annotation):
+                raise ValueError(f"{key}: true and false mean nothing here; write a number, or yes, no, on, off in quotes")
+        return data
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a field may hold true or false."""
+    if annotation in (bool, Any) or isinstance(annotation, bool):
+        return True
+    return any(_takes_bool(part) for part in get_args(annotation))

@@ -1,17 +1,115 @@
-"""A digest of the code a job can reach, so that Snakemake reruns exactly the jobs whose code changed.
+"""A digest of the code a job can reach, so that Snakemake reruns exactly the jobs whose code changed what they do.
 
-The digest is sha256 over the canonical syntax trees of a module's import closure inside this package: comments, docstrings and
-formatting change nothing; a changed constant in a shared helper changes every method that imports it. Modules are parsed,
-never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks names those modules.
+The unit is a definition: a function, a class or a constant at the top of a module. From the modules of a job, names are followed
+from definition to definition inside this package; what no name leads to changes nothing. sha256 is over canonical syntax trees.
+Neutral in them are comments, docstrings, formatting; the literal text of what is raised, printed, logged or reported as progress;
+that of `help` and `description`. Imports count where their names are used; a module that is imported and not named again is there
+for its effects, so all of it counts. Other statements that are no definitions (an `if`, a call) run with any import of their
+module, and count always.
+
+Modules are parsed, never imported, so the Snakefile stays light. Imports by name (`importlib`) are invisible here: whoever asks
+names those modules, and all in them counts; of `module:name`, only what that definition reaches (a benchmark's file says what is
+asked and how it is scored). Assumed of this package: a definition acts on nothing but its own name (no decorator that registers
+it).
 """
 
 import ast
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "ptqflow"
 ROOT = Path(__file__).resolve().parent
+_SPEAKING = {
+    "print",
+    "progress",
+    "error",
+    "warn",
+    "warning",
+    "info",
+    "debug",
+    "add_argument",
+    "ArgumentParser",
+}  # calls for people
+_DESCRIBING = {"help", "description", "title"}  # keywords for people
+
+# What a name leads to: a definition of a module, (module, ALL) or (module, RUN): what any import of the module runs.
+ALL, RUN = "*", ""
+Target = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A definition, or all statements of a module that are none."""
+
+    digest: str
+    targets: frozenset[Target]
+
+
+@dataclass(frozen=True)
+class _Module:
+    """The parts of a module by name (RUN: the statements that are no definitions), and what its imported names stand for."""
+
+    parts: dict[str, _Part]
+    imported: dict[str, frozenset[Target]]
+
+
+def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
+    """Every module of the package (its folder is `root`) of which `modules` can run something, with the digest of that.
+
+    Parent packages are included, because importing a.b.c runs a and a.b. Raises ModuleNotFoundError for an unknown name.
+    """
+    reached: set[Target] = set()
+    waiting: list[Target] = []
+    for entry in modules:
+        module, _, name = entry.partition(":")
+        if _file(module, root) is None:
+            raise ModuleNotFoundError(f"no module {module} in {root}")
+        if name and name not in _module(module, root).parts.keys() | _module(module, root).imported.keys():
+            raise ModuleNotFoundError(f"no {name} in {module}")
+        waiting.append((module, name or ALL))
+    while waiting:
+        target = waiting.pop()
+        if target not in reached:
+            reached.add(target)
+            waiting += _next(target, root)
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for module, name in reached:
+        if part := _module(module, root).parts.get(name):
+            parts.setdefault(module, []).append((name, part.digest))
+    return {module: _sha256(sorted(found)) for module, found in parts.items()}
+
+
+def code_digest(*modules: str, root: Path = ROOT) -> str:
+    """`modules:digest`, the digest being 16 hexadecimal characters over all that `modules` can run."""
+    names = sorted(set(modules))
+    digest = _sha256(sorted(closure(*names, root=root).items()))[:16]
+    return f"{'+'.join(name.removeprefix(PACKAGE + '.') for name in names)}:{digest}"
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _next(target: Target, root: Path) -> Iterator[Target]:
+    """Where a target leads in one step."""
+    name, definition = target
+    module = _module(name, root)
+    yield name, RUN
+    if definition == RUN and "." in name:
+        yield name.rpartition(".")[0], RUN
+    if definition == ALL:
+        yield from ((name, part) for part in module.parts)
+    elif part := module.parts.get(definition):
+        yield from part.targets
+    elif definition in module.imported:
+        yield from module.imported[definition]
+    elif _file(f"{name}.{definition}", root):
+        yield f"{name}.{definition}", RUN
+    else:
+        yield name, ALL
 
 
 def _file(module: str, root: Path) -> Path | None:
@@ -22,22 +120,125 @@ def _file(module: str, root: Path) -> Path | None:
     return None
 
 
-def _canonical(node: object) -> object:
-    """The tree without positions, contexts, docstrings and empty fields: equal on every supported Python."""
+def _module(name: str, root: Path) -> _Module:
+    path = _file(name, root)
+    assert path is not None, name
+    stat = path.stat()
+    return _parsed(name, path, root, (stat.st_mtime_ns, stat.st_size))
+
+
+@cache
+def _parsed(name: str, path: Path, root: Path, stamp: tuple[int, int]) -> _Module:
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    imported: dict[str, set[Target]] = {}
+    for node in ast.walk(tree):
+        for alias, target in _imports(node, name, path, root):
+            imported.setdefault(alias, set()).add(target)
+    statements: dict[str, list[ast.stmt]] = {RUN: []}
+    for statement in _without_docstring(tree.body):
+        for defined in _defines(statement) or [RUN]:
+            statements.setdefault(defined, []).append(statement)
+    local = {key: frozenset({(name, key)}) for key in statements if key != RUN}
+    names = {alias: frozenset(targets) for alias, targets in imported.items()}
+    origins = _origins(tree)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for_effect = {(f"{m}.{n}", ALL) for alias in imported.keys() - used for m, n in imported[alias] if _file(f"{m}.{n}", root)}
+    parts = {}
+    for key, found in statements.items():
+        targets = {target for statement in found for target in _targets(statement, names | local, name, path, root)}
+        own = [statement for statement in found if not isinstance(statement, ast.Import | ast.ImportFrom)]
+        words = {node.id for statement in own for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        content = [_canonical(statement) for statement in own], sorted((word, sorted(origins.get(word, []))) for word in words)
+        parts[key] = _Part(_sha256(content), frozenset(targets | (for_effect if key == RUN else set())))
+    return _Module(parts, names)
+
+
+def _origins(tree: ast.AST) -> dict[str, set[str]]:
+    """What each imported name stands for, of other packages too: a definition means something else when its names do."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            base = "." * node.level + (node.module or "") + ":" if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                found.setdefault(alias.asname or alias.name.split(".")[0], set()).add(base + alias.name)
+    return found
+
+
+def _defines(statement: ast.stmt) -> list[str]:
+    """The names that a definition gives; none where a statement is no definition."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    flat = [part for target in targets for part in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    return [target.id for target in flat if isinstance(target, ast.Name)] if all(isinstance(t, ast.Name) for t in flat) else []
+
+
+def _imports(node: ast.AST, module: str, path: Path, root: Path) -> Iterator[tuple[str, Target]]:
+    """(name bound, what it stands for) of an import of this package's own modules."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if alias.name.split(".")[0] == PACKAGE and _file(alias.name, root):
+                yield alias.asname or PACKAGE, (alias.name, ALL)
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            parts = module.split(".")
+            parts = parts[: len(parts) - node.level + (1 if path.name == "__init__.py" else 0)]
+            base = ".".join([*parts, base] if base else parts)
+        if base.split(".")[0] == PACKAGE and _file(base, root):
+            for alias in node.names:
+                yield alias.asname or alias.name, (base, alias.name)
+
+
+def _targets(statement: ast.stmt, names: dict[str, frozenset[Target]], module: str, path: Path, root: Path) -> Iterator[Target]:
+    """What the names in a statement lead to. A string may be a forward reference, so it leads where the name would."""
+    through: set[ast.AST] = set()
+    for node in ast.walk(statement):
+        for _, (imported, name) in _imports(node, module, path, root):
+            yield imported, RUN
+            if name == ALL or _file(f"{imported}.{name}", root):
+                yield (imported, ALL) if name == ALL else (f"{imported}.{name}", RUN)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            modules = [f"{m}.{n}" for m, n in names.get(node.value.id, ()) if n not in (ALL, RUN) and _file(f"{m}.{n}", root)]
+            if modules:
+                through.add(node.value)
+                yield from ((found, node.attr) for found in modules)
+        word = node.id if isinstance(node, ast.Name) else node.value if isinstance(node, ast.Constant) else None
+        if node not in through and isinstance(word, str):
+            for found, name in names.get(word, ()):
+                yield (f"{found}.{name}", ALL) if isinstance(node, ast.Name) and _file(f"{found}.{name}", root) else (found, name)
+
+
+def _canonical(node: object, speaks: bool = False) -> object:
+    """The tree without positions, contexts, docstrings, texts for people and empty fields: equal on every supported Python."""
     if isinstance(node, ast.AST):
+        if speaks and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return None
+        speaks = speaks or _speaks(node)
         fields = {}
         for name, value in ast.iter_fields(node):
             if name in ("ctx", "type_comment", "kind"):
                 continue
             if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 value = _without_docstring(value)
-            entry = _canonical(value)
+            entry = _canonical(value, speaks)
             if entry not in (None, []):
                 fields[name] = entry
         return [type(node).__name__, sorted(fields.items())]
     if isinstance(node, list):
-        return [_canonical(item) for item in node]
+        found = [_canonical(item, speaks) for item in node]
+        return [item for item in found if item is not None] if speaks else found
     return None if node is None else [type(node).__name__, repr(node)]
+
+
+def _speaks(node: ast.AST) -> bool:
+    """Whether literal text in a node is for people alone: what is raised, printed, reported or described."""
+    if isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        return name in _SPEAKING
+    return isinstance(node, ast.Raise) or (isinstance(node, ast.keyword) and node.arg in _DESCRIBING)
 
 
 def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -45,54 +246,3 @@ def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
         return body[1:]
     return body
-
-
-def _imports(tree: ast.AST, module: str, path: Path, root: Path) -> set[str]:
-    """Names of this package's modules that `tree` imports, anywhere in it (functions included)."""
-    is_package = path.name == "__init__.py"
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = module.split(".")
-                parts = parts[: len(parts) - node.level + (1 if is_package else 0)]
-                base = ".".join([*parts, base] if base else parts)
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return {name for name in found if name.split(".")[0] == PACKAGE and _file(name, root)}
-
-
-@cache
-def _parsed(module: str, path: Path, root: Path, stamp: tuple[int, int]) -> tuple[str, frozenset[str]]:
-    tree = ast.parse(path.read_bytes(), filename=str(path))
-    digest = hashlib.sha256(repr(_canonical(tree)).encode()).hexdigest()
-    return digest, frozenset(_imports(tree, module, path, root))
-
-
-def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
-    """Every module of the package (its folder is `root`) that importing `modules` can run, with the digest of its own tree.
-
-    Parent packages are included, because importing a.b.c runs a and a.b. Raises ModuleNotFoundError for an unknown name.
-    """
-    found: dict[str, str] = {}
-    waiting = [*modules]
-    while waiting:
-        module = waiting.pop()
-        if module in found:
-            continue
-        path = _file(module, root)
-        if path is None:
-            raise ModuleNotFoundError(f"no module {module} in {root}")
-        stat = path.stat()
-        found[module], imports = _parsed(module, path, root, (stat.st_mtime_ns, stat.st_size))
-        waiting += [*imports, *([module.rpartition(".")[0]] if "." in module else [])]
-    return found
-
-
-def code_digest(*modules: str, root: Path = ROOT) -> str:
-    """`modules:digest`, the digest being 16 hexadecimal characters over the import closure of `modules`."""
-    names = sorted(set(modules))
-    digest = hashlib.sha256(repr(sorted(closure(*names, root=root).items())).encode()).hexdigest()[:16]
-    return f"{'+'.join(name.removeprefix(PACKAGE + '.') for name in names)}:{digest}"

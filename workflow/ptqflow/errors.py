@@ -2,6 +2,7 @@
 
 import re
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +19,7 @@ class ArtifactError(PtqflowError):
     """A file of the study is missing, changed, truncated, or not of its declared schema."""
 
 
-_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[key\]")  # what pydantic adds to a path: the alternative it tried
+_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]")  # what pydantic adds to a path: the alternative it tried
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -38,7 +39,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         elif entry["type"] == "missing":
             message = "this key is required; add it"
         elif entry["type"] == "union_tag_not_found":
-            message = "the key 'name' is required; add it (keys here replace those of a preset as a whole)"
+            message = "the key 'name' is required; add it"
         else:
             if entry["type"] in _KEYS_EXPECTED:
                 message = "keys with values belong here, {key: value, ...}"
@@ -57,6 +58,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _keys(model: type[BaseModel]) -> set[str]:
     """Names of all fields of a model and of the models within it."""
     found: set[str] = set()
-    for definition in [schema := model.model_json_schema(), *schema.get("$defs", {}).values()]:
-        found |= set(definition.get("properties", {}))
+    waiting: list[Any] = [model.model_json_schema()]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            found |= set(part.get("properties", {}))
+        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
     return found

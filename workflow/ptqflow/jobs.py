@@ -5,23 +5,28 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
+from ptqflow.modeling import anatomy
+from ptqflow.platforms import PLATFORMS
+from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
-from ptqflow.study import PLATFORMS, Study, architecture_of, layers_of
+from ptqflow.stale import Asked
+from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
-AGGREGATED = ("evaluation", "diagnostics", "latency", "checkpoints", "verification")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -38,14 +43,6 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
 def _local_files(source: Source) -> list[Path]:
     """The local files that hold the rows of a source; a hub source's revision says it already."""
     return data_files(source) if source.local is not None else []
-
-
-def checkpoint(platform: str, model: str, variant: str) -> str:
-    """Path of the manifest of what an engine loads: the model itself (`baseline`), or a recipe's checkpoint in some form."""
-    if variant == "baseline":
-        return f"results/models/{model}/manifest.json"
-    recipe, form = variant.split(".")
-    return f"results/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json"
 
 
 @dataclass(frozen=True)
@@ -89,92 +86,135 @@ class Jobs:
         entry = self.study.recipes[recipe].model_copy(update={"calibration": None})  # the input files say which
         return (entry if layers is None else entry.for_layers(layers)).dump()
 
-    def quantize_code(self, recipe: str) -> str:
+    def _architecture(self, model: str) -> list[str]:
+        """The module of a model's architecture; all of them where a hub model does not state it, before it is here and after."""
+        stated = model_type_of(self.study, model)
+        return [anatomy.module_of(known) for known in ([stated] if stated else anatomy.known())]
+
+    def collect_code(self, model: str) -> str:
+        """Digest of `collect`."""
+        return code("collect", *self._architecture(model))
+
+    def quantize_code(self, model: str, recipe: str) -> str:
         """Digest of `quantize` with the methods that the recipe runs, and no others."""
-        return code("quantize", *(f"methods.{name}" for name in self.study.recipes[recipe].methods()))
+        entry = self.study.recipes[recipe]
+        return code("quantize", *self._architecture(model), *entry.settings_modules(), *entry.algorithm_modules())
 
     def export(self, recipe: str, form: str) -> str:
         """Settings of `export`."""
         return canonical_json({"recipe": self._recipe(recipe), "form": form})
 
-    def evaluate(self, suite: str, seed: int) -> str:
-        """Settings of `evaluate`: one suite, one seed."""
-        entry = self.study.suites[suite]
-        chosen = {name: self.study.tasks[name].model_dump(mode="json", exclude_none=True) for name in entry.tasks}
-        return canonical_json({"tasks": chosen, "seed": seed, "batch_size": entry.batch_size})
+    def _suite(self, engine: str, task: str, seed: int) -> Suite:
+        """The one suite that asks `engine` this task at this seed."""
+        return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
-    def evaluate_code(self, suite: str) -> str:
-        """Digest of `evaluate` with the benchmarks and kinds of the suite's tasks, and no others."""
-        names = {module for task in self._tasks(suite) for module in tasks.modules(task)}
-        return code("evaluate", *(name.removeprefix("ptqflow.") for name in names))
+    def generate(self, engine: str, task: str, seed: int) -> str:
+        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of them."""
+        entry = self.study.tasks[task]
+        settings = {
+            "task": task,
+            "benchmark": entry.benchmark,
+            "source": entry.source.model_dump(mode="json", exclude_none=True),
+            "protocol": entry.protocol,
+            "engine": engine,
+            "seed": seed,
+            "batch_size": self._suite(engine, task, seed).batch_size,
+        }
+        return canonical_json(settings)
 
-    def evaluate_source(self, suite: str) -> str:
-        """Fingerprint of the local data of a suite's tasks."""
-        return fingerprint({file for task in self._tasks(suite) for file in _local_files(task.source)})
+    def generate_source(self, task: str) -> str:
+        """Fingerprint of the local data of a task."""
+        return fingerprint(_local_files(self.study.tasks[task].source))
 
-    def _tasks(self, suite: str) -> list[tasks.TaskConfig]:
-        return [self.study.tasks[name] for name in self.study.suites[suite].tasks]
+    def _reading(self, model: str, variant: str) -> list[str]:
+        """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
+        recipe = variant.partition(".")[0]
+        if variant == "baseline":
+            return []
+        return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 
-    def measure(self, engine: str) -> str:
+    def generate_code(self, model: str, engine: str, task: str, variant: str) -> str:
+        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        asking = tasks.generating(self.study.tasks[task])
+        return code("generate", engines.module_of(engine), *asking, *self._reading(model, variant))
+
+    def score(self, task: str) -> str:
+        """Settings of `score`."""
+        entry = self.study.tasks[task]
+        return canonical_json({"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric})
+
+    def score_code(self, task: str) -> str:
+        """Digest of `score` with the benchmark's scorer."""
+        return code("score", *tasks.scoring(self.study.tasks[task]))
+
+    def measure(self, timing: str) -> str:
         """Settings of `measure`."""
-        return canonical_json(self.study.latency[engine].model_dump(mode="json"))
+        return canonical_json(self.study.latency[timing].model_dump(mode="json"))
 
-    def measure_code(self, engine: str) -> str:
-        """Digest of `measure` with the engine it times."""
-        return code("measure", engines.module_of(self.study.latency[engine].engine))
+    def measure_code(self, model: str, timing: str, variant: str) -> str:
+        """Digest of `measure` with the engine it times and what the variant's recipe names."""
+        return code("measure", engines.module_of(self.study.latency[timing].engine), *self._reading(model, variant))
 
-    def export_code(self, form: str) -> str:
-        """Digest of `export` with the modules of this form."""
-        return code("export", *checkpoints.modules_of(form))
+    def export_code(self, model: str, recipe: str, form: str) -> str:
+        """Digest of `export` with the modules of this form and what the recipe names."""
+        return code("export", *checkpoints.modules_of(form), *self._reading(model, f"{recipe}.{form}"))
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
         return canonical_json({"recipe": self._recipe(recipe), "form": form} | ({"engine": engine} if engine else {}))
 
-    def verify_code(self, recipe: str, form: str) -> str:
+    def verify_code(self, model: str, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
-        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []))
+        reading = self._reading(model, f"{recipe}.{form}")
+        return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
         for model, entry in study.models.items():
             place = {"platform": platform, "model": model}
-            yield "checkpoints", place | {"recipe": "baseline"}, checkpoint(platform, model, "baseline")
+            yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture_of(study, model)):
-                who = place | {"recipe": recipe, "form": form}
-                yield "checkpoints", who, checkpoint(platform, model, f"{recipe}.{form}")
-                yield "verification", who, f"results/{platform}/verification/{model}/{recipe}/{form}.parquet"
+                who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
+                yield "checkpoints", who, paths.checkpoint(platform, model, variant)
+                yield "verification", who, paths.verification(platform, model, variant)
             for variant in study.variants():
                 recipe, _, form = variant.partition(".")
                 who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                for name, suite in study.suites.items():
-                    for seed in suite.seeds:
-                        path = f"results/{platform}/evaluation/{model}/{variant}/{name}/seed={seed}.parquet"
-                        yield "evaluation", who | {"suite": name, "seed": seed}, path
-                for engine in study.latency:
-                    yield "latency", who | {"engine": engine}, f"results/{platform}/latency/{model}/{variant}/{engine}.parquet"
+                for engine, task, seed in study.runs():
+                    path = paths.scores(platform, model, variant, engine, task, seed)
+                    yield "scores", who | {"engine": engine, "task": task, "seed": seed}, path
+                for timing, settings in study.latency.items():
+                    path = paths.latency(platform, model, variant, settings.engine, timing)
+                    yield "latency", who | {"engine": settings.engine, "timing": timing}, path
             for recipe in study.chosen:
                 for chunk in range(entry.chunks):
-                    path = f"results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/diagnostics.parquet"
+                    path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
+    @cached_property
+    def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
+        """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
+        return [
+            (kind, who, path, Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path))
+            for platform in PLATFORMS
+            if platform != self.study.platform
+            for kind, who, path in self._expected(platform)
+            if Path(path).is_file()
+        ]
+
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
-        """All files of this platform, and those of other platforms by the same recipes: the tables compare platforms."""
-        others = (file for name in PLATFORMS if name != self.study.platform for file in self._expected(name))
-        there = [(kind, who, path) for kind, who, path in others if Path(path).is_file() and self._is_of_its_recipe(who)]
+        """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
+        there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
         return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
 
-    def _is_of_its_recipe(self, who: dict[str, Any]) -> bool:
-        """Whether what another platform left under a recipe's name is what the recipe says now: no job here makes it anew."""
-        if who["recipe"] == "baseline":
-            return True
-        manifest = Path(checkpoint(who["platform"], who["model"], f"{who['recipe']}.{checkpoints.FAKE}"))
-        made_by = Manifest.read(manifest).origin.get("settings", {}) if manifest.is_file() else {}
-        return bool(made_by.get("recipe") == self._recipe(who["recipe"]))
+    def left_out(self) -> list[str]:
+        """What other platforms left that the tables do not show, each with the reason."""
+        mine = set(self.aggregate_inputs())
+        return [f"{path} is left out of the tables: {reason}" for *_, path, reason in self._others if reason and path not in mine]
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
@@ -190,18 +230,22 @@ class Jobs:
         """The files that this platform's jobs make for `aggregate`."""
         return [path for _, _, path in self._expected(self.study.platform)]
 
+    def promised(self) -> list[str]:
+        """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
+        return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
+
     def aggregate_source(self) -> str:
         """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
         mine = set(self.aggregate_inputs())
         return fingerprint(path for _, _, path in self._present() if path not in mine)
 
     def figures(self) -> list[str]:
-        """Names of the figures that the study has numbers for."""
-        scored = any(task.definition.kind != "perplexity" for suite in self.study.suites for task in self._tasks(suite))
-        compared = scored and bool(self.study.chosen)
-        quantized, timed = bool(self.study.chosen), bool(self.study.latency)
-        have = {"accuracy": compared, "pareto": compared, "layer_error": quantized, "latency": timed}
-        return [name for name, there in have.items() if there]
+        """Names of the figures that the study has numbers for: rows in every table that they draw from."""
+        quantized = bool(self.study.chosen)
+        scored = any(self.study.tasks[task].definition.kind != "perplexity" for _, task, _ in self.study.runs())
+        rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows |= {"sizes": True, "verification": quantized}
+        return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def plot(self, figure: str) -> str:
         """Settings of `plot`."""

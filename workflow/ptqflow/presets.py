@@ -43,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a4kv4": {"scheme": _W4A4KV4},
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    # As the authors' code by default: groups of 64, 20 iterations, real zero points.
+    "hqq-w4a16": {"scheme": {"weights": _weights(4, False, 64)}, "rounding": {"name": "hqq"}},
     "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
@@ -68,16 +70,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(entry: dict[str, Any]) -> Recipe:
-    """A recipe of `config.yaml` to a complete Recipe: preset first, then the entry's own keys (`scheme` key by key).
+    """A recipe of `config.yaml` to a complete Recipe: the preset, changed key by key, to the leaves, by the entry's own keys.
 
+    Lists, `null`, and a part of another `name` (another transform, clip or rounding) replace what the preset says as a whole.
     Raises ValueError for an unknown preset (naming the known ones) and pydantic's ValidationError for anything else.
     """
     own = dict(entry)
     name = own.pop("preset", None)
-    if name is not None and (not isinstance(name, str) or name not in PRESETS):
+    if "preset" in entry and (not isinstance(name, str) or name not in PRESETS):
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    preset = PRESETS[name] if name else {}
-    merged = {**preset, **own}
-    if "scheme" in own and isinstance(own["scheme"], dict):
-        merged["scheme"] = {**preset.get("scheme", {}), **own["scheme"]}
-    return Recipe.model_validate(merged)
+    return Recipe.model_validate(_changed(PRESETS[name], own) if name else own)
+
+
+def _changed(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `own` in their place, and mappings merged so in turn."""
+    merged = {**base, **own}
+    for key, value in own.items():
+        before = base.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and value.get("name", before.get("name")) == before.get("name"):
+            merged[key] = _changed(before, value)
+    return merged

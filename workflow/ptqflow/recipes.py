@@ -1,13 +1,14 @@
 """What to do to a model, as validated data: scheme x transform x clip x rounding, with per-layer overrides.
 
-A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys win over the preset's).
+A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (its own keys change the preset, leaf by leaf).
 Unknown keys and impossible combinations are errors before any job starts.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from ptqflow.by_name import ByName, algorithm_module, settings_class, settings_module, validated_at
 from ptqflow.datamodel import Model
 from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
@@ -17,110 +18,73 @@ SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of 
 ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
 
 
-class NoTransform(Model):
-    """Leave activations and weights as they are."""
-
-    name: Literal["none"] = "none"
+Need = Literal["gram", "mean_abs", "absmax", "states"]
+FROM_STATES: frozenset[Need] = frozenset({"gram", "mean_abs", "states"})  # found by running all states through a block
 
 
-class SmoothQuantTransform(Model):
-    """s = amax|x|^a / amax|W|^(1-a) per channel, moved from activations into weights (SmoothQuant, eq. 4)."""
+class Method(Model):
+    """What a method says of itself: its settings are the fields; the rest are facts for those who run it.
 
-    name: Literal["smoothquant"]
-    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.85
-    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "gate_up"]
-
-
-class AwqTransform(Model):
-    """s = mean|x|^r, r of n_grid points chosen by the output error of the rounded weights (AWQ).
-
-    `duo_scaling` divides by the weights' share of their group's maximum, to the power 1 - r. `gqa_vo` also scales o_proj where
-    several query heads share a value head.
+    `needs`, of the calibration set: `gram`, XᵀX of each distinct input; `mean_abs` and `absmax`, mean|x| and max|x| by channel;
+    `states`, those that enter a block and what the float block makes of them.
     """
 
-    name: Literal["awq"]
-    n_grid: Annotated[int, Field(ge=1)] = 20
-    duo_scaling: bool = False
-    gqa_vo: bool = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    name: str
+
+    def conflict(self, recipe: "Recipe") -> str | None:
+        """Why it does not go with the rest of a recipe (`what; remedy`), or None."""
+        return None
 
 
-class FlatQuantTransform(Model):
-    """Learned Kronecker transforms, channel scales and clips, block by block (FlatQuant); AdamW with cosine annealing per step.
+class Transform(Method):
+    """A function-preserving change of a block's weights and inputs.
 
-    `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
-    `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
-    `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
-    Inputs of linears that `sites` leave out are neither transformed nor clipped.
+    `works`: by_site, a channel scale per distinct input (`methods.scaling`); by_block, learned from the whole block
+    (`methods.learned`) on `least_sequences` or more. `changes`: the settings that single layers may change.
     """
 
-    name: Literal["flatquant"]
-    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "o", "gate_up", "down"]
-    epochs: Annotated[int, Field(ge=0)] = 15
-    batch_size: Annotated[int, Field(ge=1)] = 4
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.125
-    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
-    clip_logit: float = 4.0
-    parametrization: Literal["direct", "svd"] = "direct"
-    seed: int = 0
+    works: ClassVar[Literal["nowhere", "by_site", "by_block"]] = "nowhere"
+    least_sequences: ClassVar[int] = 1
+    changes: ClassVar[type[Model] | None] = None
+
+    @property
+    def online_sites(self) -> list[SiteName]:
+        """Distinct inputs that are transformed while the model runs, keys and queries with them (`modeling.online`)."""
+        return []
 
 
-class NoClip(Model):
-    """The full range of each group."""
+class Clip(Method):
+    """How the ranges of weights are clipped (`clipped_range`)."""
 
-    name: Literal["none"] = "none"
-
-
-class MseClip(Model):
-    """Shrink each group's range to the fraction that minimizes sum |w - w'|^norm."""
-
-    name: Literal["mse"]
-    norm: Annotated[float, Field(gt=0)] = 2.4
-    max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    n_grid: Annotated[int, Field(ge=1)] = 100
+    def covers(self, linear: str) -> bool:
+        """Whether a linear's weight is clipped."""
+        return True
 
 
-class SearchClip(Model):
-    """Clamp each group to the fraction 1 - i/n_grid of its max|w| that loses the least of the group's output (AWQ).
+class Rounding(Method):
+    """How weights are put on their grid (`round_weights`).
 
-    Fractions end before 1 - max_shrink. Linears in `skip` keep their range.
+    `steps`: how far it may move a weight, in root mean square steps of its full range's grid (`checkpoints.distance`).
     """
 
-    name: Literal["search"]
-    n_grid: Annotated[int, Field(ge=1)] = 20
-    max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    skip: list[Linear] = ["q_proj", "k_proj"]
+    steps: ClassVar[float] = 1.0
 
+    @property
+    def real_zero_points(self) -> bool:
+        """Whether the zero points of asymmetric weights are real numbers (float32) instead of integers of the grid."""
+        return False
 
-class RtnRounding(Model):
-    """Round to nearest, half to even."""
+    @property
+    def orders_columns(self) -> bool:
+        """Whether columns are visited in another order than they are stored in."""
+        return False
 
-    name: Literal["rtn"] = "rtn"
-
-
-class GptqRounding(Model):
-    """Column by column with second-order error feedback (GPTQ, algorithm 1), static groups."""
-
-    name: Literal["gptq"]
-    dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    block_size: Annotated[int, Field(ge=1)] = 128
-    actorder: bool = True
-
-
-Transform = Annotated[NoTransform | SmoothQuantTransform | AwqTransform | FlatQuantTransform, Field(discriminator="name")]
-Clip = Annotated[NoClip | MseClip | SearchClip, Field(discriminator="name")]
-Rounding = Annotated[RtnRounding | GptqRounding, Field(discriminator="name")]
-
-
-class FlatQuantChanges(Model):
-    """What some layers learn by instead of the recipe's own."""
-
-    epochs: Annotated[int, Field(ge=0)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    @property
+    def damping(self) -> float | None:
+        """Fraction of the Hessian's mean diagonal that is added, where there is a Hessian."""
+        return None
 
 
 class Override(Model):
@@ -133,7 +97,7 @@ class Override(Model):
     linears: Annotated[list[Linear], Field(min_length=1)] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
-    transform: FlatQuantChanges | None = None
+    transform: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "Override":
@@ -152,13 +116,20 @@ class Override(Model):
         return (self.layers == "all" or layer in self.layers) and (self.linears == "all" or linear in self.linears)
 
 
+_PLAIN = {"transform": "none", "clip": "none", "rounding": "rtn"}  # what a recipe does that names no other method
+
+
+def _plain(kind: str) -> Any:
+    return settings_class(kind, _PLAIN[kind])()
+
+
 class Recipe(Model):
     """A complete recipe. `input_shards`: tensor-parallel shards that the scales of o_proj and down_proj inputs assume."""
 
     scheme: Scheme
-    transform: Transform = NoTransform()
-    clip: Clip = NoClip()
-    rounding: Rounding = RtnRounding()
+    transform: Annotated[SerializeAsAny[Transform], ByName("transform")] = Field(default_factory=lambda: _plain("transform"))
+    clip: Annotated[SerializeAsAny[Clip], ByName("clip")] = Field(default_factory=lambda: _plain("clip"))
+    rounding: Annotated[SerializeAsAny[Rounding], ByName("rounding")] = Field(default_factory=lambda: _plain("rounding"))
     overrides: list[Override] = []
     input_shards: Annotated[int, Field(ge=1)] = 1
     error_propagation: bool = True
@@ -166,24 +137,19 @@ class Recipe(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        if self.scheme.weights is None and (self.rounding.name != "rtn" or self.clip.name != "none"):
-            raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
-        if self.transform.name == "flatquant" and self.clip.name != "none":
-            raise ValueError(f"transform flatquant learns its clips; use clip none instead of {self.clip.name}")
-        if self.transform.name != "flatquant" and any(override.transform for override in self.overrides):
-            raise ValueError(f"overrides.transform changes how flatquant learns; transform {self.transform.name} learns nothing")
-        cache = self.scheme.kv_cache
-        if self.transform.name == "flatquant" and cache and (cache.keys, cache.dynamic) != ("post_rope", True):
-            raise ValueError("transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true")
-        if self.transform.name == "flatquant" and any(not args.dynamic for args in self._inputs()):
-            raise ValueError("transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true")
-        if self.scheme.weights is None and self.transform.name == "awq":
-            raise ValueError("transform awq searches by the error of rounded weights; give scheme.weights")
-        weights = [self.scheme.weights, *(override.weights for override in self.overrides)]
-        if self.clip.name == "search" and any(args and args.strategy == "tensor" for args in weights):
-            raise ValueError("clip search works row by row; use weights.strategy group or channel, or clip mse")
         if self.scheme == Scheme():
             raise ValueError("scheme quantizes nothing; give weights, input_activations or kv_cache")
+        if self.scheme.weights is None and (self.rounding.name, self.clip.name) != (_PLAIN["rounding"], _PLAIN["clip"]):
+            raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
+        for conflict in filter(None, (method.conflict(self) for method in self.methods())):
+            raise ValueError(conflict)
+        changes = self.transform.changes
+        for index, override in enumerate(self.overrides):
+            if override.transform is None:
+                continue
+            if changes is None:
+                raise ValueError(f"overrides.transform changes what is learned; transform {self.transform.name} learns nothing")
+            validated_at(("overrides", index, "transform"), changes, override.transform)
         return self
 
     def weights(self, layer: int, linear: str) -> WeightArgs | None:
@@ -198,7 +164,12 @@ class Recipe(Model):
         naming = [o for o in self.overrides if o.covers(layer, linear) and key in o.model_fields_set]
         return getattr(naming[-1] if naming else self.scheme, key)
 
-    def _inputs(self) -> list[ActivationArgs]:
+    def all_weights(self) -> list[WeightArgs]:
+        """Every weight quantization that the scheme or an override gives."""
+        given = [self.scheme.weights, *(override.weights for override in self.overrides)]
+        return [args for args in given if args is not None]
+
+    def all_inputs(self) -> list[ActivationArgs]:
         """Every input quantization that the scheme or an override gives."""
         given = [self.scheme.input_activations, *(override.input_activations for override in self.overrides)]
         return [args for args in given if args is not None]
@@ -208,12 +179,14 @@ class Recipe(Model):
         transform = self.transform
         for override in self.overrides:
             if override.transform is not None and (override.layers == "all" or layer in override.layers):
-                transform = transform.model_copy(update=override.transform.model_dump(exclude_none=True))
+                assert transform.changes is not None, "checked when the recipe was made"
+                changes = transform.changes.model_validate(override.transform)
+                transform = transform.model_copy(update=changes.model_dump(exclude_none=True))
         return transform
 
-    def clip_of(self, *parts: str) -> Clip:
-        """How the ranges of one linear's weight are clipped; `parts`: the linears that are fused in it, or itself."""
-        return NoClip() if isinstance(self.clip, SearchClip) and set(parts) & set(self.clip.skip) else self.clip
+    def clip_of(self, *parts: str) -> Clip | None:
+        """How the ranges of one linear's weight are clipped; None: not at all. `parts`: what is fused in it, or itself."""
+        return self.clip if all(self.clip.covers(part) for part in parts) else None
 
     def for_layers(self, layers: range) -> "Recipe":
         """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""
@@ -224,28 +197,39 @@ class Recipe(Model):
         ]
         return self.model_copy(update={"overrides": kept})
 
-    def methods(self) -> list[str]:
-        """Names of the method modules this recipe runs, each a file `methods/<name>.py`."""
-        clip = {"clip_search"} if self.clip.name == "search" else set()
-        return sorted({self.rounding.name} | ({self.transform.name} - {"none"}) | clip)
+    def methods(self) -> tuple[Transform, Clip, Rounding]:
+        """The methods that this recipe names."""
+        return self.transform, self.clip, self.rounding
+
+    def settings_modules(self) -> list[str]:
+        """The modules, inside the package, that reading this recipe imports by name."""
+        return [settings_module(kind, getattr(self, kind).name) for kind in _PLAIN]
+
+    def algorithm_modules(self) -> list[str]:
+        """Those that quantizing by it imports by name."""
+        found = (algorithm_module(kind, getattr(self, kind).name) for kind in ("transform", "clip", "rounding"))
+        return [module for module in found if module is not None]
+
+    def needs(self) -> frozenset[Need]:
+        """All that its methods need of the calibration set."""
+        return frozenset().union(*(method.needs for method in self.methods()))
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""
-        return self.rounding.name == "gptq" and self.error_propagation and self.transform.name != "flatquant"
+        return "gram" in self.rounding.needs and self.error_propagation and self.transform.works != "by_block"
 
     def learns_from_states(self) -> bool:
         """Whether a method, or a static cache, looks at all states that enter a block."""
         static_cache = self.scheme.kv_cache is not None and bool(self.scheme.kv_cache.static)
-        methods = self.transform.name in ("awq", "flatquant") or self.clip.name == "search" or self.rounding.name == "gptq"
-        return static_cache or methods
+        return static_cache or bool(self.needs() & FROM_STATES)
 
     def reads_statistics(self) -> bool:
         """Whether anything follows from statistics of the float model (`collect`); else the first blocks need tokens alone."""
-        return self.transform.name in ("smoothquant", "flatquant") or any(not args.dynamic for args in self._inputs())
+        return "absmax" in self.needs() or any(not args.dynamic for args in self.all_inputs())
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
-        return self.transform.name != "flatquant" and self.scheme.kv_cache is None and not self._inputs()
+        return not self.transform.online_sites and self.scheme.kv_cache is None and not self.all_inputs()
 
     def dump(self) -> dict[str, Any]:
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""

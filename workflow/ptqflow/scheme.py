@@ -25,7 +25,7 @@ class QuantizationArgs(Model):
     @model_validator(mode="after")
     def _group(self) -> "QuantizationArgs":
         if (self.strategy == "group") != (self.group_size is not None):
-            raise ValueError("group_size goes with strategy: group, and only with it")
+            raise ValueError("group_size goes with strategy: group, and only with it; for another strategy give group_size: null")
         return self
 
 

@@ -60,6 +60,13 @@ class Source(Place):
     split: str | None = None
     file: str | None = None
 
+    @field_validator("subset", "split", "file")
+    @classmethod
+    def _inside(cls, name: str | None) -> str | None:
+        if name is not None and (not name.strip("/.") or name.startswith("/") or ".." in name.split("/") or "\0" in name):
+            raise ValueError(f"{name!r} leads out of the folder or repository; name what is inside, without leading / and ..")
+        return name
+
     @property
     def label(self) -> str:
         """What the rows are called in artifacts: path or repo@revision, then subset and split."""

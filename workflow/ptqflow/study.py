@@ -4,46 +4,51 @@ Import-light (no torch): the Snakefile reads this at every parse, also in every 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ptqflow import paths
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.model_config import MOST_LAYERS, read_config
 from ptqflow.artifacts.models import source_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Model, Seed
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
+from ptqflow.platforms import Platform
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
 
-PLATFORMS = ("cpu", "gpu", "ascend")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 AtLeastOne = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
 
 class ModelEntry(Model):
     """A model: where it comes from, and into how many independent chunks its blocks are cut.
 
-    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download.
+    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download. Where it states
+    its `model_type`, too, its jobs rerun when that architecture's file changes, else when any architecture's does.
     """
 
     source: ModelSource
-    chunks: AtLeastOne = 1
-    layers: AtLeastOne | None = None
+    chunks: Layers = 1
+    layers: Layers | None = None
+    model_type: str | None = None
 
     @model_validator(mode="after")
     def _layers_of_hub_model(self) -> "ModelEntry":
@@ -53,17 +58,18 @@ class ModelEntry(Model):
 
 
 class Suite(Model):
-    """Tasks that one process evaluates together, once per seed."""
+    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks."""
 
     tasks: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
+    engine: Name = "transformers"
 
 
 class Study(Model):
     """A whole study. Names of models, recipes, ... become folder names: letters, digits, '-' and '_'."""
 
-    platform: Literal["cpu", "gpu", "ascend"] = "cpu"
+    platform: Platform = "cpu"
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
@@ -83,16 +89,18 @@ class Study(Model):
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
-            if name in self.chosen and recipe.transform.name == "flatquant" and self.calibrations[read].samples < 2:
-                raise ValueError(f"calibrations.{read}.samples: recipes.{name} holds sequences out (flatquant); use 2 or more")
+            least = recipe.transform.least_sequences
+            if name in self.chosen and self.calibrations[read].samples < least:
+                who = f"recipes.{name} (transform {recipe.transform.name})"
+                raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
-        runs: dict[tuple[str, int], str] = {}
+        runs: dict[tuple[str, str, int], str] = {}
         for name, suite in self.suites.items():
             _known(f"suites.{name}.tasks", suite.tasks, self.tasks)
-            for run in ((task, seed) for task in suite.tasks for seed in suite.seeds):
+            for run in ((suite.engine, task, seed) for task in suite.tasks for seed in suite.seeds):
                 if run in runs:
-                    raise ValueError(f"suites.{name}: task {run[0]} at seed {run[1]} is in suites.{runs[run]} already; drop one")
+                    raise ValueError(f"suites.{name}: task {run[1]} at seed {run[2]} is in suites.{runs[run]} already; drop one")
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
@@ -114,6 +122,10 @@ class Study(Model):
         """`baseline` and every `recipe.form` to evaluate."""
         return ["baseline", *(f"{recipe}.{FAKE}" for recipe in self.chosen)]
 
+    def runs(self) -> list[tuple[str, str, int]]:
+        """(engine, task, seed) of everything that each variant is asked."""
+        return [(suite.engine, task, seed) for suite in self.suites.values() for task in suite.tasks for seed in suite.seeds]
+
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
 
@@ -122,13 +134,12 @@ class Study(Model):
         """
         found = [(name, FAKE) for name in self.chosen]
         for form, recipes in self._forms().items():
-            for name in (name for name in self.chosen if isinstance(recipes, str) or name in recipes):
-                reason = refusal(form, self.recipes[name], architecture)
-                if reason is not None and recipes == "servable":
-                    continue
-                check(form, reason, name)
-                if form != FAKE:
-                    found.append((name, form))
+            asked = [name for name in self.chosen if isinstance(recipes, str) or name in recipes]
+            reasons = {name: refusal(form, self.recipes[name], architecture) for name in asked}
+            if recipes == "servable":
+                asked = [name for name in asked if reasons[name] is None]
+            _all(lambda name, form=form, reasons=reasons: check(form, reasons[name], name), asked)  # type: ignore[misc]
+            found += [(name, form) for name in asked if form != FAKE]
         return found
 
     def _forms(self) -> Mapping[str, str | list[str]]:
@@ -163,35 +174,15 @@ def load(config: Mapping[str, Any]) -> Study:
         if source.local is not None:
             with _named(key):
                 data_files(source)
-    for name, latency in study.latency.items():
-        with _named(f"latency.{name}.engine"):
-            module_of(latency.engine)
+    for kind, entries in (("suites", study.suites), ("latency", study.latency)):
+        for name, served in entries.items():
+            with _named(f"{kind}.{name}.engine"):
+                module_of(served.engine)
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
             study.checkpoints(architecture_of(study, name))
     return study
-
-
-def refuse_repeated_keys(path: str | Path) -> None:
-    """Raise ConfigError for a key that a YAML (or JSON) file states twice: its readers would keep the last one in silence."""
-    import yaml  # a requirement of Snakemake, which has read the file before
-
-    def walk(node: Any, place: str) -> None:
-        if isinstance(node, yaml.SequenceNode):
-            for entry in node.value:
-                walk(entry, place)
-        if isinstance(node, yaml.MappingNode):
-            lines: dict[str, int] = {}
-            for key, value in node.value:
-                name, line = f"{place}{key.value}", key.start_mark.line + 1
-                if name in lines:
-                    raise ConfigError(f"{path}: {name} is there twice (lines {lines[name]} and {line}); rename or remove one")
-                lines[name] = line
-                walk(value, f"{name}.")
-
-    with open(path, encoding="utf-8") as file:
-        walk(yaml.compose(file, Loader=yaml.SafeLoader), "")
 
 
 @contextmanager
@@ -201,6 +192,8 @@ def _named(key: str) -> Iterator[None]:
         yield
     except PtqflowError as error:
         raise type(error)(f"config.yaml: {key}: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"config.yaml: {key}: {error.strerror or error}; correct the path or its permissions") from None
 
 
 def _check_architecture(study: Study, name: str) -> None:
@@ -209,14 +202,45 @@ def _check_architecture(study: Study, name: str) -> None:
         with _named(f"models.{name}"):
             anatomy.architecture_of(architecture)
     layers, entry = layers_of(study, name), study.models[name]
+    stated = entry.model_type
+    if stated and (stated not in anatomy.known() or (architecture is not None and architecture["model_type"] != stated)):
+        which = f"one of {', '.join(anatomy.known())}" if architecture is None else architecture["model_type"]
+        raise ConfigError(f"config.yaml: models.{name}.model_type: {stated!r}; use {which}, as the model's config.json says")
     if entry.chunks > layers:
         raise ConfigError(f"config.yaml: models.{name}.chunks: {entry.chunks} chunks of {layers} blocks; use at most {layers}")
     if architecture is None:
         return
     if architecture["num_hidden_layers"] != layers:
         raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
-    for recipe in study.chosen:
-        check_recipe(study.recipes[recipe], architecture, recipe, name)
+    _all(lambda recipe: check_recipe(study.recipes[recipe], architecture, recipe, name), study.chosen)
+    _check_positions(study, name, architecture.get("max_position_embeddings"))
+
+
+def _check_positions(study: Study, name: str, positions: int | None) -> None:
+    """Windows of calibration and of perplexity are no longer than the model has positions."""
+    if positions is None:
+        return
+    used = dict.fromkeys([study.calibration_of(recipe) for recipe in study.chosen])
+    lengths = [(f"calibrations.{c}.sequence_length", study.calibrations[c].sequence_length) for c in used]
+    tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
+    lengths += [(f"tasks.{task}.window", study.tasks[task].protocol.get("window", 0)) for task in tasks]
+    for key, length in lengths:
+        if length > positions:
+            raise ConfigError(
+                f"config.yaml: {key}: windows of {length} tokens, but model {name} has {positions} positions; use fewer tokens"
+            )
+
+
+def _all(check: Callable[[str], None], recipes: Iterable[str]) -> None:
+    """Check every recipe. Raises one ConfigError that names all that do not fit."""
+    complaints = []
+    for recipe in recipes:
+        try:
+            check(recipe)
+        except ConfigError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ConfigError("; ".join(complaints))
 
 
 def layers_of(study: Study, model: str) -> int:
@@ -228,14 +252,21 @@ def layers_of(study: Study, model: str) -> int:
     return int(architecture["num_hidden_layers"])
 
 
+def model_type_of(study: Study, model: str) -> str | None:
+    """`model_type` of a model, as stated or as its local config.json says; None for a hub model that does not state it."""
+    entry = study.models[model]
+    config = architecture_of(study, model) if entry.source.path is not None else None
+    return str(config["model_type"]) if config is not None else entry.model_type
+
+
 def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
     """`config.json` of a model: from its local folder, or as fetched; None for a hub model that is not here yet."""
     source = study.models[model].source
-    folder = Path(source.path) if source.path is not None else Path("results/models") / model
+    folder = Path(source.path) if source.path is not None else Path(paths.model(model)).parent
     path = folder / "config.json"
     if source.path is None and not _is_fetched(folder / MANIFEST, source):
         return None
-    return dict(json.loads(path.read_text())) if path.is_file() else None
+    return read_config(folder) if path.is_file() else None
 
 
 def _is_fetched(manifest: Path, source: ModelSource) -> bool:
@@ -250,7 +281,13 @@ def schema() -> dict[str, Any]:
     data = Study.model_json_schema()
     recipe = data["$defs"]["Recipe"]
     recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
-    recipe["required"].remove("scheme")  # a preset brings one
+    recipe["required"].remove("scheme")  # a preset brings what an entry leaves out, down to the leaves
+    scheme = [data["$defs"][name] for name in ("WeightArgs", "ActivationArgs", "CacheArgs")]
+    parts = [method for part in ("transform", "clip", "rounding") for method in recipe["properties"][part]["anyOf"]]
+    for model in (*scheme, *parts):
+        model.pop("required", None)
+    for kind, task in KINDS.items():  # so that one of them fits, with its keys
+        data["$defs"][task.__name__]["properties"]["benchmark"] |= {"enum": benchmarks_of(kind)}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}
 
 

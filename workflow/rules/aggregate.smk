@@ -1,17 +1,7 @@
-# The tables that each figure draws from.
-FIGURES = {
-    "accuracy": ["accuracy"],
-    "layer_error": ["layer_error"],
-    "latency": ["latency"],
-    "pareto": ["accuracy", "sizes"],
-}
-TABLES = {
-    "accuracy": ["parquet", "csv", "md", "tex"],
-    "layer_error": ["parquet", "csv"],
-    "latency": ["parquet", "csv", "md"],
-    "sizes": ["parquet", "csv", "md"],
-    "verification": ["parquet", "csv", "md"],
-}
+# What another platform left and this study does not ask for is named, not mixed in.
+if workflow.is_main_process:
+    for left_out in jobs.left_out():
+        print(left_out, file=sys.stderr)
 
 
 rule aggregate:
@@ -19,21 +9,23 @@ rule aggregate:
         jobs.aggregate_inputs(),
     output:
         [
-            f"results/tables/{name}.{suffix}"
-            for name, suffixes in TABLES.items()
+            paths.table(name, suffix)
+            for name, suffixes in catalogue.TABLES.items()
             for suffix in suffixes
+            if suffix != "html"
         ],
         [
             report(
-                f"results/tables/{name}.html",
+                paths.table(name, "html"),
                 caption=f"../report/{name}.rst",
                 category="Tables",
                 labels={"table": name},
             )
-            for name in ("accuracy", "latency", "sizes", "verification")
+            for name, suffixes in catalogue.TABLES.items()
+            if "html" in suffixes
         ],
     log:
-        "results/logs/aggregate.log",
+        paths.log(paths.table("aggregate", "parquet")),
     params:
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
@@ -41,28 +33,31 @@ rule aggregate:
         code=code("aggregate"),
     shell:
         PTQFLOW
-        + " aggregate --settings {params.settings:q} --code {params.code} --tables results/tables"
-        " {params.files} 2>&1 | tee {log}"
+        + " aggregate --settings {params.settings:q} --code {params.code} --tables "
+        + paths.TABLES
+        + " {params.files} 2>&1 | tee {log}"
 
 
 rule plot:
     input:
-        lambda w: [f"results/tables/{name}.parquet" for name in FIGURES[w.figure]],
+        lambda w: [
+            paths.table(name, "parquet") for name in catalogue.tables_of(w.figure)
+        ],
     output:
         report(
-            "results/figures/{figure}.svg",
+            paths.figure(),
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
     log:
-        "results/logs/plot/{figure}.log",
+        paths.log(paths.figure()),
     params:
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),
         tables=lambda w: " ".join(
-            f"--{n.replace('_', '-')} results/tables/{n}.parquet"
-            for n in FIGURES[w.figure]
+            f"--{name.replace('_', '-')} {paths.table(name, 'parquet')}"
+            for name in catalogue.tables_of(w.figure)
         ),
     shell:
         PTQFLOW

@@ -1,10 +1,10 @@
 rule tokens:
     input:
-        model="results/models/{model}/manifest.json",
+        model=paths.model(),
     output:
-        "results/calibration/{model}/{calibration}/tokens.parquet",
+        paths.tokens(),
     log:
-        "results/logs/tokens/{model}/{calibration}.log",
+        paths.log(paths.tokens()),
     params:
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
@@ -16,17 +16,17 @@ rule tokens:
 
 rule collect:
     input:
-        model="results/models/{model}/manifest.json",
-        tokens="results/calibration/{model}/{calibration}/tokens.parquet",
+        model=paths.model(),
+        tokens=paths.tokens(),
     output:
-        "results/{platform}/calibration/{model}/{calibration}/manifest.json",
+        paths.calibration(),
     log:
-        "results/logs/{platform}/collect/{model}/{calibration}.log",
+        paths.log(paths.calibration()),
     resources:
         accelerator=1,
     params:
         settings=lambda w: jobs.collect(w.model),
-        code=code("collect"),
+        code=lambda w: jobs.collect_code(w.model),
     shell:
         PTQFLOW
         + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

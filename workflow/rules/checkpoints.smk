@@ -1,22 +1,22 @@
 def qparams(w):
     """The integers and scales of every chunk of a recipe."""
     return [
-        f"results/{w.platform}/quantized/{w.model}/{w.recipe}/chunk={k}/qparams.safetensors"
+        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
         for k in range(study.models[w.model].chunks)
     ]
 
 
 rule export:
     input:
-        model="results/models/{model}/manifest.json",
+        model=paths.model(),
         qparams=qparams,
     output:
-        "results/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json",
+        paths.checkpoint(),
     log:
-        "results/logs/{platform}/export/{model}/{recipe}.{form}.log",
+        paths.log(paths.checkpoint()),
     params:
         settings=lambda w: jobs.export(w.recipe, w.form),
-        code=lambda w: jobs.export_code(w.form),
+        code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
         PTQFLOW + " export --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
@@ -24,20 +24,20 @@ rule export:
 
 rule verify:
     input:
-        model="results/models/{model}/manifest.json",
-        tokens=lambda w: f"results/calibration/{w.model}/{study.calibration_of(w.recipe)}/tokens.parquet",
+        model=paths.model(),
+        tokens=lambda w: paths.tokens(w.model, study.calibration_of(w.recipe)),
         qparams=qparams,
-        fake="results/{platform}/checkpoints/{model}/{recipe}/fake/manifest.json",
-        checkpoint="results/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json",
+        fake=paths.checkpoint(variant="{recipe}.fake"),
+        checkpoint=paths.checkpoint(),
     output:
-        "results/{platform}/verification/{model}/{recipe}/{form}.parquet",
+        paths.verification(),
     log:
-        "results/logs/{platform}/verify/{model}/{recipe}.{form}.log",
+        paths.log(paths.verification()),
     resources:
         accelerator=1,
     params:
         settings=lambda w: jobs.verify(w.recipe, w.form),
-        code=lambda w: jobs.verify_code(w.recipe, w.form),
+        code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:
         PTQFLOW
         + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

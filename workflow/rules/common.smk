@@ -1,17 +1,18 @@
-# The study, read once; paths of the variants; how a stage is called.
+# The study, read once; how a stage is called.
 import fcntl
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-
+from ptqflow import paths
 from ptqflow.environment import VARIABLES
-from ptqflow.errors import PtqflowError
-from ptqflow.jobs import Jobs, checkpoint, code
-from ptqflow.study import load, refuse_repeated_keys
+from ptqflow.jobs import Jobs, code
+from ptqflow.platforms import PLATFORMS
+from ptqflow.reporting import catalogue
+from ptqflow.study import load
 
 try:
     for file in workflow.configfiles:
-        refuse_repeated_keys(file)
+        check_configfile(file)
     study = load(config)
+    paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
@@ -31,13 +32,14 @@ PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BA
 
 
 wildcard_constraints:
-    platform="cpu|gpu|ascend",
+    platform="|".join(PLATFORMS),
     model=r"[A-Za-z0-9_-]+",
     calibration=r"[A-Za-z0-9_-]+",
     recipe=r"[A-Za-z0-9_-]+",
     chunk=r"\d+",
     form=r"[A-Za-z0-9_-]+",
     variant=r"baseline|[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
-    suite=r"[A-Za-z0-9_-]+",
+    task=r"[A-Za-z0-9_-]+",
     seed=r"-?\d+",
     engine=r"[A-Za-z0-9_-]+",
+    timing=r"[A-Za-z0-9_-]+",

@@ -1,17 +1,32 @@
-rule evaluate:
+rule generate:
     input:
-        checkpoint=lambda w: checkpoint(w.platform, w.model, w.variant),
+        checkpoint=lambda w: paths.checkpoint(w.platform, w.model, w.variant),
     output:
-        "results/{platform}/evaluation/{model}/{variant}/{suite}/seed={seed}.parquet",
+        paths.generations(),
     log:
-        "results/logs/{platform}/evaluate/{model}/{variant}/{suite}.seed={seed}.log",
+        paths.log(paths.generations()),
     resources:
         accelerator=1,
     params:
-        settings=lambda w: jobs.evaluate(w.suite, int(w.seed)),
-        source=lambda w: jobs.evaluate_source(w.suite),
-        code=lambda w: jobs.evaluate_code(w.suite),
+        settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
+        source=lambda w: jobs.generate_source(w.task),
+        code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
         PTQFLOW
-        + " evaluate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"
+
+
+rule score:
+    input:
+        generations=paths.generations(),
+    output:
+        paths.scores(),
+    log:
+        paths.log(paths.scores()),
+    params:
+        settings=lambda w: jobs.score(w.task),
+        code=lambda w: jobs.score_code(w.task),
+    shell:
+        PTQFLOW + " score --settings {params.settings:q} --code {params.code}"
+        " --generations {input.generations} --output {output} 2>&1 | tee {log}"

@@ -1,17 +1,17 @@
 rule measure:
     input:
-        checkpoint=lambda w: checkpoint(w.platform, w.model, w.variant),
+        checkpoint=lambda w: paths.checkpoint(w.platform, w.model, w.variant),
     output:
-        "results/{platform}/latency/{model}/{variant}/{engine}.parquet",
+        paths.latency(),
     log:
-        "results/logs/{platform}/measure/{model}/{variant}/{engine}.log",
+        paths.log(paths.latency()),
     # The local profile gives it all cores: a timing shares the machine with nothing else.
     threads: 4
     resources:
         accelerator=1,
     params:
-        settings=lambda w: jobs.measure(w.engine),
-        code=lambda w: jobs.measure_code(w.engine),
+        settings=lambda w: jobs.measure(w.timing),
+        code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:
         PTQFLOW
         + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

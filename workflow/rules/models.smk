@@ -1,8 +1,8 @@
 rule fetch:
     output:
-        "results/models/{model}/manifest.json",
+        paths.model(),
     log:
-        "results/logs/fetch/{model}.log",
+        paths.log(paths.model()),
     params:
         settings=lambda w: jobs.fetch(w.model),
         source=lambda w: jobs.fetch_source(w.model),

@@ -2,28 +2,25 @@ def states_of(w):
     """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
     calibration = study.calibration_of(w.recipe)
     if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
-        return "--tokens", f"results/calibration/{w.model}/{calibration}/tokens.parquet"
-    return (
-        "--calibration",
-        f"results/{w.platform}/calibration/{w.model}/{calibration}/manifest.json",
-    )
+        return "--tokens", paths.tokens(w.model, calibration)
+    return "--calibration", paths.calibration(w.platform, w.model, calibration)
 
 
 rule quantize:
     input:
-        model="results/models/{model}/manifest.json",
+        model=paths.model(),
         states=lambda w: states_of(w)[1],
     output:
-        qparams="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/qparams.safetensors",
-        diagnostics="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/diagnostics.parquet",
-        losses="results/{platform}/quantized/{model}/{recipe}/chunk={chunk}/losses.parquet",
+        qparams=paths.quantized("qparams.safetensors"),
+        diagnostics=paths.quantized("diagnostics.parquet"),
+        losses=paths.quantized("losses.parquet"),
     log:
-        "results/logs/{platform}/quantize/{model}/{recipe}/chunk={chunk}.log",
+        paths.log(paths.quantized("qparams.safetensors")),
     resources:
         accelerator=1,
     params:
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
-        code=lambda w: jobs.quantize_code(w.recipe),
+        code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
         PTQFLOW

@@ -19,6 +19,7 @@ from ptqflow.artifacts import schemas
 from ptqflow.artifacts.atomic import atomic_path
 from ptqflow.artifacts.tables import check, metadata_entries, numbers, read_table
 from ptqflow.errors import ArtifactError
+from ptqflow.system import reading
 
 _STORAGE = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
 _ENCODING = {
@@ -63,19 +64,17 @@ def read_activations(path: str | os.PathLike[str], enough: int | None = None) ->
     """
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run collect first")
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
-            field = file.schema_arrow.field("hidden")
-            (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
-            schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
-            check(pa.Table.from_batches([], file.schema_arrow), schema, path)
-            bits = torch.uint16 if dtype == torch.bfloat16 else dtype
-            rows = file.metadata.num_rows if enough is None else min(file.metadata.num_rows, math.ceil(enough / tokens))
-            values = torch.empty(rows, tokens, width, dtype=bits)
-            for row, batch in enumerate(islice(file.iter_batches(batch_size=1, columns=["hidden"]), rows)):
-                values[row] = torch.from_dlpack(batch.column("hidden").storage.flatten()).view(tokens, width)
-    except (pa.ArrowException, OSError, KeyError, AttributeError, ValueError) as error:
-        raise ArtifactError(f"{path} holds no hidden states ({error!r}); delete it and run collect again") from None
+    said = reading(path, "a file of hidden states", "delete it and run collect again")
+    with said, pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        field = file.schema_arrow.field("hidden")
+        (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
+        schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
+        check(pa.Table.from_batches([], file.schema_arrow), schema, path)
+        bits = torch.uint16 if dtype == torch.bfloat16 else dtype
+        rows = file.metadata.num_rows if enough is None else min(file.metadata.num_rows, math.ceil(enough / tokens))
+        values = torch.empty(rows, tokens, width, dtype=bits)
+        for row, batch in enumerate(islice(file.iter_batches(batch_size=1, columns=["hidden"]), rows)):
+            values[row] = torch.from_dlpack(batch.column("hidden").storage.flatten()).view(tokens, width)
     pa.default_memory_pool().release_unused()
     return values.view(dtype)
 

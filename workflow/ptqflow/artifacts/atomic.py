@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ptqflow.system import refused
+
 _HOST = socket.gethostname().replace("/", "_")
 
 
@@ -30,13 +32,19 @@ def _alive(pid: str) -> bool:
     return True
 
 
-def remove_stale(path: Path) -> None:
-    """Remove temporaries of `path` that a killed process of this host left behind (another host's are left alone)."""
-    prefix = f".{path.name}.{_HOST}."
-    for entry in path.parent.iterdir():
-        ours = entry.name.startswith(prefix) and entry.name.endswith(".tmp")
-        if ours and not _alive(entry.name.removeprefix(prefix).removesuffix(".tmp")):
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporaries that killed processes of this host left in `folder` (another host's are left alone)."""
+    for entry in folder.iterdir():
+        if (ours := _TEMPORARY.fullmatch(entry.name)) and not _alive(ours[1]):
             _remove(entry)
+
+
+def _temporary(target: Path) -> Path:
+    """The name of this process's temporary beside `target`."""
+    return target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -57,8 +65,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(target)
-    scratch = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.tmp")
+    remove_stale(target.parent)
+    scratch = _temporary(target)
     _remove(scratch)
     temporary = scratch / target.name
     try:
@@ -87,8 +95,8 @@ def _named(target: Path, scratch: Path) -> Iterator[None]:
             error.filename = str(target)
         raise
     except Exception as error:
-        if code := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+        if isinstance(refusal := refused(error), OSError):
+            raise OSError(refusal.errno, refusal.strerror, str(target)) from error
         raise
 
 

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
+from ptqflow.system import reading
 
 _FORMATS = (".parquet", ".jsonl")
 
@@ -33,7 +34,11 @@ def data_files(source: Source) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"source {source.label}: {folder} does not exist; fetch the data there or correct path")
     for pattern in patterns:
-        if files := sorted(folder.glob(pattern)):
+        try:
+            files = sorted(path for path in folder.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise ConfigError(f"source {source.label}: {pattern!r} is no pattern of file names ({error}); correct it") from None
+        if files:
             return _readable(files)
     raise ConfigError(
         f"source {source.label}: no file {' or '.join(patterns)} in {folder}; correct subset and split, or name the file by file:"
@@ -63,7 +68,7 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    try:
+    with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
         if path.suffix == ".jsonl":
             with path.open(encoding="utf-8-sig") as lines:
                 return [_row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -71,14 +76,12 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
         rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
         return rows
-    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
-        raise ArtifactError(f"{path} cannot be read as {path.suffix[1:]} ({error}); correct it, or fetch it again") from None
 
 
 def _row(number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number}: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"line {number} is not an object {{...}} but a {type(row).__name__}; one row per line")

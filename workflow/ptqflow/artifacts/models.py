@@ -113,7 +113,7 @@ def license_of(folder: Path) -> str | None:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
@@ -122,6 +122,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     table = _json(folder / INDEX).get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise ArtifactError(f"{folder / INDEX} has no weight_map; copy or fetch the model again")
+    if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
+        raise ArtifactError(f"{folder / INDEX} has no weight_map of tensors to files; copy or fetch the model again")
     return table

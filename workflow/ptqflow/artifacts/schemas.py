@@ -1,22 +1,29 @@
-"""The declared schema of every Parquet file of a study (design: one place per contract)."""
+"""The declared schema of every Parquet file of a study (design: one place per contract), with its version.
+
+A version is raised when columns change: an older file is then refused by name.
+"""
 
 import pyarrow as pa
 
-from ptqflow.artifacts.tables import column
+from ptqflow.artifacts.tables import column, versioned
 
 i32, i64, f32, f64, text, flag = pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.string(), pa.bool_()
 
-TOKENS = pa.schema(
+TOKENS = versioned(
+    "tokens",
+    1,
     [
         column("sequence", i32, "index of the calibration sequence"),
         column("tokens", pa.list_(i32), "token ids, all sequences of equal length"),
         column("source", text, "file or data set (at its revision) the tokens come from"),
         column("rows", pa.list_(text), "ids of the source rows that overlap the window"),
         column("offset", i64, "first token's position in the source's token stream", unit="tokens"),
-    ]
+    ],
 )
 
-STATISTICS = pa.schema(
+STATISTICS = versioned(
+    "statistics",
+    1,
     [
         column("layer", i32, "decoder block index"),
         column("site", text, "distinct linear input: qkv, o, gate_up, down; or the cached k, v"),
@@ -25,7 +32,7 @@ STATISTICS = pa.schema(
         column("mean_abs", f32, "mean |x| over tokens"),
         column("mean", f32, "mean x over tokens"),
         column("second_moment", f32, "mean x^2 over tokens"),
-    ]
+    ],
 )
 
 
@@ -36,10 +43,12 @@ def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dt
     """
     tensor = pa.fixed_shape_tensor(storage, (sequence_length, hidden_size))
     hidden = pa.field("hidden", tensor, nullable=False, metadata={"meaning": "hidden states", "dtype": dtype})
-    return pa.schema([column("sequence", i32, "index of the calibration sequence"), hidden])
+    return versioned("activations", 1, [column("sequence", i32, "index of the calibration sequence"), hidden])
 
 
-DIAGNOSTICS = pa.schema(
+DIAGNOSTICS = versioned(
+    "diagnostics",
+    1,
     [
         column("layer", i32, "decoder block index"),
         column("module", text, "linear (q_proj, ...) or 'block' for the whole block's output"),
@@ -54,51 +63,82 @@ DIAGNOSTICS = pa.schema(
         column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),
         column("seconds", f64, "wall time of this module", unit="s"),
         column("peak_bytes", i64, "peak memory of process (cpu) or device so far", unit="bytes"),
-    ]
+    ],
 )
 
-LOSSES = pa.schema(
+LOSSES = versioned(
+    "losses",
+    1,
     [
         column("layer", i32, "decoder block index"),
         column("step", i32, "optimization step"),
         column("measure", text, "loss, held_out_loss, identity_error, condition_number, ..."),
         column("value", f64, "losses: mean squared error of the block's output"),
         column("event", text, "start, best, rollback, fallback, ... or the matrix that was measured", nullable=True),
-    ]
+    ],
 )
 
-SAMPLES = pa.schema(
+_ANSWER = [
+    column("task", text, "name of the task in config.yaml"),
+    column("kind", text, "generation, choices or perplexity"),
+    column("item", text, "id of the data set's row (perplexity: index of the window)"),
+    column("seed", i64, "run seed; an item's own seed is derived from it and the item id"),
+    column("completion", i32, "index among the completions of this item and seed"),
+    column("prompt_sha256", text, "sha256 of the prompt's token ids"),
+    column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
+    column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+    column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
+    column("gold", text, "reference answer", nullable=True),
+    column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
+]
+
+GENERATIONS = versioned(
+    "generations",
+    1,
     [
-        column("task", text, "name of the task in config.yaml"),
-        column("kind", text, "choice, reasoning or perplexity"),
-        column("item", text, "id of the data set's row (perplexity: index of the window)"),
-        column("seed", i64, "run seed; an item's own seed is derived from it and the item id"),
-        column("completion", i32, "index among the completions of this item and seed"),
-        column("prompt_sha256", text, "sha256 of the prompt's token ids"),
-        column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
-        column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
-        column("finish_reason", text, "stop or length (generation only)", nullable=True),
+        *_ANSWER,
+        column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
+        column("tokens", pa.list_(i32), "generated token ids, the stop token included (generation only)", nullable=True),
         column("text", text, "generated text (generation only)", nullable=True),
-        column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
-        column("gold", text, "reference answer", nullable=True),
-        column("correct", flag, "extracted answer equals gold (null for perplexity)", nullable=True),
-        column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
-        column("choice_logprobs", pa.list_(f64), "summed log-probability of each alternative", nullable=True),
-    ]
+        column("choice_logprobs", pa.list_(f64), "summed log-probability of each alternative, nats", nullable=True),
+        column("choice_greedy", pa.list_(flag), "greedy decoding produces the alternative", nullable=True),
+        column("choice_tokens", pa.list_(i32), "tokens of each alternative", nullable=True),
+        column("choice_characters", pa.list_(i32), "characters of each, without the space that joins it", nullable=True),
+        column("choice_bytes", pa.list_(i32), "UTF-8 bytes of the same", nullable=True),
+    ],
 )
 
-VERIFICATION = pa.schema(
+SAMPLES = versioned(
+    "samples",
+    2,
     [
-        column("check", text, "files, index, documents, names, tensors, integers, zero_point, scale, weight, bytes or logits"),
+        *_ANSWER,
+        column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
+        column("correct", flag, "extracted answer equals gold (null for perplexity, and where unscored says why)", nullable=True),
+        column("unscored", text, "why there is no verdict", nullable=True),
+    ],
+)
+
+VERIFICATION = versioned(
+    "verification",
+    1,
+    [
+        column(
+            "check",
+            text,
+            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
+        ),
         column("subject", text, "tensor, linear, file, or what was measured"),
-        column("status", text, "passed or skipped (a failed check fails the job)"),
+        column("status", text, "passed, skipped or noted (a failed check fails the job)"),
         column("value", f64, "what was measured: relative difference, bytes, nats; null: equality", nullable=True),
         column("limit", f64, "what it may be", nullable=True),
-        column("note", text, "why it was skipped", nullable=True),
-    ]
+        column("note", text, "why it was skipped, or what is to be known", nullable=True),
+    ],
 )
 
-LATENCY = pa.schema(
+LATENCY = versioned(
+    "latency",
+    1,
     [
         column("phase", text, "prefill or decode"),
         column("batch_size", i32, "sequences served at once"),
@@ -107,7 +147,7 @@ LATENCY = pa.schema(
         column("repetition", i32, "timed repetition, after warm-up"),
         column("seconds", f64, "wall time of the phase (decode: of all new tokens)", unit="s"),
         column("peak_bytes", i64, "peak memory of the process (cpu) or device", unit="bytes"),
-    ]
+    ],
 )
 
 VARIANT = [
@@ -117,9 +157,12 @@ VARIANT = [
     column("form", text, "fake or a real format; null for the baseline", nullable=True),
 ]
 
-ACCURACY = pa.schema(
+ACCURACY = versioned(
+    "accuracy",
+    2,
     [
         *VARIANT,
+        column("engine", text, "what served the model"),
         column("task", text, "task name, or 'average' over the accuracy tasks"),
         column("metric", text, "accuracy (percent) or perplexity"),
         column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
@@ -140,20 +183,24 @@ ACCURACY = pa.schema(
         column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
-    ]
+    ],
 )
 
-LAYER_ERROR = pa.schema(
+LAYER_ERROR = versioned(
+    "layer_error",
+    1,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
         column("recipe", text, "recipe name"),
         column("chunk", i32, "chunk of decoder blocks that the job quantized"),
         *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
-    ]
+    ],
 )
 
-LATENCY_SUMMARY = pa.schema(
+LATENCY_SUMMARY = versioned(
+    "latency_summary",
+    1,
     [
         *VARIANT,
         column("engine", text, "what served the model"),
@@ -170,10 +217,12 @@ LATENCY_SUMMARY = pa.schema(
         ),
         column("speedup", f64, "baseline's median time / this median time; null without a like measurement", nullable=True),
         column("peak_bytes", i64, "largest peak memory", unit="bytes"),
-    ]
+    ],
 )
 
-SIZES = pa.schema(
+SIZES = versioned(
+    "sizes",
+    1,
     [
         *VARIANT,
         column("bytes", i64, "files of the checkpoint on disk", unit="bytes"),
@@ -186,17 +235,19 @@ SIZES = pa.schema(
             nullable=True,
         ),
         column("bits_per_weight", f64, "packed bits per weight of the blocks' linears, scales included", nullable=True),
-    ]
+    ],
 )
 
-ENGINES = pa.schema(
+ENGINES = versioned(
+    "engines",
+    1,
     [
         column("form", text, "form of the checkpoint; float: the unquantized model"),
         column("recipe", text, "recipe name, or baseline"),
         column("engine", text, "what loaded it"),
         column("dtype", text, "number type of activations; empty where the proof has its own"),
         column("loaded", flag, "the engine loaded it and ran"),
-        column("passed", flag, "loaded, and within the limits of tests/engines"),
+        column("passed", flag, "loaded, and within the limits of tests/engines; null: this machine cannot run it", nullable=True),
         column("load_seconds", f64, "wall time until the engine was ready", unit="s", nullable=True),
         column("max_logit_difference", f64, "largest difference from the fake form in transformers", nullable=True),
         column("mean_logit_difference", f64, "mean of the same", nullable=True),
@@ -207,10 +258,12 @@ ENGINES = pa.schema(
         column("bytes", i64, "weight files of the checkpoint", unit="bytes", nullable=True),
         column("baseline_bytes", i64, "weight files of the float model", unit="bytes"),
         column("message", text, "what the engine said, or why it failed; may be empty"),
-    ]
+    ],
 )
 
-VERIFICATION_SUMMARY = pa.schema(
+VERIFICATION_SUMMARY = versioned(
+    "verification_summary",
+    1,
     [
         *VARIANT,
         column("tensors", i32, "tensors found right: name, dtype, shape, range, content"),
@@ -220,6 +273,6 @@ VERIFICATION_SUMMARY = pa.schema(
         column("weight_difference", f64, "largest relative difference from a weight of the fake checkpoint", nullable=True),
         column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
         column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
-        column("note", text, "what was skipped, and why", nullable=True),
-    ]
+        column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
+    ],
 )

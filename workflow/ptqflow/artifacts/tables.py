@@ -17,14 +17,21 @@ import pyarrow.parquet as pq
 
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.errors import ArtifactError
+from ptqflow.system import reading
 
 METADATA_KEY = b"ptqflow"
+SCHEMA_KEY = b"schema"
 
 
 def column(name: str, kind: pa.DataType, meaning: str, *, unit: str = "", nullable: bool = False) -> pa.Field:
     """A column with its meaning and unit kept in the file itself."""
     metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
+
+
+def versioned(name: str, version: int, columns: Sequence[pa.Field]) -> pa.Schema:
+    """A schema that files name in their metadata: `name version`."""
+    return pa.schema(columns, metadata={SCHEMA_KEY: f"{name} {version}"})
 
 
 def to_table(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -70,7 +77,7 @@ def write_table(path: str | os.PathLike[str], table: pa.Table, schema: pa.Schema
     """Check `table` against `schema` and write it atomically with `metadata` as canonical JSON."""
     check(table, schema, path)
     with atomic_path(path) as temporary:
-        described = table.cast(schema).replace_schema_metadata(metadata_entries(table.schema, metadata))
+        described = table.cast(schema).replace_schema_metadata(metadata_entries(schema, metadata))
         pq.write_table(described, temporary, compression="zstd", write_page_checksum=True)
 
 
@@ -90,12 +97,15 @@ def read_table(path: str | os.PathLike[str], schema: pa.Schema, columns: Sequenc
     """Read a Parquet file and check it against `schema`. Raises ArtifactError when absent, unreadable or different."""
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
-    try:
-        # pq.read_table would import pandas, which takes 0.3 s and 40 MB.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(columns=list(columns) if columns else None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); delete it and run again") from None
+    said = reading(path, "a readable Parquet file", "delete it and run again")
+    # pq.read_table would import pandas, which takes 0.3 s and 40 MB.
+    with said, pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=list(columns) if columns else None)
+    found, expected = ((each.metadata or {}).get(SCHEMA_KEY) for each in (table.schema, schema))
+    if found and expected and found != expected:
+        raise ArtifactError(
+            f"{path} is of schema {found.decode()}, here {expected.decode()} is read; delete it and run the stage that makes it"
+        )
     check(table, pa.schema([schema.field(c) for c in columns]) if columns else schema, path)
     return table
 
@@ -104,16 +114,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The `ptqflow` metadata entry of a Parquet file."""
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
-    try:
+    with reading(path, "a readable Parquet file", "delete it and run again"):
         return dict(json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}")))
-    except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file ({error}); delete it and run again") from None
 
 
 def check(table: pa.Table, schema: pa.Schema, path: str | os.PathLike[str]) -> None:
     """Names, order, types and nulls of `table` must be those of `schema`."""
     if table.schema.names != schema.names:
-        raise ArtifactError(f"{path}: columns {table.schema.names}, expected {schema.names}")
+        raise ArtifactError(
+            f"{path}: columns {table.schema.names}, expected {schema.names}; delete it and run the stage that makes it"
+        )
     for field, values in zip(schema, table.columns, strict=True):
         if values.type != field.type:
             raise ArtifactError(f"{path}: column {field.name} is {values.type}, expected {field.type}")

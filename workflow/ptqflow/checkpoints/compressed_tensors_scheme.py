@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_flatquant, schemes
-from ptqflow.recipes import ROW_PARALLEL, GptqRounding, Recipe
+from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
+from ptqflow.recipes import ROW_PARALLEL, Recipe
 
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
@@ -18,7 +18,7 @@ _Key = tuple[Any, ...]
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vLLM serves no such checkpoint, or None."""
-    if (reason := refusal_of_flatquant(recipe)) is not None:
+    if (reason := refusal_of_online_transforms(recipe)) is not None:
         return reason
     if (cache := recipe.scheme.kv_cache) is not None:
         return (
@@ -123,7 +123,7 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
     weights, inputs = scheme.weights, scheme.input_activations
     assert weights is not None
     grouped = scheme.group_size is not None
-    ordered = grouped and isinstance(recipe.rounding, GptqRounding) and recipe.rounding.actorder
+    ordered = grouped and recipe.rounding.orders_columns
     return {
         "targets": targets,
         "format": layout_of(scheme),

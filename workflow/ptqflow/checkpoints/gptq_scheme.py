@@ -10,7 +10,7 @@ from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
 from ptqflow.modeling.shapes import linear_shapes
-from ptqflow.recipes import GptqRounding, Recipe
+from ptqflow.recipes import Recipe
 
 BITS = (2, 3, 4, 8)
 
@@ -30,7 +30,6 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
     found = schemes(recipe, config)
     first = next(scheme for scheme in found if scheme.weights)
     assert first.weights is not None
-    rounding = recipe.rounding
     return {
         "quant_method": "gptq",
         "bits": first.weights.num_bits,
@@ -39,7 +38,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
         "desc_act": False,  # groups are static: columns were ordered only while rounding
         "lm_head": False,
         "checkpoint_format": "gptq" if first.weights.symmetric else "gptq_v2",
-        **({"damp_percent": rounding.dampening_frac} if isinstance(rounding, GptqRounding) else {}),
+        **({"damp_percent": recipe.rounding.damping} if recipe.rounding.damping is not None else {}),
         "true_sequential": False,
         "dynamic": skipped(found) or None,
         "meta": {"quantizer": ["ptqflow"]},

@@ -11,7 +11,7 @@ from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
 
 FLOAT, W8A16, W8A8, W8A8_DYNAMIC, W4A4_DYNAMIC = "FLOAT", "W8A16", "W8A8", "W8A8_DYNAMIC", "W4A4_DYNAMIC"
@@ -58,7 +58,7 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
 
 
 def _transformed(scheme: LinearScheme, recipe: Recipe) -> bool:
-    return isinstance(recipe.transform, FlatQuantTransform) and scheme.site in recipe.transform.sites
+    return scheme.site in recipe.transform.online_sites
 
 
 def _refusal_of_cache(cache: CacheArgs, config: Mapping[str, Any] | None) -> str | None:

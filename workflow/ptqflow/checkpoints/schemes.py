@@ -68,13 +68,13 @@ def schemes(recipe: Recipe, config: Mapping[str, Any] | None) -> list[LinearSche
     return found
 
 
-def refusal_of_flatquant(recipe: Recipe) -> str | None:
+def refusal_of_online_transforms(recipe: Recipe) -> str | None:
     """Why engines without transforms at inference cannot serve a recipe, or None."""
-    if recipe.transform.name != "flatquant":
+    if not recipe.transform.online_sites:
         return None
     return (
-        "FlatQuant transforms activations while the model runs, which engines do not do in this form; "
-        "evaluate form fake, or use a recipe with transform smoothquant, awq or none"
+        f"transform {recipe.transform.name} acts while the model runs, which engines do not do in this form; "
+        "evaluate form fake, or use a transform that is folded into weights"
     )
 
 
@@ -82,7 +82,7 @@ def refusal_of_packed_weights(
     recipe: Recipe, config: Mapping[str, Any] | None, format_name: str, bits: tuple[int, ...]
 ) -> str | None:
     """Why a weight-only format with one setting for the whole model cannot hold a recipe, or None."""
-    if (reason := refusal_of_flatquant(recipe) or refusal_of_all(recipe, config)) is not None:
+    if (reason := refusal_of_online_transforms(recipe) or refusal_of_all(recipe, config)) is not None:
         return reason
     if not recipe.is_weight_only():
         return (
@@ -115,6 +115,11 @@ def refusal_of_all(recipe: Recipe, config: Mapping[str, Any] | None) -> str | No
     found = schemes(recipe, config)
     if not any(scheme.weights for scheme in found):
         return "it quantizes no weights, so that there are no integers to store; give the recipe scheme.weights"
+    if recipe.rounding.real_zero_points and any(scheme.weights and not scheme.weights.symmetric for scheme in found):
+        return (
+            f"rounding {recipe.rounding.name} gives real zero points, and this form stores integers of the grid; "
+            "evaluate form fake, or let it give integer ones (rounding.zero_point: integer)"
+        )
     for scheme in found:
         if scheme.weights is None and scheme.input_activations is not None:
             return (

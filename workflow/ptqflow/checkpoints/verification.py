@@ -1,5 +1,7 @@
 """Read a checkpoint back from disk and compare it, tensor by tensor, with the integers and scales that it was made from.
 
+And with the float weights, from which no sound rounding leads further away than its bits allow (`distance`).
+
 Two independent ways lead to each quantized weight: what the writer would store again (bit for bit), and what the form's reader
 makes of the stored tensors (equal to qparams, and within rounding of the fake checkpoint's weight). So a wrong writer, a wrong
 reader and a damaged file are three different findings.
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ptqflow.checkpoints.distance import BEYOND, distance
 from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, Linear
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.weights import Weights, index_name, open_safetensors
@@ -137,6 +140,7 @@ def _of_source(layout: BaseLayout, checkpoint: Weights, fake: Weights | None, na
         yield Finding("tensors", key, complaint=complaint)
     if linear is not None and sound:
         yield from _of_linear(layout, linear, checkpoint, fake)
+        yield from _distance(layout, linear, checkpoint)
 
 
 def _of_linear(layout: BaseLayout, linear: Linear, checkpoint: Weights, fake: Weights | None) -> Iterator[Finding]:
@@ -151,6 +155,17 @@ def _of_linear(layout: BaseLayout, linear: Linear, checkpoint: Weights, fake: We
     fake_weight = fake[linear.prefix + WEIGHT]
     limit = _half_step(torch.bfloat16) + _half_step(fake_weight.dtype)
     yield _close("weight", linear.prefix, layout.read_weight(checkpoint, linear), fake_weight.float(), limit)
+
+
+def _distance(layout: BaseLayout, linear: Linear, checkpoint: Weights) -> Iterator[Finding]:
+    """The weight is as near to the float model's as its bits allow, whatever integers and scales it was made from."""
+    read = layout.read_weight(checkpoint, linear)
+    found = distance(layout.source[linear.prefix + WEIGHT], linear, layout.recipe, layout.qparams, read, layout.architecture)
+    if found is not None:
+        far = f"{found.value:.3g} of the float weight's norm away from it, at most {found.limit:.3g} is rounding"
+        out = f"{found.beyond:.3g} steps beyond the range of the float weight, at most {BEYOND:g} are rounding"
+        yield Finding("distance", linear.prefix, found.value, found.limit, None if found.value <= found.limit else far)
+        yield Finding("range", linear.prefix, found.beyond, BEYOND, None if found.beyond <= BEYOND else out)
 
 
 def _close(check: str, subject: str, found: Tensor, expected: Tensor, limit: float) -> Finding:

@@ -1,12 +1,12 @@
 """Writes a checkpoint of any form, shard by shard as the source is sharded: peak memory is one shard."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from torch import Tensor
 
-from ptqflow.artifacts.atomic import atomic_path, write_json, write_text
+from ptqflow.artifacts.atomic import atomic_path, remove_stale, write_json, write_text
 from ptqflow.checkpoints.layout import BaseLayout
 from ptqflow.modeling.weights import index_name, save_safetensors
 from ptqflow.progress import progress
@@ -42,9 +42,7 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     carried = {name: target for name, target in carried.items() if name not in documents}
     index = {index_name(layout.stem)} if len(files) > 1 else set()
     folder.mkdir(parents=True, exist_ok=True)
-    keep = {*files, *index}
-    for stale in [path for path in folder.glob("*.safetensors*") if path.name not in keep]:
-        stale.unlink()  # loaders prefer some names over others
+    remove_old_weights(folder, keep={*files, *index})
 
     weight_map: dict[str, str] = {}
     total = 0
@@ -67,6 +65,13 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
         write_json(folder / name, document)
     write_text(folder / CARD, card)
     return sorted({*files, *index, *carried.values(), *documents, CARD})
+
+
+def remove_old_weights(folder: Path, keep: Collection[str]) -> None:
+    """Remove the weight files of an earlier export, since loaders prefer some names over others, and what killed ones left."""
+    remove_stale(folder)
+    for stale in [path for path in folder.glob("*.safetensors*") if path.is_file() and path.name not in keep]:
+        stale.unlink()
 
 
 def shard_names(stem: str, count: int) -> list[str]:

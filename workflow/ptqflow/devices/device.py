@@ -12,8 +12,7 @@ import torch
 
 from ptqflow.errors import ConfigError
 from ptqflow.numerics.products import bfloat16_matmul, float32_matmul
-
-PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "ascend": "npu"}
+from ptqflow.platforms import PLATFORMS as PLATFORMS
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""What every engine offers: generate, score, time. An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
+"""What every engine offers: generate, loglikelihoods, score, time.
+
+An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """Generated token ids, the stop token included, and why generation ended. Never padded."""
+    """Generated token ids, the stop token included, and why generation ended. Never padded.
+
+    `not_finite`: the next token's logits were no numbers, so that there is nothing to choose from (the model collapsed).
+    """
 
     tokens: tuple[int, ...]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "not_finite"]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """log p(continuation | context) in nats, NaN for a collapsed model; and whether greedy decoding produces the continuation."""
+
+    logprob: float
+    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,15 @@ class Engine(Protocol):
         That holds up to floating-point: batches of another shape differ in the last bit, which float32 models rarely notice,
         while bfloat16 and fake quantizers (a value next to a rounding boundary) now and then choose another token.
         """
+
+    def loglikelihoods(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        batch_size: int,
+        done: Callable[[int], object],
+    ) -> list[Likelihood]:
+        """For pairs of token ids, neither empty, in their order; `done` is told of every batch how many pairs it held."""
 
     def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
         """For token windows [n, length], yield float64 -log p(token | its prefix), [rows, length-1], in order; nats."""

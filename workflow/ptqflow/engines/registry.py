@@ -1,6 +1,5 @@
 """Engines by name. Import-light: the Snakefile asks, before any job, whether an engine is there."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from ptqflow.errors import ConfigError
@@ -8,8 +7,7 @@ from ptqflow.errors import ConfigError
 
 def module_of(engine: str) -> str:
     """Name of the module of `engine`, relative to the package. Raises ConfigError for an unknown engine."""
-    module = f"engines.{engine}_engine"
-    if find_spec(f"ptqflow.{module}") is None:
-        known = sorted(path.stem.removesuffix("_engine") for path in Path(__file__).parent.glob("*_engine.py"))
+    known = sorted(path.stem.removesuffix("_engine") for path in Path(__file__).parent.glob("*_engine.py"))
+    if engine not in known:
         raise ConfigError(f"engine {engine!r} is unknown; use one of {', '.join(known)}")
-    return module
+    return f"engines.{engine}_engine"

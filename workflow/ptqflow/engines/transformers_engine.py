@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Sampling, Timing
+from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing
 from ptqflow.engines.sampling import Sampler
 from ptqflow.errors import ConfigError
-from ptqflow.modeling import quantizer  # noqa: F401  # what `from_pretrained` finds in fake-quantized checkpoints
+from ptqflow.modeling.quantizer import register
 
 _LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
 
@@ -82,8 +83,12 @@ class TransformersEngine:
                 logits_to_keep=1,
             ).logits[:, -1]
             chosen = sampler(logits)
+            sound = logits.amax(-1).isfinite().tolist()
             keep = []
             for slot, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
+                if not sound[slot]:
+                    yield rows[row], Completion(tuple(generated[row]), "not_finite")
+                    continue
                 generated[row].append(token)
                 if token in self.stop_tokens:
                     yield rows[row], Completion(tuple(generated[row]), "stop")
@@ -101,6 +106,38 @@ class TransformersEngine:
             inputs = chosen.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
             positions = mask.sum(-1, keepdim=True) - 1
+
+    @torch.inference_mode()
+    def loglikelihoods(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        batch_size: int,
+        done: Callable[[int], object],
+    ) -> list[Likelihood]:
+        """For pairs of token ids, neither empty, in their order. Longest first, so that little is padded (on the right: causal
+        attention never sees it). Log-softmax is in float32 whatever the logits' dtype.
+        """
+        lengths = [len(before) + len(after) for before, after in zip(contexts, continuations, strict=True)]
+        order = sorted(range(len(lengths)), key=lambda pair: -lengths[pair])
+        found: dict[int, Likelihood] = {}
+        while len(found) < len(order):
+            width = lengths[order[len(found)]]
+            rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (width * self.vocab_size)))
+            batch = order[len(found) : len(found) + rows]
+            inputs = torch.zeros(len(batch), width, dtype=torch.long)  # any valid token will do for what is padded
+            for row, pair in enumerate(batch):
+                inputs[row, : lengths[pair]] = torch.tensor([*contexts[pair], *continuations[pair]])
+            skipped = min(len(contexts[pair]) for pair in batch) - 1  # positions whose logits nobody asks for
+            inputs = inputs.to(self.model.device)
+            logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=width - skipped).logits
+            for row, pair in enumerate(batch):
+                first, after = len(contexts[pair]) - 1 - skipped, torch.tensor(continuations[pair], device=logits.device)
+                asked = logits[row, first : first + len(after)].float()
+                logprob = asked.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
+                found[pair] = Likelihood(logprob, bool((asked.argmax(-1) == after).all()))
+            done(len(batch))
+        return [found[pair] for pair in range(len(order))]
 
     @torch.inference_mode()
     def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
@@ -166,6 +203,7 @@ def load(folder: Path, device: Device) -> TransformersEngine:
     On an accelerator, blocks fill the first device and overflow to the next, the host and the disk (accelerate, "sequential").
     Raises ConfigError when transformers cannot load it.
     """
+    register(auto)  # what `from_pretrained` finds in fake-quantized checkpoints; named here, so that its code is this engine's
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(

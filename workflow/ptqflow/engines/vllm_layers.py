@@ -26,7 +26,7 @@ from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.transforms import kronecker
 
 
@@ -51,9 +51,8 @@ class FakeQuantLinearMethod(LinearMethodBase):
         self.fused = len(linears) == 1 and linears[0] in architecture.fused  # in the checkpoint, too
         self.linears = architecture.parts(linears[0]) if self.fused else linears
         self.args = [recipe.input_activations(index, linear) for linear in self.linears]
-        transform = recipe.transform
         self.site = architecture.site_of(linears[0]).name
-        self.flat = isinstance(transform, FlatQuantTransform) and self.site in transform.sites
+        self.flat = self.site in recipe.transform.online_sites
         self.alike = False
 
     def create_weights(
@@ -187,7 +186,7 @@ class FakeQuantCacheMethod(BaseKVCacheMethod):
                 f"{self.prefix}: keys are quantized after a norm that vLLM has no hook for (kv_cache.keys pre_rope); "
                 "quantize them after RoPE, or run the checkpoint in transformers"
             )
-        if self.recipe.transform.name == "flatquant":
+        if self.recipe.transform.online_sites:
             layer.cache_transform = FlatCache(args, layer.head_size, torch.empty(0))
         else:
             layer.cache_transform = CacheQuantizer(args, layer.num_kv_heads, layer.head_size, torch.empty(0))

@@ -1,20 +1,36 @@
-"""The final answer of a completion, and whether it equals the gold answer.
+r"""The final answer of a completion: after the end of thinking, what is boxed last; without a box, what is said to be the answer,
+else the last number.
 
-Extraction: after the end of thinking, the last \\boxed{...}; without one, the last number. A completion that was cut off while
-thinking has no answer. (`legacy` looks anywhere in the completion, as the published protocol does: a truncated chain of thought
-can then score.) Equality: of strings, of plain numbers, else mathematical (lighteval's: sympy, 5 decimals, 5 s per step).
+Boxes that only "and", "or" or a comma separate are one answer of several values. A completion that was cut off while thinking
+has no answer. (`legacy` looks anywhere in the completion, as the published protocol does: a truncated chain of thought can then
+score.)
+Whether an answer is right is decided by `equality`.
 """
 
 import re
-from functools import cache
-from typing import Any
 
-THINK, END_THINK = "<think>", "</think>"
-_BOXED = re.compile(r"\\f?boxed\s*\{")
-_LAST_NUMBER = re.compile(r"(?<![\w)\]}])-?\d+(?:,\d{3})+(?:\.\d+)?|(?<![\w)\]}])-?\d*\.?\d+(?:/\d+)?|\d+")
-_PLAIN_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d*)?|[+-]?\.\d+")
-_DECIMALS = 5
-_SECONDS = 5
+from ptqflow.evaluation.thinking import END_THINK, THINK
+
+_BOXED = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![a-zA-Z])\s*(\{)?")
+_UNBRACED = re.compile(r"-?\d[\d,.]*\d|-?\d|\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s\\$]")
+_BETWEEN = re.compile(
+    r"(?:\$|\\[()\[\]]|\\quad|\\text\s*\{|\}|[,;]|\band\b|\bor\b|[a-zA-Z](?:_\{?\d\}?)?\s*=|\s)*", re.IGNORECASE
+)
+_MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+_NOT_ANSWERS = re.compile(
+    rf"\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b|\b\d{{1,2}}\s+{_MONTH}\s+\d{{4}}\b|\(?\s*\\?p?mod\s*\{{?\s*\d+\s*\}}?\)?"
+)
+_THOUSANDS = r"(?:,|\{,\}|\\,|\\!|,\\!|\xa0|\u202f|\u2009)"
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])-(?=\.?\d)|(?<=[=:] )- (?=\.?\d)|(?<![\w.^])(?<!\^\{)(?<!_\{))"
+    rf"(?:\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?:\.\d+)?(?!\d)|\d+ \d+/\d+|\d*\.?\d+(?:/\d+)?)"
+    r"(?:\s*(?:\\times|\\cdot|×|\*)\s*10\^\{?-?\d+\}?|\^\{?-?\d+\}?|_\{?\d+\}?)?(?:\s?\\?%)?"
+)
+_STATED = re.compile(r"(?:answer|result|option|choice)\b\**\s*(?:is|are|:|=)\**\s*:?\s*|####\s*", re.IGNORECASE)
+_MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$\n]+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+           "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]  # fmt: skip
+_NUMERAL = re.compile(rf"\b(?:{'|'.join(NUMERALS)})\b", re.IGNORECASE)
 
 
 def extract(text: str, *, thinking: bool = False, truncated: bool = False, legacy: bool = False) -> str | None:
@@ -26,81 +42,116 @@ def extract(text: str, *, thinking: bool = False, truncated: bool = False, legac
     answer = text if legacy else _after_thinking(text, thinking)
     if answer is None:
         return None
-    boxed = last_boxed(answer)
+    boxed = last_boxed(answer, unclosed=not truncated)
     if boxed is not None or (truncated and not legacy):
         return boxed
-    numbers = _LAST_NUMBER.findall(answer.replace("\N{MINUS SIGN}", "-"))
-    return numbers[-1] if numbers else None
+    return _stated(answer) or _last_number(answer)
 
 
 def _after_thinking(text: str, thinking: bool) -> str | None:
-    _, marker, answer = text.rpartition(END_THINK)
-    return None if not marker and (thinking or THINK in text) else answer
+    """What is said outside of thinking sections; None of a completion that says nothing there.
+
+    A mark of an end without its beginning ends a section all the same, unless nothing follows.
+    """
+    inside = thinking
+    said: list[str] = []
+    parts = re.split(f"({THINK}|{END_THINK})", text)
+    for index, part in enumerate(parts):
+        if part == THINK:
+            inside = True
+        elif part == END_THINK:
+            if not inside and "".join(parts[index + 1 :]).replace(END_THINK, "").strip():
+                said = []
+            inside = False
+        elif not inside:
+            said.append(part)
+    answer = "\n".join(said)
+    return answer if answer.strip() or not (thinking or THINK in text) else None
 
 
-def last_boxed(text: str) -> str | None:
-    """The content of the last \\boxed{...} with balanced braces (escaped braces do not count); None without one."""
-    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
+def _boxes(text: str) -> list[tuple[int, int, str, bool]]:
+    """(start, end, content, whether closed) of every box that is in no other; escaped braces do not count."""
+    found = []
+    position = 0
+    while match := _BOXED.search(text, position):
+        start = match.end()
+        if match[1] is None:
+            bare = _UNBRACED.match(text, start)
+            position = bare.end() if bare else start
+            found.append((match.start(), position, bare[0] if bare else "", True))
+            continue
         depth, position = 1, start
-        while position < len(text):
-            character = text[position]
-            if character == "\\":
+        while position < len(text) and depth:
+            if text[position] == "\\":
                 position += 1
-            elif character in "{}":
-                depth += 1 if character == "{" else -1
-                if depth == 0:
-                    return text[start:position].strip()
+            elif text[position] in "{}":
+                depth += 1 if text[position] == "{" else -1
             position += 1
+        if depth:
+            content = re.split(r"\$|\n|\\[)\]]", text[start:])[0]
+            position = start
+            found.append((match.start(), start + len(content), content.strip().rstrip("."), False))
+        else:
+            found.append((match.start(), position, text[start : position - 1].strip(), True))
+    return found
+
+
+def last_boxed(text: str, *, unclosed: bool = False) -> str | None:
+    """The content of the last \\boxed{...} that is not empty, or of the last few joined by commas; None without one.
+
+    `unclosed`: a last box whose brace is missing counts, to the end of its formula or line.
+    """
+    boxes = _boxes(text)
+    if not unclosed:
+        boxes = [box for box in boxes if box[3]]
+    boxes = [box for box in boxes if box[2]] or boxes[-1:]
+    contents = [box[2] for box in boxes]
+    first = len(boxes) - 1
+    while first > 0 and _BETWEEN.fullmatch(text, boxes[first - 1][1], boxes[first][0]) and boxes[first - 1][1] < boxes[first][0]:
+        first -= 1
+    return ", ".join(dict.fromkeys(contents[first:])) if boxes else None
+
+
+def _stated(text: str) -> str | None:
+    """What follows "the answer is": a formula, a number, or a few words."""
+    matches = list(_STATED.finditer(text))
+    if not matches:
+        return None
+    bold = text[: matches[-1].end()].count("**") % 2
+    said = re.split(r"\n|\.(?=\s|$|\*)", text[matches[-1].end() :].lstrip())[0].strip()
+    said = said.split("**")[1] if said.startswith("**") and said.count("**") > 1 else said.split("**")[0] if bold else said
+    said = re.sub(r"^(?:simply|just|equal to|therefore|thus)\s+", "", said.strip("*").strip())
+    if not said or re.search(r"\b(?:not|either)\b", said):
+        return None
+    if (formula := _MATH.match(said)) and not re.match(r"\s*(?:and|or|,)", said[formula.end() :]):
+        return next(group for group in formula.groups() if group).strip()
+    if "\\" in said and not re.search(r"[a-zA-Z]{3,}", re.sub(r"\\[a-zA-Z]+(?:\{[^{}]*\})?", "", said)):
+        return said
+    if re.fullmatch(r"[-\d\s,.;/%$]+(?:(?:and|or)[-\d\s,.;/%$]+)*", said):
+        return said
+    if "=" not in said and (first := _NUMBER.match(_plain(said).lstrip("$ "))):
+        return first[0]
+    if not re.search(r"\d", said):
+        return said if len(said.split()) <= 4 else None
     return None
 
 
-def equal(answer: str | None, gold: str) -> bool:
-    """Whether an extracted answer equals the gold answer. No answer equals nothing."""
-    if answer is None:
-        return False
-    a, b = _normalized(answer), _normalized(gold)
-    if a == b:
-        return True
-    if _PLAIN_NUMBER.fullmatch(a) and _PLAIN_NUMBER.fullmatch(b):
-        return _number(a) == _number(b)
-    return bool(a) and bool(b) and mathematically_equal(a, b)
+def _plain(text: str) -> str:
+    return text.replace("\N{MINUS SIGN}", "-")
 
 
-def _normalized(answer: str) -> str:
-    answer = answer.strip().strip("$").strip()
-    answer = answer.replace("\\!", "").replace("\\,", "").replace("\\$", "").replace("{,}", ",")
-    answer = answer.replace("\N{MINUS SIGN}", "-").replace("\N{DEGREE SIGN}", r"^\circ")
-    return answer.rstrip(".").strip()
-
-
-def _number(text: str) -> int | float:
-    digits = text.replace(",", "")
-    return round(float(digits), _DECIMALS) if "." in digits else int(digits)
-
-
-@cache
-def _lighteval() -> Any:
-    """lighteval's extraction and comparison, imported only when a comparison needs mathematics (several seconds)."""
-    import torch
-
-    with torch.no_grad():  # importing lighteval switches gradients off for the process; leaving this block restores them
-        from lighteval.metrics.utils import extractive_match_utils, math_comparison
-        from lighteval.tasks.requests import Doc
-        from lighteval.utils.language import Language
-    targets: list[Any] = [
-        extractive_match_utils.LatexExtractionConfig(boxed_match_priority=0),
-        extractive_match_utils.ExprExtractionConfig(),
-    ]
-    regexes = extractive_match_utils.get_extraction_regexes(Doc("", [], 0), targets, Language.ENGLISH)
-    return extractive_match_utils.extract_target_from_pred, math_comparison.compare_gold_target, regexes
-
-
-def mathematically_equal(answer: str, gold: str) -> bool:
-    """Equality of two LaTeX or plain expressions by parsing and sympy: numerically within 5 decimals, or symbolically.
-
-    Both are boxed before parsing (bare LaTeX is often misread). A step that takes longer than 5 s counts as different; the
-    limit uses SIGALRM, hence the main thread.
-    """
-    extract_target, compare, regexes = _lighteval()
-    a, b = (extract_target(f"\\boxed{{{text}}}", regexes, "first_match", "any_match", _SECONDS) for text in (answer, gold))
-    return bool(compare(b, a, _DECIMALS, timeout_seconds=_SECONDS))
+def _last_number(text: str) -> str | None:
+    """The last number outside of dates and moduli, with its formula if that is LaTeX; without digits, the last numeral."""
+    text = _NOT_ANSWERS.sub(" ", _plain(text))
+    numbers = list(_NUMBER.finditer(text))
+    for formula in _MATH.finditer(text):
+        content = next(group for group in formula.groups() if group)
+        if (not numbers or formula.start() < numbers[-1].start() < formula.end()) and re.search(
+            r"\\(?:frac|dfrac|tfrac|sqrt|pi)", content
+        ):
+            return content.strip()
+    if numbers:
+        return numbers[-1][0]
+    digits = re.findall(r"\d+", text)
+    numerals = _NUMERAL.findall(text)
+    return digits[-1] if digits else str(NUMERALS.index(numerals[-1].lower())) if numerals else None

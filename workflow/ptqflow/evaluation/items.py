@@ -1,22 +1,43 @@
-"""What a benchmark is: a kind, a pure function from a data set's row to an item, and its protocol's defaults."""
+"""What a benchmark is: a kind, a version, defaults; and the items that its rows become."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["reasoning", "choice", "perplexity"]
+Kind = Literal["generation", "choices", "perplexity"]
 Row = Mapping[str, Any]
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
 @dataclass(frozen=True)
-class ReasoningItem:
+class Benchmark:
+    """A benchmark's file `benchmarks/<name>.py` holds this as BENCHMARK and, beside it, two functions:
+
+    `item(row, index)`: what is asked, and the gold answer; it must depend on nothing else;
+    `score(row, metric)`: the verdict on one row of schema GENERATIONS (extraction and comparison).
+
+    `version` is raised whenever its scores are no longer comparable with those before; `defaults` are keys of a task.
+    """
+
+    kind: Kind
+    version: int = 1
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationItem:
     """A problem answered in words; `gold` is the bare final answer (LaTeX or a number, not boxed)."""
 
     id: str
     problem: str
     gold: str
+
+    def __post_init__(self) -> None:
+        if self.gold.strip() in ("", "None", "nan"):
+            raise ValueError("it has no answer")
+        if not isinstance(self.problem, str) or not self.problem.strip():
+            raise ValueError("it has no text to ask")
 
     @property
     def prompt(self) -> str:
@@ -40,8 +61,8 @@ class ChoiceItem:
 
     def __post_init__(self) -> None:
         choices = max(len(self.contexts), len(self.continuations)) if self.continuations else 0
-        if not 0 <= self.gold < choices:
-            raise ValueError(f"answer {self.gold} is no index of {choices} choices")
+        if type(self.gold) is not int or not 0 <= self.gold < choices:
+            raise ValueError(f"answer {self.gold!r} is no index of {choices} choices")
 
     @property
     def alternatives(self) -> tuple[tuple[str, str], ...]:
@@ -59,14 +80,9 @@ class TextItem:
     id: str
     text: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"its text is a {type(self.text).__name__}")
 
-Item = ReasoningItem | ChoiceItem | TextItem
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark's definition. `item(row, index)` must depend on nothing else; `defaults` are keys of `TaskConfig`."""
-
-    kind: Kind
-    item: Callable[[Row, int], Item]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+Item = GenerationItem | ChoiceItem | TextItem

@@ -1,131 +1,127 @@
 """Tasks as the configuration writes them: a benchmark, where its rows are, and departures from its protocol.
 
-Light enough for the Snakefile: benchmark definitions are pure Python and imported by name.
+The keys of a task are those of its benchmark's kind: how it is asked (`requests/<kind>.py`) and how it is scored
+(`scoring/<kind>.py`). A key of another kind is refused. Light enough for the Snakefile.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Tag, TypeAdapter, field_validator, model_validator
 
 from ptqflow.datamodel import Model
-from ptqflow.errors import ArtifactError
-from ptqflow.evaluation.items import Benchmark, Item
+from ptqflow.errors import ConfigError
+from ptqflow.evaluation import benchmark as benchmarks
+from ptqflow.evaluation.items import Benchmark, Kind
+from ptqflow.evaluation.requests import choices as choices_requests
+from ptqflow.evaluation.requests import generation as generation_requests
+from ptqflow.evaluation.requests import perplexity as perplexity_requests
+from ptqflow.evaluation.scoring import choices as choices_scoring
+from ptqflow.evaluation.scoring import generation as generation_scoring
+from ptqflow.evaluation.scoring import perplexity as perplexity_scoring
 from ptqflow.sources import Source
 
-_PACKAGE = "ptqflow.evaluation.benchmarks"
-_KIND_MODULES = {"reasoning": "reasoning", "choice": "choices", "perplexity": "perplexity"}
 
-# The keys each kind understands, with the protocol of the source paper as defaults.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "reasoning": {
-        "max_new_tokens": 32768,
-        "temperature": 0.6,
-        "top_p": 0.95,
-        "top_k": 0,
-        "completions": 1,
-        "scorer": "final",
-    },
-    "choice": {"normalization": "none"},
-    "perplexity": {"window": 2048},
-}
+class _Task(Model):
+    """Keys left out take the benchmark's defaults, then the protocol's."""
 
-
-class TaskConfig(Model):
-    """One task of a suite. Keys left out take the benchmark's defaults; keys of another kind are refused.
-
-    `limit`: the first n items in the order of the data set's files (perplexity: the first n windows).
-    Reasoning: `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `completions` per item and seed; `scorer`: `final`
-    reads the answer after the end of thinking only, `legacy` anywhere in the completion, as the published protocol does.
-    Choice: `normalization` divides log-likelihoods by the length of the choice in `characters` (acc_norm), or not.
-    Perplexity: `window` tokens per window.
-    """
+    PROTOCOL: ClassVar[type[Model]]
+    METRIC: ClassVar[type[Model]]
 
     benchmark: str
     source: Source
-    limit: Annotated[int, Field(ge=1)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    completions: Annotated[int, Field(ge=1)] | None = None
-    scorer: Literal["final", "legacy"] | None = None
-    normalization: Literal["none", "characters"] | None = None
-    window: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, entry: Any) -> Any:
+        name = entry.get("benchmark") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or name not in benchmarks.known_benchmarks():
+            return entry
+        own: Benchmark = benchmarks.load(name).BENCHMARK
+        foreign = [k for k in entry if k not in cls.model_fields and any(k in kind.model_fields for kind in KINDS.values())]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)} means nothing to {name}, a {own.kind} benchmark; remove it")
+        return {**own.defaults, **entry}
 
     @field_validator("benchmark")
     @classmethod
     def _known(cls, name: str) -> str:
-        if find_spec(_module(name)) is None:
-            raise ValueError(f"unknown benchmark {name!r}; known benchmarks: {', '.join(known_benchmarks())}")
+        try:
+            benchmarks.module_of(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return name
-
-    @model_validator(mode="after")
-    def _keys_of_its_kind(self) -> "TaskConfig":
-        kind = self.definition.kind
-        foreign = [k for other in _DEFAULTS.values() for k in other if k not in _DEFAULTS[kind] and getattr(self, k) is not None]
-        if foreign:
-            raise ValueError(f"{', '.join(foreign)} means nothing to {self.benchmark}, a {kind} benchmark; remove it")
-        return self
 
     @property
     def definition(self) -> Benchmark:
         """The benchmark's definition."""
-        benchmark: Benchmark = import_module(_module(self.benchmark)).BENCHMARK
-        return benchmark
+        found: Benchmark = benchmarks.load(self.benchmark).BENCHMARK
+        return found
 
-    def resolved(self) -> "TaskConfig":
-        """The same task with every key of its kind filled in: its own, else the benchmark's, else the protocol's."""
-        own = self.model_dump(exclude_none=True)
-        return TaskConfig.model_validate({**_DEFAULTS[self.definition.kind], **self.definition.defaults, **own})
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it is asked: the keys that a generation depends on."""
+        return self.model_dump(mode="json", include=set(self.PROTOCOL.model_fields), exclude_none=True)
 
-
-def _module(benchmark: str) -> str:
-    return f"{_PACKAGE}.{benchmark.replace('-', '_')}"
-
-
-def known_benchmarks() -> list[str]:
-    """Names of the benchmarks that ship (a new one is one new file beside them)."""
-    return sorted(
-        path.stem.replace("_", "-") for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__"
-    )
+    @property
+    def metric(self) -> dict[str, Any]:
+        """How it is scored: the keys that a verdict depends on."""
+        return self.model_dump(mode="json", include=set(self.METRIC.model_fields), exclude_none=True)
 
 
-def kind_module(task: TaskConfig) -> str:
-    """The module that evaluates tasks of this kind; it offers `evaluate(name, task, items, engine, seed, batch_size)`."""
-    return f"ptqflow.evaluation.{_KIND_MODULES[task.definition.kind]}"
+class GenerationTask(_Task, generation_requests.Protocol, generation_scoring.Metric):
+    """A task answered in words. `temperature` 0 is greedy; `scorer` `legacy` reads answers inside the thinking, too."""
+
+    PROTOCOL, METRIC = generation_requests.Protocol, generation_scoring.Metric
 
 
-def modules(task: TaskConfig) -> list[str]:
-    """The modules a job imports by name for `task`, for its code digest."""
-    return [_module(task.benchmark), kind_module(task)]
+class ChoicesTask(_Task, choices_requests.Protocol, choices_scoring.Metric):
+    """A task of alternatives. `bos`: begin each context with BOS; `normalization`: of log-likelihoods, by length."""
+
+    PROTOCOL, METRIC = choices_requests.Protocol, choices_scoring.Metric
 
 
-def load_items(name: str, task: TaskConfig) -> list[Item]:
-    """The items of task `name` in file order, limited (a text is limited later, by windows).
+class PerplexityTask(_Task, perplexity_requests.Protocol, perplexity_scoring.Metric):
+    """A text. `window` tokens per window; `limit` counts windows."""
 
-    Raises ArtifactError when there are none, and for odd rows.
-    """
-    from ptqflow.artifacts.datasets import load_rows
+    PROTOCOL, METRIC = perplexity_requests.Protocol, perplexity_scoring.Metric
 
-    definition = task.definition
-    rows = load_rows(task.source)
-    if not rows:
-        raise ArtifactError(f"task {name}: {task.source.label} holds no rows; correct subset or split, or leave the task out")
-    if definition.kind != "perplexity":
-        rows = rows[: task.limit]
-    items = []
-    for index, row in enumerate(rows):
-        try:
-            items.append(definition.item(row, index))
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"task {name}: row {index} of {task.source.label} is not a row of {task.benchmark} "
-                f"({type(error).__name__}: {error}); correct benchmark, subset or split"
-            ) from None
-    ids = {item.id for item in items}
-    if len(ids) != len(items):
-        raise ArtifactError(f"task {name}: ids repeat in {task.source.label}; give each row its own id")
-    return items
+
+KINDS: dict[Kind, type[_Task]] = {"generation": GenerationTask, "choices": ChoicesTask, "perplexity": PerplexityTask}
+
+
+def _kind(entry: Any) -> str:
+    """The tag of an entry's model; an entry without a known benchmark is refused by whichever model gets it."""
+    name = entry.get("benchmark") if isinstance(entry, Mapping) else getattr(entry, "benchmark", None)
+    known = isinstance(name, str) and name in benchmarks.known_benchmarks()
+    return f"[{benchmarks.load(name).BENCHMARK.kind if known and name else 'generation'}]"
+
+
+Task = GenerationTask | ChoicesTask | PerplexityTask
+TaskConfig = Annotated[
+    Annotated[GenerationTask, Tag("[generation]")]
+    | Annotated[ChoicesTask, Tag("[choices]")]
+    | Annotated[PerplexityTask, Tag("[perplexity]")],
+    Discriminator(_kind),
+]
+_ADAPTER: TypeAdapter[Task] = TypeAdapter(TaskConfig)
+
+
+def task(entry: Mapping[str, Any]) -> Task:
+    """The task that an entry of `tasks` describes. Raises pydantic's ValidationError."""
+    return _ADAPTER.validate_python(entry)
+
+
+def generating(entry: Task) -> list[str]:
+    """The modules that `generate` finds by name for a task, for its digest: of the benchmark's file, only what asks."""
+    return [f"{benchmarks.module_of(entry.benchmark)}:item", f"evaluation.requests.{entry.definition.kind}"]
+
+
+def scoring(entry: Task) -> list[str]:
+    """The modules that `score` finds by name for a task, for its digest: of the benchmark's file, only what scores."""
+    return [f"{benchmarks.module_of(entry.benchmark)}:score", f"evaluation.scoring.{entry.definition.kind}"]
+
+
+def benchmarks_of(kind: Kind) -> list[str]:
+    """Names of the benchmarks of a kind."""
+    return [name for name in benchmarks.known_benchmarks() if benchmarks.load(name).BENCHMARK.kind == kind]

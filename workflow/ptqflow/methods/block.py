@@ -7,12 +7,12 @@ comes from the same matrix, |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ), or, where n
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptqflow.by_name import method
 from ptqflow.devices.device import Device
 from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
@@ -93,8 +93,8 @@ class BlockRounder:
             ratios = inputs.weight_clips.get(linear)
             clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
             targets.append(Target(clipped, args, recipe.clip_of(*found.parts(linear))))
-        method = import_module(f"ptqflow.methods.{recipe.rounding.name}")
-        results: list[RoundedWeight] = method.round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
+        round_weights = method("rounding", recipe.rounding.name).round_weights
+        results: list[RoundedWeight] = round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
         seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
@@ -144,17 +144,17 @@ def _scales(
     scales: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
     notes: dict[str, str] = {}
-    if recipe.transform.name == "none":
+    if recipe.transform.works != "by_site":
         return scales, seconds, notes
-    method = import_module(f"ptqflow.methods.{recipe.transform.name}")
+    scaling = method("transform", recipe.transform.name)
     for site in architecture.sites:
         start = time.perf_counter()
         query_heads = inputs.queries_per_key if site.name == "o" else 1
-        if (reason := method.skipped(site.name, query_heads, recipe.transform)) is not None:
+        if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:
             notes |= {site.name: reason} if reason else {}
             continue
         known = _site_inputs(architecture, layer, site, tensors, inputs, recipe, query_heads, device)
-        scale = method.smoothing_scale(known, recipe.transform)
+        scale = scaling.smoothing_scale(known, recipe.transform)
         if scale is None:
             continue
         if site.norm:

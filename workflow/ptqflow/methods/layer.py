@@ -1,6 +1,7 @@
 """Quantize one decoder block, given the states that enter it: look at its inputs, transform, round, measure, pass states on.
 
-A method sees the calibration set in one of two ways. GPTQ with error propagation goes site by site (`_by_site`): linears are
+A method sees the calibration set in one of two ways. A rounding that needs Gram matrices, with error propagation, goes site by
+site (`_by_site`): linears are
 rounded by inputs that the rounded ones before them made, and the same pass makes the states that leave. Everything else learns
 from the inputs of the float block, all sites at once (`_at_once`).
 """
@@ -29,7 +30,7 @@ from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import head_dim, queries_per_key
 from ptqflow.numerics.gram import add_gram, mirror
-from ptqflow.recipes import NoTransform, Recipe
+from ptqflow.recipes import FROM_STATES, Recipe
 from ptqflow.transforms import diagonal
 
 _SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured
@@ -132,8 +133,7 @@ def quantize_layer(
         with run.precision():
             learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
-        rounding = recipe.model_copy(update={"transform": NoTransform()})
-        rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, rounding, device)
+        rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, recipe, device)
         fixed, losses, fallback = learned.qparams, learned.rows, learned.fallback
     else:
         rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
@@ -157,11 +157,11 @@ def _look(
     Returns what the recipe wants to know of all inputs of the block, and the ranges of a static cache, if there is one.
     """
     recipe, cache = run.recipe, run.recipe.scheme.kv_cache
-    by_awq, learns = recipe.transform.name == "awq", recipe.learns_from_states()
+    means, learns = "mean_abs" in recipe.needs(), recipe.learns_from_states()
     found = run.architecture
     sites, last = found.sites, found.sites[-1].name
     wanted = {site.name for site in sites if any(recipe.weights(run.layer, found.role(linear)) for linear in site.linears)}
-    if recipe.rounds_by_site() and not by_awq:
+    if recipe.rounds_by_site() and not recipe.transform.needs & FROM_STATES:
         wanted = set()  # they will be seen when the linears before them are rounded
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
     ranges = CacheRanges(cache) if cache is not None and cache.static else None
@@ -176,7 +176,7 @@ def _look(
             samples.setdefault(site, []).append(x.flatten(0, -2).float())
         elif site in wanted:
             grams[site] = run.add_gram(grams.get(site), x)
-            if by_awq:
+            if means:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
         if site == last and not kept:

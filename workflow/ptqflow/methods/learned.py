@@ -1,15 +1,15 @@
 """The second kind of transform: learned from a whole block's output, not found site by site (`methods.scaling`).
 
-A module in this room offers `learn(task, recipe) -> LearnedBlock` for it, instead of `smoothing_scale` and `skipped`.
+Its algorithm offers `learn(task, recipe) -> LearnedBlock` for it, instead of `smoothing_scale` and `skipped`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ptqflow.by_name import method
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.recipes import Recipe
 
@@ -58,8 +58,7 @@ class LearnedBlock(Protocol):
 
 def learner(recipe: Recipe) -> Callable[[Task, Recipe], LearnedBlock] | None:
     """How the recipe's transform is learned; None where there is none, or where it is found site by site."""
-    if recipe.transform.name == "none":
+    if recipe.transform.works != "by_block":
         return None
-    found: Callable[[Task, Recipe], LearnedBlock] | None
-    found = getattr(import_module(f"ptqflow.methods.{recipe.transform.name}"), "learn", None)
-    return found
+    learn: Callable[[Task, Recipe], LearnedBlock] = method("transform", recipe.transform.name).learn
+    return learn

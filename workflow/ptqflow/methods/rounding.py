@@ -1,14 +1,14 @@
 """What every rounding method shares: its result, and the grid of a weight before any rounding."""
 
 from dataclasses import dataclass
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
+from ptqflow.by_name import method
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
-from ptqflow.numerics.observers import min_max, mse_search
-from ptqflow.recipes import Clip, MseClip, SearchClip
+from ptqflow.numerics.observers import min_max
+from ptqflow.recipes import Clip
 from ptqflow.scheme import WeightArgs
 
 
@@ -16,7 +16,8 @@ from ptqflow.scheme import WeightArgs
 class RoundedWeight:
     """A weight on its grid: w' = (integers - zero_point) * scale, group by group.
 
-    integers [out, in] int8 (symmetric) or uint8; scale [out, groups] float32; zero_point [out, groups] like integers.
+    integers [out, in] int8 (symmetric) or uint8; scale [out, groups] float32; zero_point [out, groups] like integers, or
+    float32 where the method gives real ones (`Rounding.real_zero_points`).
     Where a Hessian was used, `damping`: fraction of mean(diag H) that was added, and `condition_number` of the damped one, at
     least. `fallback`: what was done instead, if anything. `lost`: |X (w - w')ᵀ|² of the weight that was to be rounded, where the
     method knows it.
@@ -33,27 +34,22 @@ class RoundedWeight:
 
 @dataclass(frozen=True)
 class Target:
-    """A weight [out, in] (float32) to round, the grid it goes on, and how its ranges are clipped."""
+    """A weight [out, in] (float32) to round, the grid it goes on, and how its ranges are clipped (None: not at all)."""
 
     weight: Tensor
     args: WeightArgs
-    clip: Clip
+    clip: Clip | None
 
 
 def weight_grid(
-    weight: Tensor, args: WeightArgs, clip: Clip, input_shards: int = 1, gram: Tensor | None = None
+    weight: Tensor, args: WeightArgs, clip: Clip | None, input_shards: int = 1, gram: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Scale and zero point (both float32, [out, groups]) of a weight [out, in]; tensor scales are repeated per row.
 
-    `gram` [in, in], the Gram matrix of the inputs, is what clip `search` measures errors by.
+    `gram` [in, in], the Gram matrix of the inputs, is what a clip may measure errors by.
     """
     groups = group_weight(weight, args.strategy, args.group_size, input_shards)
-    if isinstance(clip, MseClip):
-        low, high = mse_search(groups, args.grid, clip.norm, clip.max_shrink, clip.n_grid)
-    elif isinstance(clip, SearchClip):
-        low, high = import_module("ptqflow.methods.clip_search").clipped_range(groups, gram, args, clip)
-    else:
-        low, high = min_max(groups)
+    low, high = min_max(groups) if clip is None else method("clip", clip.name).clipped_range(groups, gram, args, clip)
     scale, zero_point = scale_and_zero_point(low, high, args.grid)
     rows = weight.shape[0]
     return scale.expand(rows, -1).contiguous(), zero_point.expand(rows, -1).contiguous()

@@ -21,7 +21,7 @@ from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -107,8 +107,8 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
             plain = block.get_submodule(name)
             assert isinstance(plain, nn.Linear), f"{name} is a {type(plain).__name__}"
             block.set_submodule(name, FakeQuantLinear(plain, args, shards_of(recipe, linear)))
-    if isinstance(recipe.transform, FlatQuantTransform):
-        online.declare(block, recipe, recipe.transform.sites, layer)
+    if recipe.transform.online_sites:
+        online.declare(block, recipe, recipe.transform.online_sites, layer)
     elif recipe.scheme.kv_cache is not None:
         cache.quantize_cache(block, recipe.scheme.kv_cache)
 

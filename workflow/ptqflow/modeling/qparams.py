@@ -25,7 +25,7 @@ from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.transforms import diagonal
 
 _METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
-_CHECKSUMS = "crc32"  # in it: checksum of each tensor's bytes, by name
+_CHECKSUMS = "crc32"  # in it: checksum of each tensor by name
 _NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -66,9 +66,13 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor], architect
     return transformed(name, tensor, qparams, architecture).to(tensor.dtype)
 
 
-def _checksum(tensor: Tensor) -> int:
-    """CRC-32 of the bytes of `tensor` (on the CPU): what a damaged disk or copy changes would else be integers like any other."""
-    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+def _checksum(name: str, tensor: Tensor) -> int:
+    """CRC-32 of a tensor's name, dtype, shape and bytes (on the CPU).
+
+    What a damaged disk or copy changes, in the data or the header, would else be integers and scales like any other.
+    """
+    header = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, header)
 
 
 @contextmanager
@@ -83,7 +87,7 @@ def write_qparams(path: Path, origin: Mapping[str, Any]) -> Iterator[Callable[[M
 
         def take_checked(tensors: Mapping[str, Tensor]) -> None:
             take(tensors)
-            checksums.update({name: _checksum(tensor) for name, tensor in tensors.items()})
+            checksums.update({name: _checksum(name, tensor) for name, tensor in tensors.items()})
 
         yield take_checked
         metadata[_METADATA] = canonical_json(dict(origin) | {_CHECKSUMS: checksums})
@@ -109,8 +113,10 @@ class QParams(Mapping[str, Tensor]):
         path = self._files[name]
         with open_safetensors(path) as file:
             tensor = file.get_tensor(name)
-        if _checksum(tensor) != self.metadata[path][_CHECKSUMS][name]:
-            raise ArtifactError(f"{path} is damaged ({name} has another checksum); delete it and run quantize again")
+        if _checksum(name, tensor) != self.metadata[path][_CHECKSUMS][name]:
+            raise ArtifactError(
+                f"{path} is damaged ({name} has another checksum, of dtype, shape and data); delete it and run quantize again"
+            )
         return tensor
 
     def __contains__(self, name: object) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.anatomy import architecture, architecture_of
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import ROW_PARALLEL, FlatQuantTransform, Recipe
+from ptqflow.recipes import ROW_PARALLEL, Recipe
 from ptqflow.scheme import WeightArgs
 
 
@@ -54,6 +54,10 @@ def kronecker_sides(site: str, channels: int, head_dim: int, shards: int) -> tup
     return (width // head_dim, head_dim) if site == "o" else kronecker_split(width)
 
 
+def _few(numbers: list[int]) -> str:
+    return f"{numbers[:5]}" + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
 def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, model_name: str) -> None:
     """Refuse a recipe that does not fit a model, before any job. Raises ConfigError naming key, model and remedy."""
     try:
@@ -66,7 +70,7 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
     for override in recipe.overrides:
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
         if beyond:
-            raise ConfigError(f"{where}overrides name layers {beyond}, but model {model_name} has layers 0 to {layers - 1}")
+            raise ConfigError(f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}")
     for linear, parts in found.fused.items():
         for override in recipe.overrides:
             named = [part for part in parts if override.linears == "all" or part in override.linears]
@@ -90,21 +94,20 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
             f"{where}kv_cache.key_bias separate: a norm follows the key bias of model {model_name}; use key_bias keep"
         )
     shapes = linear_shapes(config)
-    if isinstance(recipe.transform, FlatQuantTransform):
-        if found.fused or found.norm_offset:
+    if recipe.transform.online_sites and (found.fused or found.norm_offset):
+        raise ConfigError(
+            f"{where}transform {recipe.transform.name} takes no {'fused linears' if found.fused else 'norms of 1 + weight'} "
+            f"(model {model_name}, {found.model_type}); use transform smoothquant or awq"
+        )
+    for site in (site for site in found.sites if site.name in recipe.transform.online_sites):
+        linear = site.linears[0]
+        try:
+            kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
+        except ValueError as error:
             raise ConfigError(
-                f"{where}transform flatquant learns no {'fused linears' if found.fused else 'norms of 1 + weight'} (model "
-                f"{model_name}, {found.model_type}); use transform smoothquant or awq"
-            )
-        for site in (site for site in found.sites if site.name in recipe.transform.sites):
-            linear = site.linears[0]
-            try:
-                kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
-            except ValueError as error:
-                raise ConfigError(
-                    f"{where}transform flatquant: {linear} of model {model_name} (input_shards {shards}): {error}; "
-                    "use other input_shards or transform smoothquant"
-                ) from None
+                f"{where}transform {recipe.transform.name}: {linear} of model {model_name} (input_shards {shards}): {error}; "
+                "use other input_shards or transform smoothquant"
+            ) from None
     for layer in range(layers):
         for linear in found.linears:
             args = recipe.weights(layer, found.role(linear))
@@ -122,10 +125,13 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
                 )
 
 
-def packed_bytes(shape: tuple[int, int], args: WeightArgs, shards: int) -> int:
-    """Bytes of a linear's weight at its nominal bits, 2 per scale, and one integer of the grid per asymmetric zero point."""
+def packed_bytes(shape: tuple[int, int], args: WeightArgs, shards: int, real_zero_points: bool = False) -> int:
+    """Bytes of a linear's weight at its nominal bits, 2 per scale, and per asymmetric zero point 2 or, where it is an integer of
+    the grid, as many as that needs.
+    """
     out_features, in_features = shape
     groups = in_features // args.group_size if args.group_size else shards
     scales = groups if args.strategy == "tensor" else out_features * groups
     bits = args.num_bits
-    return -(-out_features * in_features * bits // 8) + scales * (2 + (0 if args.symmetric else -(-bits // 8)))
+    zero_point = 0 if args.symmetric else 2 if real_zero_points else -(-bits // 8)
+    return -(-out_features * in_features * bits // 8) + scales * (2 + zero_point)

@@ -7,12 +7,13 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ptqflow.artifacts.atomic import atomic_path
 from ptqflow.errors import ArtifactError
+from ptqflow.system import reading
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16} | {
     "I64": torch.int64,
@@ -31,10 +32,11 @@ def index_name(stem: str = "model") -> str:
 
 def open_safetensors(path: Path) -> safe_open:
     """Open a safetensors file for reading. Raises ArtifactError when it is missing, truncated or something else."""
-    try:
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; make it again")
+    with reading(path, "a readable safetensors file", "delete it and make it again"):
+        path.open("rb").close()  # the library says of a file without permission that it is not there
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable safetensors file ({error}); delete it and make it again") from None
 
 
 def save_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The accuracy table: every variant on every task, with its paired drop against the baseline of the same platform and model.
+"""The accuracy table: every variant on every task, with its paired drop against the baseline of its platform, model and engine.
 
 A drop is computed on the (item, seed) pairs that both have; how many these are is stated. A variant that was not evaluated on a
 task has a row that says so, and no average: means over different tasks cannot be compared.
@@ -15,11 +15,13 @@ import pyarrow as pa
 from ptqflow.artifacts.schemas import ACCURACY
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation import statistics
-from ptqflow.reporting.variants import Variant
+from ptqflow.evaluation.scoring.verdict import NOT_FINITE
+from ptqflow.reporting.variants import Served
 
 AVERAGE = "average"
 PERPLEXITY = "perplexity"
-READS = ["task", "kind", "item", "seed", "completion", "prompt_sha256", "completion_tokens", "finish_reason", "correct", "nll"]
+READS = ["task", "kind", "item", "seed", "completion", "prompt_sha256", "completion_tokens", "finish_reason"]
+READS += ["nll", "correct", "unscored"]
 _SEED = 0  # of the bootstrap: the same table from the same samples
 
 Row = dict[str, Any]
@@ -28,12 +30,24 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Runs:
     """One variant on one task: a frame indexed by (item, seed) with `value` (mean over completions of correct, or summed nll),
-    `tokens` and `prompt`; `truncated` is the share of completions that hit the token limit (None: nothing was generated).
+    `tokens` and `prompt`; `truncated` is the share of completions that hit the token limit (None: nothing was generated);
+    `unscored`: how many samples have no verdict, by reason. The frame is of the others.
     """
 
     kind: str
     frame: pd.DataFrame
     truncated: float | None
+    unscored: dict[str, int]
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether logits were no numbers: a score of what is left would flatter the model."""
+        return NOT_FINITE.unscored in self.unscored or not len(self.frame)
+
+    @property
+    def note(self) -> str | None:
+        """What has no verdict, and why."""
+        return "; ".join(f"{count} samples without a verdict: {reason}" for reason, count in self.unscored.items()) or None
 
     @property
     def metric(self) -> str:
@@ -63,7 +77,7 @@ class _Cell:
     baseline: float | None = None  # baseline score on the pairs, percent
 
 
-def build(samples: Sequence[tuple[Variant, pa.Table]], seed: int = _SEED) -> list[Row]:
+def build(samples: Sequence[tuple[Served, pa.Table]], seed: int = _SEED) -> list[Row]:
     """Rows of schema ACCURACY from tables with the columns READS of schema SAMPLES; files of one variant are concatenated.
 
     Order: as the variants first appear; accuracy tasks, their average, perplexity tasks. Raises ArtifactError when a sample
@@ -71,27 +85,27 @@ def build(samples: Sequence[tuple[Variant, pa.Table]], seed: int = _SEED) -> lis
     """
     runs = gather(samples)
     rows: list[Row] = []
-    for platform, model in dict.fromkeys((v.platform, v.model) for v in runs):
-        group = {v: tasks for v, tasks in runs.items() if (v.platform, v.model) == (platform, model)}
+    for place in dict.fromkeys((v.platform, v.model, v.engine) for v in runs):
+        group = {v: tasks for v, tasks in runs.items() if (v.platform, v.model, v.engine) == place}
         metrics = _metrics(group)
         for variant, tasks in group.items():
             rows += _variant_rows(variant, tasks, group.get(variant.baseline), metrics, seed)
     return [{name: row.get(name) for name in ACCURACY.names} for row in rows]
 
 
-def gather(samples: Sequence[tuple[Variant, pa.Table]]) -> dict[Variant, dict[str, Runs]]:
+def gather(samples: Sequence[tuple[Served, pa.Table]]) -> dict[Served, dict[str, Runs]]:
     """Samples by variant and task, completions averaged."""
-    tables: dict[Variant, list[pa.Table]] = {}
+    tables: dict[Served, list[pa.Table]] = {}
     for variant, table in samples:
         tables.setdefault(variant, []).append(table)
     return {variant: _tasks(variant, pa.concat_tables(parts)) for variant, parts in tables.items()}
 
 
-def _tasks(variant: Variant, samples: pa.Table) -> dict[str, Runs]:
+def _tasks(variant: Served, samples: pa.Table) -> dict[str, Runs]:
     # Asked of Arrow, since pandas cannot tell a null from a loss that is not a number, as a collapsed model has.
     null = {column: samples[column].is_null().to_numpy() for column in ("nll", "correct")}
     frame = samples.to_pandas()
-    frame["missing"] = np.where(frame["kind"] == PERPLEXITY, null["nll"], null["correct"])
+    frame["missing"] = np.where(frame["kind"] == PERPLEXITY, null["nll"], null["correct"] & frame["unscored"].isna())
     repeated = frame.duplicated(["task", "item", "seed", "completion"])
     if repeated.any():
         task, item, seed = frame.loc[repeated, ["task", "item", "seed"]].iloc[0]
@@ -104,23 +118,24 @@ def _tasks(variant: Variant, samples: pa.Table) -> dict[str, Runs]:
         value = part["nll"] if kind == PERPLEXITY else part["correct"]
         if name == AVERAGE or part["missing"].any():
             raise ArtifactError(f"{variant}: task {name}: a sample without a score, or a task named 'average'; evaluate it again")
-        part = part.assign(value=value.astype(float))
+        unscored = {str(reason): int(count) for reason, count in part["unscored"].value_counts().items()}
+        reason = part["finish_reason"].dropna()
+        part = part.assign(value=value)[part["unscored"].isna()].astype({"value": float})
         cells = part.groupby(["item", "seed"]).agg(
             value=("value", "mean"), tokens=("completion_tokens", "mean"), prompt=("prompt_sha256", "first")
         )
-        reason = part["finish_reason"].dropna()
-        found[name] = Runs(kind, cells, float((reason == "length").mean()) if len(reason) else None)
+        found[name] = Runs(kind, cells, float((reason == "length").mean()) if len(reason) else None, unscored)
     return found
 
 
-def _metrics(group: dict[Variant, dict[str, Runs]]) -> dict[str, str]:
+def _metrics(group: dict[Served, dict[str, Runs]]) -> dict[str, str]:
     """Task -> metric for all tasks of a model, accuracy tasks first."""
     found = {task: runs.metric for tasks in group.values() for task, runs in tasks.items()}
     return dict(sorted(found.items(), key=lambda entry: entry[1] == PERPLEXITY))
 
 
 def _variant_rows(
-    variant: Variant, tasks: dict[str, Runs], baseline: dict[str, Runs] | None, metrics: dict[str, str], seed: int
+    variant: Served, tasks: dict[str, Runs], baseline: dict[str, Runs] | None, metrics: dict[str, str], seed: int
 ) -> list[Row]:
     cells = {}
     for task, metric in metrics.items():
@@ -138,29 +153,28 @@ def _variant_rows(
     return rows + [cells[task].row for task, metric in metrics.items() if metric == PERPLEXITY]
 
 
-def _row(variant: Variant, task: str, metric: str, **values: Any) -> Row:
+def _row(variant: Served, task: str, metric: str, **values: Any) -> Row:
     return {**variant.model_dump(), "task": task, "metric": metric, "items": 0, "seeds": 0, **values}
 
 
-def _counts(variant: Variant, runs: Runs, reference: Runs | None, common: pd.MultiIndex | None) -> Row:
+def _counts(variant: Served, runs: Runs, reference: Runs | None, common: pd.MultiIndex | None) -> Row:
     """How much was scored and how much of it is paired, with a note where these differ or nothing can be paired."""
-    counts: Row = {"items": runs.count("item"), "seeds": runs.count("seed"), "truncated": runs.truncated}
+    counts: Row = {"items": runs.count("item"), "seeds": runs.count("seed"), "truncated": runs.truncated, "note": runs.note}
     if reference is None or common is None:
         return (
             counts
             if variant == variant.baseline
-            else counts | {"note": "no baseline of this platform, model and task to pair with"}
+            else counts | {"note": "no baseline of this platform, model, engine and task to pair with"}
         )
     items = int(common.get_level_values("item").nunique())
     counts |= {"paired_items": items, "paired_runs": len(common)}
     if not len(common) == len(runs.frame) == len(reference.frame):
-        counts["note"] = (
-            f"paired on {len(common)} runs of {items} items (scored {len(runs.frame)}, baseline {len(reference.frame)})"
-        )
+        paired = f"paired on {len(common)} runs of {items} items (scored {len(runs.frame)}, baseline {len(reference.frame)})"
+        counts["note"] = "; ".join(note for note in (counts["note"], paired) if note)
     return counts
 
 
-def _common(variant: Variant, task: str, runs: Runs, reference: Runs | None) -> pd.MultiIndex | None:
+def _common(variant: Served, task: str, runs: Runs, reference: Runs | None) -> pd.MultiIndex | None:
     """The (item, seed) pairs of both; None without a reference or without any. Both must have been asked the same."""
     if reference is None:
         return None
@@ -176,12 +190,16 @@ def _common(variant: Variant, task: str, runs: Runs, reference: Runs | None) -> 
     return common if len(common) else None
 
 
-def _accuracy(variant: Variant, task: str, runs: Runs, reference: Runs | None, seed: int) -> _Cell:
+def _accuracy(variant: Served, task: str, runs: Runs, reference: Runs | None, seed: int) -> _Cell:
+    if runs.collapsed:
+        return _Cell(_row(variant, task, "accuracy", truncated=runs.truncated, note=runs.note))
     common = _common(variant, task, runs, reference)
     score = runs.items("value")
     low, high = statistics.accuracy_interval(score, statistics.stream(seed, task, "score"))
     row = _row(variant, task, "accuracy", **_counts(variant, runs, reference, common))
     row |= {"score": 100 * float(score.mean()), "score_low": 100 * low, "score_high": 100 * high}
+    if reference is not None and reference.collapsed:
+        return _Cell(row | {"note": f"baseline: {reference.note}"}, score)
     if reference is None or common is None:
         return _Cell(row, score)
     before, after = reference.items("value", common), runs.items("value", common)
@@ -206,7 +224,7 @@ def _drop(drop: float, distribution: statistics.Floats, baseline: float) -> Row:
     }
 
 
-def _average(variant: Variant, cells: Sequence[_Cell], seed: int) -> Row:
+def _average(variant: Served, cells: Sequence[_Cell], seed: int) -> Row:
     rows = [cell.row for cell in cells]
     average = _row(variant, AVERAGE, "accuracy", items=sum(r["items"] for r in rows), seeds=min(r["seeds"] for r in rows))
     scores = [
@@ -235,7 +253,7 @@ def _average(variant: Variant, cells: Sequence[_Cell], seed: int) -> Row:
     return average | _drop(drop, statistics.average(drops), baseline) | {"note": "; ".join(notes) or None}
 
 
-def _perplexity(variant: Variant, task: str, runs: Runs, reference: Runs | None, seed: int) -> _Cell:
+def _perplexity(variant: Served, task: str, runs: Runs, reference: Runs | None, seed: int) -> _Cell:
     row = _row(variant, task, PERPLEXITY, **_counts(variant, runs, reference, _common(variant, task, runs, reference)))
     broken = int((~np.isfinite(runs.frame["value"])).sum())
     if broken:

@@ -9,8 +9,8 @@ from ptqflow.reporting.render import Bold, Grid, number
 from ptqflow.reporting.variants import BASELINE
 
 Row = dict[str, Any]
-Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form) -> task -> row
-_NAMES = ["Platform", "Model", "Recipe", "Form"]
+Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form[, engine]) -> task -> row
+_NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
     "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % interval "
     "(paired bootstrap over items).",
@@ -24,8 +24,10 @@ _LEGEND = [
 def printed(rows: Sequence[Row]) -> list[Grid]:
     """Scores with average, drop, class and recovery; then every task's drop; then truncation, if anything was truncated."""
     lines: Lines = {}
+    several = len({row["engine"] for row in rows}) > 1  # one engine goes without saying
     for row in rows:
-        lines.setdefault((row["platform"], row["model"], row["recipe"], row["form"] or "–"), {})[row["task"]] = row
+        key = (row["platform"], row["model"], row["recipe"], row["form"] or "–", *([row["engine"]] if several else []))
+        lines.setdefault(key, {})[row["task"]] = row
     tasks = list(dict.fromkeys(r["task"] for r in rows if r["metric"] != PERPLEXITY and r["task"] != AVERAGE))
     perplexities = list(dict.fromkeys(r["task"] for r in rows if r["metric"] == PERPLEXITY))
     grids = [_scores(lines, tasks, perplexities)]
@@ -38,7 +40,8 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
 
 
 def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> Grid:
-    header = [*_NAMES, *tasks]
+    names = _names(lines)
+    header = [*names, *tasks]
     header += ["Average", "Drop", "Class", "Recovery (%)"] if tasks else []
     body = []
     for key, cells in lines.items():
@@ -48,13 +51,18 @@ def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> 
             line += [_score(average), _drop(average), _class(average), number(average.get("recovery"), 1)]
         body.append([*line, *(_perplexity(cells.get(task)) for task in perplexities)])
     return Grid(
-        "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(_NAMES), [*_LEGEND, *_notes(lines)]
+        "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), [*_LEGEND, *_notes(lines)]
     )
 
 
 def _by_task(title: str, lines: Lines, tasks: Sequence[str], cell: Callable[[Row | None], str]) -> Grid:
     body = [[*key, *(cell(cells.get(task)) for task in tasks)] for key, cells in lines.items()]
-    return Grid(title, [*_NAMES, *tasks], body, len(_NAMES))
+    names = _names(lines)
+    return Grid(title, [*names, *tasks], body, len(names))
+
+
+def _names(lines: Lines) -> list[str]:
+    return _NAMES[: len(next(iter(lines), _NAMES))]
 
 
 def _notes(lines: Lines) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.reporting.render import Grid, number
-from ptqflow.reporting.variants import Timing, Variant
+from ptqflow.reporting.variants import Served, Timing
 
 _POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens")
 
@@ -15,17 +15,17 @@ _POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens")
 def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
     """Rows of schema LATENCY_SUMMARY from tables of schema LATENCY, one per variant, engine and measured point."""
     rows = []
-    medians: dict[tuple[Variant, str, tuple[Any, ...]], float] = {}
+    medians: dict[tuple[Served, str, tuple[Any, ...]], float] = {}
     for timing, table in timings:
         points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for entry in table.to_pylist():
             points.setdefault(tuple(entry[c] for c in _POINT), []).append(entry)
         for point, entries in points.items():
-            row = timing.model_dump() | dict(zip(_POINT, point, strict=True)) | _summary(entries)
-            medians[timing.variant, timing.engine, point] = row["seconds_median"]
+            row = timing.served.model_dump() | dict(zip(_POINT, point, strict=True)) | _summary(entries)
+            medians[timing.served, timing.timing, point] = row["seconds_median"]
             rows.append((timing, point, row))
     for timing, point, row in rows:
-        baseline = medians.get((timing.baseline, timing.engine, point))
+        baseline = medians.get((timing.baseline, timing.timing, point))
         row["speedup"] = None if baseline is None else baseline / row["seconds_median"]
     return [row for _, _, row in rows]
 

@@ -101,10 +101,10 @@ ul { color: #57606a; padding-left: 1.2rem; max-width: 60rem }
 """
 
 
-def html(title: str, grids: Sequence[Grid]) -> str:
-    """A self-contained page: no script, no font or style from elsewhere."""
+def html(grids: Sequence[Grid]) -> str:
+    """A self-contained page, titled as its first grid: no script, no font or style from elsewhere."""
     body = "\n".join(_html_grid(grid) for grid in grids)
-    head = f'<meta charset="utf-8"><title>{_html.escape(title)}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{_html.escape(grids[0].title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
@@ -128,3 +128,6 @@ def csv(table: pa.Table) -> str:
     buffer = io.BytesIO()
     pyarrow.csv.write_csv(table, buffer, pyarrow.csv.WriteOptions(quoting_style="needed"))
     return buffer.getvalue().decode()
+
+
+GRIDS = {"md": markdown, "tex": latex, "html": html}

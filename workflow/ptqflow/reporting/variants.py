@@ -43,17 +43,36 @@ class Variant(Model):
         return f"{self.platform}/{self.model}/{self.label}"
 
 
-class Suite(Variant):
-    """Samples of one suite of tasks at one seed."""
+class Served(Variant):
+    """A variant as an engine serves it: what scores and timings speak of. A baseline is the same engine's."""
 
-    suite: str
+    engine: str
+
+    @property
+    def served(self) -> "Served":
+        """Without what a subclass adds."""
+        return Served(**self.variant.model_dump(), engine=self.engine)
+
+    @property
+    def baseline(self) -> "Served":
+        """The unquantized model on the same platform and engine."""
+        return Served(**super().baseline.model_dump(), engine=self.engine)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.engine})"
+
+
+class Scores(Served):
+    """Verdicts on one task at one seed."""
+
+    task: str
     seed: int
 
 
-class Timing(Variant):
-    """Timings of one variant on one engine."""
+class Timing(Served):
+    """Timings by one entry of `latency`."""
 
-    engine: str
+    timing: str
 
 
 class Chunk(Model):

@@ -21,7 +21,7 @@ def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return [c[key] for c in checks if c["check"] == check and c["subject"].endswith(ending) and c[key] is not None]
 
     weights, baseline = values("bytes", "weights")[0], values("bytes", "baseline")[0]
-    notes = [f"{c['check']}: {c['note']}" for c in checks if c["status"] == "skipped"]
+    notes = [f"{c['check']}: {c['note']}" for c in checks if c["status"] != "passed"]
     return {
         "tensors": sum(c["check"] == "tensors" for c in checks),
         "linears": sum(c["check"] == "integers" for c in checks),
@@ -49,5 +49,7 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         "log p difference: mean over calibration text, from the fake checkpoint in the same engine. Where inputs are quantized, "
         "as much is allowed as two independent roundings differ.",
     ]
-    notes += [f"{form}: {note}" for form, note in sorted({(r["form"], r["note"]) for r in rows if r["note"]})]
+    # A form that no engine of ours loads is one note for all recipes; what is not as a recipe says is one of its own.
+    said = {(r["recipe"] if "fallback" in r["note"] else "", r["form"], r["note"]) for r in rows if r["note"]}
+    notes += [f"{' '.join(filter(None, (recipe, form)))}: {note}" for recipe, form, note in sorted(said)]
     return Grid("Verified checkpoints", header, body, names=4, notes=notes)

@@ -1,15 +1,8 @@
 """Tables across models, recipes and tasks, from the samples, diagnostics, timings and manifests of a study.
 
 Settings say what each input file is, in the order of the paths on the command line: nothing is read from a path's name.
-Outputs, in the folder `--tables`:
-
-    accuracy     .parquet .csv .md .tex .html
-    layer_error  .parquet .csv
-    latency      .parquet .csv .md .html
-    sizes        .parquet .csv .md .html
-    verification .parquet .csv .md .html
-
-All are always written; a kind of input that the study lacks gives a table without rows.
+Outputs, in the folder `--tables`, are the tables of `reporting/catalogue.py` in their renderings. All are always written; a kind
+of input that the study lacks gives a table without rows.
 """
 
 import argparse
@@ -34,20 +27,20 @@ from ptqflow.artifacts.schemas import (
     VERIFICATION,
     VERIFICATION_SUMMARY,
 )
-from ptqflow.artifacts.tables import read_table, to_table, write_table
+from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
-from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, sizes, verification
-from ptqflow.reporting.variants import Chunk, Suite, Timing, Variant, refuse_duplicates
+from ptqflow.reporting import accuracy, accuracy_table, catalogue, latency, layer_error, origins, render, sizes, verification
+from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
 
-KINDS = ("evaluation", "diagnostics", "latency", "checkpoints", "verification")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
 
 class Settings(Model):
     """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap."""
 
-    evaluation: tuple[Suite, ...] = ()
+    scores: tuple[Scores, ...] = ()
     diagnostics: tuple[Chunk, ...] = ()
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
@@ -57,7 +50,7 @@ class Settings(Model):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input files by kind, and the folder of the tables."""
-    parser.add_argument("--evaluation", nargs="*", type=Path, default=[], metavar="PARQUET", help="samples, from evaluate")
+    parser.add_argument("--scores", nargs="*", type=Path, default=[], metavar="PARQUET", help="verdicts, from score")
     parser.add_argument("--diagnostics", nargs="*", type=Path, default=[], metavar="PARQUET", help="errors, from quantize")
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
@@ -85,8 +78,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             return read_table(path, schema, columns)
 
         samples = [
-            (suite.variant, read(path, SAMPLES, accuracy.READS))
-            for suite, path in zip(settings.evaluation, args.evaluation, strict=True)
+            (entry.served, read(path, SAMPLES, accuracy.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
@@ -94,32 +86,45 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
+    _check_origins(settings, args, manifests)
     cache = HashCache()
     inputs = {str(path): cache.sha256(path) for path in paths}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
-    def write(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> None:
+    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.Grid] = ()) -> None:
         table = to_table(schema, rows)
-        write_table(args.tables / f"{name}.parquet", table, schema, metadata)
-        write_text(args.tables / f"{name}.csv", render.csv(table))
-
-    def publish(name: str, grids: Sequence[render.Grid]) -> None:
-        write_text(args.tables / f"{name}.md", render.markdown(grids))
-        write_text(args.tables / f"{name}.html", render.html(grids[0].title, grids))
+        for suffix in catalogue.TABLES[name]:
+            path = args.tables / f"{name}.{suffix}"
+            if suffix == "parquet":
+                write_table(path, table, schema, metadata)
+            elif suffix == "csv":
+                write_text(path, render.csv(table))
+            else:
+                write_text(path, render.GRIDS[suffix](grids))
 
     scores = accuracy.build(samples, settings.seed)
     grids = accuracy_table.printed(scores)
-    write("accuracy", ACCURACY, scores)
-    publish("accuracy", grids)
-    write_text(args.tables / "accuracy.tex", render.latex(grids))
-    write("layer_error", LAYER_ERROR, layer_error.build(errors))
+    publish("accuracy", ACCURACY, scores, grids)
+    publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
-    write("latency", LATENCY_SUMMARY, times)
-    publish("latency", [latency.printed(times)])
+    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
     weights = sizes.build(manifests)
-    write("sizes", SIZES, weights)
-    publish("sizes", [sizes.printed(weights)])
+    publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
-    write("verification", VERIFICATION_SUMMARY, checked)
-    publish("verification", [verification.printed(checked)])
+    publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
     print(render.markdown(grids[:1]))
+
+
+def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:
+    """Refuse files that were not made from the checkpoints they are shown beside, or not asked alike."""
+    checkpoints = {entry: (path, found) for path, (entry, found) in zip(args.checkpoints, manifests, strict=True)}
+    origins.of_one_study(checkpoints)
+    scores = [(entry, path, read_metadata(path)) for entry, path in zip(settings.scores, args.scores, strict=True)]
+    origins.asked_alike(scores)
+    for entry, path, metadata in scores:
+        origins.of_checkpoint(entry, path, metadata.get("generated", {}), checkpoints)
+    for kind in ("latency", "verification"):
+        for entry, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
+            origins.of_checkpoint(entry, path, read_metadata(path), checkpoints)
+    for chunk, path in zip(settings.diagnostics, args.diagnostics, strict=True):
+        origins.of_chunk(chunk, path, read_metadata(path), checkpoints)

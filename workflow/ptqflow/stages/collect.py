@@ -22,7 +22,7 @@ from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import numbers, repeated, write_table
-from ptqflow.artifacts.tokens import read_tokens
+from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.chunks import chunk_layers
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
@@ -59,7 +59,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     chunks = chunk_layers(layers, settings.chunks)
     tokens = read_tokens(args.tokens, blocks.config.vocab_size)
 
-    inputs = {"model": {n: e.sha256 for n, e in manifest.files.items()}, "tokens": HashCache().sha256(args.tokens)}
+    tokens_are_of(args.tokens, manifest)
+    read = ["config.json", *blocks.weights.files()]
+    inputs = {"model": {name: manifest.files[name].sha256 for name in read}, "tokens": HashCache().sha256(args.tokens)}
     origin = provenance(
         "collect",
         settings.model_dump(mode="json"),
@@ -68,6 +70,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         bfloat16=device.multiplies_bfloat16,
         inputs=inputs,
     )
+    origin["calibration_set"] = calibration_set(args.tokens)
     starts = {chunk.start: k for k, chunk in enumerate(chunks)}
     tables = []
     args.output.unlink(missing_ok=True)

@@ -11,10 +11,11 @@ from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
+from ptqflow.checkpoints.parts import check_parts, fallbacks
 from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
-from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.errors import ConfigError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
@@ -49,7 +50,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     scheme = registry.scheme(settings.form)
     check(settings.form, scheme.refusal(recipe, config), "of --settings")
     qparams = QParams(args.qparams)
-    _check(qparams, recipe, config, manifest)
+    tokens = check_parts(qparams, recipe, config, manifest)
 
     cache = HashCache()
     inputs = {
@@ -57,7 +58,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
-    origin["calibration"] = next(iter(qparams.metadata.values()))["inputs"]["tokens"]
+    origin["calibration"] = tokens
+    origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
+    if found := fallbacks(qparams):
+        origin["fallbacks"] = found
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     weights = Weights(model)
     origin |= _sizes(recipe, config, weights)
@@ -70,30 +74,6 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
 
 
-def _check(qparams: QParams, recipe: Recipe, config: dict[str, Any], manifest: Manifest) -> None:
-    """Each block comes from exactly one chunk, quantized by this recipe from this model; every integer tensor is there."""
-    layers = int(config["num_hidden_layers"])
-    covered: list[int] = []
-    for path, origin in qparams.metadata.items():
-        settings = origin.get("settings", {})
-        if "layers" not in settings:
-            raise ArtifactError(f"{path} does not say which layers it holds; delete it and run quantize again")
-        chunk = range(*settings["layers"])
-        if settings["recipe"] != recipe.for_layers(chunk).dump():
-            raise ConfigError(f"{path} was quantized by another recipe; run quantize again, or export with its recipe")
-        for name, digest in origin["inputs"]["model"].items():
-            if name not in manifest.files or manifest.files[name].sha256 != digest:
-                raise ArtifactError(f"{path} was quantized from another model ({name} differs); run quantize again")
-        covered += chunk
-    if sorted(covered) != list(range(layers)):
-        raise ArtifactError(
-            f"--qparams cover layers {sorted(covered)}, not each of 0 to {layers - 1} once; pass every chunk once"
-        )
-    for scheme in schemes(recipe, config):
-        if scheme.weights is not None and f"{scheme.prefix}.integers" not in qparams:
-            raise ArtifactError(f"no integers for {scheme.where}; run quantize again")
-
-
 def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str, int]:
     """`packed_bytes` and `linear_weights` of all linears of the blocks, for tables of sizes.
 
@@ -104,7 +84,7 @@ def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str
         shape = shapes[scheme.linear]
         elements = shape[0] * shape[1]
         if scheme.weights is not None:
-            total += packed_bytes(shape, scheme.weights, shards_of(recipe, scheme.linear))
+            total += packed_bytes(shape, scheme.weights, shards_of(recipe, scheme.linear), recipe.rounding.real_zero_points)
         else:
             total += elements * weights.header(f"{scheme.prefix}.weight")[0].itemsize
         count += elements

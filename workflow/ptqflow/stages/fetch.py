@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest
+from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import check_description, check_weights, description_files, license_of, source_files, weight_files
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.progress import progress
@@ -87,6 +88,7 @@ def run(settings: Settings, args: Namespace) -> None:
         )
     _remove_others(folder, files)
     check_description(folder)
+    read_config(folder)
     check_weights(folder, weight_files(folder, files))
     license_name = license_of(folder)
     origin = {"source": source} | ({"license": license_name} if license_name else {})
@@ -150,7 +152,7 @@ def _listing(folder: Path, repo: str, revision: str) -> dict[str, "HubFile"]:
     kept = folder / STATE / f"{repo.replace('/', '--')}@{revision}.json"
     try:
         return {name: hub.HubFile(**entry) for name, entry in json.loads(kept.read_text()).items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # not there yet, or cut off
         files = hub.list_files(repo, revision)
         write_json(kept, {name: asdict(entry) for name, entry in files.items()})
         return files

@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.sax.saxutils import escape
 
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
@@ -13,7 +13,7 @@ from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SI
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.reporting import theme
+from ptqflow.reporting import catalogue, theme
 
 SCHEMAS = {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}
 
@@ -21,7 +21,7 @@ SCHEMAS = {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_
 class Settings(Model):
     """Which figure."""
 
-    figure: Literal["accuracy", "latency", "layer_error", "pareto"]
+    figure: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,15 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     form = args.output.suffix.removeprefix(".")
     if form not in ("svg", "png"):
         raise ConfigError(f"--output {args.output}: figures are .svg or .png; change the suffix")
+    drawn = catalogue.tables_of(settings.figure)
     module = import_module(f"ptqflow.reporting.figures.{settings.figure}")
-    missing = [name for name in module.TABLES if getattr(args, name) is None]
+    missing = [name for name in drawn if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"figure {settings.figure} needs {' and '.join('--' + m.replace('_', '-') for m in missing)}")
-    tables = {name: read_table(getattr(args, name), SCHEMAS[name]) for name in module.TABLES}
+    tables = {name: read_table(getattr(args, name), SCHEMAS[name]) for name in drawn}
     picture = theme.render(module.chart(tables), form)
     if form == "svg":
-        inputs = {name: sha256(getattr(args, name)) for name in module.TABLES}
+        inputs = {name: sha256(getattr(args, name)) for name in drawn}
         picture = with_metadata(picture, provenance("plot", settings.model_dump(mode="json"), args.code or "", inputs=inputs))
     with atomic_path(args.output) as temporary:
         temporary.write_bytes(picture)

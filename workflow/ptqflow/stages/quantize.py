@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +15,9 @@ from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_metadata, write_rows
-from ptqflow.artifacts.tokens import read_tokens
+from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
@@ -62,11 +64,13 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         names.append(EMBEDDING)
     files = blocks.weights.files(names)
     manifest.verify(model, files)
-    hidden, absmax, inputs = _states(settings, args, blocks)
+    hidden, absmax, inputs = _states(settings, args, blocks, manifest)
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
+    collected = Manifest.read(args.calibration).origin if args.calibration is not None else None
+    origin["calibration_set"] = calibration_set(args.tokens) if collected is None else collected.get("calibration_set")
     rows: list[dict[str, Any]] = []
     losses: list[dict[str, Any]] = []
     with (
@@ -82,22 +86,29 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             rows += found_rows
             losses += found_losses
             bar.update()
+        if fallbacks := Counter(row["fallback"] for row in rows if row.get("fallback")):
+            origin["fallbacks"] = dict(sorted(fallbacks.items()))  # whoever makes something of these integers says so
         del hidden, blocks  # before the file is put together
 
+    for reason, count in fallbacks.items():
+        print(f"quantize: {count} of {len(rows)} linears and blocks not as the recipe says: {reason}", file=sys.stderr)
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)
 
 
 def _states(
-    settings: Settings, args: argparse.Namespace, blocks: Blocks
+    settings: Settings, args: argparse.Namespace, blocks: Blocks, model: Manifest
 ) -> tuple[Tensor, dict[int, dict[str, Tensor]], dict[str, Any]]:
     """The states that enter the chunk, max|x| by layer and site if the recipe reads it, and sha256 of what they are from."""
     enough = None if settings.recipe.learns_from_states() else MEASURED_TOKENS  # else states only serve to measure errors
     if args.tokens is not None:
+        tokens_are_of(args.tokens, model)
         tokens = read_tokens(args.tokens, blocks.config.vocab_size, enough)
         return blocks.embed(tokens), {}, {"tokens": HashCache().sha256(args.tokens)}
     manifest, folder, activations = Manifest.read(args.calibration), args.calibration.parent, chunk_file(settings.chunk)
+    asked = {"model": {name: entry.sha256 for name, entry in model.files.items()}}
+    refuse_others(args.calibration, manifest.origin, asked, "run collect again with this model")
     names = [activations] + ([STATISTICS] if settings.recipe.reads_statistics() else [])
     manifest.verify(folder, names)
     found = read_metadata(folder / activations).get("layers")

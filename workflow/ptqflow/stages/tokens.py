@@ -5,16 +5,19 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.datasets import load_rows
+from ptqflow.artifacts.datasets import data_files, load_rows
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.models import description_files
+from ptqflow.artifacts.model_config import read_config
+from ptqflow.artifacts.models import INDEX, description_files
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
-from ptqflow.errors import ArtifactError
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.progress import progress
+
+UNREAD = ("README.md", "LICENSE", "generation_config.json", INDEX)  # of a model's description, what no tokenizer reads
 
 
 class Settings(CalibrationSettings):
@@ -39,7 +42,14 @@ def _tokenizer(folder: Path) -> Any:
 def run(settings: Settings, args: Namespace) -> None:
     """Draw the windows and write them."""
     manifest = Manifest.read(args.model)
-    manifest.verify(args.model.parent, description_files(manifest.files))
+    read = [name for name in description_files(manifest.files) if name not in UNREAD]
+    manifest.verify(args.model.parent, read)
+    positions = read_config(args.model.parent).get("max_position_embeddings")
+    if positions is not None and settings.sequence_length > positions:
+        raise ConfigError(
+            f"sequence_length {settings.sequence_length} exceeds the {positions} positions of {args.model.parent}; "
+            f"use at most {positions}"
+        )
     rows = load_rows(settings.source)  # before the tokenizer, whose import takes seconds
     tokenizer = _tokenizer(args.model.parent)
     items = documents(rows, settings, tokenizer)
@@ -52,11 +62,13 @@ def run(settings: Settings, args: Namespace) -> None:
             f"{settings.sequence_length}; windows are drawn with replacement and may overlap",
             file=sys.stderr,
         )
+    files = data_files(settings.source) if settings.source.local is not None else []  # of a hub's, the revision says it
+    data = {str(file): sha256(file) for file in files}
     metadata = provenance(
         "tokens",
         settings.model_dump(mode="json"),
         args.code or "",
-        inputs={"model": sha256(args.model)},
+        inputs={"model": {name: manifest.files[name].sha256 for name in read}, "data": data},
         stream_tokens=len(stream.tokens),
         stream_rows=len(stream.ids),
         mean_completion_tokens=stream.mean_completion_tokens,

@@ -11,15 +11,17 @@ from pydantic import Field
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.parts import check_parts, fallbacks
 from ptqflow.checkpoints.verification import Finding, findings
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.engines import protocol
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.qparams import QParams
+from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import Recipe
 
@@ -55,14 +57,25 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     manifests = {path: Manifest.read(path) for path in (args.model, args.fake, args.checkpoint)}
     for path, manifest in manifests.items():
         manifest.verify(path.parent)
-    _same_origin(manifests[args.checkpoint], args.qparams, args.checkpoint)
-    config = json.loads((args.model.parent / "config.json").read_text())
-    layout = registry.layout(settings.form)(Weights(args.model.parent), QParams(args.qparams), recipe, config)
+    config, qparams, cache = json.loads((args.model.parent / "config.json").read_text()), QParams(args.qparams), HashCache()
+    check_recipe(recipe, config, "of --settings", str(args.model.parent))
+    tokens = check_parts(qparams, recipe, config, manifests[args.model])
+    if cache.sha256(args.tokens) != tokens:
+        raise ArtifactError(f"{args.tokens} is not what {args.qparams[0]} was calibrated on; give the tokens of its calibration")
+    asked = {
+        "model": {name: entry.sha256 for name, entry in manifests[args.model].files.items()},
+        "qparams": sorted(cache.sha256(path) for path in args.qparams),
+    }
+    for path, form in ((args.fake, registry.FAKE), (args.checkpoint, settings.form)):
+        refuse_others(path, manifests[path].origin, asked, "export it again")
+        if (found := manifests[path].origin["settings"]["form"]) != form:
+            raise ConfigError(f"{path} holds form {found}, not {form}; give the manifest of form {form}")
+    layout = registry.layout(settings.form)(Weights(args.model.parent), qparams, recipe, config)
     is_fake = settings.form == registry.FAKE
-    found = list(findings(layout, folder, None if is_fake else Weights(args.fake.parent)))
-    _refuse_failures(found, args.checkpoint)
+    checks = list(findings(layout, folder, None if is_fake else Weights(args.fake.parent)))
+    _refuse_failures(checks, args.checkpoint)
     baseline = _weight_bytes(manifests[args.model])
-    rows = [_row(finding) for finding in found]
+    rows = [_row(check) for check in checks]
     rows.append({"check": "bytes", "subject": "baseline", "status": "passed", "value": float(baseline)})
     logits = _logits(settings, args, select(args.platform))
     _refuse_failures(logits, args.checkpoint)
@@ -71,9 +84,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         note = "no engine of this environment loads the form; `make check-engines` runs it in those that do"
         rows.append({"check": "logits", "subject": settings.form, "status": "skipped", "note": note})
 
-    cache = HashCache()
-    inputs = {name: cache.sha256(getattr(args, name)) for name in ("model", "fake", "checkpoint", "tokens")}
-    inputs["qparams"] = sorted(cache.sha256(path) for path in args.qparams)  # type: ignore[assignment]
+    for reason, count in fallbacks(qparams).items():
+        note = f"{count} linears or blocks are not as the recipe says: {reason}"
+        rows.append({"check": "fallback", "subject": reason, "status": "noted", "value": float(count), "note": note})
+
+    inputs: dict[str, Any] = {name: cache.sha256(getattr(args, name)) for name in ("model", "fake", "checkpoint", "tokens")}
+    inputs["qparams"] = asked["qparams"]
     dump = settings.model_dump(mode="json") | {"recipe": recipe.dump()}
     write_rows(args.output, schemas.VERIFICATION, rows, provenance("verify", dump, args.code or "", inputs=inputs))
 
@@ -95,13 +111,6 @@ def _refuse_failures(found: list[Finding], checkpoint: Path) -> None:
         raise ArtifactError(
             f"{checkpoint.parent} is not what was quantized: {'; '.join(failed[:_SHOWN])}{more}; delete it and export again"
         )
-
-
-def _same_origin(manifest: Manifest, qparams: list[Path], checkpoint: Path) -> None:
-    """The checkpoint says that it was made of these qparams."""
-    cache = HashCache()
-    if manifest.origin.get("inputs", {}).get("qparams") != sorted(cache.sha256(path) for path in qparams):
-        raise ConfigError(f"{checkpoint} was exported from other qparams than --qparams; export it again")
 
 
 def _weight_bytes(manifest: Manifest) -> int:

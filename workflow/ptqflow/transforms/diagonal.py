@@ -62,11 +62,6 @@ def fold_into_rows(tensor: Tensor, scale: Tensor) -> Tensor:
     return torch.cat([tensor[:first].float(), tensor[first:].float() / divisor]) if first else tensor.float() / divisor
 
 
-def invert(scale: Tensor) -> Tensor:
-    """The scaling that undoes `scale`."""
-    return scale.reciprocal()
-
-
 def representable(scale: Tensor, norm: Tensor, offset: float = 0.0) -> Tensor:
     """The scale nearest to `scale` that the norm can hold exactly once folded.
 

@@ -7,11 +7,7 @@ may be shared by all shards ([1, ., .]). B may be None: no mixing within the row
 The readers of x' hold W' = W (A ⊗ B)⁻ᵀ, which is the same operation with A⁻ᵀ and B⁻ᵀ: x' W'ᵀ = x Wᵀ.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor
-
-from ptqflow.numerics.inverse import inverse
 
 
 def apply(x: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
@@ -25,13 +21,6 @@ def apply(x: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
     if right is not None:
         matrices = matrices @ (right[0] if right.shape[0] == 1 else right)
     return (left.mT @ matrices).flatten(-3)
-
-
-def apply_to_weight(
-    weight: Tensor, left: Tensor, right: Tensor | None = None, invert: Callable[[Tensor], Tensor] = inverse
-) -> Tensor:
-    """W (A ⊗ B)⁻ᵀ for a weight [out, n]: what reads the transformed x. Folding calls this in float64."""
-    return apply(weight, invert(left).mT, None if right is None else invert(right).mT)
 
 
 def apply_to_gram(gram: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:

@@ -1,12 +1,13 @@
 """AIME (AIME90: 2022-2024; 2024; 2025; split train): answers are integers from 0 to 999. AIME-120 = AIME90 and 2025."""
 
-from ptqflow.evaluation.items import Benchmark, ReasoningItem, Row
+from ptqflow.evaluation.items import Benchmark, GenerationItem, Row
+from ptqflow.evaluation.scoring.generation import score as score
 
 
-def item(row: Row, index: int) -> ReasoningItem:
+def item(row: Row, index: int) -> GenerationItem:
     """`problem` and `answer`, which one of the published copies capitalizes; the row number stands in for a missing id."""
     lower = {key.lower(): value for key, value in row.items()}
-    return ReasoningItem(str(lower.get("id", f"{index:02d}")), lower["problem"], str(lower["answer"]))
+    return GenerationItem(str(lower.get("id", f"{index:02d}")), lower["problem"], str(lower["answer"]))
 
 
-BENCHMARK = Benchmark("reasoning", item)
+BENCHMARK = Benchmark("generation")

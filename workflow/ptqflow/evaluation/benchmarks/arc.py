@@ -1,6 +1,7 @@
 """ARC (allenai/ai2_arc, ARC-Easy and ARC-Challenge, test), as lm-eval asks it; acc_norm."""
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def item(row: Row, index: int) -> ChoiceItem:
@@ -10,4 +11,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(row["id"], (f"Question: {row['question']}\nAnswer:",), choices, gold)
 
 
-BENCHMARK = Benchmark("choice", item, {"normalization": "characters"})
+BENCHMARK = Benchmark("choices", defaults={"normalization": "characters"})

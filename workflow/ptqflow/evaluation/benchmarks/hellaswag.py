@@ -3,6 +3,7 @@
 import re
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def clean(text: str) -> str:
@@ -18,4 +19,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(f"{index:05d}", (context,), endings, int(row["label"]))
 
 
-BENCHMARK = Benchmark("choice", item, {"normalization": "characters"})
+BENCHMARK = Benchmark("choices", defaults={"normalization": "characters"})

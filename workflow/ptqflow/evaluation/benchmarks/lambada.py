@@ -1,6 +1,7 @@
 """LAMBADA (EleutherAI/lambada_openai, default, test): is the last word what greedy decoding produces?"""
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def item(row: Row, index: int) -> ChoiceItem:
@@ -9,4 +10,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(f"{index:04d}", (context,), (f" {word}",), 0)
 
 
-BENCHMARK = Benchmark("choice", item)
+BENCHMARK = Benchmark("choices")

@@ -1,6 +1,7 @@
 """PIQA (ybisk/piqa or baber/piqa, validation), as lm-eval asks it; acc_norm."""
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def item(row: Row, index: int) -> ChoiceItem:
@@ -9,4 +10,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(f"{index:04d}", (context,), (f" {row['sol1']}", f" {row['sol2']}"), int(row["label"]))
 
 
-BENCHMARK = Benchmark("choice", item, {"normalization": "characters"})
+BENCHMARK = Benchmark("choices", defaults={"normalization": "characters"})

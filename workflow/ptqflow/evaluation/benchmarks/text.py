@@ -1,6 +1,7 @@
 """Plain text in JSONL: {"id", "text"}; perplexity over the passages joined by blank lines."""
 
 from ptqflow.evaluation.items import Benchmark, Row, TextItem
+from ptqflow.evaluation.scoring.perplexity import score as score
 
 
 def item(row: Row, index: int) -> TextItem:
@@ -8,4 +9,4 @@ def item(row: Row, index: int) -> TextItem:
     return TextItem(str(row["id"]), row["text"])
 
 
-BENCHMARK = Benchmark("perplexity", item)
+BENCHMARK = Benchmark("perplexity")

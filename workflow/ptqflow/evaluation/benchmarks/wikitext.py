@@ -1,6 +1,7 @@
 """WikiText-2 (Salesforce/wikitext, wikitext-2-raw-v1, test): perplexity over windows of 2048 tokens, rows unfiltered."""
 
 from ptqflow.evaluation.items import Benchmark, Row, TextItem
+from ptqflow.evaluation.scoring.perplexity import score as score
 
 
 def item(row: Row, index: int) -> TextItem:
@@ -8,4 +9,4 @@ def item(row: Row, index: int) -> TextItem:
     return TextItem(f"{index:04d}", row["text"])
 
 
-BENCHMARK = Benchmark("perplexity", item)
+BENCHMARK = Benchmark("perplexity")

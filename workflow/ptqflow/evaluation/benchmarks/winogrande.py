@@ -4,6 +4,7 @@ Each filling of the blank gives a context; what is scored is the rest of the sen
 """
 
 from ptqflow.evaluation.items import Benchmark, ChoiceItem, Row
+from ptqflow.evaluation.scoring.choices import score as score
 
 
 def item(row: Row, index: int) -> ChoiceItem:
@@ -15,4 +16,4 @@ def item(row: Row, index: int) -> ChoiceItem:
     return ChoiceItem(f"{index:04d}", contexts, (f" {after.strip()}",), int(row["answer"]) - 1)
 
 
-BENCHMARK = Benchmark("choice", item)
+BENCHMARK = Benchmark("choices")

@@ -16,5 +16,7 @@ ARCHITECTURE = Architecture(
     ),
     fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")},
     off={"full_attn_mod": 1, "interpolate_factor": 1},  # of Phi-4-mini's own code
-    keys=frozenset({"original_max_position_embeddings", "partial_rotary_factor", "sliding_window", "resid_pdrop", "embd_pdrop"}),
+    keys=frozenset(
+        {"head_dim", "original_max_position_embeddings", "partial_rotary_factor", "sliding_window", "resid_pdrop", "embd_pdrop"}
+    ),
 )

@@ -5,7 +5,7 @@ from ptqflow.modeling.anatomy import Architecture
 ARCHITECTURE = Architecture(
     "qwen2",
     "Qwen2",
-    keys=frozenset({"use_sliding_window", "sliding_window", "max_window_layers", "layer_types"}),
+    keys=frozenset({"head_dim", "use_sliding_window", "sliding_window", "max_window_layers", "layer_types"}),
     ascend=("linears",),
     defaults={"num_key_value_heads": 32},
 )

@@ -12,12 +12,13 @@ from ptqflow.reporting.render import number
 from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("accuracy",)
+_WHERE = ("platform", "model", "engine")
 _WIDTH, _ROW = 190, 24
 _WIDE = 15.0  # points; a wider axis would hide the classes around zero
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
-    """One row of panels per platform and model, one panel per accuracy task and their average."""
+    """One row of panels per platform, model and engine, one panel per accuracy task and their average."""
     rows = [r for r in tables["accuracy"].to_pylist() if r["metric"] != PERPLEXITY]
     drops = [
         r | {"name": theme.label(r, rows), "clear": _clear(r), "text": number(r["drop"], 1)}
@@ -30,10 +31,11 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     names = list(dict.fromkeys(r["name"] for r in drops))
     domain = _domain(drops)
     panels = {}
-    for platform, model in dict.fromkeys((r["platform"], r["model"]) for r in drops):
-        group = [r for r in rows if (r["platform"], r["model"]) == (platform, model)]
-        shown = [r for r in drops if (r["platform"], r["model"]) == (platform, model)]
-        panels[f"{model} on {platform}"] = [
+    several = len({r["engine"] for r in rows}) > 1
+    for place in dict.fromkeys(tuple(r[c] for c in _WHERE) for r in drops):
+        group, shown = ([r for r in part if tuple(r[c] for c in _WHERE) == place] for part in (rows, drops))
+        platform, model, engine = place
+        panels[f"{model} on {platform}" + (f", {engine}" if several else "")] = [
             _panel([r for r in shown if r["task"] == task], _band(group, task), task, names, domain, first=not i)
             for i, task in enumerate(columns)
         ]

@@ -17,19 +17,21 @@ _VARIANT = ("platform", "model", "recipe", "form")
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
-    """One panel per platform (rows) and model (columns), one point per variant; the baseline is a line and a band."""
+    """One panel per platform and engine (rows) and model (columns), one point per variant; the baseline is a line and a band."""
     sizes = {tuple(r[c] for c in _VARIANT): r["packed_bytes"] for r in tables["sizes"].to_pylist()}
     table = [r for r in tables["accuracy"].to_pylist() if r["task"] == AVERAGE and r["score"] is not None]
     rows = [r | {"name": theme.label(r, table), "size": sizes.get(tuple(r[c] for c in _VARIANT))} for r in table]
     points = [r | {"size": r["size"] / 2**20} for r in rows if r["size"]]
     theme.present(points, "variants with both an average and a packed size")
-    baselines = {(r["platform"], r["model"]): r for r in rows if r["recipe"] == BASELINE}
+    baselines = {(r["platform"], r["engine"], r["model"]): r for r in rows if r["recipe"] == BASELINE}
     names = list(dict.fromkeys(r["name"] for r in points))
     models = list(dict.fromkeys(r["model"] for r in points))
     panels = {}
-    for platform in dict.fromkeys(r["platform"] for r in points):
-        cells = [[r for r in points if (r["platform"], r["model"]) == (platform, model)] for model in models]
-        panels[f"Platform {platform}"] = [_panel(c, baselines.get((platform, c[0]["model"])), names) for c in cells if c]
+    several = len({r["engine"] for r in rows}) > 1
+    for where in dict.fromkeys((r["platform"], r["engine"]) for r in points):
+        cells = [[r for r in points if (r["platform"], r["engine"], r["model"]) == (*where, model)] for model in models]
+        title = f"Platform {where[0]}" + (f", {where[1]}" if several else "")
+        panels[title] = [_panel(c, baselines.get((*where, c[0]["model"])), names) for c in cells if c]
     subtitle = [
         "Average over tasks with its 95 % interval. Size: linears of the blocks at nominal bits, with scales and zero points."
     ]

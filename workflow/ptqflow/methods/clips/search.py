@@ -11,10 +11,10 @@ reference, and exact for all tokens from the group's diagonal block of XᵀX, wh
 import torch
 from torch import Tensor
 
+from ptqflow.methods.clips.search_settings import SearchClip
 from ptqflow.numerics.grid import quantize, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
 from ptqflow.numerics.products import multiply
-from ptqflow.recipes import SearchClip
 from ptqflow.scheme import WeightArgs
 
 _ELEMENTS_AT_ONCE = 1 << 20  # of work buffers, 4 MB each: they stay in a CPU's cache

@@ -1,14 +1,32 @@
-"""Reasoning: generate completions of chat prompts, extract their final answers, compare them with gold."""
+"""Completions of chat prompts, as the engine gave them: nothing is extracted and nothing is judged here."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ptqflow.engines.protocol import Engine, Sampling
+from pydantic import Field
+
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.answers import END_THINK, THINK, equal, extract
 from ptqflow.evaluation.hashing import completion_seed, tokens_sha256
-from ptqflow.evaluation.items import ReasoningItem
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.items import GenerationItem
+from ptqflow.evaluation.requests.limited import Limited
+from ptqflow.evaluation.thinking import END_THINK, THINK
 from ptqflow.progress import progress
+
+if TYPE_CHECKING:
+    from ptqflow.engines.protocol import Engine
+
+
+class Protocol(Limited):
+    """How completions are drawn; the defaults are the source paper's.
+
+    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per completion; `completions` per item and seed.
+    """
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 32768
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 0
+    completions: Annotated[int, Field(ge=1)] = 1
 
 
 def chat_prompt(tokenizer: Any, content: str) -> tuple[list[int], bool]:
@@ -19,7 +37,7 @@ def chat_prompt(tokenizer: Any, content: str) -> tuple[list[int], bool]:
     """
     if not tokenizer.chat_template:
         raise ConfigError(
-            "the model's tokenizer has no chat template, which reasoning tasks need; use an instruction-tuned model"
+            "the model's tokenizer has no chat template, which generation tasks need; use an instruction-tuned model"
         )
     text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
@@ -34,40 +52,34 @@ def hidden_tokens(tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token, entry in added if entry.special and entry.content not in (THINK, END_THINK))
 
 
-def evaluate(
-    name: str, task: TaskConfig, items: list[ReasoningItem], engine: Engine, seed: int, batch_size: int
+def generate(
+    task: str, items: Sequence[GenerationItem], engine: "Engine", protocol: Protocol, seed: int, batch_size: int
 ) -> list[dict[str, Any]]:
-    """One row per item and completion. `task` is resolved; a greedy task needs no more than one completion."""
-    assert task.max_new_tokens is not None and task.temperature is not None  # noqa: PT018
-    assert task.top_p is not None and task.top_k is not None and task.completions is not None  # noqa: PT018
-    sampling = Sampling(task.max_new_tokens, task.temperature, task.top_p, task.top_k)
+    """One row of schema GENERATIONS per item and completion; a greedy task needs no more than one completion."""
+    from ptqflow.engines.protocol import Sampling
+
+    sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
     prompts = [chat_prompt(engine.tokenizer, item.prompt) for item in items]
-    requests = [(index, completion) for index in range(len(items)) for completion in range(task.completions)]
-    seeds = [completion_seed(seed, name, items[index].id, completion) for index, completion in requests]
+    requests = [(index, completion) for index in range(len(items)) for completion in range(protocol.completions)]
+    seeds = [completion_seed(seed, task, items[index].id, completion) for index, completion in requests]
     hidden = hidden_tokens(engine.tokenizer)
     rows = []
-    with progress(name, len(requests), "completions") as bar:
+    with progress(task, len(requests), "completions") as bar:
         for request, completion in engine.generate([prompts[index][0] for index, _ in requests], seeds, sampling, batch_size):
             index, number = requests[request]
             tokens, thinking = prompts[index]
-            text = engine.tokenizer.decode([token for token in completion.tokens if token not in hidden])
-            truncated = completion.finish_reason == "length"
-            extracted = extract(text, thinking=thinking, truncated=truncated, legacy=task.scorer == "legacy")
             rows.append(
                 {
-                    "task": name,
-                    "kind": "reasoning",
                     "item": items[index].id,
-                    "seed": seed,
                     "completion": number,
+                    "gold": items[index].gold,
                     "prompt_sha256": tokens_sha256(tokens),
                     "prompt_tokens": len(tokens),
                     "completion_tokens": len(completion.tokens),
                     "finish_reason": completion.finish_reason,
-                    "text": text,
-                    "extracted": extracted,
-                    "gold": items[index].gold,
-                    "correct": equal(extracted, items[index].gold),
+                    "thinking": thinking,
+                    "tokens": list(completion.tokens),
+                    "text": engine.tokenizer.decode([token for token in completion.tokens if token not in hidden]),
                 }
             )
             bar.update(1)

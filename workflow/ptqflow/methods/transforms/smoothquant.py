@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.scaling import SiteInputs
-from ptqflow.recipes import SmoothQuantTransform
+from ptqflow.methods.transforms.smoothquant_settings import SmoothQuantTransform
 
 _FLOOR = 1e-5
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ptqflow.errors import ArtifactError
 from ptqflow.methods.scaling import SiteInputs
+from ptqflow.methods.transforms.awq_settings import AwqTransform
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
-from ptqflow.recipes import AwqTransform
 from ptqflow.scheme import WeightArgs
 
 _Heat = Sequence[Tensor | slice]  # rows of each weight

@@ -21,12 +21,13 @@ from ptqflow.methods import flat_block
 from ptqflow.methods.descent import Descent, Group
 from ptqflow.methods.flat_block import Block, Learned, Transforms
 from ptqflow.methods.learned import Task
+from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
 from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import ATTENTION, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Positions, batches
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
-from ptqflow.recipes import FlatQuantTransform, Recipe
+from ptqflow.recipes import Recipe
 
 IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
 _GRADIENT_LIMIT = 1e-2

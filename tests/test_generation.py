@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.schemas import GENERATIONS, SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.cli import main
 from ptqflow.engines.protocol import Completion, Sampling
@@ -14,10 +15,10 @@ from ptqflow.engines.sampling import Sampler
 from ptqflow.engines.transformers_engine import TransformersEngine, _stop_tokens
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import completion_seed
-from ptqflow.evaluation.items import ReasoningItem
-from ptqflow.evaluation.reasoning import chat_prompt, evaluate
-from ptqflow.evaluation.tasks import TaskConfig
-from ptqflow.sources import Source
+from ptqflow.evaluation.items import GenerationItem
+from ptqflow.evaluation.requests.generation import Protocol, chat_prompt, generate
+from ptqflow.evaluation.scoring.generation import Metric, score
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from talking_models import byte_tokenizer, cpu_engine, talking_model
 from transformers import AddedToken
@@ -162,9 +163,8 @@ class Scripted:
 
 @pytest.mark.parametrize("special", [False, True], ids=["plain marks", "special marks"])
 def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_item(special: bool) -> None:
-    items = [ReasoningItem(f"i{n}", str(n), str(n)) for n in (3, 1, 2)] + [ReasoningItem("wrong", "8", "9")]
-    task = TaskConfig(benchmark="problems", source=Source(path="x"), completions=2, temperature=1).resolved()
-    rows = evaluate("t", task, items, Scripted(special), 7, 8)
+    items = [GenerationItem(f"i{n}", str(n), str(n)) for n in (3, 1, 2)] + [GenerationItem("wrong", "8", "9")]
+    rows = generate("t", items, Scripted(special), Protocol(completions=2, temperature=1), 7, 8)
     assert sorted((row["item"], row["completion"]) for row in rows) == [
         (i, c) for i in ("i1", "i2", "i3", "wrong") for c in (0, 1)
     ]
@@ -172,7 +172,8 @@ def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_i
         asked = next(item.problem for item in items if item.id == row["item"])
         seed = completion_seed(7, "t", row["item"], row["completion"])
         assert row["text"] == f"is it 5?</think>\\boxed{{{asked}}} by {seed}"
-        assert (row["extracted"], row["correct"]) == (asked, row["item"] != "wrong")
+        verdict = score(row, Metric())
+        assert (verdict.extracted, verdict.correct) == (asked, row["item"] != "wrong")
         assert row["finish_reason"] == ("length" if asked == "3" else "stop")
 
 
@@ -181,35 +182,94 @@ def test_a_model_without_chat_template_is_refused() -> None:
         chat_prompt(byte_tokenizer(None), "Hello")
 
 
-def test_stage_writes_sorted_samples_that_limit_and_batch_size_do_not_change(manifest: Path, tmp_path: Path) -> None:
-    rows = [{"id": f"p{i}", "question": "q" * (1 + 7 * i % 5), "answer": str(i)} for i in (3, 1, 2, 0)]
-    data = tmp_path / "test.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {"benchmark": "problems", "source": {"path": str(data)}, "max_new_tokens": 12, "temperature": 1.0, "completions": 2}
-    tables = []
-    for name, changes, batch_size in (("all", {}, 8), ("few", {"limit": 2}, 1)):
-        settings = {"tasks": {"sums": task | changes}, "seed": 4, "batch_size": batch_size}
-        output = tmp_path / f"{name}.parquet"
-        options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(output)]
-        assert main(["evaluate", "--settings", json.dumps(settings), *options]) == 0
-        tables.append(read_table(output, SAMPLES).to_pylist())
-    everything, few = tables
+PROBLEMS = [{"id": f"p{i}", "question": "q" * (1 + 7 * i % 5), "answer": str(i)} for i in (3, 1, 2, 0)]
+
+
+def stages(manifest: Path, folder: Path, batch_size: int = 8, **protocol: object) -> tuple[int, Path, Path]:
+    """Ask PROBLEMS and score the answers, through the command line; status, generations, samples."""
+    folder.mkdir(exist_ok=True)
+    data, generations, samples = folder.parent / "test.jsonl", folder / "generations.parquet", folder / "samples.parquet"
+    data.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    settings = {"task": "sums", "benchmark": "problems", "source": {"path": str(data)}, "seed": 4, "batch_size": batch_size}
+    options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(generations)]
+    status = main(["generate", "--settings", json.dumps(settings | {"protocol": protocol}), *options])
+    if status == 0:
+        scorer = json.dumps({"benchmark": "problems"})
+        status = main(["score", "--settings", scorer, "--generations", str(generations), "--output", str(samples)])
+    return status, generations, samples
+
+
+def test_stages_write_sorted_rows_that_limit_and_batch_size_do_not_change(manifest: Path, tmp_path: Path) -> None:
+    asked = {"max_new_tokens": 12, "temperature": 1.0, "completions": 2}
+    status, generations, samples = stages(manifest, tmp_path / "all", **asked)
+    assert status == 0
+    everything = read_table(generations, GENERATIONS).to_pylist()
+    few = read_table(stages(manifest, tmp_path / "few", 1, limit=2, **asked)[1], GENERATIONS).to_pylist()
     assert [(row["item"], row["completion"]) for row in everything] == [(f"p{i}", c) for i in range(4) for c in range(2)]
     assert [row for row in everything if row["item"] in ("p1", "p3")] == few
     assert {row["finish_reason"] for row in everything} <= {"stop", "length"}
-    assert all(row["completion_tokens"] <= 12 and len(row["prompt_sha256"]) == 64 for row in everything)
+    assert all(len(row["tokens"]) == row["completion_tokens"] <= 12 and len(row["prompt_sha256"]) == 64 for row in everything)
     assert everything[0]["text"] != everything[1]["text"]
-    metadata = read_metadata(tmp_path / "all.parquet")
-    assert set(metadata["inputs"]) == {"checkpoint", str(data)}
+    scored = read_table(samples, SAMPLES).to_pylist()
+    assert [(row["item"], row["completion"], row["gold"]) for row in scored] == [
+        (row["item"], row["completion"], row["gold"]) for row in everything
+    ]
+    assert not any(row["correct"] is None for row in scored)
+    metadata = read_metadata(samples)
+    assert metadata["generated"] == read_metadata(generations)
+    assert set(metadata["generated"]["inputs"]) == {"checkpoint", str(tmp_path / "test.jsonl")}
+    assert metadata["generated"]["settings"]["engine"] == "transformers"
+
+
+def test_answers_to_another_benchmark_are_not_scored(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, generations, samples = stages(manifest, tmp_path / "all", max_new_tokens=2)
+    options = ["--generations", str(generations), "--output", str(samples)]
+    assert main(["score", "--settings", json.dumps({"benchmark": "gsm8k"}), *options]) == 2
+    assert "holds answers to problems, not to gsm8k" in capsys.readouterr().err
+
+
+def collapsed_model(folder: Path) -> Path:
+    """Finite weights, and logits that are not."""
+    manifest = talking_model(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"].fill_(3e38)}, folder / "model.safetensors")
+    Manifest.of_folder(folder, Manifest.read(manifest).files, {}).write(folder)
+    return manifest
+
+
+def test_a_collapsed_model_generates_nothing_and_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, generations, samples = stages(collapsed_model(tmp_path / "model"), tmp_path / "out", max_new_tokens=4)
+    assert status == 0
+    assert {row["finish_reason"] for row in read_table(generations, GENERATIONS).to_pylist()} == {"not_finite"}
+    scored = read_table(samples, SAMPLES).to_pylist()
+    assert {(row["correct"], row["extracted"]) for row in scored} == {(None, None)}
+    said = capsys.readouterr().err
+    assert "sums: the model's logits are not finite in 4 of 4 rows" in said
+    assert "4 of 4 rows have no verdict: the model's logits are not finite" in said
+
+
+def test_a_row_whose_logits_are_no_numbers_leaves_the_others_alone(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = completions(engine, list(range(4)))
+    forward = engine.model.forward
+
+    def broken(*args: object, **kwargs: object) -> object:
+        output = forward(*args, **kwargs)
+        output.logits[(kwargs["attention_mask"].sum(-1) == len(PROMPTS[2]) + 3)] = float("nan")
+        return output
+
+    monkeypatch.setattr(engine.model, "forward", broken)
+    together = completions(engine, list(range(4)))
+    assert together[2] == Completion(alone[2].tokens[:3], "not_finite")
+    assert together[0] == alone[0] or together[0].finish_reason == "not_finite"
+    assert together[1] == alone[1]
 
 
 def test_stage_refuses_a_changed_checkpoint(tmp_path: Path) -> None:
     manifest = talking_model(tmp_path / "model")
     with (tmp_path / "model/config.json").open("a") as file:
         file.write(" ")
-    data = tmp_path / "a.jsonl"
-    data.write_text('{"id": "a", "question": "q", "answer": "1"}\n')
-    settings = json.dumps({"tasks": {"t": {"benchmark": "problems", "source": {"path": str(data)}}}})
-    options = ["--platform", "cpu", "--checkpoint", str(manifest), "--output", str(tmp_path / "o.parquet")]
-    assert main(["evaluate", "--settings", settings, *options]) == 2
-    assert not (tmp_path / "o.parquet").exists()
+    status, generations, _ = stages(manifest, tmp_path / "out")
+    assert status == 2
+    assert not generations.exists()

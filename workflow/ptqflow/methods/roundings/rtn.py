@@ -6,13 +6,13 @@ from torch import Tensor
 
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.numerics.grid import quantize, storage_dtype
-from ptqflow.recipes import GptqRounding, RtnRounding
+from ptqflow.recipes import Rounding
 
 
 def round_weights(
-    targets: Sequence[Target], gram: Tensor | None, rounding: RtnRounding | GptqRounding, input_shards: int = 1
+    targets: Sequence[Target], gram: Tensor | None, rounding: Rounding, input_shards: int = 1
 ) -> list[RoundedWeight]:
-    """Round weights that share an input. Rounding itself needs no data: `gram` serves clip `search` alone."""
+    """Round weights that share an input. Rounding itself needs no data: `gram` serves clips alone."""
     return [_round(target, gram, input_shards) for target in targets]
 
 

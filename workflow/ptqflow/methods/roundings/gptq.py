@@ -21,12 +21,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ptqflow.methods import rtn
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
+from ptqflow.methods.roundings import rtn
+from ptqflow.methods.roundings.gptq_settings import GptqRounding
 from ptqflow.numerics.grid import integer_range, storage_dtype
 from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.numerics.products import add_product
-from ptqflow.recipes import GptqRounding, RtnRounding
+from ptqflow.recipes import Rounding
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
 _ROWS = 512  # of a Hessian, permuted at once
@@ -36,7 +37,7 @@ _WHOLE = 1.5 * 2**23
 
 
 def round_weights(
-    targets: Sequence[Target], gram: Tensor | None, rounding: GptqRounding | RtnRounding, input_shards: int = 1
+    targets: Sequence[Target], gram: Tensor | None, rounding: Rounding, input_shards: int = 1
 ) -> list[RoundedWeight]:
     """Round weights that share an input, given its Gram matrix XᵀX [in, in] (float32, any positive scale).
 

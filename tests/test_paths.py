@@ -1,0 +1,60 @@
+"""One module knows where results lie: rules, jobs and stages name no path themselves."""
+
+import inspect
+import re
+
+import pytest
+from checkout import REPOSITORY
+from ptqflow import paths
+from ptqflow.errors import ConfigError
+
+FUNCTIONS = [
+    paths.model,
+    paths.tokens,
+    paths.calibration,
+    paths.checkpoint,
+    paths.verification,
+    paths.generations,
+    paths.scores,
+    paths.latency,
+    paths.figure,
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_a_pattern_filled_in_is_the_path(function):
+    """Rules match files by the pattern that jobs ask for by value."""
+    names = list(inspect.signature(function).parameters)
+    values = {name: "r.f" if name == "variant" else f"a-{name}" for name in names}
+    wildcards = {"model": "a-name", "recipe": "r", "form": "f"} | values
+    assert function().format(**wildcards) == function(**values)
+
+
+def test_a_variants_checkpoint_is_the_models_or_the_recipes():
+    assert paths.checkpoint("cpu", "m", "baseline") == paths.model("m")
+    assert paths.checkpoint("cpu", "m", "r.fake") == "results/cpu/checkpoints/m/r/fake/manifest.json"
+
+
+def test_files_of_different_runs_never_share_a_path():
+    who = ("cpu", "m", "baseline", "engine", "task", 0)
+    others = [(*who[:i], "r.f" if i == 2 else f"other-{i}", *who[i + 1 :]) for i in range(len(who))]
+    for function in (paths.generations, paths.scores):
+        assert len({function(*each) for each in [who, *others]}) == 1 + len(who)
+
+
+def test_no_other_module_names_a_result():
+    written = re.compile(r"""f?["']results/""")
+    files = [
+        *(REPOSITORY / "workflow").rglob("*.smk"),
+        *(REPOSITORY / "workflow/ptqflow").rglob("*.py"),
+        REPOSITORY / "Snakefile",
+    ]
+    assert [str(file) for file in files if file.name != "paths.py" and written.search(file.read_text())] == []
+
+
+def test_an_older_layout_of_another_platform_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/gpu/evaluation").mkdir(parents=True)
+    paths.refuse_older("gpu")  # its own results are made anew
+    with pytest.raises(ConfigError, match=r"results/gpu/evaluation holds .* an older version.*run the study on gpu again"):
+        paths.refuse_older("cpu")

@@ -1,0 +1,56 @@
+"""A model's `config.json` with every value of the type that its readers take for granted, or refused by key. Import-light."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ptqflow.errors import ArtifactError, ConfigError
+
+MOST_LAYERS = 4096  # decoder blocks; beyond it, planning would take minutes over what no model has
+_MOST = 1 << 31
+_AT_LEAST_ONE = {"num_hidden_layers": MOST_LAYERS} | dict.fromkeys(
+    (
+        *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size"),
+        *("max_position_embeddings", "sliding_window"),
+    ),
+    _MOST,
+)
+_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range", "attention_dropout", "partial_rotary_factor")
+_FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window")
+_TEXTS = ("model_type", "hidden_act", "torch_dtype", "dtype")
+_LISTS = ("architectures", "layer_types")
+_MAPPINGS = ("rope_scaling", "rope_parameters")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a model folder. Raises ArtifactError or ConfigError naming the file, the key and the value."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
+    for key, wanted in _complaints(config):
+        raise ConfigError(f"{path}: {key} is {json.dumps(config[key])[:60]}, where {wanted} belongs; correct it")
+    return config
+
+
+def _complaints(config: Mapping[str, Any]) -> Any:
+    """(key, what belongs there) of each value that has another type; null is left to the defaults of the readers."""
+    for key, value in config.items():
+        if value is None:
+            continue
+        if key in _AT_LEAST_ONE and not (type(value) is int and 1 <= value <= _AT_LEAST_ONE[key]):
+            yield key, f"a whole number of 1 to {_AT_LEAST_ONE[key]}"
+        elif key in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf")):
+            yield key, "a number"
+        elif key in _FLAGS and not isinstance(value, bool):
+            yield key, "true or false"
+        elif key in _TEXTS and not isinstance(value, str):
+            yield key, "text"
+        elif key in _LISTS and not (isinstance(value, list) and all(isinstance(entry, str) for entry in value)):
+            yield key, "a list of names"
+        elif key in _MAPPINGS and not isinstance(value, dict):
+            yield key, "an object of keys and values"

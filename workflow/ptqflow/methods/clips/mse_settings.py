@@ -1,0 +1,19 @@
+"""Settings of `methods.clips.mse`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ptqflow.recipes import Clip
+
+
+class MseClip(Clip):
+    """Shrink each group's range to the fraction that minimizes sum |w - w'|^norm."""
+
+    name: Literal["mse"]
+    norm: Annotated[float, Field(gt=0)] = 2.4
+    max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    n_grid: Annotated[int, Field(ge=1)] = 100
+
+
+SETTINGS = MseClip

@@ -1,0 +1,14 @@
+"""Settings of `methods.roundings.rtn`."""
+
+from typing import Literal
+
+from ptqflow.recipes import Rounding
+
+
+class RtnRounding(Rounding):
+    """Round to nearest, half to even."""
+
+    name: Literal["rtn"] = "rtn"
+
+
+SETTINGS = RtnRounding

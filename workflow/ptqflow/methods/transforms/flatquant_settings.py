@@ -1,0 +1,64 @@
+"""Settings of `methods.transforms.flatquant`, what it needs, conflicts with and leaves to do while the model runs."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ptqflow.datamodel import Model, Seed
+from ptqflow.recipes import Need, Recipe, SiteName, Transform
+
+
+class FlatQuantChanges(Model):
+    """What some layers learn by instead of the recipe's own."""
+
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class FlatQuantTransform(Transform):
+    """Learned Kronecker transforms, channel scales and clips, block by block (FlatQuant); AdamW with cosine annealing per step.
+
+    `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
+    `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
+    `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
+    Inputs of linears that `sites` leave out are neither transformed nor clipped.
+    """
+
+    works: ClassVar = "by_block"
+    needs: ClassVar[frozenset[Need]] = frozenset({"states", "absmax"})
+    least_sequences: ClassVar[int] = 2
+    changes: ClassVar[type[Model]] = FlatQuantChanges
+
+    name: Literal["flatquant"]
+    sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "o", "gate_up", "down"]
+    epochs: Annotated[int, Field(ge=0)] = 15
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.125
+    smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
+    clip_logit: float = 4.0
+    parametrization: Literal["direct", "svd"] = "direct"
+    seed: Seed = 0
+
+    @property
+    def online_sites(self) -> list[SiteName]:
+        """All that it learns for."""
+        return self.sites
+
+    def conflict(self, recipe: Recipe) -> str | None:
+        """It learns its own clips, turns keys after RoPE, and changes the range of inputs as it learns."""
+        cache = recipe.scheme.kv_cache
+        if recipe.clip.name != "none":
+            return f"transform flatquant learns its clips; use clip none instead of {recipe.clip.name}"
+        if cache and (cache.keys, cache.dynamic) != ("post_rope", True):
+            return "transform flatquant turns keys after RoPE; use kv_cache.keys post_rope and kv_cache.dynamic true"
+        if any(not args.dynamic for args in recipe.all_inputs()):
+            return "transform flatquant changes the range of inputs as it learns; use input_activations.dynamic: true"
+        return None
+
+
+SETTINGS = FlatQuantTransform

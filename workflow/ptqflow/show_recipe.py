@@ -1,0 +1,58 @@
+"""`ptqflow recipe NAME`: the complete recipe that a name of config.yaml, or a preset, stands for, with what it changes marked."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ptqflow import configfile
+from ptqflow.errors import ConfigError, PtqflowError, explain
+from ptqflow.presets import PRESETS, resolve
+from ptqflow.recipes import Recipe
+
+SUMMARY = "show the complete recipe that a name of config.yaml, or a preset, stands for"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe's name and the file to look in."""
+    parser.add_argument("name", help="a recipe of the configuration, or a preset")
+    parser.add_argument("--config", default="config.yaml", help="the configuration (default: config.yaml)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the recipe as YAML that may take its place in config.yaml; keys that differ from the preset's say so."""
+    import yaml
+
+    try:
+        entries = configfile.read(args.config).get("recipes")
+    except PtqflowError:
+        if args.name not in PRESETS:
+            raise
+        entries = {}
+    entries = entries if isinstance(entries, Mapping) else {}
+    entry = entries.get(args.name, {"preset": args.name} if args.name in PRESETS else None)
+    if not isinstance(entry, dict):
+        known = ", ".join(map(str, entries)) or "(none)"
+        raise ConfigError(f"no recipe {args.name!r}; {args.config} defines {known}, and presets are {', '.join(PRESETS)}")
+    try:
+        recipe = resolve(entry).dump()
+    except ValueError as error:
+        said = explain(error, Recipe) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{args.config}: recipes.{args.name}: {said}") from None
+    preset = resolve({"preset": entry["preset"]}).dump() if "preset" in entry else recipe
+    changed = dict(_changes(preset, recipe))
+    lines = yaml.safe_dump({args.name: recipe}, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    print(lines, end="")
+    if "preset" in entry:
+        said = "; ".join(f"{key}: {new!r} instead of {old!r}" for key, (old, new) in changed.items())
+        print(f"# preset {entry['preset']}" + (f", changed: {said}" if said else ", unchanged"))
+
+
+def _changes(before: Any, after: Any, place: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """(key, (old, new)) of every leaf that differs."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in [*before, *(key for key in after if key not in before)]:
+            yield from _changes(before.get(key), after.get(key), f"{place}.{key}".removeprefix("."))
+    elif before != after:
+        yield place, (before, after)

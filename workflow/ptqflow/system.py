@@ -1,0 +1,56 @@
+"""What the operating system refused (memory, permission, disk), told apart from what is wrong with a file."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ptqflow.errors import ArtifactError
+
+_MEMORY = re.compile(
+    r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|not enough memory|bad_alloc|"
+    r"can't start new thread",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust tell what they were refused
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of the process or of a device, in whatever words a library says so."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or bool(_MEMORY.search(str(error)))
+    )
+
+
+def refused(error: BaseException) -> BaseException | None:
+    """The MemoryError or OSError (with its number) that an error of a library stands for; None for any other error."""
+    if is_out_of_memory(error):
+        return error if isinstance(error, MemoryError) else MemoryError(str(error))
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    if number := _NUMBER.search(str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return None
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], what: str, remedy: str) -> Iterator[None]:
+    """Whatever a library says of the file at `path` becomes an ArtifactError: it is not `what`; `remedy`.
+
+    But what the system refuses, which is no fault of the file, is raised as it is: nobody should delete a file that is whole.
+    """
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        if (refusal := refused(error)) is None:
+            raise ArtifactError(
+                f"{path} is not {what} ({' '.join(str(error).split()) or type(error).__name__}); {remedy}"
+            ) from None
+        if isinstance(refusal, OSError) and refusal.filename is None:
+            refusal.filename = str(path)
+        raise refusal from None
