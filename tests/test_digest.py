@@ -229,7 +229,7 @@ def test_the_real_fetch_stage_reaches_no_method():
     assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)
 
 
-@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "score", "aggregate", "plot"])
+@pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "score", "plot"])
 def test_what_reads_no_recipe_does_not_rerun_for_the_code_of_recipes(stage):
     assert "ptqflow.recipes" not in closure(f"ptqflow.stages.{stage}")
 

@@ -134,7 +134,11 @@ def test_wrong_forms_are_refused_before_any_job(forms, message):
 
 
 def test_evaluation_stays_on_the_fake_form():
-    assert load({**SMALL_STUDY, "forms": ["compressed-tensors"]}).variants() == ["baseline", "rounded.fake", "second-order.fake"]
+    assert load({**SMALL_STUDY, "forms": ["compressed-tensors"]}).variants(["fake"], None) == [
+        "baseline",
+        "rounded.fake",
+        "second-order.fake",
+    ]
 
 
 def test_schemes_of_all_forms_import_no_torch():

@@ -61,6 +61,14 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "recipes.x.overrides.0: changes nothing; give weights",
         ),
         ({"recipes": {"x": {"preset": "rtn-w8a8", "transform": {"sites": ["qkv"]}}}}, "the key 'name' is required"),
+        (
+            {"suites": {"s": {"tasks": ["text"], "engine": "vlm"}}},
+            "suites.s.engine: engine 'vlm' is unknown; use one of transformers",
+        ),
+        (
+            {"suites": {"s": {"tasks": ["text"]}, "t": {"tasks": ["text"], "engine": "transformers"}}},
+            "suites.t: task text at seed 0 is in suites.s already; drop one",
+        ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
     ],
@@ -165,7 +173,7 @@ def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
     other = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"name": "smoothquant"}}).transform
     assert other.sites == ["qkv", "gate_up"] == type(other)(name="smoothquant").sites
     plain = resolve({"preset": "gptq-w4a16", "clip": {"name": "none"}, "rounding": {"name": "rtn"}}).methods()
-    assert [method.name for method in plain] == ["none", "none", "rtn"]
+    assert [method.name for method in plain] == ["none", "none", "none", "rtn"]
     assert resolve({"preset": "rtn-w4a4kv4", "scheme": {"kv_cache": None}}).scheme.kv_cache is None
     assert resolve({"preset": "flatquant-w4a4-ascend", "overrides": []}).overrides == []
     with pytest.raises(ValueError, match="give group_size: null"):

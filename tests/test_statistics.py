@@ -17,6 +17,15 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def paired(drop):
+    """Baseline and variant with these item drops."""
+    return statistics.Paired(np.maximum(drop, 0.0), np.maximum(-drop, 0.0))
+
+
+def drop_distribution(drop, *args):
+    return statistics.drop_distribution(paired(drop), *args)
+
+
 def coverage(study, truth: float, studies: int = 300) -> float:
     """Share of simulated studies whose interval holds the truth."""
     hits = 0
@@ -32,7 +41,7 @@ def test_drop_interval_covers_the_true_drop(items, right, lost, gained):
     def study(random):
         before = random.random(items) < right
         after = np.where(before, random.random(items) >= lost, random.random(items) < gained)
-        return statistics.interval(statistics.drop_distribution(before * 1.0 - after, random, 2000))
+        return statistics.interval(drop_distribution(before * 1.0 - after, random, 2000))
 
     assert 0.90 <= coverage(study, right * lost - (1 - right) * gained) <= (0.99 if items == 200 else 1.0)
 
@@ -61,7 +70,7 @@ def test_perplexity_ratio_interval_covers_the_true_ratio(windows):
     assert 0.88 <= coverage(study, float(np.exp(0.02)), 200) <= 0.99
 
 
-@pytest.mark.parametrize("distribution", [statistics.accuracy_distribution, statistics.drop_distribution])
+@pytest.mark.parametrize("distribution", [statistics.accuracy_distribution, drop_distribution])
 @pytest.mark.parametrize(
     ("sizes", "share"),
     [((40, 120, 250), (0.2, 0.05, 0.1)), ((30,) * 6, (0.97,) * 6), ((10,) * 6, (0.9,) * 6), ((30, 200), (0.95, 0.6))],
@@ -80,7 +89,7 @@ def test_average_interval_covers_the_mean_over_tasks(distribution, sizes, share)
 @given(st.lists(correct, min_size=1, max_size=7))
 def test_average_interval_holds_the_average(tasks):
     mean, parts = np.mean([task.mean() for task in tasks]), len(tasks)
-    for distribution in (statistics.accuracy_distribution, statistics.drop_distribution):
+    for distribution in (statistics.accuracy_distribution, drop_distribution):
         spread = statistics.average([distribution(task, rng(i), 2000, parts) for i, task in enumerate(tasks)])
         low, high = statistics.interval(spread)
         assert low - 1e-12 <= mean <= high + 1e-12
@@ -90,7 +99,7 @@ def test_average_interval_holds_the_average(tasks):
 def test_intervals_become_the_closed_form_with_many_items():
     random = rng()
     drop = random.choice([-1.0, 0.0, 1.0], p=[0.05, 0.8, 0.15], size=20_000)
-    low, high = statistics.interval(statistics.drop_distribution(drop, random, 20_000))
+    low, high = statistics.interval(drop_distribution(drop, random, 20_000))
     half = Z * drop.std() / np.sqrt(len(drop))
     assert (low, high) == pytest.approx((drop.mean() - half, drop.mean() + half), abs=0.05 * half)
 
@@ -109,7 +118,7 @@ def test_single_completion_accuracy_has_wilsons_interval():
 @pytest.mark.parametrize("items", [1, 5, 50, 500])
 def test_complete_agreement_is_not_certainty(items):
     """With no disagreement among n items the interval is the rule of three, not a point."""
-    low, high = statistics.interval(statistics.drop_distribution(np.zeros(items), rng()))
+    low, high = statistics.interval(drop_distribution(np.zeros(items), rng()))
     assert low < 0 < high
     assert high == pytest.approx(-low, abs=2 / (items + 2))
     assert 2 / (items + 2) <= high <= 3.1 / items
@@ -119,7 +128,7 @@ def test_complete_agreement_is_not_certainty(items):
 
 
 def test_one_item_cannot_settle_a_class():
-    assert max(statistics.class_probabilities(100 * statistics.drop_distribution(np.zeros(1), rng()))) < 0.9
+    assert max(statistics.class_probabilities(100 * statistics.drop_posterior(paired(np.zeros(1)), rng()))) < 0.9
 
 
 def test_one_window_has_no_interval():
@@ -131,7 +140,7 @@ def test_one_window_has_no_interval():
 @settings(max_examples=60, deadline=None)
 @given(drops)
 def test_drop_interval_is_finite_ordered_and_holds_the_estimate(drop):
-    low, high = statistics.interval(statistics.drop_distribution(drop, rng(), 5000))
+    low, high = statistics.interval(drop_distribution(drop, rng(), 5000))
     assert -1 <= low < high <= 1
     assert low <= drop.mean() <= high
 
@@ -149,14 +158,14 @@ def test_accuracy_interval_is_finite_ordered_and_holds_the_estimate(score):
 def test_order_of_items_changes_nothing(drop, random):
     shuffled = drop.copy()
     random.shuffle(shuffled)
-    assert np.array_equal(statistics.drop_distribution(drop, rng(), 500), statistics.drop_distribution(shuffled, rng(), 500))
+    assert np.array_equal(drop_distribution(drop, rng(), 500), drop_distribution(shuffled, rng(), 500))
 
 
 @settings(max_examples=40, deadline=None)
 @given(drops)
 def test_exchanging_variant_and_baseline_mirrors_the_interval(drop):
-    low, high = statistics.interval(statistics.drop_distribution(drop, rng()))
-    mirrored_low, mirrored_high = statistics.interval(statistics.drop_distribution(-drop, rng(1)))
+    low, high = statistics.interval(drop_distribution(drop, rng()))
+    mirrored_low, mirrored_high = statistics.interval(drop_distribution(-drop, rng(1)))
     assert (mirrored_low, mirrored_high) == pytest.approx((-high, -low), abs=0.05 + 2 / (len(drop) + 2))
 
 
@@ -213,3 +222,86 @@ def test_blocks_of_resamples_do_not_change_their_number(monkeypatch):
 def test_streams_differ_by_name_and_repeat_by_seed():
     assert statistics.stream(0, "a").random() == statistics.stream(0, "a").random()
     assert len({statistics.stream(0, "a").random(), statistics.stream(0, "b").random(), statistics.stream(1, "a").random()}) == 3
+
+
+def repeated(random, items, seeds, change=0.05):
+    """Baseline and variant of a study whose variant is less likely right by `change` on every item, and the true drop."""
+    chance = 0.1 + 0.8 * random.beta(2, 1, items)
+    before, after = ((random.random((items, seeds)) < p[:, None]).mean(1) for p in (chance, chance - change))
+    return statistics.Paired(before, after, seeds)
+
+
+@pytest.mark.parametrize(("items", "seeds", "widest"), [(30, 16, 13), (120, 4, 13)])
+def test_more_seeds_narrow_the_interval_of_a_drop(items, seeds, widest):
+    ends = [statistics.interval(statistics.drop_distribution(repeated(rng(i), items, seeds), rng(i), 1000)) for i in range(150)]
+    assert 0.9 <= np.mean([low <= 0.05 <= high for low, high in ends]) <= 0.99
+    assert 100 * np.mean([high - low for low, high in ends]) < widest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("items", "seeds"), [(30, 1), (30, 4), (30, 16), (120, 1), (120, 16)])
+def test_drop_intervals_hold_the_truth_nineteen_times_of_twenty(items, seeds):
+    ends = [statistics.interval(statistics.drop_distribution(repeated(rng(i), items, seeds), rng(i), 2000)) for i in range(400)]
+    assert 0.92 <= np.mean([low <= 0.05 <= high for low, high in ends]) <= 0.99
+
+
+def bold(studies, seeds=1, recipes=12):
+    """Share of studies with a significant drop among recipes that change nothing."""
+    found = 0
+    for study in range(studies):
+        random = rng(study)
+        chance = random.beta(2, 1, 120)
+        before, *after = ((random.random((120, seeds)) < chance[:, None]).mean(1) for _ in range(recipes + 1))
+        found += min(statistics.holm([statistics.flipped_p([before - a], random, 4000) for a in after])) <= 0.05
+    return found / studies
+
+
+def test_recipes_that_change_nothing_are_rarely_bold():
+    assert bold(100) <= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_recipes_that_change_nothing_are_bold_in_one_study_of_twenty(seeds):
+    assert bold(400, seeds) <= 0.075
+
+
+def test_flips_are_mcnemars_exact_test_and_holm_is_by_the_book():
+    drop = np.repeat([1.0, -1.0, 0.0], [9, 2, 60])
+    assert statistics.flipped_p([drop], rng(), 100_000) == pytest.approx(stats.binomtest(2, 11).pvalue, abs=0.005)
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([]) == []
+
+
+def test_class_probabilities_are_true_under_their_prior():
+    """Of studies drawn from the flat prior, a stated probability is the share in which it is so."""
+    stated, true = [], []
+    for study in range(600):
+        random = rng(study)
+        shares = random.dirichlet([1, 1, 1])
+        kinds = random.multinomial(120, shares)
+        found = statistics.drop_posterior(paired(np.repeat([1.0, -1.0, 0.0], kinds)), random, 1000)
+        stated.append(statistics.class_probabilities(100 * found))
+        true.append(statistics.class_probabilities(np.array([100 * (shares[0] - shares[1])])))
+    stated, true = np.array(stated), np.array(true)
+    for low, high in [(0.0, 0.2), (0.2, 0.8), (0.8, 1.0)]:
+        chosen = (stated >= low) & (stated <= high)
+        assert true[chosen].mean() == pytest.approx(stated[chosen].mean(), abs=0.06)
+
+
+def test_windows_that_are_alike_widen_the_interval():
+    """Losses of neighbouring windows with correlation 0.1: the truth is held, and more often than by single windows."""
+
+    def study(random):
+        noise = random.normal(0, 1, 300)
+        for i in range(1, 300):
+            noise[i] += 0.1 * noise[i - 1]
+        return statistics.perplexity_interval(255 * (2.5 + 0.4 * noise), np.full(300, 255.0), random, 1000)
+
+    assert 0.91 <= coverage(study, float(np.exp(2.5)), 300) <= 0.99
+
+
+def test_equal_perplexities_are_rarely_significant():
+    tokens = np.full(60, 255.0)
+    p = [statistics.perplexity_p(*(rng(2 * i + j).normal(600, 20, 60) for j in (0, 1)), tokens, rng(i), 500) for i in range(200)]
+    assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.11

@@ -231,7 +231,7 @@ def test_nothing_within_noise_is_bold():
     for line in drops.rows:
         for task, cell in zip(drops.header[4:], line[4:], strict=True):
             row = of(rows, line[2], task)
-            assert isinstance(cell, render.Bold) == (not row["drop_low"] <= 0 <= row["drop_high"])
+            assert isinstance(cell, render.Bold) == (row["p_holm"] <= 0.05)
             cells += isinstance(cell, render.Bold)
     assert 0 < cells < 2 * len(HARM)
 

@@ -83,7 +83,7 @@ PROOFS = {
             "autoawq": ["awq-w4"],
             "gptq": ["gptq-w4-symmetric"],
         },
-        tests=["test_vllm_kernels.py", "test_vllm_plugin.py"],
+        tests=["test_vllm_kernels.py", "test_vllm_plugin.py", "test_vllm_engine.py"],
     ),
     "ascend": Proof(
         ".venv-ascend",

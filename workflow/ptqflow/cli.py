@@ -22,6 +22,7 @@ from ptqflow.system import is_out_of_memory, refused
 
 STAGES = {
     "fetch": "copy or download a model at a pinned revision, with the sha256 of every file",
+    "rotate": "turn the residual stream of a model: the same function, fewer outliers",
     "tokens": "draw a calibration set of token windows",
     "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",

@@ -6,6 +6,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.models import source_files
+from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
@@ -21,6 +23,7 @@ from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.modeling import anatomy
 from ptqflow.platforms import PLATFORMS
+from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
@@ -45,6 +48,12 @@ def _local_files(source: Source) -> list[Path]:
     return data_files(source) if source.local is not None else []
 
 
+def _who(variant: str) -> dict[str, str]:
+    """Recipe and form of a variant; the baseline has no form."""
+    recipe, _, form = variant.partition(".")
+    return {"recipe": recipe} | ({"form": form} if form else {})
+
+
 @dataclass(frozen=True)
 class Jobs:
     """Settings, code and sources of every job of a study, by the wildcards of its rule."""
@@ -60,6 +69,18 @@ class Jobs:
         path = self.study.models[model].source.path
         return fingerprint(Path(path) / name for name in source_files(path)) if path is not None else ""
 
+    def _rotation(self, label: str) -> Rotation:
+        return next(entry.rotation for entry in self.study.recipes.values() if entry.rotation.label == label)
+
+    def rotate(self, rotation: str) -> str:
+        """Settings of `rotate`."""
+        return canonical_json({"rotation": self._rotation(rotation).model_dump(mode="json")})
+
+    def rotate_code(self, model: str, rotation: str) -> str:
+        """Digest of `rotate` with the rotation it makes."""
+        name = self._rotation(rotation).name
+        return code("rotate", *self._architecture(model), settings_module("rotation", name), f"methods.rotations.{name}")
+
     def tokens(self, calibration: str) -> str:
         """Settings of `tokens`."""
         return canonical_json(self.study.calibrations[calibration].model_dump(mode="json", exclude_none=True))
@@ -69,8 +90,8 @@ class Jobs:
         return fingerprint(_local_files(self.study.calibrations[calibration].source))
 
     def collect(self, model: str) -> str:
-        """Settings of `collect`."""
-        return canonical_json({"chunks": self.study.models[model].chunks})
+        """Settings of `collect` on `model`, or on `model.rotation`."""
+        return canonical_json({"chunks": self.study.models[model.partition(".")[0]].chunks})
 
     def layers(self, model: str, chunk: int) -> range:
         """The decoder blocks of a chunk."""
@@ -88,7 +109,7 @@ class Jobs:
 
     def _architecture(self, model: str) -> list[str]:
         """The module of a model's architecture; all of them where a hub model does not state it, before it is here and after."""
-        stated = model_type_of(self.study, model)
+        stated = model_type_of(self.study, model.partition(".")[0])
         return [anatomy.module_of(known) for known in ([stated] if stated else anatomy.known())]
 
     def collect_code(self, model: str) -> str:
@@ -134,7 +155,7 @@ class Jobs:
         return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 
     def generate_code(self, model: str, engine: str, task: str, variant: str) -> str:
-        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        """Digest of `generate` with the engine, what asks of the task and what the recipe names; nothing that scores."""
         asking = tasks.generating(self.study.tasks[task])
         return code("generate", engines.module_of(engine), *asking, *self._reading(model, variant))
 
@@ -149,7 +170,7 @@ class Jobs:
 
     def measure(self, timing: str) -> str:
         """Settings of `measure`."""
-        return canonical_json(self.study.latency[timing].model_dump(mode="json"))
+        return canonical_json(self.study.latency[timing].asked())
 
     def measure_code(self, model: str, timing: str, variant: str) -> str:
         """Digest of `measure` with the engine it times and what the variant's recipe names."""
@@ -173,24 +194,23 @@ class Jobs:
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
-        for model, entry in study.models.items():
-            place = {"platform": platform, "model": model}
+        for model in study.models:
+            place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
-            for recipe, form in study.checkpoints(architecture_of(study, model)):
+            for recipe, form in study.checkpoints(architecture):
                 who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
                 yield "checkpoints", who, paths.checkpoint(platform, model, variant)
                 yield "verification", who, paths.verification(platform, model, variant)
-            for variant in study.variants():
-                recipe, _, form = variant.partition(".")
-                who = place | {"recipe": recipe} | ({"form": form} if form else {})
-                for engine, task, seed in study.runs():
-                    path = paths.scores(platform, model, variant, engine, task, seed)
-                    yield "scores", who | {"engine": engine, "task": task, "seed": seed}, path
-                for timing, settings in study.latency.items():
-                    path = paths.latency(platform, model, variant, settings.engine, timing)
-                    yield "latency", who | {"engine": settings.engine, "timing": timing}, path
+            for suite in study.suites.values():
+                for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
+                    path = paths.scores(platform, model, variant, suite.engine, task, seed)
+                    yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
+            for timing, entry in study.latency.items():
+                for variant in study.variants(entry.forms, architecture):
+                    path = paths.latency(platform, model, variant, entry.engine, timing)
+                    yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
             for recipe in study.chosen:
-                for chunk in range(entry.chunks):
+                for chunk in range(study.models[model].chunks):
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
 
@@ -242,7 +262,7 @@ class Jobs:
     def figures(self) -> list[str]:
         """Names of the figures that the study has numbers for: rows in every table that they draw from."""
         quantized = bool(self.study.chosen)
-        scored = any(self.study.tasks[task].definition.kind != "perplexity" for _, task, _ in self.study.runs())
+        scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
         rows |= {"sizes": True, "verification": quantized}
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]

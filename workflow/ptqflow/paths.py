@@ -9,8 +9,14 @@ ROOT = "results"
 
 
 def model(name: str = "{model}") -> str:
-    """Manifest of a model as fetched."""
-    return f"{ROOT}/models/{name}/manifest.json"
+    """Manifest of a model as fetched, or, of `model.rotation`, as rotated."""
+    fetched, _, rotation = name.partition(".")
+    return rotated(fetched, rotation) if rotation else f"{ROOT}/models/{name}/manifest.json"
+
+
+def rotated(model: str = "{model}", rotation: str = "{rotation}") -> str:
+    """Manifest of a model whose residual stream is turned."""
+    return f"{ROOT}/rotated/{model}/{rotation}/manifest.json"
 
 
 _model = model  # below, `model` is a name of one

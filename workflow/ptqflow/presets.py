@@ -22,6 +22,7 @@ _W4A4KV4 = {
     "input_activations": {"num_bits": 4, "symmetric": False},
     "kv_cache": {"num_bits": 4},
 }
+_HADAMARD = {"name": "hadamard"}
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
@@ -45,6 +46,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
     # As the authors' code by default: groups of 64, 20 iterations, real zero points.
     "hqq-w4a16": {"scheme": {"weights": _weights(4, False, 64)}, "rounding": {"name": "hqq"}},
+    # QuaRot's R1 (folded) with GPTQ and with plain rounding; its clip ratios 0.9 and 0.95 and its online rotations are not there.
+    "rotate-gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, "rotation": _HADAMARD, **_GPTQ},
+    "rotate-rtn-w4a4kv4": {"scheme": _W4A4KV4, "rotation": _HADAMARD},
     "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},

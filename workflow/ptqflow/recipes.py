@@ -4,12 +4,15 @@ A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (
 Unknown keys and impossible combinations are errors before any job starts.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ptqflow.by_name import ByName, algorithm_module, settings_class, settings_module, validated_at
 from ptqflow.datamodel import Model
+from ptqflow.errors import ConfigError
 from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -36,6 +39,18 @@ class Method(Model):
     def conflict(self, recipe: "Recipe") -> str | None:
         """Why it does not go with the rest of a recipe (`what; remedy`), or None."""
         return None
+
+
+class Rotation(Method):
+    """An orthogonal matrix that turns the residual stream of a whole model before anything else (`rotation(width, settings)`)."""
+
+    @property
+    def label(self) -> str | None:
+        """Its settings as part of a folder's name; None where nothing is turned."""
+        if self.name == _PLAIN["rotation"]:
+            return None
+        others = (f"{key}-{value}" for key, value in self.model_dump(mode="json", exclude={"name"}).items())
+        return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join([self.name, *others]))
 
 
 class Transform(Method):
@@ -116,7 +131,12 @@ class Override(Model):
         return (self.layers == "all" or layer in self.layers) and (self.linears == "all" or linear in self.linears)
 
 
-_PLAIN = {"transform": "none", "clip": "none", "rounding": "rtn"}  # what a recipe does that names no other method
+_PLAIN = {
+    "rotation": "none",
+    "transform": "none",
+    "clip": "none",
+    "rounding": "rtn",
+}  # what a recipe does that names no other method
 
 
 def _plain(kind: str) -> Any:
@@ -127,6 +147,7 @@ class Recipe(Model):
     """A complete recipe. `input_shards`: tensor-parallel shards that the scales of o_proj and down_proj inputs assume."""
 
     scheme: Scheme
+    rotation: Annotated[SerializeAsAny[Rotation], ByName("rotation")] = Field(default_factory=lambda: _plain("rotation"))
     transform: Annotated[SerializeAsAny[Transform], ByName("transform")] = Field(default_factory=lambda: _plain("transform"))
     clip: Annotated[SerializeAsAny[Clip], ByName("clip")] = Field(default_factory=lambda: _plain("clip"))
     rounding: Annotated[SerializeAsAny[Rounding], ByName("rounding")] = Field(default_factory=lambda: _plain("rounding"))
@@ -197,9 +218,9 @@ class Recipe(Model):
         ]
         return self.model_copy(update={"overrides": kept})
 
-    def methods(self) -> tuple[Transform, Clip, Rounding]:
+    def methods(self) -> tuple[Rotation, Transform, Clip, Rounding]:
         """The methods that this recipe names."""
-        return self.transform, self.clip, self.rounding
+        return self.rotation, self.transform, self.clip, self.rounding
 
     def settings_modules(self) -> list[str]:
         """The modules, inside the package, that reading this recipe imports by name."""
@@ -230,6 +251,15 @@ class Recipe(Model):
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
         return not self.transform.online_sites and self.scheme.kv_cache is None and not self.all_inputs()
+
+    def check_source(self, origin: Mapping[str, Any], model: str) -> None:
+        """Raise ConfigError unless a model, by the `origin` of its manifest, is turned as this recipe says."""
+        found, wanted = origin.get("rotation"), self.rotation.model_dump(mode="json") if self.rotation.label else None
+        if found != wanted:
+            raise ConfigError(
+                f"{model} is turned by {found or 'nothing'}, and the recipe's rotation is {wanted or 'none'}; give the model "
+                "that `rotate` made with the same settings, or the float model for a recipe without rotation"
+            )
 
     def dump(self) -> dict[str, Any]:
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""

@@ -16,7 +16,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.artifacts.provenance import differences
 from ptqflow.chunks import chunk_layers
-from ptqflow.errors import PtqflowError
+from ptqflow.errors import ArtifactError, PtqflowError
 from ptqflow.sources import Source
 from ptqflow.study import Study, layers_of
 
@@ -75,7 +75,14 @@ class Asked:
         return paths.checkpoint(self.platform, self.model, variant)
 
     def _files(self) -> dict[str, str]:
-        return {name: entry.sha256 for name, entry in self._float.files.items()}
+        """sha256 by name of the files of what the recipe quantizes: the float model, or that model rotated."""
+        source = self._float
+        if (name := self.study.source_of(self.model, self.recipe)) != self.model:
+            of_float = {file: entry.sha256 for file, entry in source.files.items()}
+            source = Manifest.read(paths.model(name))
+            if list(differences(source.origin["inputs"], {"model": of_float})):
+                raise ArtifactError(f"{paths.model(name)} is another model, rotated")
+        return {file: entry.sha256 for file, entry in source.files.items()}
 
     def _of_checkpoint(self, who: dict[str, Any], metadata: dict[str, Any]) -> str | None:
         same = metadata["inputs"]["checkpoint"] == HashCache().sha256(self._manifest(who))
@@ -89,7 +96,7 @@ class Asked:
 
     def _latency(self, who: dict[str, Any], path: str) -> str | None:
         metadata = read_metadata(path)
-        same = metadata["settings"] == self.study.latency[who["timing"]].model_dump(mode="json")
+        same = metadata["settings"] == self.study.latency[who["timing"]].asked()
         return self._of_checkpoint(who, metadata) or (None if same else "measured otherwise")
 
     def _scores(self, who: dict[str, Any], path: str) -> str | None:

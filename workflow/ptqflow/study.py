@@ -4,7 +4,7 @@ Import-light (no torch): the Snakefile reads this at every parse, also in every 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +34,7 @@ from ptqflow.stages.tokens import Settings as CalibrationSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+Forms = Annotated[list[Form], Field(min_length=1)]  # which forms of a recipe's checkpoint an engine is given
 AtLeastOne = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
@@ -64,6 +65,17 @@ class Suite(Model):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
     engine: Name = "transformers"
+    forms: Forms = [FAKE]
+
+
+class Timing(LatencySettings):
+    """What is timed of each of these forms, and how."""
+
+    forms: Forms = [FAKE]
+
+    def asked(self) -> dict[str, Any]:
+        """What `measure` is told."""
+        return self.model_dump(mode="json", exclude={"forms"})
 
 
 class Study(Model):
@@ -77,7 +89,7 @@ class Study(Model):
     forms: list[Form] | dict[Form, Literal["all", "servable"] | list[Name]] = [FAKE]
     tasks: dict[Name, TaskConfig] = {}
     suites: dict[Name, Suite] = {}
-    latency: dict[Name, LatencySettings] = {}
+    latency: dict[Name, Timing] = {}
     run: list[Name] | Literal["all"] = "all"
 
     @model_validator(mode="after")
@@ -106,6 +118,9 @@ class Study(Model):
             _known("run", self.run, self.recipes)
             if twice := sorted({name for name in self.run if self.run.count(name) > 1}):
                 raise ValueError(f"run: {', '.join(twice)} is there twice; name each recipe once")
+        for kind, entries in (("suites", self.suites), ("latency", self.latency)):
+            for name, served in entries.items():
+                _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})
         for form, recipes in self._forms().items():
             if form == FAKE and recipes != "all":
                 raise ValueError(f"forms.{FAKE}: evaluation reads this form of every recipe; write all, or leave it out")
@@ -118,13 +133,13 @@ class Study(Model):
         """Names of the recipes to run."""
         return list(self.recipes) if self.run == "all" else list(self.run)
 
-    def variants(self) -> list[str]:
-        """`baseline` and every `recipe.form` to evaluate."""
-        return ["baseline", *(f"{recipe}.{FAKE}" for recipe in self.chosen)]
+    def variants(self, forms: Sequence[str], architecture: Mapping[str, Any] | None) -> list[str]:
+        """`baseline` and every `recipe.form` of these forms, as `checkpoints`."""
+        return ["baseline", *(f"{recipe}.{form}" for recipe, form in self.checkpoints(architecture) if form in forms)]
 
-    def runs(self) -> list[tuple[str, str, int]]:
-        """(engine, task, seed) of everything that each variant is asked."""
-        return [(suite.engine, task, seed) for suite in self.suites.values() for task in suite.tasks for seed in suite.seeds]
+    def tasks_asked(self) -> set[str]:
+        """The tasks of all suites."""
+        return {task for suite in self.suites.values() for task in suite.tasks}
 
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
@@ -145,6 +160,11 @@ class Study(Model):
     def _forms(self) -> Mapping[str, str | list[str]]:
         """Form -> `all`, `servable` or names of recipes."""
         return dict.fromkeys(self.forms, "all") if isinstance(self.forms, list) else dict(self.forms)
+
+    def source_of(self, model: str, recipe: str) -> str:
+        """The model that a recipe quantizes: `model`, or `model.rotation`."""
+        label = self.recipes[recipe].rotation.label
+        return f"{model}.{label}" if label else model
 
     def calibration_of(self, recipe: str) -> str:
         """Name of the calibration set that a recipe uses."""

@@ -32,7 +32,7 @@ rule aggregate:
         source=jobs.aggregate_source(),
         code=code("aggregate"),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " aggregate --settings {params.settings:q} --code {params.code} --tables "
         + paths.TABLES
         + " {params.files} 2>&1 | tee {log}"
@@ -60,5 +60,5 @@ rule plot:
             for name in catalogue.tables_of(w.figure)
         ),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " plot --settings {params.settings:q} --code {params.code} {params.tables} --output {output} 2>&1 | tee {log}"

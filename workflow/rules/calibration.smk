@@ -1,6 +1,6 @@
 rule tokens:
     input:
-        model=paths.model(),
+        model=lambda w: paths.model(w.model),
     output:
         paths.tokens(),
     log:
@@ -10,13 +10,13 @@ rule tokens:
         source=lambda w: jobs.tokens_source(w.calibration),
         code=code("tokens"),
     shell:
-        PTQFLOW + " tokens --settings {params.settings:q} --code {params.code}"
+        ptqflow(CORE) + " tokens --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --output {output} 2>&1 | tee {log}"
 
 
 rule collect:
     input:
-        model=paths.model(),
+        model=lambda w: paths.model(w.model),
         tokens=paths.tokens(),
     output:
         paths.calibration(),
@@ -28,6 +28,6 @@ rule collect:
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} --tokens {input.tokens} --output {output} 2>&1 | tee {log}"

@@ -6,9 +6,14 @@ def qparams(w):
     ]
 
 
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
 rule export:
     input:
-        model=paths.model(),
+        model=source,
         qparams=qparams,
     output:
         paths.checkpoint(),
@@ -18,14 +23,16 @@ rule export:
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
-        PTQFLOW + " export --settings {params.settings:q} --code {params.code}"
+        ptqflow(CORE) + " export --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
 
 
 rule verify:
     input:
-        model=paths.model(),
-        tokens=lambda w: paths.tokens(w.model, study.calibration_of(w.recipe)),
+        model=source,
+        tokens=lambda w: paths.tokens(
+            study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+        ),
         qparams=qparams,
         fake=paths.checkpoint(variant="{recipe}.fake"),
         checkpoint=paths.checkpoint(),
@@ -39,7 +46,7 @@ rule verify:
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} --tokens {input.tokens} --qparams {input.qparams}"
         " --fake {input.fake} --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

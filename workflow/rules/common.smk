@@ -1,8 +1,9 @@
 # The study, read once; how a stage is called.
 import fcntl
 
-from ptqflow import paths
+from ptqflow import environments, paths
 from ptqflow.environment import VARIABLES
+from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
@@ -12,6 +13,8 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    for asked in (*study.suites.values(), *study.latency.values()):
+        environments.python(environments.of_engine(asked.engine))
     paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
@@ -26,14 +29,26 @@ try:
 except OSError:
     pass  # nothing runs in a folder that cannot be written
 
+ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
-PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow python -m ptqflow"
+PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow"
+
+
+def ptqflow(family):
+    """How a stage is called in an environment. Jobs of an engine have its interpreter as a resource: another one reruns nothing."""
+    return f"{PTQFLOW} {'{resources.python}' if family == ENGINE else environments.python(family)} -m ptqflow"
+
+
+def python_of(w):
+    """The interpreter of an engine's environment."""
+    return environments.python(environments.of_engine(w.engine))
 
 
 wildcard_constraints:
     platform="|".join(PLATFORMS),
-    model=r"[A-Za-z0-9_-]+",
+    model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
+    rotation=r"[A-Za-z0-9_-]+",
     calibration=r"[A-Za-z0-9_-]+",
     recipe=r"[A-Za-z0-9_-]+",
     chunk=r"\d+",

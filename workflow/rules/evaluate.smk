@@ -7,12 +7,13 @@ rule generate:
         paths.log(paths.generations()),
     resources:
         accelerator=1,
+        python=python_of,
     params:
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
         source=lambda w: jobs.generate_source(w.task),
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
-        PTQFLOW
+        ptqflow(ENGINE)
         + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"
 
@@ -28,5 +29,5 @@ rule score:
         settings=lambda w: jobs.score(w.task),
         code=lambda w: jobs.score_code(w.task),
     shell:
-        PTQFLOW + " score --settings {params.settings:q} --code {params.code}"
+        ptqflow(CORE) + " score --settings {params.settings:q} --code {params.code}"
         " --generations {input.generations} --output {output} 2>&1 | tee {log}"

@@ -9,10 +9,11 @@ rule measure:
     threads: 4
     resources:
         accelerator=1,
+        python=python_of,
     params:
         settings=lambda w: jobs.measure(w.timing),
         code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:
-        PTQFLOW
+        ptqflow(ENGINE)
         + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

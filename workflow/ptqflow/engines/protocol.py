@@ -59,6 +59,9 @@ class Engine(Protocol):
     max_length: int | None
     vocab_size: int
 
+    def settings(self) -> dict[str, Any]:
+        """What changes its numbers and is no file of the checkpoint, as JSON data: number type, attention, parallelism, ..."""
+
     def generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
     ) -> Iterator[tuple[int, Completion]]:

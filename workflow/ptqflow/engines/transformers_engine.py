@@ -33,6 +33,16 @@ class TransformersEngine:
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.stop_tokens = _stop_tokens(model, tokenizer)
 
+    def settings(self) -> dict[str, Any]:
+        """Number type, attention, and where the blocks are."""
+        places = getattr(self.model, "hf_device_map", {"": str(self.model.device)})
+        return {
+            "engine": "transformers",
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attention": self.model.config._attn_implementation,
+            "devices": sorted({str(place) for place in places.values()}),
+        }
+
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int

@@ -1,8 +1,8 @@
 """Verdicts within a limit of processor time: answers are compared in a worker process that the kernel stops.
 
 What is compared was written by a model and may be any formula. The limit counts the worker's own processor time, not the clock's,
-so that a busy machine changes no verdict; it is a thousand times what a comparison takes. One that reaches it has no verdict: it is
-neither right nor wrong.
+so that a busy machine changes no verdict; it is a thousand times what a comparison takes. One that reaches it has no verdict: it
+is neither right nor wrong.
 """
 
 import json

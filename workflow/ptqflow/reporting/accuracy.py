@@ -4,7 +4,7 @@ A drop is computed on the (item, seed) pairs that both have; how many these are 
 task has a row that says so, and no average: means over different tasks cannot be compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,11 @@ class Runs:
         """What has no verdict, and why."""
         return "; ".join(f"{count} samples without a verdict: {reason}" for reason, count in self.unscored.items()) or None
 
+    def samples(self, only: pd.MultiIndex | None = None) -> float:
+        """Completions per item, all seeds together."""
+        frame = self.frame if only is None else self.frame.loc[only]
+        return float(frame["samples"].sum() / frame.index.get_level_values("item").nunique())
+
     @property
     def metric(self) -> str:
         """`perplexity` or `accuracy`."""
@@ -69,12 +74,12 @@ class Runs:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A finished row, with what the average needs: the items' scores and paired drops (fractions)."""
+    """A finished row, with what the average needs: the items' scores and pairs (fractions)."""
 
     row: Row
     score: statistics.Floats | None = None
-    drop: statistics.Floats | None = None
-    baseline: float | None = None  # baseline score on the pairs, percent
+    samples: float = 1  # completions per item
+    paired: statistics.Paired | None = None
 
 
 def build(samples: Sequence[tuple[Served, pa.Table]], seed: int = _SEED) -> list[Row]:
@@ -88,8 +93,16 @@ def build(samples: Sequence[tuple[Served, pa.Table]], seed: int = _SEED) -> list
     for place in dict.fromkeys((v.platform, v.model, v.engine) for v in runs):
         group = {v: tasks for v, tasks in runs.items() if (v.platform, v.model, v.engine) == place}
         metrics = _metrics(group)
-        for variant, tasks in group.items():
-            rows += _variant_rows(variant, tasks, group.get(variant.baseline), metrics, seed)
+        found = [
+            row
+            for variant, tasks in group.items()
+            for row in _variant_rows(variant, tasks, group.get(variant.baseline), metrics, seed)
+        ]
+        for task in [*metrics, AVERAGE]:
+            compared = [row for row in found if row["task"] == task and row.get("p_value") is not None]
+            for row, adjusted in zip(compared, statistics.holm([row["p_value"] for row in compared]), strict=True):
+                row["p_holm"] = adjusted
+        rows += found
     return [{name: row.get(name) for name in ACCURACY.names} for row in rows]
 
 
@@ -122,7 +135,10 @@ def _tasks(variant: Served, samples: pa.Table) -> dict[str, Runs]:
         reason = part["finish_reason"].dropna()
         part = part.assign(value=value)[part["unscored"].isna()].astype({"value": float})
         cells = part.groupby(["item", "seed"]).agg(
-            value=("value", "mean"), tokens=("completion_tokens", "mean"), prompt=("prompt_sha256", "first")
+            value=("value", "mean"),
+            tokens=("completion_tokens", "mean"),
+            prompt=("prompt_sha256", "first"),
+            samples=("value", "size"),
         )
         found[name] = Runs(kind, cells, float((reason == "length").mean()) if len(reason) else None, unscored)
     return found
@@ -195,28 +211,34 @@ def _accuracy(variant: Served, task: str, runs: Runs, reference: Runs | None, se
         return _Cell(_row(variant, task, "accuracy", truncated=runs.truncated, note=runs.note))
     common = _common(variant, task, runs, reference)
     score = runs.items("value")
-    low, high = statistics.accuracy_interval(score, statistics.stream(seed, task, "score"))
+    samples = runs.samples()
+    low, high = statistics.accuracy_interval(score, statistics.stream(seed, task, "score"), samples=samples)
     row = _row(variant, task, "accuracy", **_counts(variant, runs, reference, common))
     row |= {"score": 100 * float(score.mean()), "score_low": 100 * low, "score_high": 100 * high}
     if reference is not None and reference.collapsed:
-        return _Cell(row | {"note": f"baseline: {reference.note}"}, score)
+        return _Cell(row | {"note": f"baseline: {reference.note}"}, score, samples)
     if reference is None or common is None:
-        return _Cell(row, score)
-    before, after = reference.items("value", common), runs.items("value", common)
-    drop = before - after
-    distribution = statistics.drop_distribution(drop, statistics.stream(seed, task, "drop"))
-    row |= _drop(float(drop.mean()), distribution, float(before.mean()))
-    return _Cell(row, score, drop, float(before.mean()))
+        return _Cell(row, score, samples)
+    least = min(reference.samples(common), runs.samples(common))
+    paired = statistics.Paired(reference.items("value", common), runs.items("value", common), least)
+    return _Cell(row | _drop({task: paired}, statistics.stream(seed, task, "flips"), seed), score, samples, paired)
 
 
-def _drop(drop: float, distribution: statistics.Floats, baseline: float) -> Row:
-    """Drop columns in points, from fractions."""
-    low, high = statistics.interval(100 * distribution)
-    lossless, fair, risky = statistics.class_probabilities(100 * distribution)
+def _drop(pairs: dict[str, statistics.Paired], flips: np.random.Generator, seed: int) -> Row:
+    """Drop columns in points of the mean over tasks."""
+
+    def mean(draw: Callable[..., statistics.Floats], name: str) -> statistics.Floats:
+        draws = [draw(paired, statistics.stream(seed, task, name), tasks=len(pairs)) for task, paired in pairs.items()]
+        return 100 * statistics.average(draws)
+
+    drop, baseline = (float(np.mean([getattr(p, name).mean() for p in pairs.values()])) for name in ("drop", "before"))
+    low, high = statistics.interval(mean(statistics.drop_distribution, "drop"))
+    lossless, fair, risky = statistics.class_probabilities(mean(statistics.drop_posterior, "class"))
     return {
         "drop": 100 * drop,
         "drop_low": low,
         "drop_high": high,
+        "p_value": statistics.flipped_p([paired.drop for paired in pairs.values()], flips),
         "recovery": 100 * (1 - drop / baseline) if baseline > 0 else None,
         "p_lossless": lossless,
         "p_fair": fair,
@@ -228,7 +250,9 @@ def _average(variant: Served, cells: Sequence[_Cell], seed: int) -> Row:
     rows = [cell.row for cell in cells]
     average = _row(variant, AVERAGE, "accuracy", items=sum(r["items"] for r in rows), seeds=min(r["seeds"] for r in rows))
     scores = [
-        statistics.accuracy_distribution(cell.score, statistics.stream(seed, cell.row["task"], "score"), tasks=len(cells))
+        statistics.accuracy_distribution(
+            cell.score, statistics.stream(seed, cell.row["task"], "score"), tasks=len(cells), samples=cell.samples
+        )
         for cell in cells
         if cell.score is not None
     ]
@@ -237,20 +261,14 @@ def _average(variant: Served, cells: Sequence[_Cell], seed: int) -> Row:
         return average | {"note": f"no average: not evaluated on {missing}"}
     low, high = statistics.interval(100 * statistics.average(scores))
     average |= {"score": float(np.mean([row["score"] for row in rows])), "score_low": low, "score_high": high}
-    drops = [
-        statistics.drop_distribution(cell.drop, statistics.stream(seed, cell.row["task"], "drop"), tasks=len(cells))
-        for cell in cells
-        if cell.drop is not None
-    ]
-    if len(drops) < len(cells):
+    pairs = {str(cell.row["task"]): cell.paired for cell in cells if cell.paired is not None}
+    if len(pairs) < len(cells):
         unpaired = ", ".join(row["task"] for row in rows if row.get("drop") is None)
         return average if variant == variant.baseline else average | {"note": f"no drop: no baseline for {unpaired}"}
     for column in ("paired_items", "paired_runs"):
         average[column] = sum(row[column] for row in rows)
-    drop = float(np.mean([row["drop"] for row in rows])) / 100
-    baseline = float(np.mean([cell.baseline for cell in cells if cell.baseline is not None]))
     notes = [f"{row['task']}: {row['note']}" for row in rows if row.get("note")]
-    return average | _drop(drop, statistics.average(drops), baseline) | {"note": "; ".join(notes) or None}
+    return average | _drop(pairs, statistics.stream(seed, AVERAGE, "flips"), seed) | {"note": "; ".join(notes) or None}
 
 
 def _perplexity(variant: Served, task: str, runs: Runs, reference: Runs | None, seed: int) -> _Cell:
@@ -269,6 +287,7 @@ def _perplexity(variant: Served, task: str, runs: Runs, reference: Runs | None, 
         return _Cell(row | {"note": "the baseline's loss is not finite"})
     ratio = statistics.perplexity(after - before, tokens)
     ends = statistics.perplexity_ratio_interval(after, before, tokens, statistics.stream(seed, task, "drop"))
+    row["p_value"] = statistics.perplexity_p(after, before, tokens, statistics.stream(seed, task, "drop"))
     percent = None if ends is None else (100 * (ends[0] - 1), 100 * (ends[1] - 1))
     return _Cell(row | {"drop": 100 * (ratio - 1)} | _ends("drop", percent))
 

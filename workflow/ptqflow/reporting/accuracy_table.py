@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptqflow.evaluation.statistics import drop_class
+from ptqflow.evaluation.statistics import LEVEL, drop_class
 from ptqflow.reporting.accuracy import AVERAGE, PERPLEXITY
 from ptqflow.reporting.render import Bold, Grid, number
 from ptqflow.reporting.variants import BASELINE
@@ -12,11 +12,13 @@ Row = dict[str, Any]
 Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form[, engine]) -> task -> row
 _NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
-    "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % interval "
-    "(paired bootstrap over items).",
-    "Bold: the interval of the drop excludes zero; everything else is within noise.",
-    "Class: the most probable of lossless (≤ 1 point), fair (1 to 3) and risky (≥ 3), with its probability.",
-    "Perplexity (lower is better): in parentheses the change against the baseline with its 95 % interval over windows.",
+    "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
+    "interval (paired bootstrap over items).",
+    "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column: where no recipe changes anything, "
+    "one column in twenty at most has a bold drop. Everything else may be noise, also where an interval excludes zero.",
+    "Class: the most probable of lossless (≤ 1 point), fair (1 to 3) and risky (≥ 3), with its probability under a flat prior "
+    "over the shares of items that are lost, gained and unchanged.",
+    "Perplexity (lower is better): in parentheses the change against the baseline with its 95 % interval over blocks of windows.",
     "n/a: not evaluated. –: nothing to compare with.",
 ]
 
@@ -76,7 +78,7 @@ def _notes(lines: Lines) -> list[str]:
 
 
 def _significant(row: Row) -> bool:
-    return row.get("drop_low") is not None and not row["drop_low"] <= 0 <= row["drop_high"]
+    return row.get("p_holm") is not None and row["p_holm"] <= 1 - LEVEL + 1e-12
 
 
 def _emphasis(row: Row, text: str) -> str:

@@ -45,6 +45,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         raise ConfigError(f"--output {args.output} would overwrite the float model; choose another folder")
     manifest = Manifest.read(args.model)
     manifest.verify(model)
+    recipe.check_source(manifest.origin, str(model))
     config = json.loads((model / "config.json").read_text())
     check_recipe(recipe, config, "of --settings", str(model))
     scheme = registry.scheme(settings.form)

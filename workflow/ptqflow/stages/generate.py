@@ -67,7 +67,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         str(file): hashes.sha256(file) for file in data_files(settings.source)
     }
     recorded = settings.model_copy(update={"protocol": protocol.model_dump()}).model_dump(mode="json")
-    metadata = provenance("generate", recorded, args.code or "", device=device.name, inputs=inputs)
+    served = engine.settings()
+    metadata = provenance("generate", recorded, args.code or "", device=device.name, engine=served, inputs=inputs)
     rows.sort(key=lambda row: (row["item"], row["completion"]))
     write_rows(args.output, GENERATIONS, [who | row for row in rows], metadata)
 

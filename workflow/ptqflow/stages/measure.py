@@ -66,6 +66,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         args.code or "",
         device=device.name,
         threads=torch.get_num_threads(),
+        engine=engine.settings(),
         inputs={"checkpoint": HashCache().sha256(args.checkpoint)},
     )
     write_rows(args.output, LATENCY, rows, metadata)

@@ -57,6 +57,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         raise ConfigError("--tokens is enough for chunk 0 of recipes that read no statistics only; give --calibration")
     model, manifest = args.model.parent, Manifest.read(args.model)
     manifest.verify(model, ["config.json"])
+    recipe.check_source(manifest.origin, str(model))
     check_recipe(recipe, json.loads((model / "config.json").read_text()), "of --settings", str(model))
     blocks = Blocks(model, device.torch_device, device.compute_dtype)
     names = [name for layer in layers for name in blocks.weights.names_under(block_prefix(layer))]

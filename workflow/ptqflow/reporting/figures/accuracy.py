@@ -40,7 +40,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
             for i, task in enumerate(columns)
         ]
     subtitle = [
-        "Points lost (right is worse) with the paired 95 % interval; filled where it excludes zero, hollow within noise.",
+        "Points lost (right is worse) with the paired 95 % interval; filled where the drop differs from zero (5 %, Holm).",
         "Grey band: the 95 % interval of the baseline's own score. Dashed lines: lossless up to 1 point, risky from 3.",
     ]
     if domain[1] > _WIDE:
@@ -49,7 +49,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
 
 
 def _clear(row: Mapping[str, Any]) -> bool:
-    return not row["drop_low"] <= 0 <= row["drop_high"]
+    return row["p_holm"] <= 0.05
 
 
 def _domain(drops: list[dict[str, Any]]) -> list[float]:

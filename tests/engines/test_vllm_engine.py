@@ -1,0 +1,96 @@
+"""Laws of the engine vllm, for the pytest of vLLM's environment (`make check-engines` runs it on the checkpoints it made)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+WORK = Path(os.environ.get("PTQFLOW_ENGINE_WORK", "nowhere"))
+BASELINE = WORK / "baseline.float"
+if not BASELINE.is_dir():
+    pytest.skip("`make check-engines ENGINES=vllm` runs these with the float model among its recipes", allow_module_level=True)
+pytest.importorskip("vllm")
+# In one process and without a compiler: seconds to load instead of half a minute.
+os.environ |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+import torch  # noqa: E402
+from compare import reference  # noqa: E402
+from ptqflow.devices.device import select  # noqa: E402
+from ptqflow.engines import vllm_engine, vllm_kernels  # noqa: E402
+from ptqflow.engines.protocol import Sampling  # noqa: E402
+from ptqflow.errors import ConfigError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return vllm_engine.load(BASELINE, select("cpu"))
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Prompts [n, tokens], and log-probabilities [n, tokens - 1, vocabulary] by transformers."""
+    tokens, logits = reference(WORK, "baseline", "float32")
+    return tokens, logits[:, :-1].log_softmax(-1)
+
+
+def test_windows_score_as_in_transformers(engine, expected):
+    tokens, logprobs = expected
+    counted = []
+    found = torch.cat(list(engine.score(tokens, 4, counted.append)))
+    torch.testing.assert_close(found, -logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1).double(), atol=1e-4, rtol=1e-4)
+    assert sum(counted) == len(tokens)
+
+
+def test_loglikelihoods_are_sums_over_the_continuation_alone(engine, expected):
+    tokens, logprobs = expected
+    cuts = [1, 40, 90, 95]
+    pairs = [(row, cut) for row in range(len(tokens)) for cut in cuts]
+    found = engine.loglikelihoods(
+        [tokens[row, :cut].tolist() for row, cut in pairs], [tokens[row, cut:].tolist() for row, cut in pairs], 4, lambda n: None
+    )
+    for (row, cut), likelihood in zip(pairs, found, strict=True):
+        asked = logprobs[row, cut - 1 :]
+        assert likelihood.logprob == pytest.approx(asked.gather(-1, tokens[row, cut:, None]).sum().item(), abs=1e-3)
+        assert likelihood.greedy == bool((asked.argmax(-1) == tokens[row, cut:]).all())
+
+
+def test_greedy_completions_are_argmax_and_end_at_limits(engine, expected):
+    tokens, logprobs = expected
+    prompts = tokens[:4, :60].tolist()
+    found = dict(engine.generate(prompts, [0] * 4, Sampling(8), 4))
+    for row, completion in found.items():
+        assert completion.tokens[0] == logprobs[row, 59].argmax().item()
+        assert completion.finish_reason == ("stop" if completion.tokens[-1] in engine.stop_tokens else "length")
+        assert len(completion.tokens) <= 8
+
+
+def test_a_sampled_completion_depends_on_its_prompt_and_seed_alone(engine, expected):
+    prompts, sampling = expected[0][:4, :60].tolist(), Sampling(16, temperature=1.0, top_p=0.95)
+    together = dict(engine.generate(prompts, [1, 2, 3, 4], sampling, 4))
+    turned = dict(engine.generate(prompts[::-1], [4, 3, 2, 1], sampling, 4))
+    assert [together[row] for row in range(4)] == [turned[3 - row] for row in range(4)]
+    assert dict(engine.generate(prompts, [5, 6, 7, 8], sampling, 4)) != together
+
+
+def test_a_prompt_that_fills_all_positions_is_refused(engine):
+    with pytest.raises(ConfigError, match="leaves no room"):
+        list(engine.generate([[5] * engine.max_length], [0], Sampling(1), 1))
+
+
+def test_a_form_that_this_machine_gets_wrong_is_refused(monkeypatch):
+    monkeypatch.setattr(vllm_kernels, "refusal", lambda folder: "wrong kernel of the engine")
+    with pytest.raises(ConfigError, match="wrong kernel of the engine; evaluate this form on another machine"):
+        vllm_engine.load(BASELINE, select("cpu"))
+
+
+def test_what_changes_numbers_is_recorded(engine):
+    assert engine.settings() | {"version": "", "attention_backend": ""} == {
+        **{"engine": "vllm", "version": "", "platform": "cpu", "dtype": "float32", "quantization": None},
+        **{"attention_backend": "", "tensor_parallel_size": 1, "enforce_eager": True, "environment": {}},
+    }
+
+
+def test_both_phases_are_timed(engine):
+    prefill, decode = engine.time(torch.randint(100, (2, 32)), 4)
+    assert (prefill.phase, decode.phase) == ("prefill", "decode")
+    assert prefill.seconds > 0

