@@ -1,14 +1,17 @@
 """Each architecture is walked, folded, quantized and stored as what stock transformers computes."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from ptqflow.checkpoints import registry
 from ptqflow.devices.device import select
+from ptqflow.digest import closure
 from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, BlockRounder
-from ptqflow.modeling.anatomy import architecture, architecture_of, known, smoothing_key
+from ptqflow.modeling.anatomy import architecture, architecture_of, known, module_of, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, walk_sites, watch_sites
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import check_recipe, head_dim, linear_shapes, queries_per_key
@@ -301,3 +304,15 @@ def test_a_configuration_that_transformers_refuses_is_one_sentence(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}))
     with pytest.raises(ConfigError, match=r"config\.json is not what transformers takes"):
         Blocks(folder, CPU, torch.float32)
+
+
+def test_jobs_of_a_model_reach_its_own_architecture_alone():
+    stages = ("collect", "quantize", "export", "verify", "generate")
+    for name in stages:
+        reached = closure(f"ptqflow.stages.{name}", f"ptqflow.{module_of('phi3')}")
+        assert {module for module in reached if ".architectures." in module} == {f"ptqflow.{module_of('phi3')}"}
+
+
+def test_every_architecture_is_documented():
+    text = (Path(__file__).parents[1] / "docs/configuration.md").read_text()
+    assert all(re.search(rf"\b{kind}\b", text) for kind in known())

@@ -76,10 +76,10 @@ class Jobs:
         """Settings of `rotate`."""
         return canonical_json({"rotation": self._rotation(rotation).model_dump(mode="json")})
 
-    def rotate_code(self, rotation: str) -> str:
+    def rotate_code(self, model: str, rotation: str) -> str:
         """Digest of `rotate` with the rotation it makes."""
         name = self._rotation(rotation).name
-        return code("rotate", settings_module("rotation", name), f"methods.rotations.{name}")
+        return code("rotate", *self._architecture(model), settings_module("rotation", name), f"methods.rotations.{name}")
 
     def tokens(self, calibration: str) -> str:
         """Settings of `tokens`."""
@@ -109,7 +109,7 @@ class Jobs:
 
     def _architecture(self, model: str) -> list[str]:
         """The module of a model's architecture; all of them where a hub model does not state it, before it is here and after."""
-        stated = model_type_of(self.study, model)
+        stated = model_type_of(self.study, model.partition(".")[0])
         return [anatomy.module_of(known) for known in ([stated] if stated else anatomy.known())]
 
     def collect_code(self, model: str) -> str:
@@ -155,7 +155,7 @@ class Jobs:
         return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 
     def generate_code(self, model: str, engine: str, task: str, variant: str) -> str:
-        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
+        """Digest of `generate` with the engine, what asks of the task and what the recipe names; nothing that scores."""
         asking = tasks.generating(self.study.tasks[task])
         return code("generate", engines.module_of(engine), *asking, *self._reading(model, variant))
 

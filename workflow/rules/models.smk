@@ -21,7 +21,7 @@ rule rotate:
         paths.log(paths.rotated()),
     params:
         settings=lambda w: jobs.rotate(w.rotation),
-        code=lambda w: jobs.rotate_code(w.rotation),
+        code=lambda w: jobs.rotate_code(w.model, w.rotation),
     shell:
         ptqflow(CORE) + " rotate --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --output {output} 2>&1 | tee {log}"
