@@ -79,6 +79,10 @@ n! | n! | n(n-1)!
 6.5 | 6\frac{1}{2} | 13/2 | 6.50 | 6 1/2 | 6½
 1.41 | 1.41\ldots | 1.41... | 1.41…
 (2,4) | (2, 4) | 2 < x < 4
+(3, \frac{\pi}{2}) | (r,\theta)=(3,\frac{\pi}{2}) | \left( 3, \pi/2 \right)
+2 | \ln e^2 | \textcolor{red}{2} | \large 2 | \text{There are } 2 \text{ ways} | \text{So } x = 2 | \log_3 9 | \color{red}2
+\text{Yes} | yes | Yes | \text{yes}
+5.4\text{ cents} | 5.4¢ | 5.4
 1000000 | 10^6 | 1,000,000 | 1\text{ million} | 1 million | 10^{6}
 \dfrac{9}{7} | 1 \frac{2}{7} | \frac{9}{7} | 1\frac27
 """
@@ -113,6 +117,8 @@ WRONG = r"""
 \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 2 & 3 & 4 \end{pmatrix} | \begin{vmatrix} 1 & 2 \\ 3 & 4 \end{vmatrix} | -2
 \begin{pmatrix} 1 \\ 2 \end{pmatrix} | \begin{pmatrix} 1 & 2 \end{pmatrix} | \begin{pmatrix} 2 \\ 1 \end{pmatrix}
 \text{Alice} | Bob | \text{Alice and Bob} | Alicia | A | \text{not Alice}
+\text{Tea} | Eat | ate
+113 | 11\,3
 \text{even} | odd | \text{neither} | \text{not even}
 \text{(C)} | B | \text{(B)} | (C) \text{ or } (D) | C, D | \text{(C), (D)} | D
 \text{east} | west | \text{northeast} | \text{south-east}

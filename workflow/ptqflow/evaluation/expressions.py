@@ -22,7 +22,7 @@ _FUNCTIONS = ["exp", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "
 # What a function without brackets is of: sin 2x cos x is sin(2x) cos(x).
 _ARGUMENT = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?:\s*_\{\w+\})?(?:\s*\^\{\d+\})?)\s*"
-    r"(\d*\s*(?:\\(?:pi|theta|alpha|beta|gamma|phi|omega|varphi)\b|[a-zA-Z](?![a-zA-Z])))"
+    r"(\d*\s*(?:\\(?:pi|theta|alpha|beta|gamma|phi|omega|varphi)\b|[a-zA-Z](?![a-zA-Z])))(?!\s*[\^_])"
 )
 
 

@@ -21,6 +21,7 @@ ROW = "\1"  # between the rows of a matrix: the two backslashes would read as th
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _COMMANDS = [  # (pattern of commands without their backslash, what all of them are written as)
     ("left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|thinspace|negthinspace|bf|rm|it|kern-?[0-9.]+\\w\\w", ""),
+    ("(?:text)?color\\s*\\{[a-z]+\\}|tiny|small|normalsize|large|Large|LARGE|huge|Huge", ""),
     ("quad|qquad|enspace|enskip|space", " "),
     ("dfrac|tfrac|cfrac|nicefrac|sfrac", r"\frac"),
     (

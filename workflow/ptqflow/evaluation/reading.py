@@ -70,7 +70,7 @@ Value = Scalar | Based | Words | Several | Matrix | Reals | Equation | Named
 _NAME = r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{?\w+\}?)?'?(?:\s*\(\s*\w\s*\))?"
 # What stands before an equals sign without being part of an equation: (x, y), \text{Area}, \angle A, AB, P(A).
 _LABEL = re.compile(
-    r"\(\s*\w\s*(?:,\s*\w\s*)+\)|\\text\s*\{[^{}]*\}|m?\s*\\angle\s*[A-Z]+|\|?[A-Z]{2,3}\|?|\\overline\s*\{[A-Z]+\}|[PE]\([^=]*\)"
+    r"\(\s*\\?\w+\s*(?:,\s*\\?\w+\s*)+\)|\\text\s*\{[^{}]*\}|m?\s*\\angle\s*[A-Z]+|\|?[A-Z]{2,3}\|?|\\overline\s*\{[A-Z]+\}|[PE]\([^=]*\)"
 )
 _BASES = {**{name: base for base, name in enumerate(NUMERALS) if base > 1}, "sixteen": 16}
 _INTRODUCED = re.compile(
@@ -78,6 +78,9 @@ _INTRODUCED = re.compile(
     r"(?:answer|value|result|solution|solutions|answers|values|probability|sum|area|total|number|option|choice|set|interval|domain|range)"
     r"(?:\s+(?:of|to)(?:\s+\w+){1,4}?)?\s*(?:is|are|equals|:|=)+\s*:?\s*",
     re.IGNORECASE,
+)
+_LED = re.compile(
+    r"^(?:(?:so|thus|hence|therefore|then),?\s+|there\s+(?:are|is)\s+|we\s+(?:get|have|find)\s+|it\s+is\s+)+", re.IGNORECASE
 )
 _ALL = re.compile(r"^(?:all\s+real(?:s|\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?|R)$", re.IGNORECASE)
 
@@ -96,8 +99,9 @@ def read(text: str) -> Value:
 def _undressed(text: str) -> str:
     text = unwrapped(text)
     plain = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", text).strip()
-    if (match := _INTRODUCED.match(plain)) and match.end() < len(plain):
-        return unwrapped(plain[match.end() :])
+    for introduction in (_LED, _INTRODUCED):
+        if (match := introduction.match(plain)) and match.end() < len(plain):
+            text = plain = unwrapped(plain[match.end() :])
     return text
 
 

@@ -31,6 +31,7 @@ def parted(text: str) -> tuple[str, str]:
     text = re.sub(r"(\d)\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|(\d)(?:st|nd|rd|th)\b", lambda m: m[1] or m[2], text)
     for mark, name in (
         (r"\\\$", "dollar"),
+        ("¢", "cent"),
         ("€", "euro"),
         ("£", "pound sterling"),
         (r"\\%\s*$", "%"),

@@ -71,6 +71,11 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
         if beyond:
             raise ConfigError(f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}")
+    if recipe.rotation.name != "none" and any(half.after for half in found.halves):
+        raise ConfigError(
+            f"{where}rotation {recipe.rotation.name}: model {model_name} ({found.model_type}) has norms behind its modules, "
+            "which a turned residual stream would change; use rotation none"
+        )
     for linear, parts in found.fused.items():
         for override in recipe.overrides:
             named = [part for part in parts if override.linears == "all" or part in override.linears]

@@ -14,8 +14,8 @@ _NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
     "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
     "interval (paired bootstrap over items).",
-    "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column: where no recipe changes anything, "
-    "one column in twenty at most has a bold drop. Everything else may be noise, also where an interval excludes zero.",
+    "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column: where no recipe changes "
+    "anything, one column in twenty at most has a bold drop. Everything else may be noise, also where an interval excludes zero.",
     "Class: the most probable of lossless (≤ 1 point), fair (1 to 3) and risky (≥ 3), with its probability under a flat prior "
     "over the shares of items that are lost, gained and unchanged.",
     "Perplexity (lower is better): in parentheses the change against the baseline with its 95 % interval over blocks of windows.",
