@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from ptqflow.artifacts.tokens import read_tokens
-from ptqflow.modeling.architectures import block_prefix
+from ptqflow.modeling.anatomy import block_prefix
 from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.weights import Weights

@@ -25,7 +25,7 @@ from ptqflow.recipes import Recipe
 from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
 from safetensors.torch import load_file
-from tiny_models import export, quantize, tiny_model
+from tiny_models import QWEN2, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 
 GROUPED = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=16)
@@ -255,15 +255,15 @@ def test_awq_scales_preserve_the_blocks_output(kind, gqa_vo, tmp_path):
     with watch_sites(block := blocks.build(0, tensors), lambda site, x: seen.update({site: x.flatten(0, 1)})):
         before = forward(block, hidden, blocks.positions(32))
     means, peaks = ({s: f(x.abs()) for s, x in seen.items()} for f in (lambda x: x.mean(0), lambda x: x.amax(0)))
-    inputs = BlockInputs({s: (x.T @ x).float() for s, x in seen.items()}, 256, means, peaks, head_dim(blocks.config.to_dict()))
-    rounder = BlockRounder(0, tensors, inputs, awq_recipe(gqa_vo=gqa_vo), select("cpu"))
+    inputs = BlockInputs({s: (x.T @ x).float() for s, x in seen.items()}, 256, means, peaks, head_dim(blocks.config.to_dict()), 2)
+    rounder = BlockRounder(QWEN2, 0, tensors, inputs, awq_recipe(gqa_vo=gqa_vo), select("cpu"))
     rounder.round_all()
     qparams, rows = rounder.qparams, rounder.rows
     scales = {key: value for key, value in qparams.items() if key.endswith("smoothing_scale")}
     assert ("model.layers.0.o.smoothing_scale" in scales) == gqa_vo
     assert all(scale.unique().numel() > 1 for scale in scales.values())
     after = forward(
-        blocks.build(0, {name: transformed(name, t, scales) for name, t in tensors.items()}), hidden, blocks.positions(32)
+        blocks.build(0, {name: transformed(name, t, scales, QWEN2) for name, t in tensors.items()}), hidden, blocks.positions(32)
     )
     assert ((after - before).norm() / (before - hidden).norm()).item() < 1e-6
     notes = {row["module"]: row["fallback"] for row in rows if row["fallback"]}

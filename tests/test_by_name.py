@@ -25,15 +25,16 @@ print("torch" in sys.modules)
 for stage in ("fetch", "tokens", "collect", "aggregate", "plot"):
     print(code(stage))
 for recipe in study.recipes:
-    print(recipe, jobs.quantize("tiny", recipe, 0), jobs.quantize_code(recipe), study.source_of("tiny", recipe))
+    print(recipe, jobs.quantize("tiny", recipe, 0), jobs.quantize_code("tiny", recipe), study.source_of("tiny", recipe))
     for form in ("fake", "compressed-tensors"):
-        print(jobs.export(recipe, form), jobs.export_code(recipe, form))
-        print(jobs.verify(recipe, form), jobs.verify_code(recipe, form))
+        print(jobs.export(recipe, form), jobs.export_code("tiny", recipe, form))
+        print(jobs.verify(recipe, form), jobs.verify_code("tiny", recipe, form))
     for timing in study.latency:
-        print(jobs.measure_code(timing, f"{recipe}.fake"), jobs.measure_code(timing, "baseline"))
+        print(jobs.measure_code("tiny", timing, f"{recipe}.fake"), jobs.measure_code("tiny", timing, "baseline"))
     for suite in study.suites.values():
         for task in suite.tasks:
-            print(jobs.generate_code(suite.engine, task, f"{recipe}.fake"), jobs.generate_code(suite.engine, task, "baseline"))
+            asked = "tiny", suite.engine, task
+            print(jobs.generate_code(*asked, f"{recipe}.fake"), jobs.generate_code(*asked, "baseline"))
 """
 
 

@@ -7,7 +7,7 @@ from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.modeling.shapes import head_dim
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
-from tiny_models import tiny_model
+from tiny_models import QWEN2, tiny_model
 
 SITES = ("qkv", "o", "gate_up", "down")
 ALL_SITES = Recipe.model_validate(
@@ -24,7 +24,7 @@ def block_of(folder, kind, dtype):
     with watch_sites(block := blocks.build(0, tensors), lambda site, x: widths.update({site: x.shape[-1]})):
         output = forward(block, hidden, blocks.positions(16))
     absmax = {site: torch.rand(width) * 50 + 0.1 for site, width in widths.items()}
-    inputs = BlockInputs({}, 1, absmax, absmax, head_dim(blocks.config.to_dict()))
+    inputs = BlockInputs({}, 1, absmax, absmax, head_dim(blocks.config.to_dict()), 2)
     return blocks, tensors, inputs, hidden, output
 
 
@@ -32,12 +32,12 @@ def block_of(folder, kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scaling_every_site_preserves_the_blocks_output(kind, dtype, tmp_path):
     blocks, tensors, inputs, hidden, before = block_of(tmp_path, kind, dtype)
-    rounder = BlockRounder(0, tensors, inputs, ALL_SITES, select("cpu"))
+    rounder = BlockRounder(QWEN2, 0, tensors, inputs, ALL_SITES, select("cpu"))
     rounder.round_all()
     qparams = rounder.qparams
     assert rounder.rows == []
     assert sorted(qparams) == sorted(f"model.layers.0.{site}.smoothing_scale" for site in SITES)
-    smoothed = {name: deployed(name, tensor, qparams) for name, tensor in tensors.items()}
+    smoothed = {name: deployed(name, tensor, qparams, QWEN2) for name, tensor in tensors.items()}
     changed = {name.removeprefix("model.layers.0.") for name in tensors if not torch.equal(tensors[name], smoothed[name])}
     linears = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     biases = {"self_attn.v_proj.bias"} if kind == "qwen2" else set()
@@ -55,7 +55,7 @@ def test_scaling_every_site_preserves_the_blocks_output(kind, dtype, tmp_path):
 def test_smoothing_alone_at_norms_is_the_default(tmp_path):
     _, tensors, inputs, *_ = block_of(tmp_path, "qwen2", torch.float32)
     recipe = ALL_SITES.model_copy(update={"transform": type(ALL_SITES.transform)(name="smoothquant")})
-    qparams = BlockRounder(0, tensors, inputs, recipe, select("cpu")).qparams
+    qparams = BlockRounder(QWEN2, 0, tensors, inputs, recipe, select("cpu")).qparams
     assert sorted(qparams) == [f"model.layers.0.{site}.smoothing_scale" for site in ("gate_up", "qkv")]
 
 
@@ -74,9 +74,9 @@ def test_a_linear_takes_the_scale_it_reads_on_columns_and_the_inverse_of_the_one
     own, next_ = torch.rand(4) + 0.5, torch.rand(6) + 0.5
     scales = {"model.layers.3.gate_up.smoothing_scale": own, "model.layers.3.down.smoothing_scale": next_}
     name = "model.layers.3.mlp.up_proj"
-    torch.testing.assert_close(transformed(f"{name}.weight", weight, scales), weight * own / next_.unsqueeze(1))
-    torch.testing.assert_close(transformed(f"{name}.bias", bias, scales), bias / next_)
-    assert transformed("model.layers.2.mlp.up_proj.weight", weight, scales) is weight
+    torch.testing.assert_close(transformed(f"{name}.weight", weight, scales, QWEN2), weight * own / next_.unsqueeze(1))
+    torch.testing.assert_close(transformed(f"{name}.bias", bias, scales, QWEN2), bias / next_)
+    assert transformed("model.layers.2.mlp.up_proj.weight", weight, scales, QWEN2) is weight
 
 
 def test_bfloat16_norm_and_weights_use_the_same_scale():

@@ -6,16 +6,15 @@ from ptqflow.devices.device import select
 from ptqflow.methods import flat_block
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.transforms import flatquant
-from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, module_name, smoothing_key
+from ptqflow.modeling.anatomy import SITES, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.presets import resolve
-from ptqflow.recipes import LINEARS
 from ptqflow.scheme import ActivationArgs
 from ptqflow.transforms import diagonal
-from tiny_models import tiny_model
+from tiny_models import QWEN2, tiny_model
 
 PREFIX = block_prefix(0)
 SHAPES = {
@@ -54,7 +53,7 @@ def learned(request, tmp_path_factory):
 
 
 def weight_name(linear):
-    return f"{linear_prefix(0, linear)}.weight"
+    return f"{QWEN2.linear_prefix(0, linear)}.weight"
 
 
 def dense(transforms, site):
@@ -65,7 +64,9 @@ def dense(transforms, site):
 
 
 def rounded(qparams, linear):
-    return dequantize_weight(*(qparams[f"{linear_prefix(0, linear)}.{part}"] for part in ("integers", "scale", "zero_point")))
+    return dequantize_weight(
+        *(qparams[f"{QWEN2.linear_prefix(0, linear)}.{part}"] for part in ("integers", "scale", "zero_point"))
+    )
 
 
 def test_weights_are_folded_with_the_dense_inverses(learned):
@@ -86,7 +87,7 @@ def test_weights_are_folded_with_the_dense_inverses(learned):
 
 def test_integers_are_those_of_rows_clipped_at_both_ends_by_their_own_ratios(learned):
     _, recipe, flat, qparams = learned
-    for linear in LINEARS:
+    for linear in QWEN2.linears:
         weight, ratios, shards = flat.tensors[weight_name(linear)], flat.weight_clips[linear].float(), shards_of(recipe, linear)
         rows = [
             row.clamp(row.min().clamp(max=0) * low, row.max().clamp(min=0) * high)
@@ -95,8 +96,8 @@ def test_integers_are_those_of_rows_clipped_at_both_ends_by_their_own_ratios(lea
         parts = torch.stack(rows).unflatten(1, (shards, -1))
         scale = (parts.abs().amax(-1) / 7).bfloat16().float()
         integers = (parts / scale.unsqueeze(-1)).round().clamp(-8, 7).flatten(1)
-        assert torch.equal(qparams[f"{linear_prefix(0, linear)}.scale"], scale)
-        assert torch.equal(qparams[f"{linear_prefix(0, linear)}.integers"].float(), integers)
+        assert torch.equal(qparams[f"{QWEN2.linear_prefix(0, linear)}.scale"], scale)
+        assert torch.equal(qparams[f"{QWEN2.linear_prefix(0, linear)}.integers"].float(), integers)
         assert (ratios[:, 0] != ratios[:, 1]).all()
 
 
@@ -104,8 +105,8 @@ def test_weights_that_the_trainer_sees_are_those_that_are_deployed(learned):
     blocks, recipe, flat, qparams = learned
     folded = {name.removeprefix(PREFIX): tensor for name, tensor in flat.tensors.items()}
     seen = flat_block.quantize_weights(folded, flat.transforms.to(blocks.device, torch.float32), recipe, 0)
-    for linear in LINEARS:
-        assert torch.equal(seen[f"{module_name(linear)}.weight"], rounded(qparams, linear))
+    for linear in QWEN2.linears:
+        assert torch.equal(seen[f"{QWEN2.module_name(linear)}.weight"], rounded(qparams, linear))
 
 
 def test_norms_and_ratios_are_learned_to_what_the_checkpoint_can_hold(learned):
@@ -126,7 +127,7 @@ def test_norms_and_biases_are_deployed_as_they_were_learned(learned):
     assert len(others) >= 4
     changed = 0
     for name, tensor in others.items():
-        assert torch.equal(deployed(name, tensor, qparams), flat.tensors[name].to(tensor.dtype))
+        assert torch.equal(deployed(name, tensor, qparams, QWEN2), flat.tensors[name].to(tensor.dtype))
         changed += not torch.equal(flat.tensors[name], tensor.float())
     assert changed == 2 + sum(name.endswith(("v_proj.bias", "up_proj.bias")) for name in others)
 
@@ -150,14 +151,14 @@ def started(source, recipe, peaks):
     """The parameters before training."""
     blocks = Blocks(source, torch.device("cpu"), torch.float32)
     block = {name.removeprefix(PREFIX): tensor for name, tensor in blocks.tensors(0).items()}
-    return block, flat_block.Learned(block, 32, peaks, recipe, 0, recipe.transform)
+    return block, flat_block.Learned(QWEN2, block, 32, peaks, recipe, 0, recipe.transform)
 
 
 def test_scales_start_from_the_largest_weights_of_all_linears_that_read_a_site(model):
     peaks = {site.name: torch.full((256 if site.name == "down" else 128,), 2.0) for site in SITES}
     block, parameters = started(model, resolve({"preset": "flatquant-w4a4kv4"}), peaks)
     for site in (site for site in SITES if site.name != "o"):
-        largest = torch.stack([block[f"{module_name(linear)}.weight"].abs().amax(0) for linear in site.linears]).amax(0)
+        largest = torch.stack([block[f"{QWEN2.module_name(linear)}.weight"].abs().amax(0) for linear in site.linears]).amax(0)
         torch.testing.assert_close(parameters.values().scales[site.name], largest**0.7 / 2**0.3)
 
 

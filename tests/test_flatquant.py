@@ -21,7 +21,7 @@ from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
 from safetensors.torch import load_file, save_file
-from tiny_models import collect, export, quantize, stage, tiny_model
+from tiny_models import QWEN2, collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
 
 CPU = torch.device("cpu")
@@ -311,7 +311,7 @@ def test_linears_of_a_site_that_quantize_symmetrically_share_one_learned_ratio(m
         name.removeprefix("model.layers.0."): tensor for name, tensor in Blocks(model, CPU, torch.float32).tensors(0).items()
     }
     absmax = read_absmax(calibration.parent / "statistics.parquet")[0]
-    shared, apart = (flat_block.Learned(stored, 32, absmax, used, 0, used.transform) for used in (ascend(), recipe()))
+    shared, apart = (flat_block.Learned(QWEN2, stored, 32, absmax, used, 0, used.transform) for used in (ascend(), recipe()))
     assert (shared.input_clips["qkv"].shape, apart.input_clips["qkv"].shape) == ((1, 1), (1, 2))
 
 

@@ -11,7 +11,14 @@ from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
 from ptqflow.study import load
 
-CONFIG = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "model_type": "qwen2"}
+CONFIG = {
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "model_type": "qwen2",
+}
 GROUP = {"num_bits": 4, "strategy": "group", "group_size": 32}
 ROW = {"num_bits": 8, "strategy": "channel"}
 
@@ -87,7 +94,7 @@ def test_a_form_refuses_what_its_engines_cannot_serve_with_reason_and_remedy(for
 
 @pytest.mark.parametrize("form", ["autoawq", "gptq"])
 def test_shapes_that_words_do_not_divide_are_refused(form):
-    config = {**CONFIG, "hidden_size": 100, "num_attention_heads": 25, "intermediate_size": 132}
+    config = {**CONFIG, "hidden_size": 100, "num_attention_heads": 25, "num_key_value_heads": 25, "intermediate_size": 132}
     reason = registry.refusal(form, recipe({**GROUP, "group_size": 4}), config)
     assert "words hold" in reason
     assert "use form compressed-tensors" in reason

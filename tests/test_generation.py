@@ -177,6 +177,17 @@ def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_i
         assert row["finish_reason"] == ("length" if asked == "3" else "stop")
 
 
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no users here') }}", "{{ messages[0].missing.key }}", "{% for %}"],
+    ids=["raises", "key", "syntax"],
+)
+def test_a_chat_template_that_fails_is_named_with_the_item(template: str) -> None:
+    engine = SimpleNamespace(tokenizer=byte_tokenizer(template))
+    with pytest.raises(ConfigError, match="task t, item i1: the model's chat template fails on a user's turn"):
+        generate("t", [GenerationItem("i1", "Why?", "1")], engine, Protocol(), 0, 1)
+
+
 def test_a_model_without_chat_template_is_refused() -> None:
     with pytest.raises(ConfigError, match="no chat template"):
         chat_prompt(byte_tokenizer(None), "Hello")

@@ -215,7 +215,12 @@ def distances(model, recipe, qparams, edit=lambda weight: weight):
     layout = registry.layout("fake")(source, QParams(qparams), recipe, config)
     found = {
         prefix: distance(
-            source[f"{prefix}.weight"], linear, recipe, layout.qparams, edit(layout.grid_weight(linear).dequantized())
+            source[f"{prefix}.weight"],
+            linear,
+            recipe,
+            layout.qparams,
+            edit(layout.grid_weight(linear).dequantized()),
+            layout.architecture,
         )
         for prefix, linear in layout.linears.items()
     }

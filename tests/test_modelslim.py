@@ -242,7 +242,10 @@ REFUSED = {
         {"preset": "rtn-w8a8-ascend", "scheme": {"kv_cache": {"num_bits": 8}}},
         "Qwen3, not into qwen2 .KeyError",
     ),
-    "flat o": ({"preset": "flatquant-w4a4-ascend", "transform": {"name": "flatquant"}}, "no input of o_proj as FlatQuant"),
+    "flat o": (
+        {"preset": "flatquant-w4a4-ascend", "transform": {"sites": ["qkv", "o", "gate_up", "down"]}},
+        "no input of o_proj as FlatQuant",
+    ),
     "flat down": (
         {"preset": "flatquant-w4a4-ascend", "transform": {"name": "flatquant", "sites": ["qkv", "down"]}},
         "no input of down_proj as FlatQuant",

@@ -14,16 +14,16 @@ from ptqflow.errors import ArtifactError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.methods.rounding import Target
 from ptqflow.methods.roundings import gptq
-from ptqflow.modeling.architectures import SITES, linear_prefix
+from ptqflow.modeling.anatomy import SITES
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed, transformed
 from ptqflow.numerics.grid import dequantize_weight, fake_quantize
 from ptqflow.numerics.products import float32_matmul
 from ptqflow.presets import resolve
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 from safetensors.torch import load_file, save_file
-from tiny_models import collect, export, fake_checkpoint, quantize, stage, tiny_model
+from tiny_models import QWEN2, collect, export, fake_checkpoint, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
 
 GPTQ4 = resolve({"preset": "gptq-w4a16"})
@@ -168,7 +168,7 @@ def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(schem
     by_hand = {name: t for name, t in qparams.items() if name.endswith("smoothing_scale")}
 
     def block():
-        quantized = blocks.build(0, {name: deployed(name, t, by_hand) for name, t in tensors.items()})
+        quantized = blocks.build(0, {name: deployed(name, t, by_hand, QWEN2) for name, t in tensors.items()})
         quantize_block(quantized, recipe, 0)
         return quantized
 
@@ -177,12 +177,12 @@ def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(schem
         with watch_sites(quantized := block(), seen.__setitem__):
             forward(quantized, hidden, positions)
         x = seen[site.name].flatten(0, 1)
-        names = [f"{linear_prefix(0, linear)}.weight" for linear in site.linears]
-        floats = [transformed(name, tensors[name].float(), by_hand) for name in names]
-        targets = [Target(weight, recipe.scheme.weights, recipe.clip) for weight in floats]
+        names = [f"{QWEN2.linear_prefix(0, linear)}.weight" for linear in site.linears]
+        floats = [transformed(name, tensors[name].float(), by_hand, QWEN2) for name in names]
+        targets = [Target(weight, recipe.scheme.weights, recipe.clip_of("q_proj")) for weight in floats]
         for linear, rounded in zip(site.linears, gptq.round_weights(targets, x.T @ x, recipe.rounding), strict=True):
             for part in ("integers", "scale", "zero_point"):
-                by_hand[f"{linear_prefix(0, linear)}.{part}"] = getattr(rounded, part)
+                by_hand[f"{QWEN2.linear_prefix(0, linear)}.{part}"] = getattr(rounded, part)
     assert by_hand.keys() == qparams.keys()
     for name, tensor in by_hand.items():
         assert (tensor.float() - qparams[name].float()).abs().mean() < 1e-3, name  # Gram matrices are summed in another order
@@ -255,8 +255,8 @@ def test_diagnostics_are_the_errors_of_the_blocks_as_deployed(propagate, model, 
         assert row.output_error == pytest.approx((lost.square().sum() / exact.square().sum()).item(), rel=1e-3)
         assert row.output_mse == pytest.approx(lost.square().mean().item(), rel=1e-3)
         assert row.weight_error == pytest.approx(((weight - rounded).square().sum() / weight.square().sum()).item(), rel=1e-4)
-        for linear in LINEARS:
-            key = linear_prefix(layer, linear)
+        for linear in QWEN2.linears:
+            key = QWEN2.linear_prefix(layer, linear)
             tensors[f"{key}.weight"] = dequantize_weight(*(qparams[f"{key}.{p}"] for p in ("integers", "scale", "zero_point")))
         quantized = blocks.build(layer, tensors)
         quantize_block(quantized, recipe, layer)

@@ -46,7 +46,7 @@ def test_group_that_does_not_divide_a_shard_is_refused_with_the_remedy():
             r"layers \[28\].* has layers 0 to 27",
         ),
         ({"preset": "rtn-w8a8"}, QWEN_1_5B | {"model_type": "opt"}, "'opt' is not supported"),
-        ({"preset": "rtn-w8a8"}, QWEN_1_5B | {"use_sliding_window": True}, "sliding-window"),
+        ({"preset": "rtn-w8a8"}, QWEN_1_5B | {"attention_gate": True}, "attention_gate is not understood for model_type qwen2"),
         ({"preset": "rtn-w8a8"}, QWEN_1_5B | {"quantization_config": {}}, "quantized already"),
     ],
 )

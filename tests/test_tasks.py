@@ -163,6 +163,14 @@ def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) 
         load_items("t", "text", Source(path=str(tmp_path / "empty.jsonl")))
 
 
+def test_half_a_surrogate_pair_is_refused_by_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": "a", "question": "q", "answer": "1"}\n{"id": "b", "question": "\\ud83d", "answer": "1"}\n'
+    )
+    with pytest.raises(ArtifactError, match=r"row 1 of .*surrogates not allowed"):
+        load_items("t", "problems", Source(path=str(tmp_path / "a.jsonl")))
+
+
 QA = "Question: Why?\nAnswer:"
 PROBLEM = {"problem": "1+1?", "answer": "2"}
 

@@ -10,15 +10,15 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.methods.transforms import awq
-from ptqflow.modeling.architectures import SITES, linear_prefix, smoothing_key
+from ptqflow.modeling.anatomy import SITES, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, linear_shapes
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dequantize, fake_quantize_groups, quantize, scale_and_zero_point
 from ptqflow.presets import resolve
 from ptqflow.transforms import diagonal
+from tiny_models import QWEN2, tiny_model
 from tiny_models import quantize as quantize_model
-from tiny_models import tiny_model
 
 
 def test_every_named_test_exists():
@@ -59,12 +59,12 @@ def test_each_sites_search_sees_the_other_sites_unscaled(tmp_path):
     means, peaks = ({s: f(x.abs()) for s, x in seen.items()} for f in (lambda x: x.mean(0), lambda x: x.amax(0)))
     grams = {s: x.T @ x for s, x in seen.items()}
     recipe = resolve({"preset": "awq-w4a16"})
-    inputs = BlockInputs(grams, 128, means, peaks, head_dim(blocks.config.to_dict()))
-    rounder = BlockRounder(0, tensors, inputs, recipe, select("cpu"))
+    inputs = BlockInputs(grams, 128, means, peaks, head_dim(blocks.config.to_dict()), 2)
+    rounder = BlockRounder(QWEN2, 0, tensors, inputs, recipe, select("cpu"))
     rounder.round_all()
     qparams = rounder.qparams
     for site in (site for site in SITES if site.name != "o"):
-        weights = [tensors[f"{linear_prefix(0, linear)}.weight"] for linear in site.linears]
+        weights = [tensors[f"{QWEN2.linear_prefix(0, linear)}.weight"] for linear in site.linears]
         args = [recipe.weights(0, linear) for linear in site.linears]
         alone = SiteInputs(means[site.name], peaks[site.name], weights, args, grams[site.name], lambda v, how: v)
         assert torch.equal(qparams[smoothing_key(0, site.name)], awq.smoothing_scale(alone, recipe.transform))
@@ -107,7 +107,7 @@ def test_rounding_a_fake_checkpoint_again_does_not_return_its_integers(tmp_path)
 
 
 def test_heads_need_not_divide_the_hidden_size():
-    config = {"hidden_size": 5120, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128}
+    config = {"model_type": "qwen3", "hidden_size": 5120, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128}
     config |= {"intermediate_size": 25600}
     shapes = linear_shapes(config)
     assert (shapes["q_proj"], shapes["k_proj"], shapes["o_proj"]) == ((8192, 5120), (1024, 5120), (5120, 8192))

@@ -10,11 +10,17 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.chunks import chunk_layers
 from ptqflow.cli import main
+from ptqflow.modeling.anatomy import architecture
 from ptqflow.recipes import Recipe
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
-_CONFIGS: dict[str, Any] = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig}
+_CONFIGS: dict[str, Any] = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "llama": LlamaConfig} | {
+    "mistral": MistralConfig,
+    "phi3": Phi3Config,
+    "gemma2": Gemma2Config,
+}
 VOCABULARY = 64
+QWEN2 = architecture("qwen2")
 
 
 def tiny_model(

@@ -15,6 +15,7 @@ import torch  # noqa: E402
 from compare import reference  # noqa: E402
 from ptqflow.engines.vllm_layers import FakeQuantLinearMethod  # noqa: E402
 from ptqflow.errors import ConfigError  # noqa: E402
+from ptqflow.modeling.anatomy import architecture  # noqa: E402
 from ptqflow.modeling.quantizer import recipe_of  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from vllm_proof import load, log_probabilities  # noqa: E402
@@ -117,7 +118,7 @@ def test_a_cache_that_quantizes_again_is_refused():
 @reads_w8a8kv8
 def test_ranks_that_cut_input_shards_are_refused():
     config = json.loads((W8A8KV8 / "config.json").read_text())["quantization_config"]
-    method = FakeQuantLinearMethod(recipe_of(config), 0, ["o_proj"], "model.layers.0.self_attn.o_proj")
+    method = FakeQuantLinearMethod(architecture("qwen2"), recipe_of(config), 0, ["o_proj"], "model.layers.0.self_attn.o_proj")
     layer, shape = torch.nn.Module(), {"output_partition_sizes": [256], "input_size": 256, "output_size": 256}
     attributes = {"params_dtype": torch.float32, "weight_loader": None}
     with pytest.raises(ConfigError, match="tensor_parallel_size 4 would cut the recipe's input_shards 2"):

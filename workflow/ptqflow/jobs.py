@@ -21,12 +21,13 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
+from ptqflow.modeling import anatomy
 from ptqflow.platforms import PLATFORMS
 from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
-from ptqflow.study import Study, Suite, architecture_of, layers_of
+from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
@@ -106,10 +107,19 @@ class Jobs:
         entry = self.study.recipes[recipe].model_copy(update={"calibration": None})  # the input files say which
         return (entry if layers is None else entry.for_layers(layers)).dump()
 
-    def quantize_code(self, recipe: str) -> str:
+    def _architecture(self, model: str) -> list[str]:
+        """The module of a model's architecture; all of them where a hub model does not state it, before it is here and after."""
+        stated = model_type_of(self.study, model)
+        return [anatomy.module_of(known) for known in ([stated] if stated else anatomy.known())]
+
+    def collect_code(self, model: str) -> str:
+        """Digest of `collect`."""
+        return code("collect", *self._architecture(model))
+
+    def quantize_code(self, model: str, recipe: str) -> str:
         """Digest of `quantize` with the methods that the recipe runs, and no others."""
         entry = self.study.recipes[recipe]
-        return code("quantize", *entry.settings_modules(), *entry.algorithm_modules())
+        return code("quantize", *self._architecture(model), *entry.settings_modules(), *entry.algorithm_modules())
 
     def export(self, recipe: str, form: str) -> str:
         """Settings of `export`."""
@@ -137,15 +147,17 @@ class Jobs:
         """Fingerprint of the local data of a task."""
         return fingerprint(_local_files(self.study.tasks[task].source))
 
-    def _reading(self, variant: str) -> list[str]:
+    def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
         recipe = variant.partition(".")[0]
-        return self.study.recipes[recipe].settings_modules() if variant != "baseline" else []
+        if variant == "baseline":
+            return []
+        return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 
-    def generate_code(self, engine: str, task: str, variant: str) -> str:
-        """Digest of `generate` with the engine, what asks of the task and what the recipe names; nothing that scores."""
+    def generate_code(self, model: str, engine: str, task: str, variant: str) -> str:
+        """Digest of `generate` with the engine, what asks of the task, what the variant's recipe names; nothing that scores."""
         asking = tasks.generating(self.study.tasks[task])
-        return code("generate", engines.module_of(engine), *asking, *self._reading(variant))
+        return code("generate", engines.module_of(engine), *asking, *self._reading(model, variant))
 
     def score(self, task: str) -> str:
         """Settings of `score`."""
@@ -160,23 +172,23 @@ class Jobs:
         """Settings of `measure`."""
         return canonical_json(self.study.latency[timing].asked())
 
-    def measure_code(self, timing: str, variant: str) -> str:
+    def measure_code(self, model: str, timing: str, variant: str) -> str:
         """Digest of `measure` with the engine it times and what the variant's recipe names."""
-        return code("measure", engines.module_of(self.study.latency[timing].engine), *self._reading(variant))
+        return code("measure", engines.module_of(self.study.latency[timing].engine), *self._reading(model, variant))
 
-    def export_code(self, recipe: str, form: str) -> str:
+    def export_code(self, model: str, recipe: str, form: str) -> str:
         """Digest of `export` with the modules of this form and what the recipe names."""
-        return code("export", *checkpoints.modules_of(form), *self.study.recipes[recipe].settings_modules())
+        return code("export", *checkpoints.modules_of(form), *self._reading(model, f"{recipe}.{form}"))
 
     def verify(self, recipe: str, form: str) -> str:
         """Settings of `verify`."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
         return canonical_json({"recipe": self._recipe(recipe), "form": form} | ({"engine": engine} if engine else {}))
 
-    def verify_code(self, recipe: str, form: str) -> str:
+    def verify_code(self, model: str, recipe: str, form: str) -> str:
         """Digest of `verify` with the modules of this form, and of the engine that loads it."""
         engine = checkpoints.engine(form, self.study.recipes[recipe])
-        reading = self.study.recipes[recipe].settings_modules()
+        reading = self._reading(model, f"{recipe}.{form}")
         return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:

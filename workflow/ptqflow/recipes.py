@@ -205,9 +205,9 @@ class Recipe(Model):
                 transform = transform.model_copy(update=changes.model_dump(exclude_none=True))
         return transform
 
-    def clip_of(self, linear: str) -> Clip | None:
-        """How the ranges of one linear's weight are clipped; None: not at all."""
-        return self.clip if self.clip.covers(linear) else None
+    def clip_of(self, *parts: str) -> Clip | None:
+        """How the ranges of one linear's weight are clipped; None: not at all. `parts`: what is fused in it, or itself."""
+        return self.clip if all(self.clip.covers(part) for part in parts) else None
 
     def for_layers(self, layers: range) -> "Recipe":
         """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""

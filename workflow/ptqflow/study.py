@@ -23,7 +23,7 @@ from ptqflow.datamodel import Model, Seed
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
-from ptqflow.modeling import architectures
+from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.platforms import Platform
 from ptqflow.presets import PRESETS, resolve
@@ -42,12 +42,14 @@ Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 class ModelEntry(Model):
     """A model: where it comes from, and into how many independent chunks its blocks are cut.
 
-    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download.
+    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download. Where it states
+    its `model_type`, too, its jobs rerun when that architecture's file changes, else when any architecture's does.
     """
 
     source: ModelSource
     chunks: Layers = 1
     layers: Layers | None = None
+    model_type: str | None = None
 
     @model_validator(mode="after")
     def _layers_of_hub_model(self) -> "ModelEntry":
@@ -218,8 +220,12 @@ def _check_architecture(study: Study, name: str) -> None:
     architecture = architecture_of(study, name)
     if architecture is not None:
         with _named(f"models.{name}"):
-            architectures.architecture_of(architecture)
+            anatomy.architecture_of(architecture)
     layers, entry = layers_of(study, name), study.models[name]
+    stated = entry.model_type
+    if stated and (stated not in anatomy.known() or (architecture is not None and architecture["model_type"] != stated)):
+        which = f"one of {', '.join(anatomy.known())}" if architecture is None else architecture["model_type"]
+        raise ConfigError(f"config.yaml: models.{name}.model_type: {stated!r}; use {which}, as the model's config.json says")
     if entry.chunks > layers:
         raise ConfigError(f"config.yaml: models.{name}.chunks: {entry.chunks} chunks of {layers} blocks; use at most {layers}")
     if architecture is None:
@@ -264,6 +270,13 @@ def layers_of(study: Study, model: str) -> int:
     architecture = architecture_of(study, model)
     assert architecture is not None, "a local model has a config.json: source_files checked it"
     return int(architecture["num_hidden_layers"])
+
+
+def model_type_of(study: Study, model: str) -> str | None:
+    """`model_type` of a model, as stated or as its local config.json says; None for a hub model that does not state it."""
+    entry = study.models[model]
+    config = architecture_of(study, model) if entry.source.path is not None else None
+    return str(config["model_type"]) if config is not None else entry.model_type
 
 
 def architecture_of(study: Study, model: str) -> dict[str, Any] | None:

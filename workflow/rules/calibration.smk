@@ -26,7 +26,7 @@ rule collect:
         accelerator=1,
     params:
         settings=lambda w: jobs.collect(w.model),
-        code=code("collect"),
+        code=lambda w: jobs.collect_code(w.model),
     shell:
         ptqflow(CORE)
         + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

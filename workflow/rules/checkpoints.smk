@@ -21,7 +21,7 @@ rule export:
         paths.log(paths.checkpoint()),
     params:
         settings=lambda w: jobs.export(w.recipe, w.form),
-        code=lambda w: jobs.export_code(w.recipe, w.form),
+        code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
         ptqflow(CORE) + " export --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
@@ -44,7 +44,7 @@ rule verify:
         accelerator=1,
     params:
         settings=lambda w: jobs.verify(w.recipe, w.form),
-        code=lambda w: jobs.verify_code(w.recipe, w.form),
+        code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:
         ptqflow(CORE)
         + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

@@ -11,7 +11,7 @@ rule generate:
     params:
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
         source=lambda w: jobs.generate_source(w.task),
-        code=lambda w: jobs.generate_code(w.engine, w.task, w.variant),
+        code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
         ptqflow(ENGINE)
         + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

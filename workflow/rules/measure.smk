@@ -12,7 +12,7 @@ rule measure:
         python=python_of,
     params:
         settings=lambda w: jobs.measure(w.timing),
-        code=lambda w: jobs.measure_code(w.timing, w.variant),
+        code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:
         ptqflow(ENGINE)
         + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"

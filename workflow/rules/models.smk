@@ -23,5 +23,5 @@ rule rotate:
         settings=lambda w: jobs.rotate(w.rotation),
         code=lambda w: jobs.rotate_code(w.rotation),
     shell:
-        PTQFLOW + " rotate --settings {params.settings:q} --code {params.code}"
+        ptqflow(CORE) + " rotate --settings {params.settings:q} --code {params.code}"
         " --model {input.model} --output {output} 2>&1 | tee {log}"

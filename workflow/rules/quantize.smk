@@ -22,7 +22,7 @@ rule quantize:
         accelerator=1,
     params:
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
-        code=lambda w: jobs.quantize_code(w.recipe),
+        code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
         ptqflow(CORE)

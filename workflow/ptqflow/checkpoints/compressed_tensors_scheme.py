@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
-from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe
+from ptqflow.recipes import ROW_PARALLEL, Recipe
 
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
@@ -81,7 +81,7 @@ def quantization_config(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, 
             members.setdefault(scheme.quantization, []).append(scheme)
     groups = {}
     for number, alike in enumerate(members.values()):
-        targets = ["Linear"] if len(alike) == len(found) else _patterns(alike)
+        targets = ["Linear"] if len(alike) == len(found) else _patterns(alike, found)
         groups[f"group_{number}"] = _group(alike[0], recipe, targets)
     formats = {group["format"] for group in groups.values()}
     # transformers 5.23 with compressed-tensors 0.20 expects packed zero points in the shape of unpacked ones, unless it
@@ -107,15 +107,15 @@ def engine(recipe: Recipe) -> str | None:
     return None if _unreadable(recipe, [scheme for scheme in schemes(recipe, None) if scheme.weights]) else "transformers"
 
 
-def _patterns(alike: list[LinearScheme]) -> list[str]:
+def _patterns(alike: list[LinearScheme], found: list[LinearScheme]) -> list[str]:
     """One pattern per kind of linear, naming its layers."""
     patterns = []
-    for linear in LINEARS:
-        of_kind = [scheme for scheme in alike if scheme.linear == linear]
-        if of_kind:
-            before, after = of_kind[0].prefix.split(f".{of_kind[0].layer}.")
-            layers = "|".join(str(scheme.layer) for scheme in of_kind)
-            patterns.append(f"re:{re.escape(before)}\\.({layers})\\.{re.escape(after)}$")
+    for linear in dict.fromkeys(scheme.linear for scheme in found):
+        if not (of_kind := [scheme for scheme in alike if scheme.linear == linear]):
+            continue
+        before, after = of_kind[0].prefix.split(f".{of_kind[0].layer}.")
+        layers = "|".join(str(scheme.layer) for scheme in of_kind)
+        patterns.append(f"re:{re.escape(before)}\\.({layers})\\.{re.escape(after)}$")
     return patterns
 
 

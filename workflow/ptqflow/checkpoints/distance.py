@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptqflow.checkpoints.layout import WEIGHT, Linear
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITE_OF, SITES, block_prefix
+from ptqflow.modeling.anatomy import Architecture, block_prefix
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
@@ -35,7 +35,9 @@ class Distance(NamedTuple):
     beyond: float
 
 
-def distance(weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[str, Tensor], read: Tensor) -> Distance | None:
+def distance(
+    weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[str, Tensor], read: Tensor, architecture: Architecture
+) -> Distance | None:
     """Of the weight `read` [out, in] from a checkpoint to the float model's `weight`, transformed as by the recipe.
 
     None where the float weight cannot be told: a transform of o_proj's input while the model runs (FlatQuant) folds what it does
@@ -44,9 +46,8 @@ def distance(weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[st
     scheme, args = linear.scheme, linear.weights
     if "o" in recipe.transform_of(scheme.layer).online_sites and scheme.linear in ("v_proj", "o_proj"):
         return None
-    exact = transformed(linear.prefix + WEIGHT, weight, qparams).double()
-    site = next(site for site in SITES if site.name == SITE_OF[scheme.linear])
-    owner = f"{block_prefix(scheme.layer)}{online.owner(site)}"
+    exact = transformed(linear.prefix + WEIGHT, weight, qparams, architecture).double()
+    owner = f"{block_prefix(scheme.layer)}{online.owner(architecture, architecture.site_of(scheme.linear))}"
     if (left := qparams.get(f"{owner}.left_trans")) is not None:
         right = qparams.get(f"{owner}.right_trans")
         exact = kronecker.apply(exact, inverse(left.double()).mT, None if right is None else inverse(right.double()).mT)

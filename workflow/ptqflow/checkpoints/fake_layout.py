@@ -11,13 +11,10 @@ from torch import Tensor
 
 from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, Linear, TensorSpec
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITES, block_prefix
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.quantizer import quantization_config
 from ptqflow.modeling.weights import Weights
-
-_NEIGHBOUR = f"{SITES[0].norm}{WEIGHT}"  # the tensor of a block that its online parameters are stored with
 
 
 class Layout(BaseLayout):
@@ -25,11 +22,12 @@ class Layout(BaseLayout):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        neighbour = f"{self.architecture.sites[0].norm}{WEIGHT}"  # the tensor that a block's online parameters are stored with
         self._online: dict[str, list[str]] = {}  # neighbour -> names
         for name in online.names(self.qparams):
             prefix = ".".join(name.split(".")[:3]) + "."
-            self._online.setdefault(prefix + _NEIGHBOUR, []).append(name)
-        assert all(prefix in self.source.file_of for prefix in self._online), f"{block_prefix(0)}{_NEIGHBOUR} in every block"
+            self._online.setdefault(prefix + neighbour, []).append(name)
+        assert all(prefix in self.source.file_of for prefix in self._online), f"{neighbour} in every block"
 
     def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
         """The weight in its own dtype."""
@@ -54,7 +52,7 @@ class Layout(BaseLayout):
 
     def float_tensors(self, name: str) -> dict[str, Tensor]:
         """These tensors."""
-        tensors = {name: deployed(name, self.source[name], self.qparams)}
+        tensors = {name: deployed(name, self.source[name], self.qparams, self.architecture)}
         return tensors | {key: self.qparams[key] for key in self._online.get(name, [])}
 
     def documents(self) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ptqflow.checkpoints.schemes import LinearScheme, schemes
 from ptqflow.errors import ArtifactError
+from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.modeling.weights import Weights
@@ -121,7 +122,7 @@ class BaseLayout(ABC):
     def __init__(self, source: Weights, qparams: Mapping[str, Tensor], recipe: Recipe, config: Mapping[str, Any]) -> None:
         """`source`: the float model's tensors; `config`: its config.json."""
         self.source, self.qparams, self.recipe, self.config = source, qparams, recipe, config
-        shapes = linear_shapes(config)
+        self.architecture, shapes = architecture(config["model_type"]), linear_shapes(config)
         self.linears: dict[str, Linear] = {}
         for scheme in schemes(recipe, config):
             if scheme.weights is not None:
@@ -153,7 +154,7 @@ class BaseLayout(ABC):
 
     def float_tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of `float_spec`: with transforms folded in."""
-        return {name: deployed(name, self.source[name], self.qparams)}
+        return {name: deployed(name, self.source[name], self.qparams, self.architecture)}
 
     def spec_of(self, name: str) -> dict[str, TensorSpec]:
         """What the source's tensor `name` becomes."""

@@ -23,7 +23,7 @@ from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, Linear, T
 from ptqflow.checkpoints.modelslim_scheme import FLATQUANT, FLOAT, W8A8, type_of
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITE_OF, SITES, block_prefix, linear_prefix
+from ptqflow.modeling.anatomy import block_prefix
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.numerics.grid import integer_range
@@ -119,9 +119,9 @@ class Layout(BaseLayout):
 
     def _transform(self, linear: Linear) -> dict[str, Tensor]:
         """L, R and the clip ratio of a linear, from qparams."""
-        site = next(site for site in SITES if site.name == SITE_OF[linear.scheme.linear])
-        layer = linear.scheme.layer
-        clips = {name: self.qparams[name] for name in (f"{linear_prefix(layer, reader)}.input_clip" for reader in site.linears)}
+        site, layer = self.architecture.site_of(linear.scheme.linear), linear.scheme.layer
+        readers = [self.architecture.linear_prefix(layer, reader) for reader in site.linears]
+        clips = {name: self.qparams[name] for name in (f"{reader}.input_clip" for reader in readers)}
         ratio = clips[f"{linear.prefix}.input_clip"].float()
         for name, clip in clips.items():
             if clip.shape != (1, 2) or not (clip.float() == ratio[0, 0]).all():
@@ -130,7 +130,8 @@ class Layout(BaseLayout):
                     "both ends of the range and all linears it fuses; quantize again with input_activations.symmetric: true"
                 )
         sides = {
-            part: self.qparams[f"{block_prefix(layer)}{online.owner(site)}.{part}"] for part in ("left_trans", "right_trans")
+            part: self.qparams[f"{block_prefix(layer)}{online.owner(self.architecture, site)}.{part}"]
+            for part in ("left_trans", "right_trans")
         }
         return {part: side[0].to(linear.dtype) for part, side in sides.items()} | {"clip_ratio": ratio[0, :1].clone()}
 

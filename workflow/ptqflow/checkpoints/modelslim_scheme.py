@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
-from ptqflow.modeling.architectures import SITE_OF
+from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.recipes import Recipe
@@ -33,6 +33,11 @@ def type_of(scheme: LinearScheme, recipe: Recipe) -> str:
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vllm-ascend serves no such checkpoint, or None."""
+    if config is not None and "linears" not in architecture(config["model_type"]).ascend:
+        return (
+            f"vllm-ascend's loader knows fused linears by model, and model_type {config['model_type']} was not tried with it; "
+            "use form compressed-tensors"
+        )
     if (cache := recipe.scheme.kv_cache) is not None and (reason := _refusal_of_cache(cache, config)) is not None:
         return reason
     if recipe.input_shards > 1:
@@ -53,14 +58,14 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
 
 
 def _transformed(scheme: LinearScheme, recipe: Recipe) -> bool:
-    return SITE_OF[scheme.linear] in recipe.transform.online_sites
+    return scheme.site in recipe.transform.online_sites
 
 
 def _refusal_of_cache(cache: CacheArgs, config: Mapping[str, Any] | None) -> str | None:
     without = "take the recipe without scheme.kv_cache, or evaluate form fake"
     if cache.num_bits != 8:
         return f"vllm-ascend's attention reads caches of 8-bit integers (C8), not of {cache.num_bits} bits; {without}"
-    if config is not None and config["model_type"] != "qwen3":
+    if config is not None and "cache" not in architecture(config["model_type"]).ascend:
         return (
             f"vllm-ascend 0.23 loads the scales of an 8-bit cache (C8) into Qwen3, not into {config['model_type']} (KeyError: "
             f"'layers.0.self_attn.qkv_proj.kv_cache_offset'); {without}"

@@ -7,10 +7,10 @@ from typing import Any
 from ptqflow.artifacts.activations import STATISTICS
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import refuse_others
+from ptqflow.checkpoints.schemes import schemes
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.qparams import QParams
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 
 
 def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], model: Manifest) -> str:
@@ -40,10 +40,9 @@ def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], mod
         raise ArtifactError(
             f"--qparams cover layers {sorted(covered)}, not each of 0 to {layers - 1} once; pass every chunk once"
         )
-    for layer in range(layers):
-        for linear in LINEARS:
-            if recipe.weights(layer, linear) is not None and f"{linear_prefix(layer, linear)}.integers" not in qparams:
-                raise ArtifactError(f"no integers for {linear} of layer {layer}; run quantize again")
+    for scheme in schemes(recipe, config):
+        if scheme.weights is not None and f"{scheme.prefix}.integers" not in qparams:
+            raise ArtifactError(f"no integers for {scheme.where}; run quantize again")
     return str(asked["tokens"])
 
 

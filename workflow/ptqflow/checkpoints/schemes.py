@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.architectures import SITES, linear_prefix
+from ptqflow.modeling.anatomy import SITES, Architecture, architecture, block_prefix
 from ptqflow.modeling.shapes import linear_shapes, shards_of
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs, WeightArgs
 
 
@@ -16,11 +16,14 @@ from ptqflow.scheme import ActivationArgs, WeightArgs
 class LinearScheme:
     """One linear of one block, and what its weight and its input are quantized to (None: left in high precision).
 
-    `group_size` is the effective one: None where one scale serves a whole row; tensor scales are stored row by row.
+    `site`: what it reads; `module`: its name inside the block. `group_size` is the effective one: None where one scale serves a
+    whole row; tensor scales are stored row by row.
     """
 
     layer: int
     linear: str
+    site: str
+    module: str
     weights: WeightArgs | None
     input_activations: ActivationArgs | None
     group_size: int | None
@@ -28,7 +31,7 @@ class LinearScheme:
     @property
     def prefix(self) -> str:
         """Its name in checkpoints, without `.weight`."""
-        return linear_prefix(self.layer, self.linear)
+        return block_prefix(self.layer) + self.module
 
     @property
     def where(self) -> str:
@@ -44,20 +47,24 @@ class LinearScheme:
 def schemes(recipe: Recipe, config: Mapping[str, Any] | None) -> list[LinearScheme]:
     """Every linear of every block, in order.
 
-    `config` None (a model not fetched yet): the layers that overrides name, and one more. Group sizes of rows that are cut
-    into input shards need the model's shapes: without them they are -1.
+    `config` None (a model not fetched yet): the layers that overrides name, and one more, none of their linears fused. Group
+    sizes of rows that are cut into input shards need the model's shapes: without them they are -1.
     """
     named = [layer for o in recipe.overrides if o.layers != "all" for layer in o.layers]
     layers = int(config["num_hidden_layers"]) if config is not None else max(named, default=-1) + 2
     shapes = linear_shapes(config) if config is not None else None
+    known = architecture(config["model_type"]) if config is not None else Architecture("", "")
     found = []
     for layer in range(layers):
-        for linear in LINEARS:
-            weights, shards = recipe.weights(layer, linear), shards_of(recipe, linear)
+        for linear in known.linears:
+            role, shards = known.role(linear), shards_of(recipe, linear)
+            weights, inputs = recipe.weights(layer, role), recipe.input_activations(layer, role)
             size = weights.group_size if weights else None
             if weights is not None and size is None and shards > 1:
                 size = shapes[linear][1] // shards if shapes else -1
-            found.append(LinearScheme(layer, linear, weights, recipe.input_activations(layer, linear), size))
+            found.append(
+                LinearScheme(layer, linear, known.site_of(linear).name, known.module_name(linear), weights, inputs, size)
+            )
     return found
 
 
@@ -129,11 +136,10 @@ def refusal_of_all(recipe: Recipe, config: Mapping[str, Any] | None) -> str | No
 
 
 def _fused(found: list[LinearScheme]) -> Iterator[tuple[LinearScheme, LinearScheme]]:
-    """Pairs of linears that engines fuse: those that share an input."""
+    """Pairs of linears that engines fuse, where the checkpoint does not: those that share an input."""
     by_name = {(scheme.layer, scheme.linear): scheme for scheme in found}
-    for layer in sorted({scheme.layer for scheme in found}):
-        for site in SITES:
-            first = by_name[layer, site.linears[0]]
+    for (layer, linear), first in by_name.items():
+        for site in (site for site in SITES if site.linears[0] == linear):
             yield from ((first, by_name[layer, other]) for other in site.linears[1:])
 
 

@@ -160,7 +160,7 @@ def _of_linear(layout: BaseLayout, linear: Linear, checkpoint: Weights, fake: We
 def _distance(layout: BaseLayout, linear: Linear, checkpoint: Weights) -> Iterator[Finding]:
     """The weight is as near to the float model's as its bits allow, whatever integers and scales it was made from."""
     read = layout.read_weight(checkpoint, linear)
-    found = distance(layout.source[linear.prefix + WEIGHT], linear, layout.recipe, layout.qparams, read)
+    found = distance(layout.source[linear.prefix + WEIGHT], linear, layout.recipe, layout.qparams, read, layout.architecture)
     if found is not None:
         far = f"{found.value:.3g} of the float weight's norm away from it, at most {found.limit:.3g} is rounding"
         out = f"{found.beyond:.3g} steps beyond the range of the float weight, at most {BEYOND:g} are rounding"

@@ -20,7 +20,7 @@ from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.utils.torch_utils import is_quantized_kv_cache
 
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.architectures import SITE_OF
+from ptqflow.modeling.anatomy import Architecture
 from ptqflow.modeling.cache import CacheQuantizer
 from ptqflow.modeling.online import FlatCache
 from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
@@ -37,13 +37,22 @@ class FakeQuantLinearMethod(LinearMethodBase):
     """
 
     def __init__(
-        self, recipe: Recipe, index: int, linears: Sequence[str], prefix: str, caches: Mapping[str, nn.Module] | None = None
+        self,
+        architecture: Architecture,
+        recipe: Recipe,
+        index: int,
+        linears: Sequence[str],
+        prefix: str,
+        caches: Mapping[str, nn.Module] | None = None,
     ) -> None:
         """`caches`: what happens to keys and values, by the prefix of their attention module; filled while the model is built."""
         self.plain = UnquantizedLinearMethod()
-        self.recipe, self.linears, self.prefix, self.caches = recipe, linears, prefix, {} if caches is None else caches
-        self.args = [recipe.input_activations(index, linear) for linear in linears]
-        self.flat = SITE_OF[linears[0]] in recipe.transform.online_sites
+        self.recipe, self.prefix, self.caches = recipe, prefix, {} if caches is None else caches
+        self.fused = len(linears) == 1 and linears[0] in architecture.fused  # in the checkpoint, too
+        self.linears = architecture.parts(linears[0]) if self.fused else linears
+        self.args = [recipe.input_activations(index, linear) for linear in self.linears]
+        self.site = architecture.site_of(linears[0]).name
+        self.flat = self.site in recipe.transform.online_sites
         self.alike = False
 
     def create_weights(
@@ -78,11 +87,10 @@ class FakeQuantLinearMethod(LinearMethodBase):
             self._declare(layer, "input_scale", (len(self.linears), 1), params_dtype)
         if not self.flat:
             return
-        site = SITE_OF[self.linears[0]]
         model = get_current_vllm_config().model_config.hf_text_config.to_dict()
-        left, right = kronecker_sides(site, input_size_per_partition, head_dim(model), self.shards)
+        left, right = kronecker_sides(self.site, input_size_per_partition, head_dim(model), self.shards)
         self._declare(layer, "left_trans", (self.shards, left, left), params_dtype)
-        if site != "o":
+        if self.site != "o":
             self._declare(layer, "right_trans", (self.shards, right, right), params_dtype)
         if any(self.args):
             self._declare(layer, "input_clip", (len(self.linears), self.shards, 2), params_dtype)
@@ -94,6 +102,9 @@ class FakeQuantLinearMethod(LinearMethodBase):
         def load(parameter: nn.Parameter, loaded: Tensor, shard_id: str | int | None = None) -> None:
             shard_id = getattr(loaded, "shard_id", shard_id)  # vLLM 0.32 has it on the tensor, 0.23 passes it
             target = parameter.data
+            if self.fused:
+                target.copy_(loaded)  # every part has the checkpoint's one
+                return
             if name in ("input_clip", "input_scale"):
                 target = target[0 if shard_id is None else shard_id if isinstance(shard_id, int) else "qkv".index(shard_id)]
             rank = layer.tp_rank if loaded.shape[0] > self.shards else 0
@@ -170,9 +181,9 @@ class FakeQuantCacheMethod(BaseKVCacheMethod):
                 f"{self.prefix}: kv_cache_dtype {layer.kv_cache_dtype} would quantize a cache that the checkpoint's recipe "
                 "quantizes already; leave it at auto"
             )
-        if args.keys == "pre_rope" and get_current_vllm_config().model_config.hf_text_config.model_type == "qwen3":
+        if args.keys == "pre_rope" and self.quant_config.architecture.key_norm:
             raise ConfigError(
-                f"{self.prefix}: keys of Qwen3 are quantized after a norm that vLLM gives no hook for (kv_cache.keys pre_rope); "
+                f"{self.prefix}: keys are quantized after a norm that vLLM has no hook for (kv_cache.keys pre_rope); "
                 "quantize them after RoPE, or run the checkpoint in transformers"
             )
         if self.recipe.transform.online_sites:

@@ -12,7 +12,7 @@ import torch
 from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
-from ptqflow.modeling.architectures import ATTENTION, PARENTS, SITES
+from ptqflow.modeling.anatomy import ATTENTION, Architecture, architecture
 from ptqflow.modeling.quantizer import METHOD, recipe_of
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)$")
@@ -27,6 +27,7 @@ class PtqflowConfig(QuantizationConfig):
     def __init__(self, recipe: Any) -> None:
         super().__init__()
         self.recipe = recipe
+        self.architecture = Architecture("", "")  # of the model, once vLLM builds its layers
         self.caches: dict[str, torch.nn.Module] = {}  # cache transforms by the prefix of their attention module
 
     @classmethod
@@ -36,17 +37,19 @@ class PtqflowConfig(QuantizationConfig):
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> Any:
         """The method of a layer: linears of blocks and attention get ours, other linears and embeddings vLLM's plain ones."""
+        from vllm.config import get_current_vllm_config
         from vllm.model_executor.layers.attention import Attention
         from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
         from ptqflow.engines.vllm_layers import FakeQuantCacheMethod, FakeQuantLinearMethod
 
         place = _LAYER.search(prefix)
+        self.architecture = architecture(get_current_vllm_config().model_config.hf_text_config.model_type)
         if isinstance(layer, LinearBase):
             if place is None:
                 return UnquantizedLinearMethod()
             linears = self.packed_modules_mapping.get(place[2], [place[2]])
-            return FakeQuantLinearMethod(self.recipe, int(place[1]), linears, prefix, self.caches)
+            return FakeQuantLinearMethod(self.architecture, self.recipe, int(place[1]), linears, prefix, self.caches)
         if isinstance(layer, Attention) and place and self.recipe.scheme.kv_cache is not None:
             return FakeQuantCacheMethod(self, self.recipe, prefix)
         return None
@@ -59,9 +62,10 @@ class PtqflowConfig(QuantizationConfig):
         """
         from vllm.model_executor.models.utils import WeightsMapper
 
+        found = self.architecture
         homes = {
-            re.compile(rf"\.{site.norm}\.(left_trans|right_trans)$"): rf".{PARENTS[site.linears[0]]}.{site.linears[0]}.\1"
-            for site in SITES
+            re.compile(rf"\.{site.norm}\.(left_trans|right_trans)$"): rf".{found.module_name(site.linears[0])}.\1"
+            for site in found.sites
             if site.norm
         }
         cache = {re.compile(rf"\.{ATTENTION}\.cache_transform\."): f".{ATTENTION}.attn.cache_transform."}

@@ -1,5 +1,7 @@
 """Benchmarks by name: `benchmarks/<name>.py`, one file each. Light enough for the Snakefile."""
 
+import json
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +47,9 @@ def load_items(task: str, benchmark: str, source: Source, limit: int | None = No
     items: list[Item] = []
     for index, row in enumerate(rows[:limit]):
         try:
-            items.append(read(_present(row), index))
+            item = read(_present(row), index)
+            json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
+            items.append(item)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {task}: row {index} of {source.label} is not a row of {benchmark} "

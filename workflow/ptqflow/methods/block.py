@@ -16,7 +16,7 @@ from ptqflow.by_name import method
 from ptqflow.devices.device import Device
 from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
-from ptqflow.modeling.architectures import SITES, Site, block_prefix, linear_prefix, smoothing_key
+from ptqflow.modeling.anatomy import Architecture, Site, block_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.gram import LowerHalf, Rows
@@ -34,8 +34,9 @@ class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
     By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
-    [tokens, in] float32 itself, instead of grams. tokens: rows of X; head_dim: channels of an attention head; weight_clips:
-    learned ratios [out, 2] of each row's range, by linear, which are applied before rounding.
+    [tokens, in] float32 itself, instead of grams. tokens: rows of X; head_dim: channels of an attention head; queries_per_key:
+    query heads that share a value head. weight_clips: learned ratios [out, 2] of each row's range, by linear, which are applied
+    before rounding.
     """
 
     grams: Mapping[str, Tensor]
@@ -43,6 +44,7 @@ class BlockInputs:
     mean_abs: Mapping[str, Tensor]
     absmax: Mapping[str, Tensor]
     head_dim: int
+    queries_per_key: int
     samples: Mapping[str, Tensor] = field(default_factory=dict)
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -54,16 +56,26 @@ class BlockRounder:
     `modeling.qparams`, on the CPU). rows: of diagnostics.
     """
 
-    def __init__(self, layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, device: Device) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        layer: int,
+        tensors: Mapping[str, Tensor],
+        inputs: BlockInputs,
+        recipe: Recipe,
+        device: Device,
+    ) -> None:
         """Find the scalings. `tensors`: the block's tensors by checkpoint name."""
+        self._architecture = architecture
         self._layer, self._tensors, self._inputs, self._recipe, self._device = layer, tensors, inputs, recipe, device
-        self.scales, self._seconds, self._notes = _scales(layer, tensors, inputs, recipe, device.torch_device)
+        self.scales, self._seconds, self._notes = _scales(architecture, layer, tensors, inputs, recipe, device.torch_device)
         self.qparams = {key: scale.cpu() for key, scale in self.scales.items()}
         self.rows: list[dict[str, Any]] = []
 
     def quantized(self, site: Site) -> list[str]:
         """The linears of a site that the recipe quantizes."""
-        return [linear for linear in site.linears if self._recipe.weights(self._layer, linear) is not None]
+        role = self._architecture.role
+        return [linear for linear in site.linears if self._recipe.weights(self._layer, role(linear)) is not None]
 
     def round(self, site: Site, gram: Tensor | None, sample: Tensor | None = None) -> list[str]:
         """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs X, or else X [tokens, in].
@@ -71,16 +83,16 @@ class BlockRounder:
         Returns their names in the checkpoint. Raises ValueError with neither.
         """
         start = time.perf_counter()
-        layer, inputs, recipe = self._layer, self._inputs, self._recipe
+        layer, inputs, recipe, found = self._layer, self._inputs, self._recipe, self._architecture
         quantized = self.quantized(site)
         weights = [self.weight(linear) for linear in quantized]
         targets = []
         for linear, weight in zip(quantized, weights, strict=True):
-            args = recipe.weights(layer, linear)
+            args = recipe.weights(layer, found.role(linear))
             assert args is not None
             ratios = inputs.weight_clips.get(linear)
             clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
-            targets.append(Target(clipped, args, recipe.clip_of(linear)))
+            targets.append(Target(clipped, args, recipe.clip_of(*found.parts(linear))))
         round_weights = method("rounding", recipe.rounding.name).round_weights
         results: list[RoundedWeight] = round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
@@ -89,7 +101,7 @@ class BlockRounder:
         for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
-            self.qparams |= {f"{linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+            self.qparams |= {f"{found.linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
@@ -99,11 +111,11 @@ class BlockRounder:
             self.rows.append(
                 {"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": self._device.peak_bytes()}
             )
-        return [f"{linear_prefix(layer, linear)}.weight" for linear in quantized]
+        return [f"{found.linear_prefix(layer, linear)}.weight" for linear in quantized]
 
     def round_all(self) -> None:
         """Round all linears, by what is known of their unscaled inputs. Raises ValueError where that is nothing."""
-        for site in filter(self.quantized, SITES):
+        for site in filter(self.quantized, self._architecture.sites):
             gram, sample = self._inputs.grams.get(site.name), self._inputs.samples.get(site.name)
             if (scale := self.scales.get(smoothing_key(self._layer, site.name))) is not None:
                 gram = diagonal.apply_to_gram(gram, scale) if gram is not None else None
@@ -112,12 +124,18 @@ class BlockRounder:
 
     def weight(self, linear: str) -> Tensor:
         """The unrounded weight [out, in] (float32) of a linear, scalings folded in."""
-        name = f"{linear_prefix(self._layer, linear)}.weight"
-        return transformed(name, self._tensors[name].to(self._device.torch_device, torch.float32), self.scales)
+        name = f"{self._architecture.linear_prefix(self._layer, linear)}.weight"
+        tensor = self._tensors[name].to(self._device.torch_device, torch.float32)
+        return transformed(name, tensor, self.scales, self._architecture)
 
 
 def _scales(
-    layer: int, tensors: Mapping[str, Tensor], inputs: BlockInputs, recipe: Recipe, device: torch.device
+    architecture: Architecture,
+    layer: int,
+    tensors: Mapping[str, Tensor],
+    inputs: BlockInputs,
+    recipe: Recipe,
+    device: torch.device,
 ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, str]]:
     """The diagonal scaling of each site by `smoothing_key`; by site, its seconds, and why it was left alone where that is news.
 
@@ -129,18 +147,19 @@ def _scales(
     if recipe.transform.works != "by_site":
         return scales, seconds, notes
     scaling = method("transform", recipe.transform.name)
-    for site in SITES:
+    for site in architecture.sites:
         start = time.perf_counter()
-        query_heads = _query_heads(layer, site, tensors)
+        query_heads = inputs.queries_per_key if site.name == "o" else 1
         if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:
             notes |= {site.name: reason} if reason else {}
             continue
-        scale = scaling.smoothing_scale(_site_inputs(layer, site, tensors, inputs, recipe, query_heads, device), recipe.transform)
+        known = _site_inputs(architecture, layer, site, tensors, inputs, recipe, query_heads, device)
+        scale = scaling.smoothing_scale(known, recipe.transform)
         if scale is None:
             continue
         if site.norm:
             norm = tensors[f"{block_prefix(layer)}{site.norm}.weight"]
-            scale = diagonal.representable(scale, norm.to(scale.device))
+            scale = diagonal.representable(scale, norm.to(scale.device), architecture.norm_offset)
         elif query_heads > 1:
             scale = diagonal.by_value_head(scale, query_heads, inputs.head_dim, "max")
         scales[smoothing_key(layer, site.name)] = scale
@@ -148,15 +167,8 @@ def _scales(
     return scales, seconds, notes
 
 
-def _query_heads(layer: int, site: Site, tensors: Mapping[str, Tensor]) -> int:
-    """How many heads of the site's input share a head of the linear that makes it: above 1 only for o_proj's."""
-    if not site.before:
-        return 1
-    read = tensors[f"{linear_prefix(layer, site.linears[0])}.weight"].shape[1]
-    return read // tensors[f"{linear_prefix(layer, site.before)}.weight"].shape[0]
-
-
 def _site_inputs(
+    architecture: Architecture,
     layer: int,
     site: Site,
     tensors: Mapping[str, Tensor],
@@ -170,6 +182,8 @@ def _site_inputs(
         found[site.name].to(device, torch.float32) if site.name in found else None for found in (inputs.mean_abs, inputs.absmax)
     )
 
+    names = [architecture.linear_prefix(layer, linear) for linear in site.linears]
+
     def share(statistic: Tensor, how: str) -> Tensor:
         if query_heads == 1:
             return statistic
@@ -178,8 +192,8 @@ def _site_inputs(
     return SiteInputs(
         mean_abs=mean_abs,
         absmax=absmax,
-        weights=[tensors[f"{linear_prefix(layer, linear)}.weight"].to(device, torch.float32) for linear in site.linears],
-        args=[recipe.weights(layer, linear) for linear in site.linears],
+        weights=[tensors[f"{name}.weight"].to(device, torch.float32) for name in names],
+        args=[recipe.weights(layer, architecture.role(linear)) for linear in site.linears],
         gram=inputs.grams.get(site.name),
         share=share,
         input_shards=shards_of(recipe, site.linears[0]),

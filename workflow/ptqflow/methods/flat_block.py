@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ptqflow.methods.rounding import clip_rows, weight_grid
 from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
-from ptqflow.modeling.architectures import SITES, module_name
+from ptqflow.modeling.anatomy import Architecture
 from ptqflow.modeling.cache import CACHE
 from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
@@ -38,12 +38,13 @@ _FLOOR = 1e-5
 
 @dataclass(frozen=True)
 class Transforms:
-    """Everything learned, as values.
+    """Everything learned of a block of an architecture, as values.
 
     `matrices` [shards, n, n]: {site}_left, {site}_right, k, v; channel `scales` c [n] by site; `input_clips` [shards, 2] by
     site, `cache_clips` [1, 2] of k and v, `weight_clips` [out, 2] by linear: ratios of the low and high end of the range.
     """
 
+    architecture: Architecture
     matrices: Mapping[str, Tensor]
     scales: Mapping[str, Tensor]
     input_clips: Mapping[str, Tensor]
@@ -58,8 +59,8 @@ class Transforms:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Transforms":
         """The same on another device or in another dtype."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Transforms(*({name: t.to(device, dtype) for name, t in part.items()} for part in parts))
+        parts = (getattr(self, part.name) for part in fields(self)[1:])
+        return Transforms(self.architecture, *({name: t.to(device, dtype) for name, t in part.items()} for part in parts))
 
 
 class Direct(nn.Module):
@@ -106,9 +107,17 @@ class Learned(nn.Module):
     """The parameters. Matrices start random orthogonal (seeded), scales as SmoothQuant's, clips at sigmoid(clip_logit)."""
 
     def __init__(
-        self, block: Block, head_dim: int, absmax: Mapping[str, Tensor], recipe: Recipe, layer: int, settings: FlatQuantTransform
+        self,
+        architecture: Architecture,
+        block: Block,
+        head_dim: int,
+        absmax: Mapping[str, Tensor],
+        recipe: Recipe,
+        layer: int,
+        settings: FlatQuantTransform,
     ) -> None:
         super().__init__()
+        self.architecture = architecture
         generator = torch.Generator().manual_seed(settings.seed + layer)
 
         parametrized: type[Direct | Svd] = Svd if settings.parametrization == "svd" else Direct
@@ -121,8 +130,8 @@ class Learned(nn.Module):
 
         self.matrices, self.log_scales = nn.ModuleDict(), nn.ParameterDict()
         self.input_clips, self.cache_clips, self.weight_clips = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
-        for site in SITES:
-            weights = {linear: block[f"{module_name(linear)}.weight"].float() for linear in site.linears}
+        for site in architecture.sites:
+            weights = {linear: block[f"{architecture.module_name(linear)}.weight"].float() for linear in site.linears}
             for linear, weight in weights.items():
                 self.weight_clips[linear] = logits(weight.shape[0])
             if site.name not in settings.sites:
@@ -148,7 +157,7 @@ class Learned(nn.Module):
         clips = (self.input_clips, self.cache_clips, self.weight_clips)
         ratios = [{name: logits.sigmoid().expand(-1, 2) for name, logits in d.items()} for d in clips]
         matrices = {name: matrix() for name, matrix in self.matrices.items()}
-        return Transforms(matrices, {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
+        return Transforms(self.architecture, matrices, {n: p.exp() for n, p in self.log_scales.items()}, *ratios)
 
     @torch.no_grad()
     def set_identity(self) -> None:
@@ -182,20 +191,20 @@ def initial_scale(absmax: Tensor, weight: Tensor, strength: float) -> Tensor:
 
 def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
     """The block's tensors with all transforms in, before quantization, in the dtype of the matrices."""
-    matrices, scales = transforms.matrices, transforms.scales
+    matrices, scales, found = transforms.matrices, transforms.scales, transforms.architecture
     dtype = next(iter(matrices.values())).dtype
     result = {name: tensor.to(dtype) for name, tensor in block.items()}
-    for site in SITES:
+    for site in found.sites:
         if (sides := transforms.sides(site.name)) is None:
             continue
         left, right = (invert(side).mT for side in sides)
         for linear in site.linears:
-            name = f"{module_name(linear)}.weight"
+            name = f"{found.module_name(linear)}.weight"
             weight = result[name] / scales[site.name] if site.name in scales else result[name]
             result[name] = kronecker.apply(weight, left, right)
         if site.norm and site.name in scales:
             result[f"{site.norm}.weight"] = result[f"{site.norm}.weight"] * scales[site.name]
-    values, ups = module_name("v_proj"), module_name("up_proj")
+    values, ups = found.module_name("v_proj"), found.module_name("up_proj")
     if "v" in matrices:
         heads = result[f"{values}.weight"].unflatten(0, (-1, matrices["v"].shape[-1]))
         result[f"{values}.weight"] = (matrices["v"].mT @ heads).flatten(0, 1)
@@ -210,12 +219,12 @@ def fold(block: Block, transforms: Transforms, invert: Inverse = inverse) -> dic
 
 def online_tensors(transforms: Transforms, invert: Inverse = inverse) -> dict[str, Tensor]:
     """What acts at inference, by name inside the block (`modeling.online`)."""
-    matrices, found = transforms.matrices, {}
-    for site in (site for site in SITES if transforms.sides(site.name)):
-        found[f"{owner(site)}.left_trans"] = matrices[f"{site.name}_left"]
+    matrices, architecture, found = transforms.matrices, transforms.architecture, {}
+    for site in (site for site in architecture.sites if transforms.sides(site.name)):
+        found[f"{owner(architecture, site)}.left_trans"] = matrices[f"{site.name}_left"]
         if site.name != "o":
-            found[f"{owner(site)}.right_trans"] = matrices[f"{site.name}_right"]
-        found |= {f"{module_name(linear)}.input_clip": transforms.input_clips[site.name] for linear in site.linears}
+            found[f"{owner(architecture, site)}.right_trans"] = matrices[f"{site.name}_right"]
+        found |= {f"{architecture.module_name(linear)}.input_clip": transforms.input_clips[site.name] for linear in site.linears}
     if "k" in matrices:
         found |= {f"{CACHE}.k_trans": matrices["k"][0], f"{CACHE}.q_trans": invert(matrices["k"])[0].mT}
         found |= {f"{CACHE}.{name}_clip": ratios for name, ratios in transforms.cache_clips.items()}
@@ -225,10 +234,10 @@ def online_tensors(transforms: Transforms, invert: Inverse = inverse) -> dict[st
 def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer: int) -> dict[str, Tensor]:
     """A folded block with its weights clipped, rounded to nearest and dequantized, differentiably; float32."""
     result = dict(block)
-    for site in SITES:
+    for site in transforms.architecture.sites:
         for linear in site.linears:
             if (args := recipe.weights(layer, linear)) is not None:
-                name = f"{module_name(linear)}.weight"
+                name = f"{transforms.architecture.module_name(linear)}.weight"
                 weight = clip_rows(result[name].float(), transforms.weight_clips[linear])
                 scale, zero_point = (t.unsqueeze(-1) for t in weight_grid(weight, args, None, shards_of(recipe, linear)))
                 groups = weight.unflatten(1, (scale.shape[1], -1))
@@ -242,20 +251,20 @@ def rounded_to(transforms: Transforms, block: Block) -> Transforms:
     Matrices and clips are rounded to the dtype of its weights; inverses are then taken of the rounded matrices, so that both
     still cancel. Scales become what its norms can hold.
     """
-    dtype = block[f"{module_name('o_proj')}.weight"].dtype
+    found = transforms.architecture
+    dtype = block[f"{found.module_name('o_proj')}.weight"].dtype
 
     def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: t.detach().to(dtype).cpu().double() for name, t in tensors.items()}
 
     scales = {name: scale.detach().cpu().double() for name, scale in transforms.scales.items()}
-    for site in SITES:
+    for site in found.sites:
         if site.norm and site.name in scales:
             held = diagonal.representable(scales[site.name].float().reciprocal(), block[f"{site.norm}.weight"])
             scales[site.name] = held.double().reciprocal()
     weight_clips = {name: t.detach().cpu().double() for name, t in transforms.weight_clips.items()}
-    return Transforms(
-        stored(transforms.matrices), scales, stored(transforms.input_clips), stored(transforms.cache_clips), weight_clips
-    )
+    clips = stored(transforms.input_clips), stored(transforms.cache_clips), weight_clips
+    return Transforms(found, stored(transforms.matrices), scales, *clips)
 
 
 def transform_grams(grams: Mapping[str, Tensor], transforms: Transforms) -> dict[str, Tensor]:

@@ -23,12 +23,12 @@ from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.static import static_input_scales
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import SITES, block_prefix, linear_prefix, smoothing_key
+from ptqflow.modeling.anatomy import Architecture, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
-from ptqflow.modeling.shapes import head_dim
+from ptqflow.modeling.shapes import head_dim, queries_per_key
 from ptqflow.numerics.gram import add_gram, mirror
 from ptqflow.recipes import FROM_STATES, Recipe
 from ptqflow.transforms import diagonal
@@ -55,6 +55,11 @@ class _Layer:
     tokens: int  # of a sequence
 
     @property
+    def architecture(self) -> Architecture:
+        """What the block is made of."""
+        return self.blocks.architecture
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the block's parameters."""
         return self.device.parameter_dtype(self.stored)
@@ -71,7 +76,9 @@ class _Layer:
 
     def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:
         """The block as `qparams` have it, quantizing activations and cache; weights that are not in there are float."""
-        block = self.blocks.build(self.layer, {n: deployed(n, t, qparams) for n, t in self.tensors.items()}, self.dtype)
+        block = self.blocks.build(
+            self.layer, {n: deployed(n, t, qparams, self.architecture) for n, t in self.tensors.items()}, self.dtype
+        )
         quantize_block(block, self.recipe, self.layer)
         online.load(block, self.layer, qparams)
         return block
@@ -126,10 +133,10 @@ def quantize_layer(
         with run.precision():
             learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
-        rounder = BlockRounder(layer, learned.tensors, inputs, recipe, device)
+        rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, recipe, device)
         fixed, losses, fallback = learned.qparams, learned.rows, learned.fallback
     else:
-        rounder = BlockRounder(layer, tensors, inputs, recipe, device)
+        rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
     fixed = fixed | _static(run, absmax, rounder.qparams, ranges)
     finish = _by_site if recipe.rounds_by_site() else _at_once
     output, sampled = finish(run, rounder, fixed, hidden, entering, everything=propagate and not last)
@@ -151,7 +158,9 @@ def _look(
     """
     recipe, cache = run.recipe, run.recipe.scheme.kv_cache
     means, learns = "mean_abs" in recipe.needs(), recipe.learns_from_states()
-    wanted = {site.name for site in SITES if any(recipe.weights(run.layer, linear) for linear in site.linears)}
+    found = run.architecture
+    sites, last = found.sites, found.sites[-1].name
+    wanted = {site.name for site in sites if any(recipe.weights(run.layer, found.role(linear)) for linear in site.linears)}
     if recipe.rounds_by_site() and not recipe.transform.needs & FROM_STATES:
         wanted = set()  # they will be seen when the linears before them are rounded
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
@@ -170,7 +179,7 @@ def _look(
             if means:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
-        if site == SITES[-1].name and not kept:
+        if site == last and not kept:
             raise SeenEnough
 
     seen = len(hidden if wanted or ranges is not None else outputs)
@@ -180,15 +189,17 @@ def _look(
             with suppress(SeenEnough):
                 outputs[part] = run.forward(block, hidden[part])[:kept]
     tokens = hidden.shape[0] * hidden.shape[1]
-    found = BlockInputs(
+    config = run.blocks.config.to_dict()
+    inputs = BlockInputs(
         grams={site: mirror(gram) for site, gram in grams.items()},
         samples={site: torch.cat(rows) for site, rows in samples.items()},
         tokens=tokens,
         mean_abs={site: total / tokens for site, total in sums.items()},
         absmax=absmax,
-        head_dim=head_dim(run.blocks.config.to_dict()),
+        head_dim=head_dim(config),
+        queries_per_key=queries_per_key(config),
     )
-    return found, ranges
+    return inputs, ranges
 
 
 def _pass_on(run: _Layer, hidden: Tensor, targets: Tensor) -> None:
@@ -206,8 +217,8 @@ def _static(
     run: _Layer, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], ranges: CacheRanges | None
 ) -> dict[str, Tensor]:
     """Static grids of linear inputs and of the cache, by name. `scales`: the block's scalings by `smoothing_key`."""
-    dtype = run.tensors[f"{linear_prefix(run.layer, 'o_proj')}.weight"].dtype
-    found = static_input_scales(run.layer, run.recipe, absmax, scales, dtype)
+    dtype = run.tensors[f"{run.architecture.linear_prefix(run.layer, 'o_proj')}.weight"].dtype
+    found = static_input_scales(run.architecture, run.layer, run.recipe, absmax, scales, dtype)
     if ranges is not None:
         scale = scales.get(smoothing_key(run.layer, "o"))
         cache = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)
@@ -232,7 +243,7 @@ def _by_site(
                 deque(inputs, maxlen=0)  # made and left
                 continue
             names = rounder.round(site, run.gram(inputs))
-            weights = {name: deployed(name, run.tensors[name], rounder.qparams) for name in names}
+            weights = {name: deployed(name, run.tensors[name], rounder.qparams, run.architecture) for name in names}
             run.blocks.fill(block, run.layer, weights, run.dtype)
     return hidden[: len(entering)], sampled
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ptqflow.modeling.architectures import SITES, linear_prefix, smoothing_key
+from ptqflow.modeling.anatomy import Architecture, smoothing_key
 from ptqflow.numerics.grid import integer_range
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
@@ -14,7 +14,12 @@ _FLOOR = 1e-5
 
 
 def static_input_scales(
-    layer: int, recipe: Recipe, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], dtype: torch.dtype
+    architecture: Architecture,
+    layer: int,
+    recipe: Recipe,
+    absmax: Mapping[str, Tensor],
+    scales: Mapping[str, Tensor],
+    dtype: torch.dtype,
 ) -> dict[str, Tensor]:
     """`{linear}.input_scale` [1] of each linear of block `layer` whose input the recipe quantizes statically.
 
@@ -22,9 +27,9 @@ def static_input_scales(
     x. Scales are float32 numbers that `dtype`, in which checkpoints hold them, can hold.
     """
     found = {}
-    for site in SITES:
+    for site in architecture.sites:
         for linear in site.linears:
-            args = recipe.input_activations(layer, linear)
+            args = recipe.input_activations(layer, architecture.role(linear))
             if args is None or args.dynamic:
                 continue
             largest = absmax[site.name].float().cpu()
@@ -32,5 +37,5 @@ def static_input_scales(
                 largest = largest / diagonal.columns(scale).cpu()
             highest = integer_range(args.num_bits, symmetric=True)[1]
             step = largest.max().clamp(min=_FLOOR) / highest
-            found[f"{linear_prefix(layer, linear)}.input_scale"] = step.to(dtype).float().view(1)
+            found[f"{architecture.linear_prefix(layer, linear)}.input_scale"] = step.to(dtype).float().view(1)
     return found

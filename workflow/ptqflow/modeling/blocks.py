@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from ptqflow.errors import ArtifactError
-from ptqflow.modeling.architectures import ATTENTION, EMBEDDING, HALVES, SITES, Site, architecture_of, block_prefix, module_name
+from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, Half, Site, architecture_of, block_prefix, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import FakeQuantLinear, register_attention
 from ptqflow.modeling.weights import Weights
-from ptqflow.recipes import LINEARS
 
 _HELD_BYTES = 1 << 30  # of one linear's inputs; accelerators compute them again sooner than they move them
 _RECOMPUTED = ".rotary_emb.inv_freq"  # older Llama checkpoints hold it in every block; transformers computes it from the config
@@ -51,18 +51,35 @@ class Blocks:
         self.weights = Weights(folder)
         self.device, self.dtype = device, dtype
         self.room = Room()  # for what `walk_sites` holds back
-        self._architecture = architecture_of(config)
-        self.config: Any = self._architecture.class_of("Config").from_dict(config)
-        register_attention()
-        self.config._attn_implementation = ATTENTION_NAME  # sdpa, plus whatever a block does to its cache
-        self._rotary = self._architecture.class_of("RotaryEmbedding")(self.config).to(device)
+        self.architecture = architecture_of(config)
+        try:
+            self.config: Any = self.architecture.class_of("Config").from_dict(config)
+            register_attention()
+            self.config._attn_implementation = ATTENTION_NAME  # sdpa, plus whatever a block does to its cache
+            self._rotary = self.architecture.class_of("RotaryEmbedding")(self.config).to(device)
+        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{folder}/config.json is not what transformers takes ({reason}); correct it") from None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states [sequences, tokens, hidden] (on the CPU) entering the first block, from token ids [sequences, tokens]."""
         table = self.weights[EMBEDDING]
+        if tokens.shape[1] > self.config.max_position_embeddings:
+            raise ConfigError(
+                f"calibration sequences of {tokens.shape[1]} tokens exceed the model's {self.config.max_position_embeddings} "
+                "positions (max_position_embeddings); use a shorter sequence_length"
+            )
+        if tokens.numel() and int(tokens.max()) >= len(table):
+            raise ConfigError(
+                f"token {int(tokens.max())} is beyond the {len(table)} rows of {EMBEDDING}; use the model's own tokenizer"
+            )
+        # In the dtype of the states, as transformers scales.
+        scale = torch.tensor(table.shape[1] ** 0.5, dtype=self.dtype) if self.architecture.scaled_embedding else None
         hidden = torch.empty(*tokens.shape, table.shape[1], dtype=self.dtype)
         for states, ids in zip(hidden, tokens, strict=True):  # one by one: no second copy of all in the dtype of the table
             states.copy_(nn.functional.embedding(ids, table))
+            if scale is not None:
+                states.mul_(scale)
             self._require_finite(EMBEDDING, states)
         return hidden
 
@@ -89,7 +106,7 @@ class Blocks:
         parameters: `self.dtype` unless given.
         """
         with torch.device("meta"):
-            block: nn.Module = self._architecture.class_of("DecoderLayer")(self.config, layer)
+            block: nn.Module = self.architecture.class_of("DecoderLayer")(self.config, layer)
         wanted = {f"{block_prefix(layer)}{name}": list(tensor.shape) for name, tensor in block.state_dict().items()}
         found = {name: list(tensor.shape) for name, tensor in tensors.items()}
         if wrong := sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)):
@@ -145,16 +162,17 @@ def walk_sites(
     and down_proj in `room`); else it is two.
     """
     room = room or Room()
-    for (norm, module), first, second in zip(HALVES, SITES[::2], SITES[1::2], strict=True):
-        attention = {"position_embeddings": positions, "attention_mask": None} if module == ATTENTION else {}
-        run = partial(block.get_submodule(module), **attention)
-        wanted = len(hidden) if finished is None or second is not SITES[-1] else finished
-        yield from _walk_half(block, block.get_submodule(norm), run, (first, second), hidden, precision, wanted, room)
+    found = of_block(block)
+    for half, first, second in zip(found.halves, found.sites[::2], found.sites[1::2], strict=True):
+        attention = {"position_embeddings": positions, "attention_mask": None} if half.module == ATTENTION else {}
+        run = partial(block.get_submodule(half.module), **attention)
+        wanted = len(hidden) if finished is None or second is not found.sites[-1] else finished
+        yield from _walk_half(block, half, run, (first, second), hidden, precision, wanted, room)
 
 
 def _walk_half(
     block: nn.Module,
-    norm: nn.Module,
+    half: Half,
     module: Callable[[Tensor], Any],
     sites: tuple[Site, Site],
     hidden: Tensor,
@@ -162,10 +180,11 @@ def _walk_half(
     finished: int,
     room: Room,
 ) -> Iterator[tuple[Site, Iterable[Tensor]]]:
-    """hidden += last linear of module(norm(hidden)), as `walk_sites`."""
+    """hidden += after(last linear of module(norm(hidden))), as `walk_sites`."""
     device = next(block.parameters()).device
     parts = batches(*hidden.shape[:2])
-    last = block.get_submodule(module_name(sites[1].linears[0]))
+    norm, last = block.get_submodule(half.norm), block.get_submodule(f"{half.module}.{sites[1].linears[0]}")
+    after = block.get_submodule(half.after) if half.after else nn.Identity()
     with precision():
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else hidden.dtype
 
@@ -187,7 +206,7 @@ def _walk_half(
     for part in parts:
         if part.start < finished:
             with precision():
-                output = last(last_inputs(part))
+                output = after(last(last_inputs(part)))
             hidden[part] += output.to(hidden.device)
 
 
@@ -240,13 +259,13 @@ def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:
 @contextmanager
 def watch_sites(block: nn.Module, watch: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Call `watch(site, x [batch, tokens, channels])` for each distinct linear input of each forward pass inside the context."""
-    handles = []
-    for site in SITES:
+    found, handles = of_block(block), []
+    for site in found.sites:
 
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], name: str = site.name) -> None:
             watch(name, inputs[0])
 
-        handles.append(block.get_submodule(module_name(site.linears[0])).register_forward_pre_hook(hook))
+        handles.append(block.get_submodule(found.module_name(site.linears[0])).register_forward_pre_hook(hook))
     try:
         yield
     finally:
@@ -262,8 +281,8 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
     quantizer has not.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    handles = []
-    for linear in LINEARS:
+    architecture, handles = of_block(block), []
+    for linear in architecture.linears:
 
         def hook(module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor, name: str = linear) -> None:
             if name not in found:
@@ -272,7 +291,7 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
                     y = nn.functional.linear(module.quantized(x) if isinstance(module, FakeQuantLinear) else x, module.weight)
                 found[name] = x.float().clone(), y.float().clone()
 
-        handles.append(block.get_submodule(module_name(linear)).register_forward_hook(hook))
+        handles.append(block.get_submodule(architecture.module_name(linear)).register_forward_hook(hook))
     try:
         yield found
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptqflow.modeling.architectures import ATTENTION, module_name
+from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dequantize, fake_quantize, quantize, scale_and_zero_point
 from ptqflow.scheme import CacheArgs
@@ -107,21 +107,19 @@ def attach(block: nn.Module, transform: CacheTransform) -> None:
     attention.cache_transform = transform
     if transform.args.keys != "pre_rope":
         return
-    heads = attention.k_proj.out_features // attention.head_dim
+    heads = attention.config.num_key_value_heads
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         bias: Tensor | None = getattr(module, "bias", None) if transform.args.key_bias == "separate" else None
         return transform.before_rope(output, heads, bias)
 
-    getattr(attention, "k_norm", attention.k_proj).register_forward_hook(hook)
+    (attention.k_norm if of_block(block).key_norm else attention.k_proj).register_forward_hook(hook)
 
 
 def quantize_cache(block: nn.Module, args: CacheArgs) -> None:
     """Make a decoder block quantize its cache. Static grids are declared as parameters, to be loaded."""
     attention: Any = block.get_submodule(ATTENTION)
-    projection: Any = block.get_submodule(module_name("k_proj"))
-    heads = projection.out_features // attention.head_dim
-    attach(block, CacheQuantizer(args, heads, attention.head_dim, projection.weight))
+    attach(block, CacheQuantizer(args, attention.config.num_key_value_heads, attention.head_dim, attention.o_proj.weight))
 
 
 def static_qparams(ranges: CacheRanges, value_scale: Tensor | None = None) -> Mapping[str, Tensor]:

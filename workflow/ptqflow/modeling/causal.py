@@ -1,4 +1,4 @@
-"""Causal attention of whole sequences on a CPU that multiplies in bfloat16."""
+"""Causal attention beyond sdpa: of whole sequences on a CPU that multiplies in bfloat16, in windows, and with a soft cap."""
 
 import torch
 from torch import Tensor
@@ -44,3 +44,24 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
                 read = torch.bmm(scores.softmax(-1), v[:, :stop])
                 output[i, start:stop] = read.view(heads, n, width).transpose(0, 1)
     return output
+
+
+def window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    """Which keys a query sees, [1, 1, tokens, tokens] bool: its own token and the window - 1 before it."""
+    position = torch.arange(tokens, device=device)
+    age = position.unsqueeze(1) - position
+    return ((age >= 0) & (age < window))[None, None]
+
+
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, cap: float) -> Tensor:
+    """softmax(cap · tanh(scaling · QKᵀ / cap) + mask) V, [batch, tokens, heads, head_dim], as transformers' eager attention.
+
+    `mask`: bool (true: seen) or added; None: a query sees all keys up to its own token, the last query's being the last key's.
+    """
+    tokens, keys, group = query.shape[2], key.shape[2], query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(group, dim=1) for x in (key, value))
+    if mask is None:
+        mask = torch.ones(tokens, keys, dtype=torch.bool, device=query.device).tril(keys - tokens)
+    scores = cap * torch.tanh(query @ key.mT * scaling / cap)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    return (scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value).transpose(1, 2).contiguous()

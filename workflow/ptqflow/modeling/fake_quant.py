@@ -16,12 +16,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ptqflow.modeling import cache, causal, online
-from ptqflow.modeling.architectures import ATTENTION, module_name
+from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs
 
 CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -68,6 +68,8 @@ def cache_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa (or an equal).
 
+    Without a mask, whole sequences are causal, within the module's window where it has one.
+
     The cache keeps float keys and values (but keys that are quantized before RoPE); every read quantizes them, token by token or
     on fixed grids, to the same numbers. So decoding with a cache equals a full forward pass.
     """
@@ -76,6 +78,11 @@ def cache_attention(
         key, value = transform(key, value)
         if isinstance(transform, online.FlatCache):
             query = query @ transform.q_trans
+    window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
+    if attention_mask is None and window is not None and query.shape[2] == tokens > window:
+        attention_mask = causal.window_mask(tokens, window, query.device)
+    if cap is not None:
+        return causal.capped_attention(query, key, value, attention_mask, kwargs["scaling"], cap), None
     if attention_mask is None and not kwargs.get("dropout") and causal.applies(query, key):
         return causal.causal_attention(query, key, value, kwargs["scaling"]), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -92,12 +99,14 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
 
     Online transforms are declared, as identities: `modeling.online.load`, or loading a checkpoint, fills them.
     """
-    for linear in LINEARS:
-        args = recipe.input_activations(layer, linear)
+    found = of_block(block)
+    for linear in found.linears:
+        args = recipe.input_activations(layer, found.role(linear))
         if args is not None:
-            plain = block.get_submodule(module_name(linear))
-            assert isinstance(plain, nn.Linear), f"{module_name(linear)} is a {type(plain).__name__}"
-            block.set_submodule(module_name(linear), FakeQuantLinear(plain, args, shards_of(recipe, linear)))
+            name = found.module_name(linear)
+            plain = block.get_submodule(name)
+            assert isinstance(plain, nn.Linear), f"{name} is a {type(plain).__name__}"
+            block.set_submodule(name, FakeQuantLinear(plain, args, shards_of(recipe, linear)))
     if recipe.transform.online_sites:
         online.declare(block, recipe, recipe.transform.online_sites, layer)
     elif recipe.scheme.kv_cache is not None:

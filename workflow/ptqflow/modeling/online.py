@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.errors import ArtifactError
-from ptqflow.modeling.architectures import ATTENTION, SITES, Site, block_prefix, module_name
+from ptqflow.modeling.anatomy import ATTENTION, Architecture, Site, block_prefix, of_block
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import Recipe
@@ -52,9 +52,9 @@ class FlatCache(nn.Module):
         )
 
 
-def owner(site: Site) -> str:
+def owner(architecture: Architecture, site: Site) -> str:
     """The module of a block that holds a site's transform: the norm that makes the site, else its one linear."""
-    return site.norm or module_name(site.linears[0])
+    return site.norm or architecture.module_name(site.linears[0])
 
 
 def declare(block: nn.Module, recipe: Recipe, sites: Collection[str], layer: int, quantize: bool = True) -> None:
@@ -64,12 +64,13 @@ def declare(block: nn.Module, recipe: Recipe, sites: Collection[str], layer: int
     all quantizers out.
     """
     attention: Any = block.get_submodule(ATTENTION)
-    for site in (site for site in SITES if site.name in sites):
-        linear = block.get_submodule(module_name(site.linears[0]))
+    found = of_block(block)
+    for site in (site for site in found.sites if site.name in sites):
+        linear = block.get_submodule(found.module_name(site.linears[0]))
         assert isinstance(linear, nn.Linear)
         shards = shards_of(recipe, site.linears[0])
         left, right = kronecker_sides(site.name, linear.in_features, attention.head_dim, shards)
-        module = block.get_submodule(owner(site))
+        module = block.get_submodule(owner(found, site))
         module.register_parameter("left_trans", _matrix(linear.weight, left, shards))
         if site.name != "o":
             module.register_parameter("right_trans", _matrix(linear.weight, right, shards))
@@ -78,13 +79,12 @@ def declare(block: nn.Module, recipe: Recipe, sites: Collection[str], layer: int
         else:
             module.register_forward_pre_hook(_transform_input)
         for name in site.linears:
-            if quantize and recipe.input_activations(layer, name) is not None:
-                quantized: Any = block.get_submodule(module_name(name))
+            if quantize and recipe.input_activations(layer, found.role(name)) is not None:
+                quantized: Any = block.get_submodule(found.module_name(name))
                 quantized.input_clip = _clip(linear.weight, shards)
     if recipe.scheme.kv_cache is not None:
-        like = block.get_submodule(module_name("k_proj")).weight
-        assert isinstance(like, Tensor)
-        attention.cache_transform = FlatCache(recipe.scheme.kv_cache if quantize else None, attention.head_dim, like)
+        args = recipe.scheme.kv_cache if quantize else None
+        attention.cache_transform = FlatCache(args, attention.head_dim, attention.o_proj.weight)
 
 
 def parameters(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

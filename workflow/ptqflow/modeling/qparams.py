@@ -19,21 +19,17 @@ from torch import Tensor
 
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.errors import ArtifactError
-from ptqflow.modeling.architectures import SITE_OF, SITES, module_name, smoothing_key
+from ptqflow.modeling.anatomy import Architecture, smoothing_key
 from ptqflow.modeling.weights import gather_safetensors, open_safetensors
 from ptqflow.numerics.grid import dequantize_weight
-from ptqflow.recipes import LINEARS
 from ptqflow.transforms import diagonal
 
 _METADATA = "ptqflow"  # the one metadata key of the file: several keys would be stored in random order
 _CHECKSUMS = "crc32"  # in it: checksum of each tensor by name
 _NAME = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_SITE_OF_NORM = {site.norm: site.name for site in SITES if site.norm}
-_SITE_READ_BY = {module_name(linear): SITE_OF[linear] for linear in LINEARS}
-_SITE_MADE_BY = {module_name(site.before): site.name for site in SITES if site.before}
 
 
-def transformed(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tensor:
+def transformed(name: str, tensor: Tensor, scales: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
     """Checkpoint tensor `name` with the scalings of its block folded in, where there are any (then float32, but for norms).
 
     `scales`: by `smoothing_key`, on the tensor's device. The columns of a linear's weight take the scale of the site it reads;
@@ -42,21 +38,21 @@ def transformed(name: str, tensor: Tensor, scales: Mapping[str, Tensor]) -> Tens
     match = _NAME.fullmatch(name)
     if not match:
         return tensor
-    layer, module, kind = int(match[1]), match[2], match[3]
-
-    def scale_of(sites: Mapping[str, str]) -> Tensor | None:
-        return scales.get(smoothing_key(layer, sites[module])) if module in sites else None
-
-    if (scale := scale_of(_SITE_OF_NORM)) is not None:
-        return diagonal.fold_into_norm(tensor, scale)
-    if kind == "weight" and (scale := scale_of(_SITE_READ_BY)) is not None:
-        tensor = diagonal.apply_to_weight(tensor, scale)
-    if (scale := scale_of(_SITE_MADE_BY)) is not None:
-        tensor = diagonal.fold_into_rows(tensor, scale)
+    layer, kind = int(match[1]), match[3]
+    module, leaf = match[2], match[2].rpartition(".")[2]
+    for site in architecture.sites:
+        if (scale := scales.get(smoothing_key(layer, site.name))) is None:
+            continue
+        if module == site.norm:
+            return diagonal.fold_into_norm(tensor, scale, architecture.norm_offset)
+        if kind == "weight" and leaf in site.linears:
+            tensor = diagonal.apply_to_weight(tensor, scale)
+        if leaf == site.before:
+            tensor = diagonal.fold_into_rows(tensor, scale)
     return tensor
 
 
-def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor:
+def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor], architecture: Architecture) -> Tensor:
     """What takes the place of checkpoint tensor `name`: dequantized, or with scalings folded in, or `tensor` itself.
 
     The result has the shape and dtype of `tensor`.
@@ -67,7 +63,7 @@ def deployed(name: str, tensor: Tensor, qparams: Mapping[str, Tensor]) -> Tensor
     if prefix != name and f"{prefix}.integers" in qparams:
         integers, scale, zero_point = (qparams[f"{prefix}.{part}"] for part in ("integers", "scale", "zero_point"))
         return dequantize_weight(integers, scale, zero_point).to(tensor.dtype)
-    return transformed(name, tensor, qparams).to(tensor.dtype)
+    return transformed(name, tensor, qparams, architecture).to(tensor.dtype)
 
 
 def _checksum(name: str, tensor: Tensor) -> int:

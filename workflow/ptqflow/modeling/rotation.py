@@ -5,6 +5,9 @@
     embedding E' = E Q;   readers (q, k, v, gate, up) W' = W diag(γ) Q;   writers (o, down) W' = Qᵀ W, b' = b Q;
     head H' = H diag(γ) Q, a matrix of its own from now on;   γ' = 1
 
+(γ is what a norm multiplies by: its weight, or 1 + its weight.) A norm behind a module (Gemma 2) sees the stream itself, so such
+architectures are refused.
+
 Biases of readers are added after them and stay. All of it in float64, stored once in the tensor's own dtype.
 """
 
@@ -14,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptqflow.modeling.architectures import EMBEDDING, SITES, block_prefix, linear_prefix
+from ptqflow.modeling.anatomy import EMBEDDING, architecture_of, block_prefix
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.weights import Weights
 
@@ -28,12 +31,14 @@ class Rotated:
     def __init__(self, source: Weights, config: Mapping[str, Any], q: Tensor) -> None:
         """`config`: the model's config.json."""
         self.source, self.q = source, q
+        architecture = architecture_of(config)
+        self._offset = architecture.norm_offset
         self._readers: dict[str, str] = {HEAD: NORM}  # weight -> norm before it
         self._writers: set[str] = set()  # names of linears
         self._norms = {NORM}
         for layer in range(int(config["num_hidden_layers"])):
-            for site in SITES:
-                prefixes = [linear_prefix(layer, linear) for linear in site.linears]
+            for site in architecture.sites:
+                prefixes = [architecture.linear_prefix(layer, linear) for linear in site.linears]
                 if site.norm:
                     norm = f"{block_prefix(layer)}{site.norm}.weight"
                     self._norms.add(norm)
@@ -58,13 +63,13 @@ class Rotated:
         tensor = tensor if rows is None else tensor[rows]
         linear, _, kind = name.rpartition(".")
         if name in self._norms:
-            return torch.ones_like(tensor, dtype=dtype)
+            return torch.full_like(tensor, 1 - self._offset, dtype=dtype)
         if linear in self._writers:
             turned = self._times_q(tensor.T if kind == "weight" else tensor.unsqueeze(0), None, dtype)
             return turned.T.contiguous() if kind == "weight" else turned.squeeze(0)
         if name == EMBEDDING or name in self._readers:
             norm = self._readers.get(name)
-            return self._times_q(tensor, self.source[norm].double() if norm else None, dtype)
+            return self._times_q(tensor, self.source[norm].double() + self._offset if norm else None, dtype)
         return tensor.to(dtype)
 
     def _times_q(self, matrix: Tensor, gamma: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -91,12 +96,13 @@ def logits(blocks: Blocks, embedded: Tensor, head: Tensor, tensor_of: Callable[[
     `embedded` [sequences, tokens, hidden] are embeddings of tokens, `head` [rows, hidden] rows of its head.
     """
     hidden, positions, epsilon = embedded.double(), blocks.positions(embedded.shape[1]), float(blocks.config.rms_norm_eps)
+    offset = blocks.architecture.norm_offset
     for layer in range(blocks.config.num_hidden_layers):
         tensors = {name: tensor_of(name) for name in blocks.tensors(layer)}
         block = blocks.build(layer, tensors)
-        for norm in {site.norm for site in SITES if site.norm}:
-            gamma = tensors[f"{block_prefix(layer)}{norm}.weight"].double()
+        for norm in {site.norm for site in blocks.architecture.sites if site.norm}:
+            gamma = tensors[f"{block_prefix(layer)}{norm}.weight"].double() + offset
             block.set_submodule(norm, _ExactNorm(gamma, epsilon))
         hidden = forward(block, hidden, positions)
-    final: Tensor = _ExactNorm(tensor_of(NORM).double(), epsilon)(hidden)
+    final: Tensor = _ExactNorm(tensor_of(NORM).double() + offset, epsilon)(hidden)
     return final @ head.double().T

@@ -4,25 +4,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.architectures import SITES, architecture_of
+from ptqflow.modeling.anatomy import architecture, architecture_of
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import LINEARS, ROW_PARALLEL, Recipe
+from ptqflow.recipes import ROW_PARALLEL, Recipe
 from ptqflow.scheme import WeightArgs
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
-    """Channels of a head; stated in newer configs, independently of the hidden size (Qwen3 that does not state it has 128)."""
-    if stated := config.get("head_dim"):
-        return int(stated)
-    return 128 if config.get("model_type") == "qwen3" else int(config["hidden_size"] // config["num_attention_heads"])
+    """Channels of a head; stated in newer configs, independently of the hidden size (some architectures have a default)."""
+    stated = config.get("head_dim") or architecture(config["model_type"]).defaults.get("head_dim")
+    return int(stated or config["hidden_size"] // config["num_attention_heads"])
+
+
+def queries_per_key(config: Mapping[str, Any]) -> int:
+    """How many query heads share a key and value head."""
+    heads = config["num_attention_heads"]
+    return int(heads // (architecture(config["model_type"]).setting(config, "num_key_value_heads") or heads))
 
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """(out_features, in_features) of each linear of a block, by name."""
     hidden, intermediate, dim = config["hidden_size"], config["intermediate_size"], head_dim(config)
-    heads = config["num_attention_heads"]
-    queries, keys = heads * dim, (config.get("num_key_value_heads") or heads) * dim
-    return {
+    heads, found = config["num_attention_heads"], architecture(config["model_type"])
+    queries, keys = heads * dim, heads // queries_per_key(config) * dim
+    parts = {
         "q_proj": (queries, hidden),
         "k_proj": (keys, hidden),
         "v_proj": (keys, hidden),
@@ -31,6 +36,8 @@ def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         "up_proj": (intermediate, hidden),
         "down_proj": (hidden, intermediate),
     }
+    of_parts = {linear: [parts[part] for part in found.parts(linear)] for linear in found.linears}
+    return {linear: (sum(rows for rows, _ in shapes), shapes[0][1]) for linear, shapes in of_parts.items()}
 
 
 def shards_of(recipe: Recipe, linear: str) -> int:
@@ -58,23 +65,46 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
     except ConfigError as error:
         raise ConfigError(f"model {model_name}: {error}") from None
     where = f"recipe '{recipe_name}': "
+    found = architecture_of(config)
     layers, shards = int(config["num_hidden_layers"]), recipe.input_shards
     for override in recipe.overrides:
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
         if beyond:
             raise ConfigError(f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}")
+    if recipe.rotation.name != "none" and any(half.after for half in found.halves):
+        raise ConfigError(
+            f"{where}rotation {recipe.rotation.name}: model {model_name} ({found.model_type}) has norms behind its modules, "
+            "which a turned residual stream would change; use rotation none"
+        )
+    for linear, parts in found.fused.items():
+        for override in recipe.overrides:
+            named = [part for part in parts if override.linears == "all" or part in override.linears]
+            if named and len(named) < len(parts):
+                raise ConfigError(
+                    f"{where}overrides.linears {', '.join(named)}: model {model_name} holds {', '.join(parts)} as one {linear}; "
+                    "name all of them"
+                )
     if config["num_attention_heads"] % shards or config["intermediate_size"] % shards:
         raise ConfigError(
             f"{where}input_shards {shards} does not divide the {config['num_attention_heads']} attention heads and "
             f"intermediate size {config['intermediate_size']} of model {model_name}; use input_shards 1"
         )
     cache = recipe.scheme.kv_cache
-    if cache and cache.key_bias == "separate" and config["model_type"] == "qwen3" and config.get("attention_bias"):
+    if cache and cache.keys == "pre_rope" and "k_proj" not in found.linears:
+        raise ConfigError(
+            f"{where}kv_cache.keys pre_rope: keys of model {model_name} come out of a fused linear; use keys post_rope"
+        )
+    if cache and cache.key_bias == "separate" and found.key_norm and config.get("attention_bias"):
         raise ConfigError(
             f"{where}kv_cache.key_bias separate: a norm follows the key bias of model {model_name}; use key_bias keep"
         )
     shapes = linear_shapes(config)
-    for site in (site for site in SITES if site.name in recipe.transform.online_sites):
+    if recipe.transform.online_sites and (found.fused or found.norm_offset):
+        raise ConfigError(
+            f"{where}transform {recipe.transform.name} takes no {'fused linears' if found.fused else 'norms of 1 + weight'} "
+            f"(model {model_name}, {found.model_type}); use transform smoothquant or awq"
+        )
+    for site in (site for site in found.sites if site.name in recipe.transform.online_sites):
         linear = site.linears[0]
         try:
             kronecker_sides(site.name, shapes[linear][1], head_dim(config), shards_of(recipe, linear))
@@ -84,8 +114,8 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
                 "use other input_shards or transform smoothquant"
             ) from None
     for layer in range(layers):
-        for linear in LINEARS:
-            args = recipe.weights(layer, linear)
+        for linear in found.linears:
+            args = recipe.weights(layer, found.role(linear))
             if args is None or args.group_size is None:
                 continue
             width = shapes[linear][1] // shards_of(recipe, linear)

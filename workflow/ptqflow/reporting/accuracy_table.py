@@ -12,8 +12,8 @@ Row = dict[str, Any]
 Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form[, engine]) -> task -> row
 _NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
-    "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % interval "
-    "(paired bootstrap over items).",
+    "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
+    "interval (paired bootstrap over items).",
     "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column: where no recipe changes "
     "anything, one column in twenty at most has a bold drop. Everything else may be noise, also where an interval excludes zero.",
     "Class: the most probable of lossless (≤ 1 point), fair (1 to 3) and risky (≥ 3), with its probability under a flat prior "

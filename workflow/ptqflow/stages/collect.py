@@ -27,7 +27,6 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ArtifactError
-from ptqflow.modeling.architectures import SITES
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, watch_sites
 from ptqflow.modeling.fake_quant import set_cache_transform
 from ptqflow.numerics.observers import ChannelStatistics
@@ -102,7 +101,7 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device, last: bool
 
     def watch(site: str, x: Tensor) -> None:
         sites.setdefault(site, ChannelStatistics()).update(x.flatten(0, -2))
-        if last and site == SITES[-1].name:
+        if last and site == blocks.architecture.sites[-1].name:
             raise SeenEnough
 
     def watch_cache(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

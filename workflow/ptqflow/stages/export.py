@@ -12,15 +12,14 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
 from ptqflow.checkpoints.parts import check_parts, fallbacks
-from ptqflow.checkpoints.schemes import check
+from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.architectures import linear_prefix
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
-from ptqflow.recipes import LINEARS, Recipe
+from ptqflow.recipes import Recipe
 
 SIDE_FILE = "ptqflow.json"
 
@@ -82,12 +81,12 @@ def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str
     Linears left in high precision count as they are stored: else a recipe would look smaller for each that it leaves.
     """
     shapes, total, count = linear_shapes(config), 0, 0
-    for layer in range(int(config["num_hidden_layers"])):
-        for linear in LINEARS:
-            elements = shapes[linear][0] * shapes[linear][1]
-            if (args := recipe.weights(layer, linear)) is not None:
-                total += packed_bytes(shapes[linear], args, shards_of(recipe, linear), recipe.rounding.real_zero_points)
-            else:
-                total += elements * weights.header(f"{linear_prefix(layer, linear)}.weight")[0].itemsize
-            count += elements
+    for scheme in schemes(recipe, config):
+        shape = shapes[scheme.linear]
+        elements = shape[0] * shape[1]
+        if scheme.weights is not None:
+            total += packed_bytes(shape, scheme.weights, shards_of(recipe, scheme.linear), recipe.rounding.real_zero_points)
+        else:
+            total += elements * weights.header(f"{scheme.prefix}.weight")[0].itemsize
+        count += elements
     return {"packed_bytes": total, "linear_weights": count}

@@ -22,7 +22,7 @@ from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, select
 from ptqflow.errors import ConfigError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
-from ptqflow.modeling.architectures import EMBEDDING, block_prefix
+from ptqflow.modeling.anatomy import EMBEDDING, block_prefix
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.modeling.qparams import write_qparams
 from ptqflow.modeling.shapes import check_recipe

@@ -21,7 +21,7 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.by_name import ByName, method
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.architectures import EMBEDDING, architecture_of
+from ptqflow.modeling.anatomy import EMBEDDING, architecture_of
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.modeling.rotation import HEAD, Rotated, logits
 from ptqflow.modeling.weights import Weights, index_name, save_safetensors

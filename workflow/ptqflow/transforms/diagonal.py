@@ -41,27 +41,48 @@ def apply_to_gram(gram: Tensor, scale: Tensor) -> Tensor:
     return gram / columns(scale) / columns(scale).unsqueeze(1)
 
 
-def fold_into_norm(norm: Tensor, scale: Tensor) -> Tensor:
-    """The norm's weight [in] with 1 / s folded in, in the norm's own dtype."""
+def fold_into_norm(norm: Tensor, scale: Tensor, offset: float = 0.0) -> Tensor:
+    """The norm's weight w [in] with 1 / s folded in, in the norm's own dtype: (offset + w) / s - offset.
+
+    `offset`: 1 of norms that multiply by 1 + w. Then in float64: what is left of 1 is small.
+    """
+    if offset:
+        return ((norm.double() + offset) / scale.double() - offset).to(norm.dtype)
     return (norm.float() / scale).to(norm.dtype)
 
 
 def fold_into_rows(tensor: Tensor, scale: Tensor) -> Tensor:
-    """The weight [out, in] or bias [out] of the linear before with 1 / s folded into its rows, in float32."""
+    """The weight [out, in] or bias [out] of the linear before with 1 / s folded into its last rows, in float32.
+
+    They are all its rows, unless several linears are fused, of which the last makes the input.
+    """
     scale = rows(scale)
-    return tensor.float() / (scale.unsqueeze(1) if tensor.dim() == 2 else scale)
+    divisor = scale.unsqueeze(1) if tensor.dim() == 2 else scale
+    first = len(tensor) - len(scale)
+    return torch.cat([tensor[:first].float(), tensor[first:].float() / divisor]) if first else tensor.float() / divisor
 
 
-def representable(scale: Tensor, norm: Tensor) -> Tensor:
+def representable(scale: Tensor, norm: Tensor, offset: float = 0.0) -> Tensor:
     """The scale nearest to `scale` that the norm can hold exactly once folded.
 
     A bfloat16 norm rounds w / s, and x is then divided by something else than s; weights must be multiplied by that something.
     What is beyond the numbers of the dtype (float16 ends at 65504) becomes the last one. Channels where the norm is zero, and
-    norms of float32 or more, keep `scale`.
+    norms of float32 or more, keep `scale`. Norms that multiply by 1 + w (`offset` 1) lose digits in any dtype as 1 + w is made
+    small, and none may vanish.
     """
+    if offset:
+        return _representable_beside(scale, norm, offset)
     if torch.finfo(norm.dtype).bits >= 32:
         return scale
     weight, held = norm.float(), torch.finfo(norm.dtype)
     folded = (weight / scale).clamp(held.min, held.max).to(norm.dtype).float()
     folded = torch.where(folded == 0, weight.sign() * held.smallest_normal, folded)
     return torch.where(weight == 0, scale, weight / folded)
+
+
+def _representable_beside(scale: Tensor, norm: Tensor, offset: float) -> Tensor:
+    weight, held = norm.double() + offset, torch.finfo(norm.dtype)
+    folded = (weight / scale.double() - offset).clamp(held.min, held.max).to(norm.dtype)
+    beside = (weight.sign() * held.eps - offset).to(norm.dtype)  # where the norm would be 0: a number on the side of its sign
+    folded = torch.where(folded == -offset, beside, folded)
+    return torch.where(weight == 0, scale.double(), weight / (folded.double() + offset)).to(scale.dtype)

@@ -23,7 +23,7 @@ from ptqflow.methods.flat_block import Block, Learned, Transforms
 from ptqflow.methods.learned import Task
 from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
 from ptqflow.modeling import online
-from ptqflow.modeling.architectures import ATTENTION, SITES, block_prefix, module_name, smoothing_key
+from ptqflow.modeling.anatomy import ATTENTION, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Positions, batches
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
@@ -78,7 +78,7 @@ class _Trainer:
         self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, blocks.device
         settings = recipe.transform_of(self.layer)
         assert isinstance(settings, FlatQuantTransform)
-        self.settings = settings
+        self.settings, self.architecture = settings, blocks.architecture
         if len(self.hidden) < 2:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
         layer = self.layer
@@ -98,8 +98,8 @@ class _Trainer:
     def run(self) -> FlatBlock:
         """Learn, round to what the checkpoint holds, and fall back to plain rounding where that is better."""
         settings, head_dim = self.settings, int(self.plain.get_submodule(ATTENTION).head_dim)  # type: ignore[arg-type]
-        learned = Learned(self.stored, head_dim, self.absmax, self.recipe, self.layer, settings).to(self.device)
-        identity = Learned(self.stored, head_dim, self.absmax, self.recipe, self.layer, settings).to(self.device)
+        known = (self.architecture, self.stored, head_dim, self.absmax, self.recipe, self.layer, settings)
+        learned, identity = Learned(*known).to(self.device), Learned(*known).to(self.device)
         identity.set_identity()
         rtn = self._held_out(self._state(identity.values()))
         self.record(0, "rtn_held_out_loss", rtn)
@@ -179,14 +179,14 @@ class _Trainer:
         qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
         qparams = {name: t.float().contiguous() for name, t in qparams.items() if name in declared}
-        for site in SITES:
+        for site in self.architecture.sites:
             if site.name in final.scales:
                 qparams[smoothing_key(self.layer, site.name)] = final.scales[site.name].reciprocal().float()
             for linear in site.linears:
                 if self.recipe.weights(self.layer, linear) is None:
-                    name = f"{prefix}{module_name(linear)}.weight"
+                    name = f"{prefix}{self.architecture.module_name(linear)}.weight"
                     qparams[name] = tensors[name].contiguous()
-        for name in (f"{prefix}{module_name(linear)}.bias" for linear in ("v_proj", "up_proj")):
+        for name in (f"{prefix}{self.architecture.module_name(linear)}.bias" for linear in ("v_proj", "up_proj")):
             if name in tensors:
                 qparams[name] = tensors[name].contiguous()
         return FlatBlock(tensors, final, qparams, self.rows, fallback)
