@@ -36,14 +36,20 @@ def write_tokenizer(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> 
 def write_model(folder: Path, shards: int = 1, kilobytes: int = 64, **config: object) -> Path:
     """A model folder of `shards` safetensors files of about `kilobytes` each, with content that differs between them."""
     write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": 262, **config}))
+    stated = {"model_type": "qwen2", "vocab_size": 262, "hidden_size": 8, "tie_word_embeddings": True, **config}
+    (folder / "config.json").write_text(json.dumps(stated))
     (folder / "generation_config.json").write_text("{}")
     (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: []\n---\n# A model\n")
     generator = np.random.default_rng(0)
     names = ["model.safetensors"] if shards == 1 else [f"model-{i + 1:05d}-of-{shards:05d}.safetensors" for i in range(shards)]
+    outside = {"model.embed_tokens.weight": np.ones((262, 8), np.float16), "model.norm.weight": np.ones(8, np.float16)}
     for i, name in enumerate(names):
-        save_file({f"layer.{i}": generator.random(kilobytes * 256, dtype=np.float32)}, folder / name)
+        tensors = {f"layer.{i}": generator.random(kilobytes * 256, dtype=np.float32)}
+        save_file(tensors | (outside if i == 0 else {}), folder / name)
     if shards > 1:
-        index = {"metadata": {}, "weight_map": {f"layer.{i}": name for i, name in enumerate(names)}}
+        index = {
+            "metadata": {},
+            "weight_map": {f"layer.{i}": name for i, name in enumerate(names)} | dict.fromkeys(outside, names[0]),
+        }
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return folder

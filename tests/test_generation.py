@@ -184,7 +184,7 @@ def test_each_completion_is_read_after_its_thinking_and_scored_against_its_own_i
 )
 def test_a_chat_template_that_fails_is_named_with_the_item(template: str) -> None:
     engine = SimpleNamespace(tokenizer=byte_tokenizer(template))
-    with pytest.raises(ConfigError, match="task t, item i1: the model's chat template fails on a user's turn"):
+    with pytest.raises(ConfigError, match="task t, item i1: the model's chat template fails on it"):
         generate("t", [GenerationItem("i1", "Why?", "1")], engine, Protocol(), 0, 1)
 
 

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from ptqflow.chat import THINK, prompt_of, with_thinking
 from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
 
 _BATCH = 256  # rows tokenized at once
-_THINK = "<think>"
 
 
 class Fields(Model):
@@ -99,16 +99,17 @@ def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, toke
             raise ConfigError(
                 f"{_where(name, settings)}: {fields.messages} does not end with the assistant's turn, the completion"
             )
-        context, completion = list(messages[:-1]), _text(name, messages[-1], "content", settings)
+        context, turn = list(messages[:-1]), messages[-1]
+        completion = with_thinking(tokenizer, turn, _text(name, turn, "content", settings), _where(name, settings))
     else:
         completion = _text(name, row, fields.completion, settings)
         context = [{"role": "user", "content": _text(name, row, fields.prompt, settings)}]
     # Templates drop the thinking from the assistant's past turns: the completion must never pass through them.
-    prompt = tokenizer.apply_chat_template(context, add_generation_prompt=True, tokenize=False)
+    prompt = prompt_of(tokenizer, context, _where(name, settings))
     if settings.trace == "prompt_only":
         return Document(name, prompt, "", "")
-    if prompt.rstrip().endswith(_THINK) and completion.lstrip().startswith(_THINK):
-        completion = completion.lstrip().removeprefix(_THINK).lstrip("\n")  # the template has opened the thinking already
+    if prompt.rstrip().endswith(THINK) and completion.lstrip().startswith(THINK):
+        completion = completion.lstrip().removeprefix(THINK).lstrip("\n")  # the template has opened the thinking already
     cut = row.get(fields.finish_reason) == "length"
     return Document(name, prompt, completion, "" if cut else tokenizer.eos_token or "")
 

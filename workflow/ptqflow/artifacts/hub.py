@@ -5,6 +5,8 @@ here a partial file has a stable name and goes on where it ended (HTTP Range). I
 """
 
 import io
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,10 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 from tqdm import tqdm
 
-from ptqflow.errors import ConfigError
+from ptqflow.artifacts.models import TEMPLATES
+from ptqflow.errors import ArtifactError, ConfigError
+
+_NAME = re.compile(rf"(?:{TEMPLATES}/)?[A-Za-z0-9_][A-Za-z0-9._+ -]*")  # a file of the top, or a chat template
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,31 @@ class HubFile:
     sha256: str | None
     blob: str | None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no size or no hash: hashes become names of files."""
+        hashes = [(self.sha256, 64), (self.blob, 40)]
+        sound = all(value is None or re.fullmatch(f"[0-9a-f]{{{digits}}}", str(value)) for value, digits in hashes)
+        if not sound or type(self.bytes) is not int or self.bytes < 0 or (self.sha256 is None and self.blob is None):
+            raise ValueError(f"size {self.bytes!r}, sha256 {self.sha256!r}, blob {self.blob!r}")
+
 
 def list_files(repo: str, revision: str) -> dict[str, HubFile]:
-    """The top-level files of `repo` at commit `revision`. Raises ConfigError with the remedy when the hub refuses."""
+    """The files of `repo` at commit `revision`, top-level ones and chat templates.
+
+    Raises ConfigError with the remedy when the hub refuses, or answers what is no list of files.
+    """
     with _explained(repo, revision):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
     files = {}
     for entry in info.siblings or []:
-        if "/" not in entry.rfilename:
-            size, large = entry.size, entry.lfs
-            if size is None or (large is None and entry.blob_id is None):
-                raise ConfigError(f"model {repo}@{revision}: the hub states no hash of {entry.rfilename}; check HF_ENDPOINT")
-            files[entry.rfilename] = HubFile(size, large.sha256 if large else None, entry.blob_id)
+        if _NAME.fullmatch(entry.rfilename):
+            try:
+                size: Any = entry.size
+                files[entry.rfilename] = HubFile(size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            except ValueError as error:
+                raise ConfigError(
+                    f"model {repo}@{revision}: the hub states no size and hash of {entry.rfilename} ({error}); check HF_ENDPOINT"
+                ) from None
     return files
 
 
@@ -51,7 +69,7 @@ def download(repo: str, revision: str, name: str, size: int, partial: Path, repo
         done = 0
     report(done)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # ranges of the file, not of its compressed form
-    with _Reporting(partial, report) as file, _explained(repo, revision):
+    with _Reporting(partial, size, report) as file, _explained(repo, revision):
         http_get(
             hf_hub_url(repo, name, revision=revision),
             file,
@@ -64,14 +82,17 @@ def download(repo: str, revision: str, name: str, size: int, partial: Path, repo
 
 
 class _Reporting(io.FileIO):
-    """A file open for appending that reports the bytes written to it."""
+    """A file open for appending that reports the bytes written to it, and refuses more than `size` in all."""
 
-    def __init__(self, path: Path, report: Callable[[int], object]) -> None:
+    def __init__(self, path: Path, size: int, report: Callable[[int], object]) -> None:
         super().__init__(path, "ab")
-        self._report = report
+        self._size, self._report = size, report
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
+        if self.tell() + len(view) > self._size:
+            os.unlink(self.name)
+            raise ArtifactError(f"{self.name}: the hub sends more than the {self._size} bytes that it stated; check HF_ENDPOINT")
         done = 0
         while done < len(view):  # a raw write may be short
             done += super().write(view[done:])

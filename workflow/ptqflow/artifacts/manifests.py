@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.models import strays
 from ptqflow.errors import ArtifactError
 
 NAME = "manifest.json"
@@ -54,8 +55,13 @@ class Manifest(BaseModel):
         write_json(folder / NAME, self.model_dump())
 
     def verify(self, folder: Path, names: Iterable[str] | None = None) -> None:
-        """Refuse missing, truncated or changed files (`names`, or all). Raises ArtifactError naming the file."""
+        """Refuse missing, truncated or changed files (`names`, or all), and with all those that a loader would read beside them.
+
+        Raises ArtifactError naming the file.
+        """
         cache = HashCache()
+        if names is None and (found := strays(folder, {*self.files, NAME})):
+            raise ArtifactError(f"{folder / found[0]} is not listed in {folder / NAME}, and loaders would read it; remove it")
         for name in sorted(names if names is not None else self.files):
             if name not in self.files:
                 raise ArtifactError(f"{folder / name} is not listed in {folder / NAME}")

@@ -8,14 +8,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ptqflow.artifacts.model_config import read_config
+from ptqflow.artifacts.tensors import check_tensors, check_values
 from ptqflow.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
 _DESCRIPTION = (
     *("config.json", "generation_config.json", "tokenizer*.json", "*.model", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", "README.md", "LICENSE*", INDEX),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", f"{TEMPLATES}/*.jinja", INDEX),
+    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),
 )
+# What loaders read by its name alone, so that a stray file would take a listed one's place.
+_READ_UNASKED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
@@ -51,12 +57,35 @@ def source_files(path: str | os.PathLike[str]) -> list[str]:
     folder = Path(path)
     if not folder.is_dir():
         raise ConfigError(f"model path {path} is not a folder; correct the path, or give repo and revision of a hub model")
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    names = files_in(folder)
+    for name in description_files(names):
+        _refuse_link_out(folder, name)
     check_description(folder)
     weights = weight_files(folder, names)
+    for name in weights:
+        _refuse_link_out(folder, name)
     check_weights(folder, weights)
     kept = description_files(names)
     return sorted({*kept, *weights} - ({INDEX} if WEIGHTS in weights else set()))
+
+
+def files_in(folder: Path) -> list[str]:
+    """Names of the files of a model folder, those of its folder of chat templates too."""
+    found = [*folder.iterdir(), *(folder / TEMPLATES).glob("*")]
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+
+def strays(folder: Path, listed: Collection[str]) -> list[str]:
+    """Files of a folder that are not listed, and that a loader would read because they are there."""
+    return [name for name in files_in(folder) if name not in listed and not name.startswith(".") and name.endswith(_READ_UNASKED)]
+
+
+def _refuse_link_out(folder: Path, name: str) -> None:
+    """A link may lead to a file of the folder, or of the blobs of the hub's cache: any other would be published with it."""
+    target, home = (folder / name).resolve(), folder.resolve()
+    roots = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(target.is_relative_to(root) for root in roots):
+        raise ConfigError(f"{folder / name} is a link to a file outside the model folder; put a copy there, or remove it")
 
 
 def check_description(folder: Path) -> None:
@@ -71,14 +100,19 @@ def check_description(folder: Path) -> None:
             )
 
 
-def check_weights(folder: Path, weights: Collection[str]) -> None:
-    """Every safetensors file is as long as its header says, and holds the tensors that the index places in it."""
+def check_weights(folder: Path, weights: Collection[str], *, values: bool = False) -> None:
+    """Every safetensors file is as long as its header says, and holds the tensors that the index places in it.
+
+    Together they hold what config.json asks for (`artifacts.tensors`; `values`: what has to be read for that, too).
+    """
     headers = {name: read_header(folder / name) for name in weights}
-    if WEIGHTS in weights:
-        return
-    for tensor, shard in _weight_map(folder).items():
+    for tensor, shard in _weight_map(folder).items() if WEIGHTS not in weights else ():
         if tensor not in headers[shard]:
             raise ArtifactError(f"{folder / shard} lacks {tensor}, which {INDEX} places there; copy or fetch the model again")
+    config = read_config(folder)
+    check_tensors(folder, headers, config)
+    if values:
+        check_values(folder, headers, config)
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     for name in index:
         write_json(folder / name, {"metadata": {"total_size": total}, "weight_map": weight_map})
     for name, target in sorted(carried.items()):
+        (folder / target).parent.mkdir(exist_ok=True)
         with atomic_path(folder / target) as temporary:
             shutil.copyfile(source.folder / name, temporary)
     for name, document in documents.items():

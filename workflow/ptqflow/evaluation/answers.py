@@ -9,7 +9,7 @@ Whether an answer is right is decided by `equality`.
 
 import re
 
-from ptqflow.evaluation.thinking import END_THINK, THINK
+from ptqflow.chat import END_THINK, THINK
 
 _BOXED = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![a-zA-Z])\s*(\{)?")
 _UNBRACED = re.compile(r"-?\d[\d,.]*\d|-?\d|\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s\\$]")

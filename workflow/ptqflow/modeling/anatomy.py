@@ -11,10 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ptqflow.artifacts.tensors import EMBEDDING as EMBEDDING
 from ptqflow.errors import ConfigError
 
 ATTENTION, MLP = "self_attn", "mlp"  # module names inside a block
-EMBEDDING = "model.embed_tokens.weight"
 _FOLDER = Path(__file__).with_name("architectures")
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptqflow.modeling.anatomy import EMBEDDING, architecture_of, block_prefix
+from ptqflow.artifacts.tensors import EMBEDDING, HEAD, NORM
+from ptqflow.modeling.anatomy import architecture_of, block_prefix
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.weights import Weights
 
-HEAD, NORM = "lm_head.weight", "model.norm.weight"
 _ROWS = 8192  # turned at once
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +20,15 @@ from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest
 from ptqflow.artifacts.model_config import read_config
-from ptqflow.artifacts.models import check_description, check_weights, description_files, license_of, source_files, weight_files
+from ptqflow.artifacts.models import (
+    check_description,
+    check_weights,
+    description_files,
+    files_in,
+    license_of,
+    source_files,
+    weight_files,
+)
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.progress import progress
 from ptqflow.sources import Place
@@ -89,7 +98,7 @@ def run(settings: Settings, args: Namespace) -> None:
     _remove_others(folder, files)
     check_description(folder)
     read_config(folder)
-    check_weights(folder, weight_files(folder, files))
+    check_weights(folder, weight_files(folder, files), values=True)
     license_name = license_of(folder)
     origin = {"source": source} | ({"license": license_name} if license_name else {})
     Manifest(files=dict(sorted(files.items())), origin=origin).write(folder)
@@ -112,7 +121,12 @@ def _from_folder(folder: Path, source: Path) -> dict[str, FileEntry]:
         origin = source / name
         return Wanted(origin.stat().st_size, cache.sha256(origin), None, lambda partial, report: _copy(origin, partial, report))
 
-    return _fill(folder, {name: wanted(name) for name in source_files(source)})
+    names = source_files(source)
+    if left := sorted(
+        {path.name for path in source.iterdir() if not path.name.startswith(".")} - {n.split("/")[0] for n in names}
+    ):
+        print(f"fetch: left behind, since nothing reads it: {', '.join(left)}", file=sys.stderr)
+    return _fill(folder, {name: wanted(name) for name in names})
 
 
 def _copy(source: Path, partial: Path, report: Report) -> None:
@@ -179,6 +193,7 @@ def _fill(folder: Path, wanted: Mapping[str, Wanted]) -> dict[str, FileEntry]:
                         "run again to fetch it anew"
                     )
                 sync(partial)
+                target.parent.mkdir(exist_ok=True)
                 os.replace(partial, target)
             files[name] = FileEntry(bytes=file.bytes, sha256=found)
     sync(folder)
@@ -195,8 +210,7 @@ def _check_space(folder: Path, wanted: Mapping[str, Wanted]) -> None:
 
 def _remove_others(folder: Path, files: Iterable[str]) -> None:
     """Remove what an earlier source left here: transformers would load a stale model.safetensors before the index's shards."""
-    for entry in folder.iterdir():
-        if entry.is_file() and entry.name not in files:
-            entry.unlink()
+    for name in set(files_in(folder)) - set(files):
+        (folder / name).unlink()
     for partial in (folder / STATE).glob("*.partial"):
         partial.unlink()

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ptqflow.errors import ConfigError
+from ptqflow.chat import END_THINK, THINK, prompt_of
 from ptqflow.evaluation.hashing import completion_seed, tokens_sha256
 from ptqflow.evaluation.items import GenerationItem
 from ptqflow.evaluation.requests.limited import Limited
-from ptqflow.evaluation.thinking import END_THINK, THINK
 from ptqflow.progress import progress
 
 if TYPE_CHECKING:
@@ -29,24 +28,13 @@ class Protocol(Limited):
     completions: Annotated[int, Field(ge=1)] = 1
 
 
-def chat_prompt(tokenizer: Any, content: str) -> tuple[list[int], bool]:
+def chat_prompt(tokenizer: Any, content: str, where: str = "generation") -> tuple[list[int], bool]:
     """Token ids of one user turn with the generation prompt, and whether that opens a thinking section.
 
     The template writes BOS itself where the model wants one, so its text is tokenized without special tokens: a second BOS
     is a known way to lose accuracy. Raises ConfigError for a tokenizer without a chat template, or with one that fails.
     """
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "the model's tokenizer has no chat template, which generation tasks need; use an instruction-tuned model"
-        )
-    turn = [{"role": "user", "content": content}]
-    try:
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template is a program of the model's makers, and may raise anything
-        raise ConfigError(
-            f"the model's chat template fails on a user's turn ({type(error).__name__}: {error}); "
-            "correct its chat template, or leave generation tasks out"
-        ) from None
+    text = prompt_of(tokenizer, [{"role": "user", "content": content}], where)
     return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
 
 
@@ -68,10 +56,7 @@ def generate(
     sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
     prompts = []
     for item in items:
-        try:
-            prompts.append(chat_prompt(engine.tokenizer, item.prompt))
-        except ConfigError as error:
-            raise ConfigError(f"task {task}, item {item.id}: {error}") from None
+        prompts.append(chat_prompt(engine.tokenizer, item.prompt, f"task {task}, item {item.id}"))
     requests = [(index, completion) for index in range(len(items)) for completion in range(protocol.completions)]
     seeds = [completion_seed(seed, task, items[index].id, completion) for index, completion in requests]
     hidden = hidden_tokens(engine.tokenizer)

@@ -1,0 +1,56 @@
+"""Prompts depend on neither the day nor the field that holds the thinking; a template that fails is said with its row."""
+
+from datetime import datetime
+
+import pytest
+from model_folder import CHAT_TEMPLATE, write_tokenizer
+from ptqflow.chat import TODAY, prompt_of, with_thinking
+from ptqflow.errors import ConfigError
+from transformers import AutoTokenizer
+from transformers.utils import chat_template_utils
+
+ASKED = [{"role": "user", "content": "2 + 3?"}]
+DATED = "{%- if strftime_now is defined %}{{ strftime_now('%d %b %Y, %-d/%m, %A') }}{% endif %}|" + CHAT_TEMPLATE
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    def of(template):
+        write_tokenizer(tmp_path, template)
+        return AutoTokenizer.from_pretrained(tmp_path)
+
+    return of
+
+
+def test_a_dated_template_writes_one_day(tokenizer, monkeypatch):
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 2, 3, tzinfo=tz)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Moved)
+    text = prompt_of(tokenizer(DATED), ASKED, "row 1")
+    assert text.startswith("26 Jul 2024, 26/07, Friday|")
+    assert TODAY.isoformat() == "2024-07-26"
+
+
+def test_other_templates_are_asked_as_they_are(tokenizer):
+    plain = tokenizer(CHAT_TEMPLATE)
+    assert prompt_of(plain, ASKED, "row 1") == plain.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no') }}", "{% for %}", "{{ messages[7].content.x }}", "{{ 1 / 0 }}"])
+def test_a_template_that_fails_is_one_sentence(tokenizer, template):
+    with pytest.raises(ConfigError, match=r"row 7: the model's chat template fails on it \(\w+: .*; correct the messages"):
+        prompt_of(tokenizer(template), ASKED, "row 7")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
+def test_thinking_in_a_field_of_its_own_is_read_as_the_model_writes_it(tokenizer, field):
+    turn = {"role": "assistant", "content": "\n5", field: "2 and 3.\n"}
+    assert with_thinking(tokenizer(CHAT_TEMPLATE), turn, turn["content"], "row 1") == "<think>\n2 and 3.\n</think>\n\n5"
+    assert with_thinking(tokenizer(CHAT_TEMPLATE), {**turn, field: None}, "5", "row 1") == "5"
+    with pytest.raises(ConfigError, match=f"row 1: {field} has no place in this model's turns"):
+        with_thinking(tokenizer("{{ messages }}"), turn, "5", "row 1")
+    with pytest.raises(ConfigError, match=f"row 1: {field} is no text"):
+        with_thinking(tokenizer(CHAT_TEMPLATE), {**turn, field: ["2"]}, "5", "row 1")

@@ -1,0 +1,122 @@
+"""A model folder is one model for every engine, or it is refused by tensor, key and remedy; nothing outside it is taken along."""
+
+import numpy as np
+import pytest
+from model_folder import write_model
+from ptqflow.artifacts.hub import HubFile
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.models import check_weights, source_files, strays
+from ptqflow.errors import ArtifactError, ConfigError
+from safetensors.numpy import load_file, save_file
+
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+def changed(folder, change, **config):
+    """The model with its tensors changed in place, and keys of its config.json."""
+    write_model(folder, **config)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def with_nan(tensors):
+    tensors[NORM][3] = np.nan
+
+
+CASES = {
+    "no head": (lambda t: None, {"tie_word_embeddings": False}, rf"lacks {HEAD}.*tie_word_embeddings is false"),
+    "no norm": (lambda t: t.pop(NORM), {}, f"lacks {NORM}"),
+    "no embedding": (lambda t: t.pop(EMBEDDING), {}, f"lacks {EMBEDDING}"),
+    "norm of another width": (lambda t: t.update({NORM: np.ones(7, np.float32)}), {}, rf"{NORM} has shape \[7\].*hidden_size"),
+    "embedding of another width": (lambda t: None, {"hidden_size": 16}, rf"{EMBEDDING} has shape \[262, 8\].*\[262, 16\]"),
+    "fewer rows than tokens": (lambda t: None, {"vocab_size": 300}, rf"{EMBEDDING} has shape \[262, 8\].*\[300, 8\]"),
+    "head of another size": (lambda t: t.update({HEAD: np.ones((8, 262), np.float16)}), {}, rf"{HEAD} has shape \[8, 262\]"),
+    "another head": (lambda t: t.update({HEAD: np.zeros((262, 8), np.float16)}), {}, f"{HEAD} differs from {EMBEDDING}"),
+    "the head in another dtype": (lambda t: t.update({HEAD: np.ones((262, 8), np.float32)}), {}, f"{HEAD} differs"),
+    "integers": (lambda t: t.update({"model.layers.0.mlp.up_proj.weight": np.ones((4, 4), np.int8)}), {}, "up_proj.weight.* I8"),
+    "norm not finite": (with_nan, {}, f"{NORM} holds values that are no finite"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_engines_would_read_differently_is_refused(tmp_path, case):
+    change, config, message = CASES[case]
+    folder = changed(tmp_path / "m", change, **config)
+    with pytest.raises((ArtifactError, ConfigError), match=message):
+        check_weights(folder, ["model.safetensors"], values=True)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_whole_model_is_taken_tied_or_not(tmp_path, tied):
+    folder = changed(tmp_path / "m", lambda t: t.update({HEAD: t[EMBEDDING].copy()}), tie_word_embeddings=tied)
+    check_weights(folder, ["model.safetensors"], values=True)
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "model.safetensors", "config.json"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
+    folder, outside = write_model(tmp_path / "m"), tmp_path / "private"
+    if (folder / name).exists():
+        (folder / name).rename(outside)
+    else:
+        outside.write_text("a token")
+    (folder / name).symlink_to(outside)
+    with pytest.raises(ConfigError, match=f"{name} is a link to a file outside the model folder"):
+        source_files(folder)
+
+
+def test_links_of_the_hubs_cache_and_within_the_folder_are_followed(tmp_path):
+    snapshot = write_model(tmp_path / "models--a--b/snapshots/0123")
+    blobs = tmp_path / "models--a--b/blobs"
+    blobs.mkdir()
+    names = source_files(snapshot)
+    for number, name in enumerate(names):
+        (snapshot / name).rename(blobs / str(number))
+        (snapshot / name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "LICENSE").symlink_to("README.md")
+    assert source_files(snapshot) == sorted([*names, "LICENSE"])
+
+
+def test_what_licence_and_templates_need_is_taken_along(tmp_path):
+    folder = write_model(tmp_path / "m")
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("NOTICE", "USE_POLICY.md", "additional_chat_templates/tool_use.jinja"):
+        (folder / name).write_text("x")
+    (folder / "additional_chat_templates/run.py").write_text("x")
+    assert {"NOTICE", "USE_POLICY.md", "additional_chat_templates/tool_use.jinja"} < set(source_files(folder))
+    assert "additional_chat_templates/run.py" not in source_files(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "chat_template.jinja", "additional_chat_templates/x.jinja", "modeling_x.py"]
+)
+def test_a_stray_file_that_a_loader_would_read_is_refused(tmp_path, name):
+    folder = write_model(tmp_path / "m", shards=2)
+    names = source_files(folder)
+    Manifest.of_folder(folder, names, {}).write(folder)
+    (folder / "notes").write_text("read by nobody")
+    Manifest.read(folder / "manifest.json").verify(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    assert strays(folder, {*names, "manifest.json"}) == [name]
+    with pytest.raises(ArtifactError, match=f"{name} is not listed"):
+        Manifest.read(folder / "manifest.json").verify(folder)
+    Manifest.read(folder / "manifest.json").verify(folder, names)
+
+
+@pytest.mark.parametrize(
+    ("size", "sha256", "blob"),
+    [
+        (3, "../" * 8 + "x", None),
+        (3, None, "../../x"),
+        (3, "0" * 63, None),
+        (-1, "0" * 64, None),
+        (3, None, None),
+        ("3", "0" * 64, None),
+    ],
+)
+def test_a_hub_that_states_no_size_and_hash_is_not_believed(size, sha256, blob):
+    assert HubFile(3, "0" * 64, "a" * 40).bytes == 3
+    with pytest.raises(ValueError, match="sha256"):
+        HubFile(size, sha256, blob)

@@ -1,0 +1,55 @@
+"""A model's chat template, asked for text: a program of the model's makers, which may fail, and may look at the calendar."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from ptqflow.errors import ConfigError
+
+# Templates of Llama 3.x, Granite and others write today's date into the prompt (`strftime_now`), so scores would change with the
+# day. This one stands in: Llama 3.x's own template falls back to it.
+TODAY = date(2024, 7, 26)
+THINK, END_THINK = "<think>", "</think>"
+_THINKING = ("reasoning_content", "thinking", "reasoning")  # where engines' servers put what a model thought
+
+
+def prompt_of(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str) -> str:
+    """The text of a conversation, up to where the assistant goes on. Raises ConfigError, of `where`, if the template fails."""
+    if not tokenizer.chat_template:
+        raise ConfigError(f"{where}: the model's tokenizer has no chat template; use an instruction-tuned model, or plain text")
+    try:
+        template = tokenizer.get_chat_template()
+        text: str = tokenizer.apply_chat_template(
+            list(messages), chat_template=_dated(template), add_generation_prompt=True, tokenize=False
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: the model's chat template fails on it ({type(error).__name__}: {error}); correct the messages, or the "
+            "template"
+        ) from None
+    return text
+
+
+def _dated(template: str) -> str:
+    """The template with `strftime_now` of `TODAY`, as a macro of its own, which hides transformers' function of that name."""
+    if "strftime_now" not in template:
+        return template
+    codes = [f"%{mark}{code}" for mark in ("-", "") for code in "aAbBdjmyYHIMSpcxX"]
+    replaced = "".join(f"|replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}{template}"
+
+
+def with_thinking(tokenizer: Any, message: Mapping[str, Any], content: str, where: str) -> str:
+    """An assistant's turn as the model generates it: what it thought, if a field of its own holds that, then `content`.
+
+    Raises ConfigError naming the field where the model's template knows no marks of thinking, or the field holds no text.
+    """
+    field = next((name for name in _THINKING if message.get(name)), None)
+    if field is None:
+        return content
+    thought, template = message[field], tokenizer.chat_template
+    marks = END_THINK in (template if isinstance(template, str) else "".join(map(str, (template or {}).values())))
+    if not isinstance(thought, str) or not marks:
+        why = "is no text" if not isinstance(thought, str) else f"has no place in this model's turns, which have no {END_THINK}"
+        raise ConfigError(f"{where}: {field} {why}; write the whole turn into content, or remove the field")
+    return f"{THINK}\n{thought.strip()}\n{END_THINK}\n\n{content.lstrip()}"
