@@ -19,7 +19,7 @@ CT, AWQ, GPTQ = (object.__new__(registry.layout(form)) for form in ("compressed-
 
 def linear_of(bits, symmetric, rows, columns, group, dtype=torch.float16):
     args = WeightArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=group)
-    scheme = LinearScheme(0, "q_proj", args, None, group)
+    scheme = LinearScheme(0, "q_proj", "qkv", "self_attn.q_proj", args, None, group)
     return Linear(scheme, args, (rows, columns), columns // group, dtype)
 
 

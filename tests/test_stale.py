@@ -1,6 +1,7 @@
 """What another platform left is shown only while it is what the study asks for: an edit leaves its rows out, with the reason."""
 
 import copy
+import shutil
 
 import pytest
 from checkout import REPOSITORY
@@ -57,7 +58,7 @@ def left(tmp_path, monkeypatch):
         "generated": {"settings": settings, "inputs": checkpoint | {f"{TASK}/test.jsonl": sha256(f"{TASK}/test.jsonl")}},
     }
     write_rows(paths.scores("gpu", "demo", "rtn.fake", "transformers", "facts", 0), SAMPLES, [], scored)
-    timed = {"settings": study.latency["quick"].model_dump(mode="json"), "inputs": checkpoint}
+    timed = {"settings": study.latency["quick"].asked(), "inputs": checkpoint}
     write_rows(paths.latency("gpu", "demo", "rtn.fake", "transformers", "quick"), LATENCY, [], timed)
     return tmp_path
 
@@ -102,7 +103,7 @@ def test_another_model_under_the_same_name_and_edited_data_leave_rows_out(left):
     other = left / "elsewhere"
     other.mkdir()
     for name in source_files(DEMO):
-        (other / name).symlink_to(DEMO / name)
+        shutil.copyfile(DEMO / name, other / name)
     assert shown(lambda c: c["models"]["demo"]["source"].update(path=str(other)))[0] == []
     manifest = left / "results/gpu/checkpoints/demo/rtn/fake/manifest.json"
     manifest.write_text(manifest.read_text() + " ")
