@@ -54,3 +54,9 @@ def test_thinking_in_a_field_of_its_own_is_read_as_the_model_writes_it(tokenizer
         with_thinking(tokenizer("{{ messages }}"), turn, "5", "row 1")
     with pytest.raises(ConfigError, match=f"row 1: {field} is no text"):
         with_thinking(tokenizer(CHAT_TEMPLATE), {**turn, field: ["2"]}, "5", "row 1")
+
+
+@pytest.mark.parametrize("lead", ["", "\n", "  ", "\n\n  ", "{% if true %}\n  {% endif %}", "  {% if true %} x{% endif %}"])
+def test_a_dated_template_keeps_its_white_space(tokenizer, lead):
+    dated = tokenizer(lead + "{{ messages[0].content }}{# strftime_now #}")
+    assert prompt_of(dated, ASKED, "row 1") == dated.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)

@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 from argparse import Namespace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from fake_hub import FakeHub
@@ -294,3 +296,40 @@ def test_a_full_disk_is_known_before_the_transfer(source, tmp_path, monkeypatch)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(OSError, match=r"bytes are needed and 0 are free"):
         fetch_to(tmp_path / "m", path=str(source))
+
+
+# ---- a hub that is none
+
+
+@pytest.mark.parametrize(
+    "answer", [[], None, {"siblings": {"a": 1}}, {"siblings": [{"size": 1}]}, {"siblings": [{"rfilename": "a", "lfs": "x"}]}]
+)
+def test_an_answer_that_lists_no_files_is_one_sentence(source, hub_client, tmp_path, monkeypatch, answer):
+    hub = FakeHub.of_folder(source)
+    plain = hub.listing()
+    monkeypatch.setattr(hub, "listing", lambda: {**plain, **answer} if isinstance(answer, dict) else answer)
+    with hub.serving(), pytest.raises(ConfigError, match=r"the hub answers what is no list of files .* check HF_ENDPOINT"):
+        fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+def test_no_password_of_the_hubs_address_is_printed_and_html_is_one_sentence(source, hub_client, tmp_path, status):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", "13")
+            self.end_headers()
+            self.wfile.write(b"<html></html>")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    Thread(target=server.serve_forever, daemon=True).start()
+    hub = FakeHub.of_folder(source)
+    hub.endpoint = f"http://user:PASSWORD@127.0.0.1:{server.server_port}"
+    with pytest.raises(ConfigError, match=r"the hub (answers|cannot)") as refused:
+        fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+    server.shutdown()
+    server.server_close()
+    assert "PASSWORD" not in str(refused.value)

@@ -1,5 +1,7 @@
 """A model folder is one model for every engine, or it is refused by tensor, key and remedy; nothing outside it is taken along."""
 
+import json
+
 import numpy as np
 import pytest
 from model_folder import write_model
@@ -52,6 +54,14 @@ def test_what_engines_would_read_differently_is_refused(tmp_path, case):
 def test_a_whole_model_is_taken_tied_or_not(tmp_path, tied):
     folder = changed(tmp_path / "m", lambda t: t.update({HEAD: t[EMBEDDING].copy()}), tie_word_embeddings=tied)
     check_weights(folder, ["model.safetensors"], values=True)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    folder = write_model(tmp_path / "m", shards=2)
+    second = folder / "model-00002-of-00002.safetensors"
+    save_file({**load_file(second), NORM: np.zeros(8, np.float16)}, second)
+    with pytest.raises(ArtifactError, match=f"{NORM} is in model-00001.* and in model-00002"):
+        source_files(folder)
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "model.safetensors", "config.json"])
@@ -120,3 +130,16 @@ def test_a_hub_that_states_no_size_and_hash_is_not_believed(size, sha256, blob):
     assert HubFile(3, "0" * 64, "a" * 40).bytes == 3
     with pytest.raises(ValueError, match="sha256"):
         HubFile(size, sha256, blob)
+
+
+@pytest.mark.parametrize("change", [{"dtype": None}, {"dtype": ["F16"]}, {"dtype": "F32"}, {"shape": [4]}, {"shape": [-8]}])
+def test_a_header_that_contradicts_itself_is_refused(tmp_path, change):
+    path = write_model(tmp_path / "m") / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header[NORM].update(change)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(ArtifactError, match="is not a whole safetensors file"):
+        source_files(path.parent)

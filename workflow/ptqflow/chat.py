@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from string import ascii_letters
 from typing import Any
 
 from ptqflow.errors import ConfigError
@@ -31,12 +32,15 @@ def prompt_of(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str)
 
 
 def _dated(template: str) -> str:
-    """The template with `strftime_now` of `TODAY`, as a macro of its own, which hides transformers' function of that name."""
+    """The template with `strftime_now` of `TODAY`, as a macro of its own, which hides transformers' function of that name.
+
+    Its line ends with a newline, which `trim_blocks` removes: the template still starts a line, and keeps its own white space.
+    """
     if "strftime_now" not in template:
         return template
-    codes = [f"%{mark}{code}" for mark in ("-", "") for code in "aAbBdjmyYHIMSpcxX"]
+    codes = [f"%{mark}{code}" for mark in ("-", "") for code in ascii_letters if TODAY.strftime(f"%{code}") != f"%{code}"]
     replaced = "".join(f"|replace({code!r}, {TODAY.strftime(code)!r})" for code in codes)
-    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro -%}}{template}"
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format{replaced} }}}}{{%- endmacro %}}\n{template}"
 
 
 def with_thinking(tokenizer: Any, message: Mapping[str, Any], content: str, where: str) -> str:

@@ -24,6 +24,8 @@ from ptqflow.errors import ArtifactError, ConfigError
 
 _NAME = re.compile(rf"(?:{TEMPLATES}/)?[A-Za-z0-9_][A-Za-z0-9._+ -]*")  # a file of the top, or a chat template
 
+_USERINFO = re.compile(r"//[^/\s'\"]*@")  # user and password of an address
+
 
 @dataclass(frozen=True)
 class HubFile:
@@ -47,10 +49,18 @@ def list_files(repo: str, revision: str) -> dict[str, HubFile]:
     Raises ConfigError with the remedy when the hub refuses, or answers what is no list of files.
     """
     with _explained(repo, revision):
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        try:
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # HTML of a login page, say
+            if isinstance(error, hub.HFValidationError):
+                raise
+            raise ConfigError(
+                f"model {repo}@{revision}: the hub answers what is no list of files ({type(error).__name__}); check HF_ENDPOINT, "
+                "and that no proxy answers in its place"
+            ) from None
     files = {}
     for entry in info.siblings or []:
-        if _NAME.fullmatch(entry.rfilename):
+        if isinstance(entry.rfilename, str) and _NAME.fullmatch(entry.rfilename):
             try:
                 size: Any = entry.size
                 files[entry.rfilename] = HubFile(size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
@@ -127,7 +137,7 @@ def _explained(repo: str, revision: str) -> Iterator[None]:
     except (hub.HTTPError, OSError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise
-        detail = str(error).strip().splitlines()
+        detail = _USERINFO.sub("//", str(error)).strip().splitlines()
         raise ConfigError(
             f"{model}: the hub cannot be reached or broke off ({type(error).__name__}: {detail[0] if detail else 'no detail'}); "
             "run again to resume, set HF_ENDPOINT to a mirror, or download the model elsewhere and use path"

@@ -1,6 +1,7 @@
 """Model folders: which files belong to a model, and whether they are whole. Reads no weights and imports no framework."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Collection
@@ -127,12 +128,22 @@ def read_header(path: Path) -> dict[str, Any]:
             if len(start) < 8 or length > min(size, _LARGEST_HEADER):
                 raise ValueError("no header")
             header = json.loads(file.read(length))
+            if not all(_is_entry(entry) for name, entry in header.items() if name != "__metadata__"):
+                raise ValueError("an entry's dtype, shape and length do not fit")
             end = 8 + length + max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ArtifactError(f"{path} is not a whole safetensors file ({error}); copy or fetch it again") from None
     if end != size:
         raise ArtifactError(f"{path} has {size} bytes, its header says {end} (truncated?); copy or fetch it again")
     return dict(header)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a tensor's entry has a dtype, a shape and offsets, of one length where the dtype is of whole bytes."""
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
+    bits = re.fullmatch(r"[A-Z]+(8|16|32|64|128)(?:_\w+)?", dtype)
+    return whole and start <= end and (bits is None or end - start == math.prod(shape) * int(bits[1]) // 8)
 
 
 def license_of(folder: Path) -> str | None:

@@ -23,12 +23,17 @@ def check_tensors(folder: Path, headers: Mapping[str, Mapping[str, Any]], config
     """Raise ConfigError or ArtifactError for what is missing, of another shape or no float. `headers` by weight file."""
     found = {name: (folder / file, entry) for file, header in headers.items() for name, entry in header.items()}
     found.pop("__metadata__", None)
+    for name in found:
+        if len(files := [file for file, header in headers.items() if name in header]) > 1:
+            raise ArtifactError(
+                f"{folder}: {name} is in {' and in '.join(files)}, of which engines read one; copy the model again"
+            )
     for name, (_, entry) in found.items():
         if name.endswith((".weight", ".bias")) and entry["dtype"] not in _FLOATS:
             raise ConfigError(
                 f"{folder}: {name} is stored as {entry['dtype']}, of which config.json says nothing; start from the float model"
             )
-    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT)
+    tied = _is_tied(config)
     vocabulary, hidden = config.get("vocab_size"), config.get("hidden_size")
     shapes = {EMBEDDING: [vocabulary, hidden], NORM: [hidden]}
     if HEAD in found or not tied:
@@ -51,7 +56,7 @@ def check_values(folder: Path, headers: Mapping[str, Mapping[str, Any]], config:
     kind, exponent = _FLOATS[found[NORM][1]["dtype"]]
     if any(value & exponent == exponent for block in _blocks(*found[NORM]) for value in array(kind, block)):
         raise ArtifactError(f"{folder}: {NORM} holds values that are no finite numbers; copy or fetch the model again")
-    tied = config.get("tie_word_embeddings", config.get("model_type") in _TIED_BY_DEFAULT)
+    tied = _is_tied(config)
     if not tied or HEAD not in found:
         return
     embedding, head = found[EMBEDDING], found[HEAD]
@@ -63,6 +68,11 @@ def check_values(folder: Path, headers: Mapping[str, Mapping[str, Any]], config:
             f"{folder}: config.json ties the head to the embedding (tie_word_embeddings), but {HEAD} differs from {EMBEDDING}: "
             "engines would run two models; write tie_word_embeddings: false, or remove the tensor"
         )
+
+
+def _is_tied(config: Mapping[str, Any]) -> bool:
+    stated = config.get("tie_word_embeddings")
+    return config.get("model_type") in _TIED_BY_DEFAULT if stated is None else bool(stated)
 
 
 def _blocks(path: Path, entry: Mapping[str, Any]) -> Iterator[bytes]:
