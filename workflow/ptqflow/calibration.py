@@ -78,6 +78,13 @@ def documents(rows: Sequence[Mapping[str, Any]], settings: CalibrationSettings, 
         raise ConfigError("format: chat, but the model's tokenizer has no chat template; use format: plain")
     read = _chat if settings.format == "chat" else _plain
     found = [read(str(row.get(settings.fields.id, number)), row, settings, tokenizer) for number, row in enumerate(rows)]
+    for document in found:
+        try:
+            (document.prompt + document.completion).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{_where(document.id, settings)} holds half of a surrogate pair, which is no text; remove it"
+            ) from None
     return [document for document in found if (document.prompt + document.completion).strip()]  # an empty row is no text
 
 

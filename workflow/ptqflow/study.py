@@ -184,6 +184,9 @@ def load(config: Mapping[str, Any]) -> Study:
     except ValidationError as error:
         raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
     for name, entry in study.models.items():
+        with _named(f"models.{name}"):
+            if (config := architecture_of(study, name)) is not None:
+                anatomy.architecture_of(config)  # before what its folder lacks: an unknown architecture has other tensors
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 source_files(entry.source.path)
@@ -218,9 +221,6 @@ def _named(key: str) -> Iterator[None]:
 
 def _check_architecture(study: Study, name: str) -> None:
     architecture = architecture_of(study, name)
-    if architecture is not None:
-        with _named(f"models.{name}"):
-            anatomy.architecture_of(architecture)
     layers, entry = layers_of(study, name), study.models[name]
     stated = entry.model_type
     if stated and (stated not in anatomy.known() or (architecture is not None and architecture["model_type"] != stated)):

@@ -81,24 +81,11 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _row(number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-        if "\\ud" in line.lower():
-            row = _without_lone_surrogates(row)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"line {number}: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"line {number} is not an object {{...}} but a {type(row).__name__}; one row per line")
     return row
-
-
-def _without_lone_surrogates(value: Any) -> Any:
-    """JSON data with U+FFFD for each half of a surrogate pair that stands alone: no tokenizer reads one, and no file holds it."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_without_lone_surrogates(entry) for entry in value]
-    if isinstance(value, dict):
-        return {_without_lone_surrogates(key): _without_lone_surrogates(entry) for key, entry in value.items()}
-    return value
 
 
 def load_rows(source: Source) -> list[dict[str, Any]]:
