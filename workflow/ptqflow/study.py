@@ -185,8 +185,8 @@ def load(config: Mapping[str, Any]) -> Study:
         raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
     for name, entry in study.models.items():
         with _named(f"models.{name}"):
-            if (config := architecture_of(study, name)) is not None:
-                anatomy.architecture_of(config)  # before what its folder lacks: an unknown architecture has other tensors
+            if (stated := architecture_of(study, name)) is not None:
+                anatomy.architecture_of(stated)  # before what its folder lacks: an unknown architecture has other tensors
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 source_files(entry.source.path)
