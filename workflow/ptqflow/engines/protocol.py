@@ -12,6 +12,7 @@ import torch
 
 from ptqflow.devices.device import Device
 from ptqflow.engines.registry import module_of
+from ptqflow.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,17 @@ class Engine(Protocol):
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens], and `new_tokens` decode steps after it."""
+
+
+def room_for(prompt: Sequence[int], positions: int | None, wanted: int) -> int:
+    """How many of the `wanted` new tokens fit behind a prompt into the model's positions. Raises ConfigError where none does."""
+    room = wanted if positions is None else positions - len(prompt)
+    if room < 1:
+        raise ConfigError(
+            f"a prompt of {len(prompt)} tokens leaves no room in the model's {positions} positions; "
+            "leave its item out, or use a model with more positions"
+        )
+    return min(room, wanted)
 
 
 def load(name: str, folder: Path, device: Device) -> Engine:

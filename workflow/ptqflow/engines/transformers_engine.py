@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing
+from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.quantizer import register
@@ -54,20 +54,11 @@ class TransformersEngine:
         leaves none.
         """
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        limits = [self._limit(prompt, sampling) for prompt in prompts]
+        limits = [room_for(prompt, self.max_length, sampling.max_new_tokens) for prompt in prompts]
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             sampler = Sampler(sampling, [seeds[row] for row in rows])
             yield from self._decode(rows, [prompts[row] for row in rows], [limits[row] for row in rows], sampler)
-
-    def _limit(self, prompt: Sequence[int], sampling: Sampling) -> int:
-        room = sampling.max_new_tokens if self.max_length is None else self.max_length - len(prompt)
-        if room < 1:
-            raise ConfigError(
-                f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions; "
-                "leave its item out, or use a model with more positions"
-            )
-        return min(room, sampling.max_new_tokens)
 
     def _decode(
         self, rows: list[int], prompts: list[Sequence[int]], limits: list[int], sampler: Sampler

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing
+from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing, room_for
 from ptqflow.errors import ConfigError
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
@@ -71,7 +71,7 @@ class VllmEngine:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 top_k=sampling.top_k,
-                max_tokens=self._room(prompt, sampling.max_new_tokens),
+                max_tokens=room_for(prompt, self.max_length, sampling.max_new_tokens),
                 stop_token_ids=self.stop_tokens,
                 logprobs=0,  # of the chosen token: no number where the model collapsed
             )
@@ -133,22 +133,13 @@ class VllmEngine:
 
         return SamplingParams(detokenize=False, **values)
 
-    def _room(self, prompt: Sequence[int], wanted: int) -> int:
-        room = wanted if self.max_length is None else self.max_length - len(prompt)
-        if room < 1:
-            raise ConfigError(
-                f"a prompt of {len(prompt)} tokens leaves no room in the model's {self.max_length} positions; "
-                "leave its item out, or use a model with more positions"
-            )
-        return min(room, wanted)
-
     def _scored(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Any]]]:
         """(index, log-probability and rank of each token but the first) of sequences, as they finish.
 
         vLLM answers with one new token at least, so a sequence must leave one position; one that fills them all is refused.
         """
         for sequence in sequences:
-            self._room(sequence, 1)
+            room_for(sequence, self.max_length, 1)
         parameters = [self._parameters(temperature=0.0, max_tokens=1, prompt_logprobs=0)] * len(sequences)
         for index, output in self._serve(sequences, parameters):
             tokens = output.prompt_token_ids[1:]
