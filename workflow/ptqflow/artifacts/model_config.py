@@ -23,15 +23,21 @@ _LISTS = ("architectures", "layer_types")
 _MAPPINGS = ("rope_scaling", "rope_parameters")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder. Raises ArtifactError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
+    return value
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a model folder. Raises ArtifactError or ConfigError naming the file, the key and the value."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
+    config = read_object(path)
     for key, wanted in _complaints(config):
         raise ConfigError(f"{path}: {key} is {json.dumps(config[key])[:60]}, where {wanted} belongs; correct it")
     return config

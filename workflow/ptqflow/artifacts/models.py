@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.model_config import read_config
+from ptqflow.artifacts.model_config import read_config, read_object
 from ptqflow.artifacts.tensors import check_tensors, check_values
 from ptqflow.errors import ArtifactError, ConfigError
 
@@ -94,7 +94,7 @@ def check_description(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} has no config.json, so it is no model folder; give the folder that transformers would load")
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and (code := _json(folder / name).get("auto_map")):
+        if (folder / name).is_file() and (code := read_object(folder / name).get("auto_map")):
             raise ConfigError(
                 f"{folder / name} asks for remote code (auto_map: {', '.join(code)}), which is never trusted; "
                 "use a model whose architecture transformers ships (then a local copy without auto_map loads)"
@@ -155,18 +155,8 @@ def license_of(folder: Path) -> str | None:
     return entry[1] if entry else None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not JSON ({error}); copy or fetch it again") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is not a JSON object; copy or fetch it again")
-    return value
-
-
 def _weight_map(folder: Path) -> dict[str, str]:
-    table = _json(folder / INDEX).get("weight_map")
+    table = read_object(folder / INDEX).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(shard, str) for shard in table.values()):
         raise ArtifactError(f"{folder / INDEX} has no weight_map of tensors to files; copy or fetch the model again")
     return table
