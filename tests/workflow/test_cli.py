@@ -85,7 +85,7 @@ def test_help_of_every_stage_lists_its_settings_and_paths(name, capsys):
 
 @pytest.mark.parametrize("name", ["chunks", "peers", "stages"])
 def test_benchmarks_have_help(name):
-    script = Path(__file__).resolve().parents[1] / f"benchmarks/{name}.py"
+    script = Path(__file__).resolve().parents[2] / f"benchmarks/{name}.py"
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, env=environment())
     assert (done.returncode, "--output" in done.stdout) == (0, True), done.stderr
 

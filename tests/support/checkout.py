@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "config.yaml", "workflow", "resources", "local", "gpu", "ascend")
 
 SMALL_STUDY: dict[str, Any] = {
