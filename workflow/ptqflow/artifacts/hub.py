@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
@@ -142,3 +142,21 @@ def _explained(repo: str, revision: str) -> Iterator[None]:
             f"{model}: the hub cannot be reached or broke off ({type(error).__name__}: {detail[0] if detail else 'no detail'}); "
             "run again to resume, set HF_ENDPOINT to a mirror, or download the model elsewhere and use path"
         ) from None
+
+
+def commit(repo: str, revision: str, kind: str) -> str:
+    """The commit that a branch or tag of a model or data set stands for now. Raises ConfigError when the hub refuses."""
+    with _explained(repo, revision):
+        found = HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
+    if not re.fullmatch("[0-9a-f]{40}", str(found)):
+        raise ConfigError(f"{kind} {repo}@{revision}: the hub states no commit; check HF_ENDPOINT, and that no proxy answers")
+    return str(found)
+
+
+def small_file(repo: str, revision: str, name: str) -> Path:
+    """A small file of a model at a commit, in huggingface_hub's cache. Raises ConfigError where it is not there."""
+    with _explained(repo, revision):
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except hub.EntryNotFoundError:
+            raise ConfigError(f"model {repo}@{revision} has no {name}; give the repository of a transformers model") from None

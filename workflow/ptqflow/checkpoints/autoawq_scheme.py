@@ -9,6 +9,8 @@ from ptqflow.recipes import Recipe
 
 BITS = 4
 
+SERVED = "vLLM, GPTQModel, and transformers with gptqmodel"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why no AutoAWQ checkpoint holds the recipe, or None."""

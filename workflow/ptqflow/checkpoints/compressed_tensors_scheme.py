@@ -15,6 +15,8 @@ INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
 _Key = tuple[Any, ...]
 
+SERVED = "vLLM (CUDA, CPU), and transformers with compressed-tensors"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vLLM serves no such checkpoint, or None."""

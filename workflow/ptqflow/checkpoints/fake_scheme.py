@@ -5,6 +5,11 @@ from typing import Any
 
 from ptqflow.recipes import Recipe
 
+SERVED = (
+    "transformers after `import ptqflow`, and vLLM with ptqflow's plugin; recipes that quantize weights alone load anywhere. "
+    "For evaluation: the weights are stored in high precision"
+)
+
 
 def engine(recipe: Recipe) -> str:
     """transformers loads them all."""

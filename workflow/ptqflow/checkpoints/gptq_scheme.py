@@ -14,6 +14,8 @@ from ptqflow.recipes import Recipe
 
 BITS = (2, 3, 4, 8)
 
+SERVED = "GPTQModel, and transformers with gptqmodel and optimum; symmetric weights of 4 or 8 bits in vLLM"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why no GPTQ checkpoint holds the recipe, or None."""
