@@ -38,7 +38,10 @@ STAGES = {
 }
 # What a user asks for as a whole: modules of `ptqflow.commands`, each with `add_arguments`, `run` and `EXAMPLES`.
 COMMANDS = {
+    "quantize-model": "quantize one model by one recipe into a folder that an engine serves, and verify it",
     "run": "run a study: every job that its config.yaml asks for and that is not done, then the report",
+    "new": "make a folder with a commented study of your own",
+    "check": "validate a study, count its jobs, and estimate time, memory and disk before anything runs",
     "recipes": "list the presets, and the recipes of a configuration, in words",
     "formats": "which form of checkpoint holds which recipe for a model, who serves it, and why not",
     "explain": "show the complete recipe that a name of config.yaml, or a preset, stands for",

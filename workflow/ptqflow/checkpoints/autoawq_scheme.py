@@ -43,6 +43,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vLLM: `vllm serve folder`. transformers reads it with `gptqmodel` installed."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vLLM: `vllm serve {folder}`. transformers reads it with `gptqmodel` installed."

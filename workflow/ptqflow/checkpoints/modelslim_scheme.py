@@ -155,6 +155,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vllm-ascend, on an Ascend NPU: `vllm serve folder --quantization ascend`."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vllm-ascend, on an Ascend NPU: `vllm serve {folder} --quantization ascend`."

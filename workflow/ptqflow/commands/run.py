@@ -67,21 +67,21 @@ def workflow(study: Path, profile: str, options: Sequence[str], report: bool = T
     for file in (folder / CONFIG, *map(Path, _overlays(options))):
         configfile.check(file)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += [*profile_options(profile, options), *options]
+    command += profile_options(profile, options)
     if PLANS_ONLY & set(options):
-        return subprocess.run(command, env=environment(), check=False).returncode
+        return subprocess.run([*command, *options], env=environment(), check=False).returncode
     with _alone(folder) as lock, _interrupts_go_to_jobs():
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
         done = subprocess.Popen(
-            [*command, "--logger", "ptqflow"], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
+            [*command, "--logger", "ptqflow", *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
         )
         status = done.wait()
         if status:
             print(_why_it_ended(folder, status), file=sys.stderr)
         elif report:
-            made = [*command, "--report", REPORT, "--quiet", "all"]
+            made = [*command, "--report", REPORT, "--quiet", "all", *_configuring(options)]
             status = subprocess.run(made, env=environment(), stdout=subprocess.DEVNULL, check=False).returncode
     return status
 
@@ -116,6 +116,16 @@ def _overlays(options: Sequence[str]) -> list[str]:
             found += [value] if reading and value else []
         elif reading:
             found.append(option)
+    return found
+
+
+def _configuring(options: Sequence[str]) -> list[str]:
+    """Those of a user's options that say which study is meant; its report is of all that was asked, not of single targets."""
+    found, kept = [], False
+    for option in options:
+        if option.startswith("-"):
+            kept = option.partition("=")[0] in ("--configfile", "--configfiles", "--config", "-C")
+        found += [option] if kept else []
     return found
 
 

@@ -69,7 +69,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     args.output.unlink(missing_ok=True)
     layout = registry.layout(settings.form)(weights, qparams, recipe, config)
     recipe_json = json.dumps(recipe.dump(), indent=2, sort_keys=True)
-    text = card(recipe, settings.form, scheme.loading(recipe), config, origin, recipe_json)
+    text = card(recipe, settings.form, scheme.loading(recipe, "."), config, origin, recipe_json)
     files = write(layout, manifest.files, text, folder)
     write_json(folder / SIDE_FILE, origin)
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
