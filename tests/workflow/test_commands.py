@@ -81,3 +81,15 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
     assert run_command._overlays(["--configfile", "a.yaml", "b.yaml", "--cores", "2", "--configfile=c.yaml"]) == [
         *("a.yaml", "b.yaml", "c.yaml")
     ]
+
+
+def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):
+    folder = finished.root / "results/cpu/checkpoints/demo/rounded/fake"
+    before = (folder / "README.md").read_bytes()
+    assert cli.main(["card", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "| text (perplexity) | transformers |" in said
+    assert "Nothing was measured" not in said
+    assert (folder / "README.md").read_bytes() == before  # its manifest knows these bytes
+    assert cli.main(["card", str(finished.root)]) == 2
+    assert "no checkpoint of a study" in capsys.readouterr().err

@@ -44,6 +44,7 @@ COMMANDS = {
     "check": "validate a study, count its jobs, and estimate time, memory and disk before anything runs",
     "recipes": "list the presets, and the recipes of a configuration, in words",
     "formats": "which form of checkpoint holds which recipe for a model, who serves it, and why not",
+    "card": "print the model card of a study's checkpoint with its scores and their intervals",
     "explain": "show the complete recipe that a name of config.yaml, or a preset, stands for",
 }
 
@@ -119,8 +120,14 @@ def settings_help(model: type) -> str:
 
 
 def _stage_settings(model: type[BaseModel], text: str) -> BaseModel:
+    settings = read_settings(text)
+    entry = settings.get("recipe") if isinstance(settings, dict) else None
     try:
-        return model.model_validate(read_settings(text))
+        if isinstance(entry, dict) and "preset" in entry:  # as in config.yaml
+            from ptqflow.presets import resolve
+
+            settings = {**settings, "recipe": resolve(entry)}  # type: ignore[dict-item]
+        return model.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(f"--settings: {explain(error, model)}") from None
 
