@@ -27,6 +27,7 @@ rule aggregate:
     log:
         paths.log(paths.table("aggregate", "parquet")),
     params:
+        content=content(lambda w: jobs.aggregate_inputs()),
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
         source=jobs.aggregate_source(),
@@ -53,6 +54,11 @@ rule plot:
     log:
         paths.log(paths.figure()),
     params:
+        content=content(
+            lambda w: [
+                paths.table(name, "parquet") for name in catalogue.tables_of(w.figure)
+            ]
+        ),
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),
         tables=lambda w: " ".join(

@@ -6,6 +6,7 @@ rule tokens:
     log:
         paths.log(paths.tokens()),
     params:
+        content=content(lambda w: paths.model(w.model)),
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
         code=code("tokens"),
@@ -25,6 +26,7 @@ rule collect:
     resources:
         accelerator=1,
     params:
+        content=content(lambda w: [paths.model(w.model), paths.tokens()]),
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),
     shell:

@@ -11,6 +11,13 @@ def source(w):
     return paths.model(study.source_of(w.model, w.recipe))
 
 
+def tokens_of(w):
+    """The calibration text of a recipe, of its model."""
+    return paths.tokens(
+        study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+    )
+
+
 rule export:
     input:
         model=source,
@@ -20,6 +27,7 @@ rule export:
     log:
         paths.log(paths.checkpoint()),
     params:
+        content=content(lambda w: [source(w), *qparams(w)]),
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
@@ -30,9 +38,7 @@ rule export:
 rule verify:
     input:
         model=source,
-        tokens=lambda w: paths.tokens(
-            study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
-        ),
+        tokens=tokens_of,
         qparams=qparams,
         fake=paths.checkpoint(variant="{recipe}.fake"),
         checkpoint=paths.checkpoint(),
@@ -43,6 +49,15 @@ rule verify:
     resources:
         accelerator=1,
     params:
+        content=content(
+            lambda w: [
+                tokens_of(w),
+                source(w),
+                *qparams(w),
+                paths.checkpoint(variant="{recipe}.fake"),
+                paths.checkpoint(),
+            ]
+        ),
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:

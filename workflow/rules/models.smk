@@ -20,6 +20,7 @@ rule rotate:
     log:
         paths.log(paths.rotated()),
     params:
+        content=content(paths.model()),
         settings=lambda w: jobs.rotate(w.rotation),
         code=lambda w: jobs.rotate_code(w.model, w.rotation),
     shell:
