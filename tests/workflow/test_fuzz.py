@@ -8,6 +8,7 @@ import math
 import os
 import string
 import time
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -216,11 +217,12 @@ def lines_of_rows(draw):
 class Tokenizer:
     """What `documents` asks of one."""
 
-    chat_template = "x"
+    chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     eos_token = "</s>"
+    special_tokens_map: ClassVar = {"eos_token": eos_token}
 
-    def apply_chat_template(self, messages, **options):
-        return "".join(message["content"] for message in messages)
+    def get_chat_template(self):
+        return self.chat_template
 
 
 @pytest.mark.parametrize("strength", fuzz(60, 700))
