@@ -16,7 +16,7 @@ from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import MOST_LAYERS, read_config
-from ptqflow.artifacts.models import source_files
+from ptqflow.artifacts.models import source_files, weight_files
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model, Seed
@@ -25,6 +25,7 @@ from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
+from ptqflow.modeling.tensors import check_model
 from ptqflow.platforms import Platform
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
@@ -189,7 +190,7 @@ def load(config: Mapping[str, Any]) -> Study:
                 anatomy.architecture_of(stated)  # before what its folder lacks: an unknown architecture has other tensors
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
-                source_files(entry.source.path)
+                check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
     for key, source in [
         *((f"calibrations.{name}.source", entry.source) for name, entry in study.calibrations.items()),
         *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
