@@ -2,7 +2,7 @@
 
 Usage: PTQFLOW_DATA=FOLDER python benchmarks/peer_lm_eval.py [ITEMS]; needs the data sets in the hub's layout, and `pip install
 lm-eval`. Random Llamas of float32 with three kinds of tokenizers, trained on WikiText: byte-level BPE (Qwen, Llama 3), BPE with a
-prepended boundary (SentencePiece's, Llama 2) and Unigram with one. Both sides get the same contexts and continuations. Columns: the
+prepended boundary (SentencePiece's, Llama 2) and Unigram with one. Both sides get the same contexts and continuations. Columns:
 largest difference in nats of one alternative and the verdicts (the choice of the highest sum) that differ, of ptqflow; and of
 continuations that are tokenized apart from their contexts, as a plain implementation would.
 """

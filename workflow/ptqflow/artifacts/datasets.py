@@ -88,6 +88,20 @@ def _row(number: int, line: str) -> dict[str, Any]:
     return row
 
 
+def first_row(source: Source) -> dict[str, Any] | None:
+    """The first row of a local source, or of a Parquet file without rows its columns; None of an empty file. Reads no more."""
+    path = data_files(source)[0]
+    with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as lines:
+                return next((_row(number, line) for number, line in enumerate(lines, 1) if line.strip()), None)
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(path)
+        row = next((row for batch in file.iter_batches(1) for row in batch.to_pylist()), None)
+        return row or dict.fromkeys(file.schema_arrow.names)
+
+
 def load_rows(source: Source) -> list[dict[str, Any]]:
     """All rows of `source` in file order. Raises ConfigError (nothing there) or ArtifactError (unreadable)."""
     return [row for path in data_files(source) for row in _read(path)]
