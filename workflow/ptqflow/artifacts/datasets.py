@@ -56,15 +56,12 @@ def _readable(files: list[Path]) -> list[Path]:
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from ptqflow.artifacts.hub import explained
 
     assert source.repo is not None
-    try:
+    with explained(f"source {source.label}"):
         return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"source {source.label} cannot be fetched ({error}); check repo, revision and network, or give a local path"
-        ) from None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -17,11 +17,11 @@ from typing import Any
 from huggingface_hub import constants, get_session, hf_hub_url
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, logging, validate_repo_id
 from tqdm import tqdm
 
 from ptqflow.artifacts.models import TEMPLATES
-from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.errors import ArtifactError, ConfigError, PtqflowError
 
 _NAME = re.compile(rf"(?:{TEMPLATES}/)?[A-Za-z0-9_][A-Za-z0-9._+ -]*")  # a file of the top, or a chat template
 
@@ -57,16 +57,8 @@ def list_files(repo: str, revision: str) -> tuple[dict[str, HubFile], list[str]]
 
     Raises ConfigError with the remedy when the hub refuses, or answers what is no list of files.
     """
-    with _explained(repo, revision):
-        try:
-            entries = [(str(entry["rfilename"]), entry) for entry in json.loads(_answer(repo, revision))["siblings"]]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # HTML of a login page, say
-            if isinstance(error, hub.HFValidationError):
-                raise
-            raise ConfigError(
-                f"model {repo}@{revision}: the hub answers what is no list of files ({type(error).__name__}); check HF_ENDPOINT, "
-                "and that no proxy answers in its place"
-            ) from None
+    with explained(f"model {repo}@{revision}"):
+        entries = [(str(entry["rfilename"]), entry) for entry in json.loads(_answer(repo, revision))["siblings"]]
     files = {}
     for name, entry in entries:
         if _NAME.fullmatch(name):
@@ -103,7 +95,7 @@ def download(repo: str, revision: str, name: str, size: int, partial: Path, repo
         done = 0
     report(done)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # ranges of the file, not of its compressed form
-    with _Reporting(partial, size, report) as file, _explained(repo, revision):
+    with _Reporting(partial, size, report) as file, explained(f"model {repo}@{revision}"):
         http_get(
             hf_hub_url(repo, name, revision=revision),
             file,
@@ -143,26 +135,36 @@ class _Silent(tqdm):
 
 
 @contextmanager
-def _explained(repo: str, revision: str) -> Iterator[None]:
-    """Turn the hub's errors into one sentence with a remedy. Errors of the local disk pass as they are."""
-    model = f"model {repo}@{revision}"
+def explained(what: str) -> Iterator[None]:
+    """Turn the hub's errors about `what` into one sentence with a remedy. Errors of the local disk pass as they are.
+
+    Nothing else is said meanwhile: warnings of the library hold the hub's address, which may hold a password.
+    """
+    logging.set_verbosity_error()
     try:
         yield
     except hub.GatedRepoError:
-        raise ConfigError(f"{model} is gated; accept its terms on the hub's page and set HF_TOKEN to your token") from None
+        raise ConfigError(f"{what} is gated; accept its terms on the hub's page and set HF_TOKEN to your token") from None
     except hub.RevisionNotFoundError:
-        raise ConfigError(f"{model}: the hub does not know this revision; copy a commit hash from its history") from None
+        raise ConfigError(f"{what}: the hub does not know this revision; copy a commit hash from its history") from None
     except hub.RepositoryNotFoundError:
-        raise ConfigError(f"{model}: the hub has no such repository; correct repo, or set HF_TOKEN if it is private") from None
+        raise ConfigError(f"{what}: the hub has no such repository; correct repo, or set HF_TOKEN if it is private") from None
     except hub.OfflineModeIsEnabled:
-        raise ConfigError(f"{model} is not here and HF_HUB_OFFLINE is set; unset it, or use path with a copy") from None
+        raise ConfigError(f"{what} is not here and HF_HUB_OFFLINE is set; unset it, or use path with a copy") from None
     except hub.HFValidationError as error:
-        raise ConfigError(f"{model}: {error}; correct repo") from None
+        raise ConfigError(f"{what}: {error}; correct repo") from None
     except (hub.HTTPError, OSError) as error:
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
             raise
         detail = _USERINFO.sub("//", str(error)).strip().splitlines()
         raise ConfigError(
-            f"{model}: the hub cannot be reached or broke off ({type(error).__name__}: {detail[0] if detail else 'no detail'}); "
-            "run again to resume, set HF_ENDPOINT to a mirror, or download the model elsewhere and use path"
+            f"{what}: the hub cannot be reached or broke off ({type(error).__name__}: {detail[0] if detail else 'no detail'}); "
+            "run again to resume, set HF_ENDPOINT to a mirror, or download it elsewhere and use path"
+        ) from None
+    except (PtqflowError, MemoryError):
+        raise
+    except Exception as error:  # HTML of a login page, an address that is none
+        raise ConfigError(
+            f"{what}: the hub answers what is no list of files ({type(error).__name__}); check HF_ENDPOINT, and that no proxy "
+            "answers in its place"
         ) from None
