@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import tokens_sha256
 from ptqflow.evaluation.items import ChoiceItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress
 
@@ -76,6 +77,7 @@ def generate(
                 f"an item of {len(context) + len(continuation)} tokens exceeds the model's {engine.max_length} positions: "
                 f"{text[:60]!r}; use a model with more positions"
             )
+    refuse_unknown(task, (token for pair in flat for part in pair for token in part), engine)
     with progress(task, len(flat), "alternatives") as bar:
         found = iter(engine.loglikelihoods([c for c, _ in flat], [c for _, c in flat], batch_size, bar.update))
     return [

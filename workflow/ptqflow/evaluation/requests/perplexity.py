@@ -13,6 +13,7 @@ from pydantic import Field
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import tokens_sha256
 from ptqflow.evaluation.items import TextItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress
 
@@ -53,6 +54,7 @@ def generate(
         raise ConfigError(
             f"task {task}: its text has {len(stream)} tokens, fewer than one window of {window}; set a smaller window"
         )
+    refuse_unknown(task, stream[: batch.numel()], engine)
     with progress(task, len(batch), "windows") as bar:
         nll = [value for part in engine.score(batch, batch_size, bar.update) for value in part.sum(-1).tolist()]
     return [
