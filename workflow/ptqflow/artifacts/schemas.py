@@ -87,6 +87,7 @@ _ANSWER = [
     column("prompt_sha256", text, "sha256 of the prompt's token ids"),
     column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
     column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+    column("seconds", f64, "its share of the engine's wall time, without loading; the samples' sum up to the task's", unit="s"),
     column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
     column("gold", text, "reference answer", nullable=True),
     column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
@@ -94,7 +95,7 @@ _ANSWER = [
 
 GENERATIONS = versioned(
     "generations",
-    1,
+    2,
     [
         *_ANSWER,
         column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
@@ -110,7 +111,7 @@ GENERATIONS = versioned(
 
 SAMPLES = versioned(
     "samples",
-    2,
+    3,
     [
         *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),

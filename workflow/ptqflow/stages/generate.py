@@ -1,4 +1,9 @@
-"""Ask one checkpoint, in one engine, all of one task at one seed; keep everything the engine said. Nothing is judged here."""
+"""Ask one checkpoint, in one engine, all of one task at one seed; keep everything the engine said. Nothing is judged here.
+
+What the engine finished is in a journal beside the output until that is whole, so that a job that was killed, preempted or timed
+out goes on where it was. The journal is of all that the output records: one of other code, data, settings, engine, versions or
+device is not taken.
+"""
 
 import argparse
 import math
@@ -11,13 +16,16 @@ from pydantic import Field, ValidationError
 
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.journal import Journal
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import GENERATIONS
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import select
+from ptqflow.digest import code_digest
 from ptqflow.engines.protocol import load
+from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation import benchmark
 from ptqflow.sources import Source
@@ -58,9 +66,6 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     items = benchmark.load_items(settings.task, settings.benchmark, settings.source, limit)  # before the model: fail at once
     Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
     engine = load(settings.engine, args.checkpoint.parent, device)
-    rows = requests.generate(settings.task, items, engine, protocol, settings.seed, settings.batch_size)
-    if broken := sum(map(_broken, rows)):
-        print(f"{settings.task}: the model's logits are not finite in {broken} of {len(rows)} rows", file=sys.stderr)
     who = {"task": settings.task, "kind": definition.kind, "seed": settings.seed}
     hashes = HashCache()
     inputs = {"checkpoint": hashes.sha256(args.checkpoint)} | {
@@ -68,9 +73,20 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     recorded = settings.model_copy(update={"protocol": protocol.model_dump()}).model_dump(mode="json")
     served = engine.settings()
-    metadata = provenance("generate", recorded, args.code or "", device=device.name, engine=served, inputs=inputs)
+    code = args.code or code_digest(__name__, *(f"ptqflow.{name}" for name in _asking(settings, definition.kind)))
+    metadata = provenance("generate", recorded, code, device=device.name, engine=served, inputs=inputs)
+    journal = Journal(args.output.with_name(f"{args.output.name}.parts"), metadata)
+    rows = requests.generate(settings.task, items, engine, protocol, settings.seed, settings.batch_size, journal)
+    if broken := sum(map(_broken, rows)):
+        print(f"{settings.task}: the model's logits are not finite in {broken} of {len(rows)} rows", file=sys.stderr)
     rows.sort(key=lambda row: (row["item"], row["completion"]))
     write_rows(args.output, GENERATIONS, [who | row for row in rows], metadata)
+    journal.remove()
+
+
+def _asking(settings: Settings, kind: str) -> list[str]:
+    """The modules that this stage finds by name."""
+    return [module_of(settings.engine), f"{benchmark.module_of(settings.benchmark)}:item", f"evaluation.requests.{kind}"]
 
 
 def _broken(row: dict[str, Any]) -> bool:
