@@ -189,6 +189,28 @@ ACCURACY = versioned(
     ],
 )
 
+COST = versioned(
+    "cost",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("seed", i64, "run seed; null: all seeds together", nullable=True),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("score", f64, "the metric; null where the model collapsed", nullable=True),
+        column("samples", i64, "completions, items of alternatives, or windows"),
+        column("solved", i64, "samples answered right (accuracy only)", nullable=True),
+        column("seconds", f64, "the engine's wall time on them, without loading", unit="s"),
+        column("tokens", i64, "generated or scored", unit="tokens"),
+        column("tokens_per_second", f64, "tokens / seconds", nullable=True),
+        column("seconds_per_solved", f64, "seconds / solved; null where none is", unit="s", nullable=True),
+        column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
+        column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
+        column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
+    ],
+)
+
 LAYER_ERROR = versioned(
     "layer_error",
     1,
