@@ -40,7 +40,8 @@ def _members(path: Path) -> Iterator[Any]:
 
 
 class Journal:
-    """Results of numbered requests. `results`: what is known of each, from files that say `made_from`, and from `add`.
+    """Results of numbered requests. `results`: what is known of each, from files that say `made_from`, and from `add`;
+    `added`: how many came by `add`.
 
     Without a folder nothing is kept. `made_from` is JSON data, and has to say all that a result depends on.
     """
@@ -48,6 +49,7 @@ class Journal:
     def __init__(self, folder: Path | None = None, made_from: Mapping[str, Any] | None = None) -> None:
         self.folder, self.made_from = folder, dict(made_from or {})
         self.results: dict[int, Any] = {}
+        self.added = 0
         self._file: BinaryIO | None = None
         self._synced = 0.0
 
@@ -66,6 +68,7 @@ class Journal:
     def add(self, results: Mapping[int, Any]) -> None:
         """Keep results, JSON data, that came together."""
         self.results.update(results)
+        self.added += len(results)
         if self.folder is None:
             return
         if self._file is None:
