@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
+from ptqflow.artifacts.schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
@@ -18,12 +18,16 @@ from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sam
 
 FILES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "cost": ("parquet", "csv", "md", "tex", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
 }
+
+
+SCHEMAS = {"accuracy": ACCURACY, "cost": COST, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_sizes_state_bits_per_weight(tables):
 
 
 def test_csv_holds_every_row_and_column(tables):
-    for name, schema in {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}.items():
+    for name, schema in SCHEMAS.items():
         lines = list(csv.DictReader((tables / f"{name}.csv").read_text().splitlines()))
         assert len(lines) == read_table(tables / f"{name}.parquet", schema).num_rows
         assert list(lines[0]) == schema.names

@@ -228,8 +228,13 @@ def test_another_platforms_results_of_another_recipe_stay_out_of_the_tables(stud
     assert {(row["platform"], row["recipe"]) for row in table} == {("cpu", r) for r in BOTH} | {("gpu", "second-order")}
 
 
-def test_real_run_after_an_edit_runs_what_was_planned(study):
-    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
+def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(study):
+    old = {path: path.stat().st_mtime_ns for path in study.root.glob("results/cpu/generations/**/seed=0.parquet")}
+    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1, 2]))
     planned = study.planned()
-    assert study.run() == planned
+    assert study.run("--cores", "1") == planned
     assert study.planned() == set()
+    logs = [path.read_text() for path in study.root.glob("results/logs/cpu/generations/**/seed=[12].log")]
+    assert ["has asked this" in log for log in logs].count(False) == len(VARIANTS) == len(logs) / 2
+    assert {path: path.stat().st_mtime_ns for path in old} == old
+    assert not list(study.root.glob("results/cpu/generations/**/*.parts"))

@@ -1,7 +1,8 @@
 # The study, read once; how a stage is called.
 import fcntl
+import json
 
-from ptqflow import environments, paths
+from ptqflow import environments, paths, planned
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
@@ -28,6 +29,25 @@ try:
     fcntl.flock(active, fcntl.LOCK_SH)
 except OSError:
     pass  # nothing runs in a folder that cannot be written
+
+
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.
+onstart:
+    if workflow.local_exec:
+        planned.announce(
+            [
+                planned.Ask(
+                    platform=job.wildcards.platform,
+                    checkpoint=job.input.checkpoint,
+                    output=job.output[0],
+                    settings=json.loads(job.params.settings),
+                    code=job.params.code,
+                )
+                for job in workflow.dag.needrun_jobs()
+                if job.rule.name == "generate"
+            ]
+        )
+
 
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.

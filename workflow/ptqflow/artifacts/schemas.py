@@ -87,6 +87,7 @@ _ANSWER = [
     column("prompt_sha256", text, "sha256 of the prompt's token ids"),
     column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
     column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+    column("seconds", f64, "its share of the engine's wall time, without loading; the samples' sum up to the task's", unit="s"),
     column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
     column("gold", text, "reference answer", nullable=True),
     column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
@@ -94,7 +95,7 @@ _ANSWER = [
 
 GENERATIONS = versioned(
     "generations",
-    1,
+    2,
     [
         *_ANSWER,
         column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
@@ -110,7 +111,7 @@ GENERATIONS = versioned(
 
 SAMPLES = versioned(
     "samples",
-    2,
+    3,
     [
         *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
@@ -186,6 +187,28 @@ ACCURACY = versioned(
         column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
+    ],
+)
+
+COST = versioned(
+    "cost",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("seed", i64, "run seed; null: all seeds together", nullable=True),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("score", f64, "the metric; null where the model collapsed", nullable=True),
+        column("samples", i64, "completions, items of alternatives, or windows"),
+        column("solved", i64, "samples answered right (accuracy only)", nullable=True),
+        column("seconds", f64, "the engine's wall time on them, without loading", unit="s"),
+        column("tokens", i64, "generated or scored", unit="tokens"),
+        column("tokens_per_second", f64, "tokens / seconds", nullable=True),
+        column("seconds_per_solved", f64, "seconds / solved; null where none is", unit="s", nullable=True),
+        column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
+        column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
+        column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
     ],
 )
 

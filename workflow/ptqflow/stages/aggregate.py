@@ -18,6 +18,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import (
     ACCURACY,
+    COST,
     DIAGNOSTICS,
     LATENCY,
     LATENCY_SUMMARY,
@@ -36,6 +37,8 @@ from ptqflow.reporting import (
     accuracy,
     accuracy_table,
     catalogue,
+    cost,
+    cost_table,
     latency,
     layer_error,
     origins,
@@ -46,6 +49,7 @@ from ptqflow.reporting import (
 )
 from ptqflow.reporting.variants import Chunk, Probed, Scores, Timing, Variant, refuse_duplicates
 
+_OF_SAMPLES = list(dict.fromkeys([*accuracy.READS, *cost.READS]))
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
 
 
@@ -73,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, layer_error, latency, sizes, verification and selftest as .parquet, .csv, ...",
+        help="folder: accuracy, cost, layer_error, latency, sizes, verification and selftest as .parquet, .csv, ...",
     )
 
 
@@ -92,7 +96,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             return read_table(path, schema, columns)
 
         samples = [
-            (entry.served, read(path, SAMPLES, accuracy.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
+            (entry.served, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
@@ -120,6 +124,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     scores = accuracy.build(samples, settings.seed)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
+    costs = cost.build(samples)
+    publish("cost", COST, costs, cost_table.printed(costs))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])

@@ -131,7 +131,7 @@ def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> lis
 
     def scored(manifest: Path) -> torch.Tensor:
         engine = protocol.load(settings.engine or "", manifest.parent, device)
-        return torch.cat(list(engine.score(windows, len(windows), lambda _: None)))
+        return torch.cat([nll for _, nll in sorted(engine.score(windows, len(windows)), key=lambda part: part[0][0])])
 
     fake = scored(args.fake)
     if settings.form == registry.FAKE:
