@@ -26,6 +26,9 @@ rule aggregate:
         ],
     log:
         paths.log(paths.table("aggregate", "parquet")),
+    localrule: "aggregate" in on_head
+    resources:
+        **host_job,
     params:
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
@@ -52,6 +55,9 @@ rule plot:
         ),
     log:
         paths.log(paths.figure()),
+    localrule: "plot" in on_head
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),

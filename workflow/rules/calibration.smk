@@ -5,6 +5,8 @@ rule tokens:
         paths.tokens(),
     log:
         paths.log(paths.tokens()),
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
@@ -23,11 +25,11 @@ rule collect:
     log:
         paths.log(paths.calibration()),
     resources:
-        accelerator=1,
+        **device_job,
     params:
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),
     shell:
         ptqflow(CORE)
-        + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} --tokens {input.tokens} --output {output} 2>&1 | tee {log}"

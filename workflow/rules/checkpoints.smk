@@ -19,6 +19,8 @@ rule export:
         paths.checkpoint(),
     log:
         paths.log(paths.checkpoint()),
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
@@ -41,12 +43,12 @@ rule verify:
     log:
         paths.log(paths.verification()),
     resources:
-        accelerator=1,
+        **device_job,
     params:
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:
         ptqflow(CORE)
-        + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} --tokens {input.tokens} --qparams {input.qparams}"
         " --fake {input.fake} --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

@@ -1,7 +1,10 @@
 # The study, read once; how a stage is called.
 import fcntl
+import os
 
-from ptqflow import environments, paths
+from ptqflow import environments, paths, slurm
+from ptqflow import site as sites
+from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
@@ -13,8 +16,17 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    site = sites.load(study.site)
     for asked in (*study.suites.values(), *study.latency.values()):
-        environments.python(environments.of_engine(asked.engine))
+        site.python(environments.of_engine(asked.engine))
+except PtqflowError as error:
+    raise WorkflowError(str(error)) from None
+
+
+include: "site.smk"
+
+
+try:
     paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
@@ -42,7 +54,7 @@ def ptqflow(family):
 
 def python_of(w):
     """The interpreter of an engine's environment."""
-    return environments.python(environments.of_engine(w.engine))
+    return site.python(environments.of_engine(w.engine))
 
 
 wildcard_constraints:

@@ -6,7 +6,7 @@ rule generate:
     log:
         paths.log(paths.generations()),
     resources:
-        accelerator=1,
+        **device_job,
         python=python_of,
     params:
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
@@ -14,7 +14,7 @@ rule generate:
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
         ptqflow(ENGINE)
-        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"
 
 
@@ -25,6 +25,8 @@ rule score:
         paths.scores(),
     log:
         paths.log(paths.scores()),
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.score(w.task),
         code=lambda w: jobs.score_code(w.task),

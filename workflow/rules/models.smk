@@ -3,6 +3,9 @@ rule fetch:
         paths.model(),
     log:
         paths.log(paths.model()),
+    localrule: "fetch" in on_head
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.fetch(w.model),
         source=lambda w: jobs.fetch_source(w.model),
@@ -19,6 +22,8 @@ rule rotate:
         paths.rotated(),
     log:
         paths.log(paths.rotated()),
+    resources:
+        **host_job,
     params:
         settings=lambda w: jobs.rotate(w.rotation),
         code=lambda w: jobs.rotate_code(w.model, w.rotation),

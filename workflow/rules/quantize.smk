@@ -19,13 +19,13 @@ rule quantize:
     log:
         paths.log(paths.quantized("qparams.safetensors")),
     resources:
-        accelerator=1,
+        **device_job,
     params:
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
         code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
         ptqflow(CORE)
-        + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} {params.states} {input.states}"
         " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"
