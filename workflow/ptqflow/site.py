@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from ptqflow import configfile, environments
+from ptqflow import configfile, environments, slurm
 from ptqflow.datamodel import Model
 from ptqflow.environments import CORE
 from ptqflow.errors import ConfigError, explain
@@ -42,6 +42,24 @@ class Slurm(Model):
         partition = (self.device_partition or self.partition) if devices else self.partition
         gres = f"{self.gres}:{devices}" if self.gres and devices else None
         return {"slurm_partition": partition, "slurm_account": self.account, "qos": self.qos, "gres": gres}
+
+    def limits(self) -> dict[bool, slurm.Limits]:
+        """What a job without, and with, a device can have at most; empty where no Slurm answers here.
+
+        Raises ConfigError for a partition or a gres that the cluster does not have: its jobs would never start.
+        """
+        found: dict[bool, slurm.Limits] = {}
+        if not slurm.said("sinfo", "--noheader"):
+            return found
+        for devices in (False, True):
+            partition = self.options(int(devices))["slurm_partition"]
+            if (limits := slurm.limits(partition)) is None:
+                raise ConfigError(f"slurm: this cluster has no partition {partition or '(default)'}; `sinfo` lists them")
+            if devices and self.gres and not limits.gres.get(self.gres):
+                has = ", ".join(sorted(limits.gres)) or "none"
+                raise ConfigError(f"slurm.gres: no node of partition {limits.partition} has {self.gres}; it has {has}")
+            found[devices] = limits
+        return found
 
 
 class Site(Model):

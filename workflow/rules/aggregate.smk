@@ -27,8 +27,9 @@ rule aggregate:
     log:
         paths.log(paths.table("aggregate", "parquet")),
     localrule: "aggregate" in on_head
+    threads: threads_of("aggregate")
     resources:
-        **host_job,
+        **asks("aggregate", devices=0),
     params:
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
@@ -56,8 +57,9 @@ rule plot:
     log:
         paths.log(paths.figure()),
     localrule: "plot" in on_head
+    threads: threads_of("plot")
     resources:
-        **host_job,
+        **asks("plot", devices=0),
     params:
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),

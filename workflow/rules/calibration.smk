@@ -5,8 +5,9 @@ rule tokens:
         paths.tokens(),
     log:
         paths.log(paths.tokens()),
+    threads: threads_of("tokens")
     resources:
-        **host_job,
+        **asks("tokens", devices=0),
     params:
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
@@ -24,8 +25,9 @@ rule collect:
         paths.calibration(),
     log:
         paths.log(paths.calibration()),
+    threads: threads_of("collect")
     resources:
-        **device_job,
+        **asks("collect", devices=1),
     params:
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),

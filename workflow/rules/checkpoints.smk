@@ -19,8 +19,9 @@ rule export:
         paths.checkpoint(),
     log:
         paths.log(paths.checkpoint()),
+    threads: threads_of("export")
     resources:
-        **host_job,
+        **asks("export", devices=0),
     params:
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
@@ -42,8 +43,9 @@ rule verify:
         paths.verification(),
     log:
         paths.log(paths.verification()),
+    threads: threads_of("verify")
     resources:
-        **device_job,
+        **asks("verify", devices=1),
     params:
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),

@@ -5,8 +5,9 @@ rule generate:
         paths.generations(),
     log:
         paths.log(paths.generations()),
+    threads: threads_of("generate")
     resources:
-        **device_job,
+        **asks("generate", devices=1),
         python=python_of,
     params:
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
@@ -25,8 +26,9 @@ rule score:
         paths.scores(),
     log:
         paths.log(paths.scores()),
+    threads: threads_of("score")
     resources:
-        **host_job,
+        **asks("score", devices=0),
     params:
         settings=lambda w: jobs.score(w.task),
         code=lambda w: jobs.score_code(w.task),

@@ -8,7 +8,7 @@ rule measure:
     # The local profile gives it all cores: a timing shares the machine with nothing else.
     threads: 4
     resources:
-        **device_job,
+        **asks("measure", devices=1),
         python=python_of,
     params:
         settings=lambda w: jobs.measure(w.timing),

@@ -18,8 +18,9 @@ rule quantize:
         losses=paths.quantized("losses.parquet"),
     log:
         paths.log(paths.quantized("qparams.safetensors")),
+    threads: threads_of("quantize")
     resources:
-        **device_job,
+        **asks("quantize", devices=1),
     params:
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
         code=lambda w: jobs.quantize_code(w.model, w.recipe),

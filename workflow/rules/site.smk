@@ -1,14 +1,9 @@
 # Where jobs run, as the site says: the only rules that know of Slurm and of containers. Nothing here changes a result.
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
+from ptqflow.needs import Needs, within
+from ptqflow.system import machine_memory
 
-def placed(devices):
-    """Resources of a job that needs so many devices: `accelerator` counts those of one machine, the others are Slurm's."""
-    asked = site.slurm.options(devices) if site.slurm else {}
-    return {"accelerator": devices} | {k: v for k, v in asked.items() if v is not None}
-
-
-host_job, device_job = placed(0), placed(1)
 on_head = site.slurm.head if site.slurm else ()  # rules that run beside Snakemake
 
 if (
@@ -38,3 +33,42 @@ if in_slurm_job and site.slurm.gres and study.platform in visible.VARIABLES:
 if site.stand_in:
     os.environ[visible.STANDS_FOR] = study.platform
     study = study.model_copy(update={"platform": "cpu"})
+
+needs = Needs(study)
+# What one job can have at most: of this machine, or of a node of a partition.
+node_limits = {}
+if workflow.is_main_process and site.slurm:
+    try:
+        node_limits = site.slurm.limits()
+        needs.check(node_limits)
+    except PtqflowError as error:
+        raise WorkflowError(f"{study.site}: {error}") from None
+elif workflow.is_main_process:
+    if "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", machine_memory() // 2**20)
+    known = (
+        visible.devices(study.platform) if study.platform in visible.VARIABLES else []
+    )
+    if known and "accelerator" not in workflow.global_resources:
+        workflow.register_resource("accelerator", len(known))
+
+
+def threads_of(stage):
+    """Cores of a job of a stage."""
+    return lambda w: needs.of(stage, w).threads
+
+
+def asks(stage, devices):
+    """Resources of a job of a stage that needs so many devices: `accelerator` counts those of one machine, the rest is Slurm's."""
+    options = site.slurm.options(devices) if site.slurm else {}
+
+    def asked(w, attempt):
+        who = f"{stage} of {' '.join(w) or 'the study'}"
+        return within(needs.of(stage, w), attempt, node_limits.get(devices > 0), who)
+
+    return {
+        "accelerator": devices,
+        "mem_mb": lambda w, attempt: asked(w, attempt).mem_mb,
+        "runtime": lambda w, attempt: asked(w, attempt).minutes,
+        **{name: value for name, value in options.items() if value is not None},
+    }
