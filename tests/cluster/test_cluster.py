@@ -10,18 +10,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from checkout import SMALL_STUDY, Checkout, environment, jobs
+from checkout import SMALL_STUDY, Checkout, environment
 
 IMAGE = os.environ.get("PTQFLOW_CLUSTER_IMAGE", "")
 pytestmark = pytest.mark.skipif(not IMAGE, reason="needs the cluster that tests/cluster/check brings up")
 
 STUDY = SMALL_STUDY | {"latency": {}, "recipes": {"second-order": {"preset": "gptq-w4a16"}}}
+CHUNKS = [f"results/cpu/quantized/demo/second-order/chunk={k}/qparams.safetensors" for k in range(2)]
 TIMED = {"seconds", "peak_bytes", "generated_at"}  # columns that differ between two runs
 
 
@@ -75,8 +77,15 @@ def running(stage: str) -> str:
     return next((line.split()[0] for line in said.splitlines() if f"rule_{stage}" in line), "")
 
 
-def ran(study: Checkout, text: str) -> set[str]:
-    return jobs(text)
+def processes(root: Path, stage: str) -> list[int]:
+    """Processes of a stage that run in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            if b"ptqflow" in words and stage.encode() in words and os.readlink(path / "cwd") == str(root):
+                found.append(int(path.name))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +137,7 @@ def test_a_study_on_the_cluster_is_the_study_on_one_machine(profile, study, loca
 
 
 def test_a_cancelled_job_runs_again_alone(begun):
-    head = start(begun, "--until", "quantize")
+    head = start(begun, *CHUNKS)
     subprocess.run(["scancel", wait_for(lambda: running("quantize"))], check=True)
     assert head.wait(600) == 0, (begun.root / "head.log").read_text()[-3000:]
     said = (begun.root / "head.log").read_text()
@@ -139,7 +148,7 @@ def test_a_cancelled_job_runs_again_alone(begun):
 
 def test_a_drained_node_runs_what_it_has_and_a_failed_one_is_waited_for(begun):
     node = subprocess.run(["hostname", "-s"], capture_output=True, text=True, check=True).stdout.strip()
-    head = start(begun, "--until", "quantize")
+    head = start(begun, *CHUNKS)
     job = wait_for(lambda: running("quantize"))
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=drain", "reason=test"], check=True)
     try:
@@ -152,21 +161,21 @@ def test_a_drained_node_runs_what_it_has_and_a_failed_one_is_waited_for(begun):
 
 
 def test_a_killed_head_goes_on_where_it_was(begun):
-    head = start(begun, "--until", "quantize")
+    head = start(begun, *CHUNKS)
     wait_for(lambda: running("quantize"))
     head.send_signal(signal.SIGKILL)
     head.wait()
     wait_for(lambda: not running("quantize"), 300)  # jobs of the cluster run on
     unlock = run(begun, "ascend", "--unlock")
     assert unlock.returncode == 0, unlock.stderr
-    again = run(begun, "ascend", "--until", "quantize")
+    again = run(begun, "ascend", *CHUNKS)
     assert again.returncode == 0, (again.stdout + again.stderr)[-3000:]
     assert len(re.findall("has been submitted", again.stdout + again.stderr)) <= 2
 
 
 def test_memory_that_does_not_suffice_is_asked_for_anew(begun):
     """Slurm kills what takes more than it asked for; the next attempt asks for half as much again."""
-    option = ["--until", "quantize", "--set-resources", "quantize:mem_mb=int(400*1.5**(attempt-1))"]
+    option = [*CHUNKS, "--set-resources", "quantize:mem_mb=int(400*1.5**(attempt-1))"]
     head = run(begun, "ascend", *option)
     said = head.stdout + head.stderr
     asked = re.findall(r"mem_mb=(\d+)", said)
@@ -175,10 +184,16 @@ def test_memory_that_does_not_suffice_is_asked_for_anew(begun):
     assert {"400", "600"} <= set(asked)
 
 
-def test_a_time_limit_ends_a_job_and_the_next_has_more(begun):
-    begun.configure(lambda c: c["calibrations"]["traces"].update(samples=4))
-    head = run(begun, "ascend", "--until", "quantize", "--set-resources", "quantize:runtime=attempt*10-9", "--retries", "1")
-    assert head.returncode == 0, (head.stdout + head.stderr)[-3000:]
+def test_a_job_that_hangs_ends_at_its_time_limit_and_the_next_has_more(begun):
+    head = start(begun, *CHUNKS, "--set-resources", "quantize:runtime=attempt*10-9")
+    hung = wait_for(lambda: processes(begun.root, "quantize"))
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    assert head.wait(900) == 0, (begun.root / "head.log").read_text()[-3000:]
+    said = (begun.root / "head.log").read_text()
+    print("\ntime limit:", *dict.fromkeys(re.findall(r"runtime=\d+|TIMEOUT", said)))
+    assert "TIMEOUT" in said
+    assert {"1", "11"} <= set(re.findall(r"runtime=(\d+)", said))
 
 
 def test_what_can_never_start_is_one_sentence_before_anything_is_submitted(study):
@@ -206,9 +221,14 @@ def test_a_full_scratch_is_said_by_the_job(begun, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.touch()
     submitted(begun.root, scratch=f"{blocked}/x")
-    refused = run(begun, "ascend", "--until", "quantize", "--retries", "0")
+    refused = run(begun, "ascend", *CHUNKS, "--retries", "0")
     assert refused.returncode != 0
     logs = "".join(path.read_text() for path in (begun.root / ".snakemake/slurm_logs").rglob("*.log"))
     assert re.search("scratch: .* cannot be made", logs), logs[-2000:]
     submitted(begun.root)
-    assert run(begun, "ascend", "--until", "quantize").returncode == 0
+    assert run(begun, "ascend", *CHUNKS).returncode == 0
+
+
+def test_the_workflow_is_in_good_condition(study):
+    done = run(study, "ascend", "--lint")
+    assert "Congratulations" in done.stdout + done.stderr, done.stdout + done.stderr

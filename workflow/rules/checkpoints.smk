@@ -1,16 +1,3 @@
-def qparams(w):
-    """The integers and scales of every chunk of a recipe."""
-    return [
-        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
-        for k in range(study.models[w.model].chunks)
-    ]
-
-
-def source(w):
-    """The model that a recipe quantizes, rotated or not."""
-    return paths.model(study.source_of(w.model, w.recipe))
-
-
 rule export:
     input:
         model=source,

@@ -57,6 +57,29 @@ def python_of(w):
     return site.python(environments.of_engine(w.engine))
 
 
+def qparams(w):
+    """The integers and scales of every chunk of a recipe."""
+    return [
+        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
+        for k in range(study.models[w.model].chunks)
+    ]
+
+
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
+def states_of(w):
+    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
+    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
+        w.recipe
+    )
+    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
+        return "--tokens", paths.tokens(source, calibration)
+    return "--calibration", paths.calibration(w.platform, source, calibration)
+
+
 wildcard_constraints:
     platform="|".join(PLATFORMS),
     model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",

@@ -1,13 +1,3 @@
-def states_of(w):
-    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
-    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
-        w.recipe
-    )
-    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
-        return "--tokens", paths.tokens(source, calibration)
-    return "--calibration", paths.calibration(w.platform, source, calibration)
-
-
 rule quantize:
     input:
         model=lambda w: paths.model(study.source_of(w.model, w.recipe)),
