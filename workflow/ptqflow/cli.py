@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from ptqflow.devices.visible import claim
 from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
 from ptqflow.system import is_out_of_memory, refused
@@ -69,6 +70,9 @@ def _parser(stage: str | None) -> argparse.ArgumentParser:
         module = import_module(f"ptqflow.stages.{name}")
         command.add_argument("--settings", required=True, help=f"JSON (or @file): {settings_help(module.Settings)}")
         command.add_argument("--code", help="digest of the code this job was planned with; refused when it differs")
+        command.add_argument(
+            "--devices", type=int, default=0, help="see so many devices of the platform, and no other process them"
+        )
         module.add_arguments(command)
         command.set_defaults(module=module)
     for name, path in COMMANDS.items():
@@ -150,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             if args.code:
                 check_code(args.code)
+            if args.devices:
+                claim(args.platform, args.devices)
             args.module.run(_stage_settings(args.module.Settings, args.settings), args)
     except PtqflowError as error:
         print(f"ptqflow {stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)

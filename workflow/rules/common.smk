@@ -1,8 +1,11 @@
 # The study, read once; how a stage is called.
 import fcntl
 import json
+import os
 
-from ptqflow import environments, paths, planned
+from ptqflow import environments, paths, planned, slurm
+from ptqflow import site as sites
+from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
@@ -14,8 +17,17 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    site = sites.load(study.site)
     for asked in (*study.suites.values(), *study.latency.values()):
-        environments.python(environments.of_engine(asked.engine))
+        site.python(environments.of_engine(asked.engine))
+except PtqflowError as error:
+    raise WorkflowError(str(error)) from None
+
+
+include: "site.smk"
+
+
+try:
     paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
@@ -62,7 +74,30 @@ def ptqflow(family):
 
 def python_of(w):
     """The interpreter of an engine's environment."""
-    return environments.python(environments.of_engine(w.engine))
+    return site.python(environments.of_engine(w.engine))
+
+
+def qparams(w):
+    """The integers and scales of every chunk of a recipe."""
+    return [
+        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
+        for k in range(study.models[w.model].chunks)
+    ]
+
+
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
+def states_of(w):
+    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
+    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
+        w.recipe
+    )
+    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
+        return "--tokens", paths.tokens(source, calibration)
+    return "--calibration", paths.calibration(w.platform, source, calibration)
 
 
 wildcard_constraints:
