@@ -157,9 +157,18 @@ VARIANT = [
     column("form", text, "fake or a real format; null for the baseline", nullable=True),
 ]
 
+_NEEDED = [
+    column(
+        "needed_items", i32, "distinct items that would decide, were all as estimated; null: decided, or no number", nullable=True
+    ),
+    column("needed_seeds", i32, "the same of seeds", nullable=True),
+    column("needed_replicates", i32, "the same of replicates", nullable=True),
+    column("needed_together", flag, "that many items and that many replicates, not one or the other", nullable=True),
+]
+
 ACCURACY = versioned(
     "accuracy",
-    2,
+    3,
     [
         *VARIANT,
         column("engine", text, "what served the model"),
@@ -167,6 +176,7 @@ ACCURACY = versioned(
         column("metric", text, "accuracy (percent) or perplexity"),
         column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
         column("seeds", i32, "distinct seeds scored (average: fewest)"),
+        column("replicates", i32, "calibration draws scored (average: fewest)"),
         column("score", f64, "the metric; null where not evaluated", nullable=True),
         column("score_low", f64, "lower end of the 95 % interval", nullable=True),
         column("score_high", f64, "upper end of the 95 % interval", nullable=True),
@@ -177,12 +187,17 @@ ACCURACY = versioned(
         ),
         column("drop_low", f64, "lower end of the paired 95 % interval", nullable=True),
         column("drop_high", f64, "upper end of the paired 95 % interval", nullable=True),
+        column("replicate_sd", f64, "between replicates, in points of score: posterior median; null of one", nullable=True),
         column("p_value", f64, "two-sided p of no drop: by changes of sign (perplexity: Student's t over blocks)", nullable=True),
         column("p_holm", f64, "the same by Holm, over the recipes of this platform, model, engine and task", nullable=True),
+        column("p_tasks", f64, "the same by Holm, over this variant's tasks", nullable=True),
         column("recovery", f64, "score / baseline in percent, on the pairs (accuracy only)", nullable=True),
         column("p_lossless", f64, "probability, flat prior, that the drop is at most 1 point", nullable=True),
         column("p_fair", f64, "probability that the drop is between 1 and 3 points", nullable=True),
         column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
+        column("verdict", text, "lossless, fair or risky, where its probability reaches 0.9; else undecided", nullable=True),
+        column("doubt", text, "why the evidence is too thin for a verdict, whatever its probability", nullable=True),
+        *_NEEDED,
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
     ],

@@ -6,7 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,21 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
-from ptqflow.reporting import accuracy, accuracy_table, catalogue, latency, layer_error, origins, render, sizes, verification
-from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
+from ptqflow.recipes import Recipe
+from ptqflow.replicates import is_drawn
+from ptqflow.reporting import (
+    accuracy,
+    accuracy_table,
+    catalogue,
+    latency,
+    layer_error,
+    origins,
+    render,
+    runs,
+    sizes,
+    verification,
+)
+from ptqflow.reporting.variants import BASELINE, Chunk, Scores, Served, Timing, Variant, refuse_duplicates
 
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
@@ -78,7 +91,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             return read_table(path, schema, columns)
 
         samples = [
-            (entry.served, read(path, SAMPLES, accuracy.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
+            (entry.served, read(path, SAMPLES, runs.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
@@ -102,17 +115,25 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             else:
                 write_text(path, render.GRIDS[suffix](grids))
 
-    scores = accuracy.build(samples, settings.seed)
+    gathered = runs.gather(samples)
+    scores = accuracy.build(gathered, settings.seed, _exact(gathered, manifests))
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
-    weights = sizes.build(manifests)
+    weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
     print(render.markdown(grids[:1]))
+
+
+def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:
+    """The variants whose recipe draws nothing, as their checkpoints say."""
+    recipes = {v: m.origin["settings"]["recipe"] for v, m in manifests if v.recipe != BASELINE}
+    exact = {variant for variant, recipe in recipes.items() if not is_drawn(Recipe.model_validate(recipe))}
+    return {served for served in scored if served.variant in exact}
 
 
 def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:
