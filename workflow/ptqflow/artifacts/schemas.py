@@ -203,6 +203,28 @@ ACCURACY = versioned(
     ],
 )
 
+COMPARISON = versioned(
+    "comparison",
+    1,
+    [
+        *VARIANT,
+        column("other_recipe", text, "recipe that it is compared with"),
+        column("other_form", text, "form of the same", nullable=True),
+        column("engine", text, "what served the model"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("seeds", i32, "distinct seeds (average: fewest)"),
+        column("replicates", i32, "calibration draws, fewest of the two"),
+        column("difference", f64, "score - the other's score, in points"),
+        column("difference_low", f64, "lower end of the paired 95 % interval"),
+        column("difference_high", f64, "upper end of the paired 95 % interval"),
+        column("p_better", f64, "probability, flat prior, that the score is higher than the other's"),
+        column("p_value", f64, "two-sided p of no difference: by changes of sign"),
+        column("p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task"),
+        *_NEEDED,
+    ],
+)
+
 LAYER_ERROR = versioned(
     "layer_error",
     1,

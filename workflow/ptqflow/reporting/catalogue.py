@@ -7,6 +7,7 @@ from ptqflow.errors import ConfigError
 
 TABLES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),

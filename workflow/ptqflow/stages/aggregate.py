@@ -18,6 +18,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import (
     ACCURACY,
+    COMPARISON,
     DIAGNOSTICS,
     LATENCY,
     LATENCY_SUMMARY,
@@ -37,6 +38,7 @@ from ptqflow.reporting import (
     accuracy,
     accuracy_table,
     catalogue,
+    comparison,
     latency,
     layer_error,
     origins,
@@ -116,9 +118,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
                 write_text(path, render.GRIDS[suffix](grids))
 
     gathered = runs.gather(samples)
-    scores = accuracy.build(gathered, settings.seed, _exact(gathered, manifests))
+    exact = _exact(gathered, manifests)
+    scores = accuracy.build(gathered, settings.seed, exact)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
+    compared = comparison.build(gathered, settings.seed, exact)
+    publish("comparison", COMPARISON, compared, comparison.printed(compared))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
