@@ -18,6 +18,7 @@ from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sam
 
 FILES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),

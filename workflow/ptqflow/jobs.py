@@ -279,7 +279,8 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
-        rows |= {"sizes": True, "verification": quantized}
+        generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
+        rows |= {"collapse": generated, "sizes": True, "verification": quantized}
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def plot(self, figure: str) -> str:

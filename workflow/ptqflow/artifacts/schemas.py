@@ -110,12 +110,15 @@ GENERATIONS = versioned(
 
 SAMPLES = versioned(
     "samples",
-    2,
+    3,
     [
         *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
         column("correct", flag, "extracted answer equals gold (null for perplexity, and where unscored says why)", nullable=True),
         column("unscored", text, "why there is no verdict", nullable=True),
+        column("looping", flag, "the completion ends in a loop (generation only)", nullable=True),
+        column("open_thinking", flag, "its thinking never ends; null: it does not think", nullable=True),
+        column("silent", flag, "it says nothing outside of thinking (generation only)", nullable=True),
     ],
 )
 
@@ -222,6 +225,26 @@ COMPARISON = versioned(
         column("p_value", f64, "two-sided p of no difference: by changes of sign"),
         column("p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task"),
         *_NEEDED,
+    ],
+)
+
+COLLAPSE = versioned(
+    "collapse",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("completions", i32, "all items, seeds and replicates"),
+        column("truncated", f64, "share of completions cut at the token limit", nullable=True),
+        column("looping", f64, "share that ends in a loop", nullable=True),
+        column("open_thinking", f64, "share of those that think whose thinking never ends", nullable=True),
+        column("silent", f64, "share that says nothing outside of thinking", nullable=True),
+        column("tokens", f64, "mean length", unit="tokens"),
+        column("inflation", f64, "mean length / the baseline's, on the same items", nullable=True),
+        column("inflation_low", f64, "lower end of its 95 % interval", nullable=True),
+        column("inflation_high", f64, "upper end of the same", nullable=True),
+        column("signs", text, "what is worse than the baseline's noise", nullable=True),
     ],
 )
 

@@ -185,12 +185,14 @@ def interval(distribution: Floats, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_interval(score: Floats, rng: np.random.Generator, level: float = LEVEL, samples: float = 1) -> tuple[float, float]:
+def accuracy_interval(
+    score: Floats, rng: np.random.Generator, level: float = LEVEL, samples: float = 1, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """Interval of one mean score, item means in [0, 1]: Wilson's when every item is 0 or 1, the bootstrap's otherwise."""
     if np.isin(score, [0.0, 1.0]).all():
         found = stats.binomtest(int(score.sum()), len(score)).proportion_ci(level, method="wilson")
         return float(found.low), float(found.high)
-    return interval(accuracy_distribution(score, rng, samples=samples), level)
+    return interval(accuracy_distribution(score, rng, resamples, samples=samples), level)
 
 
 def average(distributions: list[Floats]) -> Floats:

@@ -18,6 +18,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import (
     ACCURACY,
+    COLLAPSE,
     COMPARISON,
     DIAGNOSTICS,
     LATENCY,
@@ -38,6 +39,7 @@ from ptqflow.reporting import (
     accuracy,
     accuracy_table,
     catalogue,
+    collapse,
     comparison,
     latency,
     layer_error,
@@ -93,7 +95,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             return read_table(path, schema, columns)
 
         samples = [
-            (entry.served, read(path, SAMPLES, runs.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
+            (entry.served, read(path, SAMPLES, [*runs.READS, *collapse.READS]))
+            for entry, path in zip(settings.scores, args.scores, strict=True)
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
@@ -122,6 +125,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     scores = accuracy.build(gathered, settings.seed, exact)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
+    ends = collapse.build(samples, settings.seed)
+    publish("collapse", COLLAPSE, ends, [collapse.printed(ends)])
     compared = comparison.build(gathered, settings.seed, exact)
     publish("comparison", COMPARISON, compared, comparison.printed(compared))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
