@@ -84,6 +84,7 @@ class Study(Model):
     """A whole study. Names of models, recipes, ... become folder names: letters, digits, '-' and '_'."""
 
     platform: Platform = "cpu"
+    site: str | None = None
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
