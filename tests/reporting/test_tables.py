@@ -23,6 +23,7 @@ FILES = {
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "selftest": ("parquet", "csv", "md", "html"),
 }
 
 
@@ -277,8 +278,8 @@ def test_overlapping_chunks_are_refused(tmp_path):
 
 def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
     checks = [("tensors", "a", None), ("tensors", "b", None), ("integers", "a", None), ("weight", "a", 0.5), ("weight", "b", 0.1)]
-    checks += [("bytes", "weights", 30.0), ("bytes", "baseline", 120.0)]
-    checks += [("logits", "x: mean |difference of log p|", 0.2), ("logits", "x: largest |difference of log p|", 0.9)]
+    checks += [("bytes", "weights", 30.0), ("baseline_bytes", "weights of the float model", 120.0)]
+    checks += [("mean_logprob_difference", "x", 0.2), ("largest_logprob_difference", "x", 0.9)]
     rows = [{"check": c, "subject": s, "status": "passed", "value": v, "limit": None, "note": None} for c, s, v in checks]
     (row,) = verification.build([(Variant.model_validate(identity("r")), to_table(VERIFICATION, rows))])
     assert (row["tensors"], row["linears"], row["bytes"], row["baseline_share"]) == (2, 1, 30, 0.25)

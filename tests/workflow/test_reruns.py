@@ -66,12 +66,18 @@ def test_code_of_a_method_runs_its_recipes(study):
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
     study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
-    assert study.planned() == everything_with_a_grid
+    assert study.planned() == everything_with_a_grid | {"selftest"}
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
     study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
-    assert study.planned() == quantized("second-order")
+    assert study.planned() == quantized("second-order") | {"selftest"}
+
+
+def test_a_new_self_test_of_the_device_quantizes_nothing_again(study):
+    with open(study.root / "workflow/ptqflow/selftest/arithmetic.py", "a") as file:
+        file.write("\nPROBES += PROBES[:0]\n")
+    assert study.planned() == {"selftest"} | END
 
 
 def test_first_chunks_that_read_no_statistics_do_not_wait_for_collect(study):

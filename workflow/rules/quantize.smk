@@ -8,6 +8,21 @@ def states_of(w):
     return "--calibration", paths.calibration(w.platform, source, calibration)
 
 
+rule selftest:
+    output:
+        paths.selftest(),
+    log:
+        paths.log(paths.selftest()),
+    resources:
+        accelerator=1,
+    params:
+        settings=jobs.selftest(),
+        code=code("selftest"),
+    shell:
+        ptqflow(CORE) + " selftest --settings {params.settings:q} --code {params.code}"
+        " --platform {wildcards.platform} --output {output} 2>&1 | tee {log}"
+
+
 rule quantize:
     input:
         model=lambda w: paths.model(study.source_of(w.model, w.recipe)),

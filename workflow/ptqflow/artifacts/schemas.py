@@ -122,12 +122,13 @@ SAMPLES = versioned(
 
 VERIFICATION = versioned(
     "verification",
-    1,
+    2,
     [
         column(
             "check",
             text,
-            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
+            "what was compared: files, names, index, documents, tensors, integers, scale, weight, distance, range, bytes and "
+            "baseline_bytes, mean_ and largest_logprob_difference, perplexity; or fallback",
         ),
         column("subject", text, "tensor, linear, file, or what was measured"),
         column("status", text, "passed, skipped or noted (a failed check fails the job)"),
@@ -260,6 +261,26 @@ SIZES = versioned(
             nullable=True,
         ),
         column("bits_per_weight", f64, "packed bits per weight of the blocks' linears, scales included", nullable=True),
+    ],
+)
+
+SELFTEST = versioned(
+    "selftest",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("device", text, "name of the device"),
+        column("probe", text, "what was measured"),
+        column(
+            "relied_on_by",
+            text,
+            "recipes with Hessians (second_order), training, or all of these (arithmetic); null: none",
+            nullable=True,
+        ),
+        column("value", f64, "what was found: an error or a count", nullable=True),
+        column("limit", f64, "what it may be at most", nullable=True),
+        column("passed", flag, "within the limit; null: not run", nullable=True),
+        column("detail", text, "what that says, or why it was not run; may be empty"),
     ],
 )
 

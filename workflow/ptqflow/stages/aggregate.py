@@ -24,6 +24,7 @@ from ptqflow.artifacts.schemas import (
     LATENCY_SUMMARY,
     LAYER_ERROR,
     SAMPLES,
+    SELFTEST,
     SIZES,
     VERIFICATION,
     VERIFICATION_SUMMARY,
@@ -42,13 +43,14 @@ from ptqflow.reporting import (
     layer_error,
     origins,
     render,
+    selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import Chunk, Probed, Scores, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*accuracy.READS, *cost.READS]))
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
 
 
 class Settings(Model):
@@ -59,6 +61,7 @@ class Settings(Model):
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
+    selftest: tuple[Probed, ...] = ()
     seed: int = 0
 
 
@@ -69,11 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
+    parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, cost, layer_error, latency, sizes and verification as .parquet, .csv, ...",
+        help="folder: accuracy, cost, layer_error, latency, sizes, verification and selftest as .parquet, .csv, ...",
     )
 
 
@@ -97,6 +101,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
+        probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -128,6 +133,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
+    publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
     print(render.markdown(grids[:1]))
 
 
