@@ -1,6 +1,6 @@
 """Latency of a model and of its quantized checkpoints in one engine (`transformers-int`), and where a W8A8 linear's time goes.
 
-Usage: inference.py [--platform gpu] [--layers 2]. A random Qwen2 of the shapes of a 7B model's blocks on a GPU, of 111M parameters
+Usage: inference.py [--platform gpu] [--layers 2]. A random Qwen2 of shapes of a 7B model's blocks on a GPU, of 111M parameters
 on a CPU. `float` is the compute dtype of the platform and, on a CPU, bfloat16 beside it. `fake` is emulation: it
 says what the arithmetic of the quantized model costs in accuracy, never what it gains in speed.
 """

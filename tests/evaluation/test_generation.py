@@ -152,6 +152,7 @@ class Scripted:
         self.tokenizer = byte_tokenizer()
         marks = [AddedToken(mark, special=special) for mark in ("<think>", "</think>")]
         self.tokenizer.add_tokens(marks, special_tokens=special)
+        self.vocab_size = len(self.tokenizer)
 
     def generate(self, prompts, seeds, sampling, batch_size, skip):
         for index in reversed(range(len(prompts))):

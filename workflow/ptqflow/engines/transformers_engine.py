@@ -17,8 +17,8 @@ from transformers.quantizers import auto
 from ptqflow.devices.device import Device
 from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
-from ptqflow.errors import ConfigError
 from ptqflow.modeling.quantizer import register
+from ptqflow.system import reading
 
 _LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
 
@@ -220,10 +220,10 @@ def load(folder: Path, device: Device) -> TransformersEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
 
     On an accelerator, blocks fill the first device and overflow to the next, the host and the disk (accelerate, "sequential").
-    Raises ConfigError when transformers cannot load it.
+    Raises ArtifactError when transformers cannot load it.
     """
     register(auto)  # what `from_pretrained` finds in fake-quantized checkpoints; named here, so that its code is this engine's
-    try:
+    with reading(folder, "a model that transformers loads", "correct its config.json or files"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -231,6 +231,4 @@ def load(folder: Path, device: Device) -> TransformersEngine:
             device_map=None if device.torch_device.type == "cpu" else "sequential",
             local_files_only=True,
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} cannot be loaded by transformers ({error}); check its config.json and files") from None
     return TransformersEngine(model.eval(), tokenizer, device, folder)

@@ -12,6 +12,7 @@ from ptqflow.artifacts.journal import Journal
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import ChoiceItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress, timed
 
@@ -86,6 +87,7 @@ def generate(
                 f"an item of {len(context) + len(continuation)} tokens exceeds the model's {engine.max_length} positions: "
                 f"{text[:60]!r}; use a model with more positions"
             )
+    refuse_unknown(task, (token for pair in flat for part in pair for token in part), engine)
     with progress(task, len(flat), "alternatives") as bar:
         bar.update(journal.open(requests_sha256(flat)))
         asked = engine.loglikelihoods([c for c, _ in flat], [c for _, c in flat], batch_size, frozenset(journal.results))

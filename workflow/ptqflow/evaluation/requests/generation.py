@@ -10,6 +10,7 @@ from ptqflow.artifacts.journal import Journal
 from ptqflow.chat import END_THINK, THINK, prompt_of
 from ptqflow.evaluation.hashing import completion_seed, requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import GenerationItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress
 
@@ -70,6 +71,7 @@ def generate(
     prompts = []
     for item in items:
         prompts.append(chat_prompt(engine.tokenizer, item.prompt, f"task {task}, item {item.id}"))
+    refuse_unknown(task, (token for tokens, _ in prompts for token in tokens), engine)
     requests = [(index, completion) for index in range(len(items)) for completion in range(protocol.completions)]
     seeds = [completion_seed(seed, task, items[index].id, completion) for index, completion in requests]
     asked = [prompts[index][0] for index, _ in requests]

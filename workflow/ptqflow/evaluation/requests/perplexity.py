@@ -14,6 +14,7 @@ from ptqflow.artifacts.journal import Journal
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.hashing import requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import TextItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress, timed
 
@@ -61,6 +62,7 @@ def generate(
         raise ConfigError(
             f"task {task}: its text has {len(stream)} tokens, fewer than one window of {window}; set a smaller window"
         )
+    refuse_unknown(task, stream[: batch.numel()], engine)
     with progress(task, len(batch), "windows") as bar:
         bar.update(journal.open(requests_sha256(batch.tolist())))
         for (indices, nll), seconds in timed(engine.score(batch, batch_size, frozenset(journal.results))):
