@@ -11,6 +11,7 @@ TABLES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
 }
