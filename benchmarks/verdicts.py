@@ -91,8 +91,8 @@ def report(root: Path, recipes: list[str], tasks: list[str]) -> None:
         verdicts = [row["verdict"] for row in rows]
         drops = [row["drop"] for row in rows]
         print(
-            f"| {recipe} | {len(rows)} | {together['drop']:.1f} ({min(drops):.1f} to {max(drops):.1f}) | {together['replicate_sd']:.2f} "
-            f"| {counted(probable)} | {contradictions(probable):.0%} | {counted(verdicts)} | {contradictions(verdicts):.0%} |"
+            f"| {recipe} | {len(rows)} | {together['drop']:.1f} ({min(drops):.1f} to {max(drops):.1f}) "
+            f"| {together['replicate_sd']:.2f} | {counted(probable)} | {contradictions(probable):.0%} | {counted(verdicts)} | {contradictions(verdicts):.0%} |"
         )
 
 

@@ -99,14 +99,15 @@ def printed(rows: Sequence[Row]) -> Grid:
     body = [
         [
             *(row[c] for c in _PLACE), row["task"], ": ".join(filter(None, (row["kind"], row["other"]))),
-            str(row["items"]), str(row["pairs"]), number(100 * row["changed"], 1), number(row["difference"], 1), f"±{number(row['floor'], 1)}",
+            str(row["items"]), str(row["pairs"]), number(100 * row["changed"], 1), number(row["difference"], 1),
+            f"±{number(row['floor'], 1)}",
         ]
         for row in rows
     ]  # fmt: skip
     notes = [
         "The baseline against itself: what changes with other seeds, in another engine or on another platform. Changed: items "
-        "whose answers are not right as often in both runs. Floor: 95 % of differences between two evaluations of the unquantized "
-        "model, with as many seeds as here, are smaller; a drop below it says nothing.",
+        "whose answers are not right as often in both runs. Floor: 95 % of differences between two evaluations of the "
+        "unquantized model, with as many seeds as here, are smaller; a drop below it says nothing.",
     ]
     if not rows:
         notes.append("Nothing was run twice: give a suite a second seed, or a second engine.")
