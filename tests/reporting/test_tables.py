@@ -23,6 +23,7 @@ FILES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
@@ -126,7 +127,7 @@ def test_missing_cells_are_explicit_and_never_zero():
     printed = render.markdown(accuracy_table.printed(rows))
     line = next(line for line in printed.splitlines() if re.search(r"\| rtn ", line))
     assert re.fullmatch(
-        r"\| cpu +\| demo +\| rtn +\| fake +\| +n/a \| +\S*\d\S* \| +n/a \| +n/a \| +– \| +– \| +– \| +n/a \|", line
+        r"\| cpu +\| demo +\| rtn +\| fake +\| +n/a \| +\S*\d\S* \| +n/a \| +n/a \| +– \| +– \| +– \| +– \| +n/a \|", line
     )
 
 

@@ -192,6 +192,9 @@ ACCURACY = versioned(
         ),
         column("drop_low", f64, "lower end of the paired 95 % interval", nullable=True),
         column("drop_high", f64, "upper end of the paired 95 % interval", nullable=True),
+        column(
+            "noise_floor", f64, "largest measured floor of the baseline against itself, in points (table noise)", nullable=True
+        ),
         column("replicate_sd", f64, "between replicates, in points of score: posterior median; null of one", nullable=True),
         column("p_value", f64, "two-sided p of no drop: by changes of sign (perplexity: Student's t over blocks)", nullable=True),
         column("p_holm", f64, "the same by Holm, over the recipes of this platform, model, engine and task", nullable=True),
@@ -227,6 +230,24 @@ COST = versioned(
         column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
         column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
         column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
+    ],
+)
+
+NOISE = versioned(
+    "noise",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("engine", text, "what served the baseline"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("kind", text, "what differs between two runs of the baseline: seeds, engines or platforms"),
+        column("other", text, "the other engine or platform", nullable=True),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("pairs", i32, "pairs of runs (average: fewest)"),
+        column("changed", f64, "share of items with another outcome"),
+        column("difference", f64, "largest difference of two runs' scores, in points; null of the average", nullable=True),
+        column("floor", f64, "95 % of differences between two evaluations of as many seeds are smaller, in points"),
     ],
 )
 

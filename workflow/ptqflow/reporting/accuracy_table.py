@@ -16,6 +16,8 @@ _LEGEND = [
     "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
     "interval over items (paired bootstrap) and calibration draws (random effect of replicates; of a recipe that was quantized "
     "once, what draws usually do, half a point). A recipe that draws nothing, as plain rounding, has the items' noise alone.",
+    "Noise: what the baseline differs from itself by, with other seeds, in another engine or on another platform (table noise); "
+    "– where nothing was run twice.",
     "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column, and of a task over the tasks of "
     "the recipe, too: where no recipe changes anything, one column in twenty at most has a bold drop. Everything else may be "
     "noise, also where an interval excludes zero.",
@@ -39,7 +41,8 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
     perplexities = list(dict.fromkeys(r["task"] for r in rows if r["metric"] == PERPLEXITY))
     grids = [_scores(lines, tasks, perplexities)]
     if tasks:
-        drops = {key: cells for key, cells in lines.items() if key[2] != BASELINE}
+        floors = any(row.get("noise_floor") is not None for row in rows)  # the baseline's line says its noise
+        drops = {key: cells for key, cells in lines.items() if floors or key[2] != BASELINE}
         grids.append(_by_task("Drop by task (points)", drops, tasks, _drop))
     if any(row.get("truncated") for row in rows):
         grids.append(_by_task("Completions cut at the token limit (%)", lines, tasks, _truncated))
@@ -49,13 +52,20 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
 def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> Grid:
     names = _names(lines)
     header = [*names, *tasks]
-    header += ["Average", "Drop", "Class", "To decide", "Recovery (%)"] if tasks else []
+    header += ["Average", "Drop", "Noise", "Class", "To decide", "Recovery (%)"] if tasks else []
     body = []
     for key, cells in lines.items():
         line = [*key, *(_score(cells.get(task)) for task in tasks)]
         if tasks:
             average = cells.get(AVERAGE, {})
-            line += [_score(average), _drop(average), _class(average), _to_decide(average), number(average.get("recovery"), 1)]
+            line += [
+                _score(average),
+                _drop(average),
+                _noise(average),
+                _class(average),
+                _to_decide(average),
+                number(average.get("recovery"), 1),
+            ]
         body.append([*line, *(_perplexity(cells.get(task)) for task in perplexities)])
     return Grid(
         "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), [*_LEGEND, *_notes(lines)]
@@ -111,9 +121,15 @@ def _interval(row: Row, digits: int) -> str:
 def _drop(row: Row | None) -> str:
     if not row or row.get("score") is None:
         return "n/a"
+    if row["recipe"] == BASELINE:
+        return _noise(row)
     if row.get("drop") is None:
         return "–"
     return _emphasis(row, f"{number(row['drop'], 1)} {_interval(row, 1)}")
+
+
+def _noise(row: Row) -> str:
+    return "–" if row.get("noise_floor") is None else f"±{number(row['noise_floor'], 1)}"
 
 
 def _class(row: Row) -> str:

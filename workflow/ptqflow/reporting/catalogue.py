@@ -12,6 +12,7 @@ TABLES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),

@@ -25,6 +25,7 @@ from ptqflow.artifacts.schemas import (
     LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    NOISE,
     SAMPLES,
     SELFTEST,
     SIZES,
@@ -47,6 +48,7 @@ from ptqflow.reporting import (
     cost_table,
     latency,
     layer_error,
+    noise,
     origins,
     render,
     runs,
@@ -130,7 +132,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     gathered = runs.gather(samples)
     exact = _exact(gathered, manifests)
-    scores = accuracy.build(gathered, settings.seed, exact)
+    floors = noise.build(gathered)
+    publish("noise", NOISE, floors, [noise.printed(floors)])
+    scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
     ends = collapse.build(samples, settings.seed)
