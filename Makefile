@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-engines containers help vllm demo study test test-all lint format bench clean pins model schema
+.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean pins model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ containers: ## the container image IMAGE (core, gpu or ascend), and ptqflow-IMAG
 
 check-cluster: $(READY) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
 	tests/cluster/check $(CHECKS)
+
+check-gpu: $(READY) ## what a GPU makes of the methods: self-test, seconds per block, agreement with the CPU, peers, the demo
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(READY) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ STAGES = {
     "fetch": "copy or download a model at a pinned revision, with the sha256 of every file",
     "rotate": "turn the residual stream of a model: the same function, fewer outliers",
     "tokens": "draw a calibration set of token windows",
+    "selftest": "probe the device: gradients, precision, rounding, factors, against float64 on the CPU",
     "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
     "export": "write a checkpoint from a recipe's integers and scales",

@@ -4,13 +4,15 @@ Snakemake hands a file that says `__use_yte__: true` to a template engine, which
 two equal keys in silence, and a few lines of aliases stand for more values than there are atoms.
 """
 
+import argparse
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptqflow.errors import ConfigError
+from ptqflow.errors import ConfigError, PtqflowError
 
 _MOST_VALUES = 1_000_000
 _MOST_CHARACTERS = 1_000_000
@@ -98,3 +100,19 @@ def _walk(node: Any, path: str, place: str, sizes: dict[int, int], within: set[i
             f"{path}: the aliases of {place.removesuffix('.') or 'the file'} unfold to {total} values; write it out"
         )
     return total
+
+
+def named_in(arguments: Sequence[str]) -> list[str]:
+    """The configuration files among Snakemake's arguments, however they are given."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
+    found: list[str] = parser.parse_known_args(arguments)[0].configfile
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        for named in named_in(sys.argv[1:]):
+            check(named)
+    except PtqflowError as refusal:
+        sys.exit(str(refusal))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptqflow.modeling.shapes import head_dim, linear_shapes, queries_per_key
+from ptqflow.modeling.dimensions import head_dim, linear_shapes, queries_per_key
 from ptqflow.recipes import Recipe
 
 MB = 2**20

@@ -29,7 +29,7 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -88,6 +88,10 @@ class Jobs:
     def tokens_source(self, calibration: str) -> str:
         """Fingerprint of a local calibration source."""
         return fingerprint(_local_files(self.study.calibrations[calibration].source))
+
+    def selftest(self) -> str:
+        """Settings of `selftest`."""
+        return canonical_json({})
 
     def collect(self, model: str) -> str:
         """Settings of `collect` on `model`, or on `model.rotation`."""
@@ -194,6 +198,8 @@ class Jobs:
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
+        if any(study.recipes[recipe].relies_on() for recipe in study.chosen):
+            yield "selftest", {"platform": platform}, paths.selftest(platform)
         for model in study.models:
             place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
@@ -218,17 +224,22 @@ class Jobs:
     def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
         """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
         return [
-            (kind, who, path, Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path))
+            (kind, who, path, self._reason(platform, kind, who, path))
             for platform in PLATFORMS
             if platform != self.study.platform
             for kind, who, path in self._expected(platform)
             if Path(path).is_file()
         ]
 
+    def _reason(self, platform: str, kind: str, who: dict[str, Any], path: str) -> str | None:
+        if kind == "selftest":  # of a device, whatever ran on it
+            return None
+        return Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path)
+
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
         """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
         there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
-        active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
+        active = {who["platform"] for kind, who, _ in there if kind not in ("checkpoints", "selftest")}
         return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
 
     def left_out(self) -> list[str]:

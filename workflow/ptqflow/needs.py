@@ -58,8 +58,8 @@ class Needs:
         """Of a stage's job with these wildcards."""
         if stage in ("fetch", "tokens", "aggregate", "plot"):
             return demands.small()
-        if stage == "score":
-            return demands.small("scoring")
+        if stage in ("score", "selftest"):
+            return demands.small("scoring" if stage == "score" else "torch")
         if (d := self._dimensions(w["model"])) is None:
             return UNKNOWN
         demand = self._of(stage, w, d)

@@ -1,8 +1,9 @@
 # The study, read once; how a stage is called.
 import fcntl
+import json
 import os
 
-from ptqflow import environments, paths, slurm
+from ptqflow import environments, paths, planned, slurm
 from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
@@ -40,6 +41,25 @@ try:
     fcntl.flock(active, fcntl.LOCK_SH)
 except OSError:
     pass  # nothing runs in a folder that cannot be written
+
+
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.
+onstart:
+    if workflow.local_exec:
+        planned.announce(
+            [
+                planned.Ask(
+                    platform=job.wildcards.platform,
+                    checkpoint=job.input.checkpoint,
+                    output=job.output[0],
+                    settings=json.loads(job.params.settings),
+                    code=job.params.code,
+                )
+                for job in workflow.dag.needrun_jobs()
+                if job.rule.name == "generate"
+            ]
+        )
+
 
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.

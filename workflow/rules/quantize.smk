@@ -1,3 +1,19 @@
+rule selftest:
+    output:
+        paths.selftest(),
+    log:
+        paths.log(paths.selftest()),
+    threads: threads_of("selftest")
+    resources:
+        **asks("selftest", devices=1),
+    params:
+        settings=jobs.selftest(),
+        code=code("selftest"),
+    shell:
+        ptqflow(CORE) + " selftest --settings {params.settings:q} --code {params.code}"
+        " --platform {wildcards.platform} --devices {resources.accelerator} --output {output} 2>&1 | tee {log}"
+
+
 rule quantize:
     input:
         model=lambda w: paths.model(study.source_of(w.model, w.recipe)),
