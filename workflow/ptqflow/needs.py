@@ -58,8 +58,10 @@ class Needs:
         """Of a stage's job with these wildcards."""
         if stage in ("fetch", "tokens", "aggregate", "plot"):
             return demands.small()
-        if stage in ("score", "selftest"):
-            return demands.small("scoring" if stage == "score" else "torch")
+        if stage == "selftest":
+            return demands.small("torch")
+        if stage == "score":
+            return demands.small("scoring")
         if (d := self._dimensions(w["model"])) is None:
             return UNKNOWN
         demand = self._of(stage, w, d)
