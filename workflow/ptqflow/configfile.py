@@ -6,13 +6,12 @@ two equal keys in silence, and a few lines of aliases stand for more values than
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.errors import ConfigError
 
 _MOST_VALUES = 1_000_000
 _MOST_CHARACTERS = 1_000_000
@@ -108,11 +107,3 @@ def named_in(arguments: Sequence[str]) -> list[str]:
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
     found: list[str] = parser.parse_known_args(arguments)[0].configfile
     return found
-
-
-if __name__ == "__main__":
-    try:
-        for named in named_in(sys.argv[1:]):
-            check(named)
-    except PtqflowError as refusal:
-        sys.exit(str(refusal))

@@ -64,12 +64,12 @@ onstart:
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
-PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow"
+PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH={{workflow.basedir:q}}/workflow"
 
 
 def ptqflow(family):
     """How a stage is called in an environment. Jobs of an engine have its interpreter as a resource: another one reruns nothing."""
-    return f"{PTQFLOW} {'{resources.python}' if family == ENGINE else environments.python(family)} -m ptqflow"
+    return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
 
 
 def python_of(w):
@@ -104,11 +104,11 @@ wildcard_constraints:
     platform="|".join(PLATFORMS),
     model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
     rotation=r"[A-Za-z0-9_-]+",
-    calibration=r"[A-Za-z0-9_-]+",
-    recipe=r"[A-Za-z0-9_-]+",
+    calibration=r"[A-Za-z0-9_-]+(@\d+)?",
+    recipe=r"[A-Za-z0-9_-]+(@\d+)?",
     chunk=r"\d+",
     form=r"[A-Za-z0-9_-]+",
-    variant=r"baseline|[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
+    variant=r"baseline|[A-Za-z0-9_-]+(@\d+)?\.[A-Za-z0-9_-]+",
     task=r"[A-Za-z0-9_-]+",
     seed=r"-?\d+",
     engine=r"[A-Za-z0-9_-]+",

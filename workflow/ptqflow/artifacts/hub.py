@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub import errors as hub
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, logging, validate_repo_id
@@ -168,3 +168,21 @@ def explained(what: str) -> Iterator[None]:
             f"{what}: the hub answers what is no list of files ({type(error).__name__}); check HF_ENDPOINT, and that no proxy "
             "answers in its place"
         ) from None
+
+
+def commit(repo: str, revision: str, kind: str) -> str:
+    """The commit that a branch or tag of a model or data set stands for now. Raises ConfigError when the hub refuses."""
+    with explained(f"{kind} {repo}@{revision}"):
+        found = HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
+    if not re.fullmatch("[0-9a-f]{40}", str(found)):
+        raise ConfigError(f"{kind} {repo}@{revision}: the hub states no commit; check HF_ENDPOINT, and that no proxy answers")
+    return str(found)
+
+
+def small_file(repo: str, revision: str, name: str) -> Path:
+    """A small file of a model at a commit, in huggingface_hub's cache. Raises ConfigError where it is not there."""
+    with explained(f"model {repo}@{revision}"):
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except hub.EntryNotFoundError:
+            raise ConfigError(f"model {repo}@{revision} has no {name}; give the repository of a transformers model") from None

@@ -9,6 +9,8 @@ from ptqflow.recipes import Recipe
 
 BITS = 4
 
+SERVED = "vLLM, GPTQModel, and transformers with gptqmodel"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why no AutoAWQ checkpoint holds the recipe, or None."""
@@ -41,6 +43,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vLLM: `vllm serve folder`. transformers reads it with `gptqmodel` installed."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vLLM: `vllm serve {folder}`. transformers reads it with `gptqmodel` installed."

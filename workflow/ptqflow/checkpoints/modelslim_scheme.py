@@ -20,6 +20,8 @@ _TYPES = {(8, None): W8A16, (8, 8): W8A8_DYNAMIC, (4, 4): W4A4_DYNAMIC}  # by bi
 _INT4_WORD = 8  # the kernels pack that many 4-bit integers into a word, and transform rows that hold whole words
 _LARGEST_SIDE = 128  # of a Kronecker transform that npu_kronecker_quant takes on every CANN
 
+SERVED = "vllm-ascend on an Ascend NPU"
+
 
 def type_of(scheme: LinearScheme, recipe: Recipe) -> str:
     """The type of a linear of a recipe that is not refused."""
@@ -153,6 +155,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vllm-ascend, on an Ascend NPU: `vllm serve folder --quantization ascend`."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vllm-ascend, on an Ascend NPU: `vllm serve {folder} --quantization ascend`."

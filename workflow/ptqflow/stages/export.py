@@ -60,6 +60,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
+    origin["source"] = manifest.origin.get("source")
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):
@@ -69,8 +70,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin |= _sizes(recipe, config, weights)
     args.output.unlink(missing_ok=True)
     layout = registry.layout(settings.form)(weights, qparams, recipe, config)
-    recipe_json = json.dumps(recipe.dump(), indent=2, sort_keys=True)
-    text = card(recipe, settings.form, scheme.loading(recipe), config, origin, recipe_json)
+    text = card(recipe, settings.form, scheme.loading(recipe, "."), config, origin, model)
     files = write(layout, manifest.files, text, folder)
     write_json(folder / SIDE_FILE, origin)
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
