@@ -79,6 +79,20 @@ def test_a_dry_run_of_a_configuration_that_holds_code_runs_none_of_it(tmp_path):
     assert "would run Python" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "option", ["--configfile other.yaml", "--configfiles=other.yaml", "-n --configfile config.yaml other.yaml"]
+)
+def test_a_file_that_snakemake_would_read_first_is_looked_into_before(tmp_path, option):
+    root = Checkout.create(tmp_path / "clone").root
+    (root / "other.yaml").write_text(EVIL)
+    command = ["workflow/run-study", "--profile", "local", *option.split()]
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    assert not (root / "RAN").exists()
+    assert done.returncode == 1
+    assert done.stderr.strip().startswith("other.yaml: __use_yte__")
+    assert "would run Python" in done.stderr
+
+
 # ---- the recipe that results
 
 

@@ -121,12 +121,23 @@ def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, toke
     return Document(name, prompt, completion, "" if cut else tokenizer.eos_token or "")
 
 
-def _text(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> str:
+def check_columns(name: str, row: Mapping[str, Any], settings: CalibrationSettings) -> None:
+    """Raise ConfigError for a row without the columns that its format reads."""
+    whole = settings.fields.text if settings.format == "plain" else settings.fields.messages
+    for field in (settings.fields.prompt, settings.fields.completion) if whole not in row else ():
+        _check_column(name, row, field, settings)
+
+
+def _check_column(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> None:
     if field not in row:
         raise ConfigError(
             f"{_where(name, settings)} has no column {field!r} but {', '.join(map(repr, row)) or 'none'}; "
             f"name the columns under `fields`, or use another format than {settings.format}"
         )
+
+
+def _text(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> str:
+    _check_column(name, row, field, settings)
     if not isinstance(row[field], str):
         raise ConfigError(
             f"{_where(name, settings)}: {field} is a {type(row[field]).__name__}, not text; give one string per row"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from ptqflow.devices.visible import claim
 from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
 from ptqflow.system import is_out_of_memory, refused
@@ -26,6 +27,7 @@ STAGES = {
     "fetch": "copy or download a model at a pinned revision, with the sha256 of every file",
     "rotate": "turn the residual stream of a model: the same function, fewer outliers",
     "tokens": "draw a calibration set of token windows",
+    "selftest": "probe the device: gradients, precision, rounding, factors, against float64 on the CPU",
     "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
     "export": "write a checkpoint from a recipe's integers and scales",
@@ -97,6 +99,9 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
             module = import_module(f"ptqflow.stages.{name}")
             command.add_argument("--settings", required=True, help=f"JSON (or @file): {settings_help(module.Settings)}")
             command.add_argument("--code", help="digest of the code this job was planned with; refused when it differs")
+            command.add_argument(
+                "--devices", type=int, default=0, help="see so many devices of the platform, and no other process them"
+            )
             module.add_arguments(command)
             command.set_defaults(module=module)
     return parser
@@ -196,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parser(stage).parse_args(argv)
             if args.code:
                 check_code(args.code)
+            if args.devices:
+                claim(args.platform, args.devices)
             args.module.run(_stage_settings(args.module.Settings, args.settings), args)
     except PtqflowError as error:
         print(f"ptqflow {stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)

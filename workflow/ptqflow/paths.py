@@ -22,6 +22,11 @@ def rotated(model: str = "{model}", rotation: str = "{rotation}") -> str:
 _model = model  # below, `model` is a name of one
 
 
+def selftest(platform: str = "{platform}") -> str:
+    """Probes of a platform's device."""
+    return f"{ROOT}/{platform}/selftest.parquet"
+
+
 def tokens(model: str = "{model}", calibration: str = "{calibration}") -> str:
     """Windows of a calibration set."""
     return f"{ROOT}/calibration/{model}/{calibration}/tokens.parquet"

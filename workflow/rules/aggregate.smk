@@ -26,6 +26,10 @@ rule aggregate:
         ],
     log:
         paths.log(paths.table("aggregate", "parquet")),
+    localrule: "aggregate" in on_head
+    threads: threads_of("aggregate")
+    resources:
+        **asks("aggregate", devices=0),
     params:
         content=content(lambda w: jobs.aggregate_inputs()),
         settings=jobs.aggregate(),
@@ -53,6 +57,10 @@ rule plot:
         ),
     log:
         paths.log(paths.figure()),
+    localrule: "plot" in on_head
+    threads: threads_of("plot")
+    resources:
+        **asks("plot", devices=0),
     params:
         content=content(
             lambda w: [

@@ -56,15 +56,12 @@ def _readable(files: list[Path]) -> list[Path]:
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from ptqflow.artifacts.hub import explained
 
     assert source.repo is not None
-    try:
+    with explained(f"source {source.label}"):
         return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"source {source.label} cannot be fetched ({error}); check repo, revision and network, or give a local path"
-        ) from None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -86,6 +83,20 @@ def _row(number: int, line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f"line {number} is not an object {{...}} but a {type(row).__name__}; one row per line")
     return row
+
+
+def first_row(source: Source) -> dict[str, Any] | None:
+    """The first row of a local source, or of a Parquet file without rows its columns; None of an empty file. Reads no more."""
+    path = data_files(source)[0]
+    with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as lines:
+                return next((_row(number, line) for number, line in enumerate(lines, 1) if line.strip()), None)
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(path)
+        row = next((row for batch in file.iter_batches(1) for row in batch.to_pylist()), None)
+        return row or dict.fromkeys(file.schema_arrow.names)
 
 
 def load_rows(source: Source) -> list[dict[str, Any]]:

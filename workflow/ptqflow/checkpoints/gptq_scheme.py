@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
 BITS = (2, 3, 4, 8)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.modeling.anatomy import architecture
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs

@@ -7,7 +7,8 @@ from typing import Any
 
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.anatomy import SITES, Architecture, architecture, block_prefix
-from ptqflow.modeling.shapes import linear_shapes, shards_of
+from ptqflow.modeling.dimensions import linear_shapes
+from ptqflow.modeling.shapes import shards_of
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs, WeightArgs
 

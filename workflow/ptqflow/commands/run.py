@@ -64,7 +64,7 @@ def workflow(study: Path, profile: str, options: Sequence[str], report: bool = T
     folder = study.resolve()
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{study / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new {study}`")
-    for file in (folder / CONFIG, *map(Path, _overlays(options))):
+    for file in (folder / CONFIG, *map(Path, configfile.named_in(options))):
         configfile.check(file)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += profile_options(profile, options)
@@ -94,7 +94,7 @@ def profile_options(profile: str, options: Sequence[str]) -> list[str]:
             known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
             raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
         return ["--profile", profile]
-    platform = [] if _overlays(options) else ["--configfile", str(folder / "platform.yaml")]
+    platform = [] if configfile.named_in(options) else ["--configfile", str(folder / "platform.yaml")]
     return ["--profile", str(folder), *platform]
 
 
@@ -104,19 +104,6 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT / "workflow"),  # where Snakemake finds its plugin
     }
-
-
-def _overlays(options: Sequence[str]) -> list[str]:
-    """The files of --configfile."""
-    found, reading = [], False
-    for option in options:
-        if option.startswith("-"):
-            name, _, value = option.partition("=")
-            reading = name in ("--configfile", "--configfiles")
-            found += [value] if reading and value else []
-        elif reading:
-            found.append(option)
-    return found
 
 
 def _configuring(options: Sequence[str]) -> list[str]:

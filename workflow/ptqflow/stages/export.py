@@ -16,8 +16,9 @@ from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.qparams import QParams
-from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
+from ptqflow.modeling.shapes import check_recipe, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import Recipe
 
