@@ -151,10 +151,21 @@ def test_links_of_the_hubs_cache_and_within_the_folder_are_followed(tmp_path):
 def test_what_licence_and_templates_need_is_taken_along(tmp_path):
     folder = write_model(tmp_path / "m")
     (folder / "additional_chat_templates").mkdir()
-    for name in ("NOTICE", "USE_POLICY.md", "additional_chat_templates/tool_use.jinja"):
+    legal = {
+        "NOTICE",
+        "Notice.txt",
+        "USE_POLICY.md",
+        "LICENCE",
+        "license.md",
+        "COPYING",
+        "Llama-3-LICENSE.pdf",
+        "LICENSE-2.0.txt",
+    }
+    for name in (*legal, "additional_chat_templates/tool_use.jinja", "notice.py", "license.sh"):
         (folder / name).write_text("x")
     (folder / "additional_chat_templates/run.py").write_text("x")
-    assert {"NOTICE", "USE_POLICY.md", "additional_chat_templates/tool_use.jinja"} < set(source_files(folder))
+    assert {*legal, "additional_chat_templates/tool_use.jinja"} < set(source_files(folder))
+    assert not {"notice.py", "license.sh"} & set(source_files(folder))
     assert "additional_chat_templates/run.py" not in source_files(folder)
 
 

@@ -98,6 +98,13 @@ def test_an_added_recipe_runs_itself(study):
     assert study.planned() == quantized("third")
 
 
+def test_replicates_of_a_recipe_draw_quantize_and_score_themselves(study):
+    study.configure(lambda c: c["recipes"]["second-order"].update(replicates=2))
+    new = {f"quantize recipe=second-order@1 chunk={k}" for k in CHUNKS} | {"export recipe=second-order@1 form=fake"}
+    new |= asked("second-order@1.fake", "text") | {"tokens calibration=traces@1", "collect calibration=traces@1"}
+    assert study.planned() == new | END
+
+
 def test_a_removed_recipe_remakes_the_tables(study):
     study.configure(lambda c: c["recipes"].pop("rounded"))
     assert study.planned() == END

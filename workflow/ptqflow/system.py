@@ -10,7 +10,7 @@ from ptqflow.errors import ArtifactError
 
 _MEMORY = re.compile(
     r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|not enough memory|bad_alloc|"
-    r"can't start new thread",
+    r"can't start new thread|failed to launch worker thread|resource temporarily unavailable",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust tell what they were refused

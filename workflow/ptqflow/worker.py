@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 BYTES = 4 << 30  # of the worker's address space
+_READY = "ready\n"
 
 
 class OutOfTimeError(Exception):
@@ -23,7 +24,7 @@ class OutOfTimeError(Exception):
 
 
 class WorkerEndedError(Exception):
-    """The process ended of anything but its limit of time."""
+    """The process ended of anything but its limit of time. It had started: before that, memory did not suffice."""
 
 
 class Worker:
@@ -36,7 +37,10 @@ class Worker:
         self._function, self._example = function, example
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function's result. Raises OutOfTimeError or WorkerEndedError; TypeError for arguments that are no JSON."""
+        """The function's result. Raises OutOfTimeError or WorkerEndedError; TypeError for arguments that are no JSON.
+
+        MemoryError where no process can be started.
+        """
         request = json.dumps(arguments)
         process = self.process = self.process or self._start()
         assert process.stdin is not None
@@ -62,9 +66,14 @@ class Worker:
         name = f"{self._function.__module__}:{self._function.__qualname__}"
         command = [sys.executable, "-c", f"from {__name__} import serve; serve({name!r}, {self.seconds!r}, {self._example!r})"]
         paths = os.pathsep.join(path for path in sys.path if path)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
         )
+        assert process.stdout is not None
+        if process.stdout.readline() != _READY:
+            process.communicate()
+            raise MemoryError(f"a worker process did not start (it ended with {process.returncode})")
+        return process
 
 
 def serve(name: str, seconds: float, example: tuple[Any, ...]) -> None:
@@ -72,8 +81,11 @@ def serve(name: str, seconds: float, example: tuple[Any, ...]) -> None:
     module, _, function = name.partition(":")
     answer = getattr(import_module(module), function)
     answer(*example)
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = BYTES if hard == resource.RLIM_INFINITY else min(BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process, also within one long operation
+    print(end=_READY, flush=True)
     for line in sys.stdin:
         arguments = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -19,8 +19,10 @@ TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
 _DESCRIPTION = (
     *("config.json", "generation_config.json", "tokenizer*.json", "*.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", f"{TEMPLATES}/*.jinja", INDEX),
-    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+    "README.md",
 )
+# What a licence asks to be passed on, however it is spelled.
+_LEGAL = re.compile(r"[^/]*(licen[sc]e|notice|copying|use[_-]?policy)[^/.]*(\.\d+)*(\.(txt|md|rst|html|pdf))?", re.IGNORECASE)
 # What loaders read by its name alone, so that a stray file would take a listed one's place.
 _READ_UNASKED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -28,7 +30,7 @@ _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 def description_files(names: Collection[str]) -> list[str]:
     """Of a folder's file names, those that describe the model: configuration, tokenizer, licence, index of the weights."""
-    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
+    return sorted(name for name in names if _LEGAL.fullmatch(name) or any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
 
 
 def weight_files(folder: Path, names: Collection[str]) -> list[str]:
