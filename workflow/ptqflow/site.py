@@ -98,6 +98,8 @@ class Site(Model):
                 ) from None
             variables.update(TMPDIR=scratch, XDG_CACHE_HOME=f"{scratch}/cache")
             binds.append(scratch)
+        if self.image is not None:
+            binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
         if binds:
             variables["APPTAINER_BIND"] = ",".join(binds)
 
