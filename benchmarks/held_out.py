@@ -1,8 +1,8 @@
 """Held-out error of single blocks under recipes, each block on its own: the float model's states enter it.
 
 Usage: held_out.py NAME=RECIPE ... [--seeds 0 1 2] [--model resources/demo-model]. RECIPE: an entry of `recipes` as JSON.
-The error is |block' - block|² / |block - input|² on sequences that calibration did not see, all quantizers on, as deployed: a line
-per block and seed, then the geometric mean of each recipe over the first one's.
+The error is |block' - block|² / |block - input|² on sequences that calibration did not see, all quantizers on, as deployed: a
+line per block and seed, then the geometric mean of each recipe over the first one's.
 """
 
 import argparse
