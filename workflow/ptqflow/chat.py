@@ -1,10 +1,13 @@
 """A model's chat template, asked for text: a program of the model's makers, which may fail, and may look at the calendar."""
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from string import ascii_letters
 from typing import Any
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 
 # Templates of Llama 3.x, Granite and others write today's date into the prompt (`strftime_now`), so scores would change with the
@@ -14,15 +17,65 @@ THINK, END_THINK = "<think>", "</think>"
 _THINKING = ("reasoning_content", "thinking", "reasoning")  # where engines' servers put what a model thought
 
 
-def prompt_of(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str) -> str:
-    """The text of a conversation, up to where the assistant goes on. Raises ConfigError, of `where`, if the template fails."""
+class Example(Model):
+    """One solved example: what the user asks, and what the assistant answers."""
+
+    prompt: str
+    completion: str
+
+
+class ChatSettings(Model):
+    """What stands around a user's turn: a `system` prompt, `examples` as earlier turns, arguments of the chat template.
+
+    `chat_template_kwargs`: such as `enable_thinking: false` of Qwen3; a name that the model's template does not read is refused.
+    """
+
+    system: str | None = None
+    examples: list[Example] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def conversation(self, turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The turns behind system prompt and examples; turns that begin with a system prompt of their own keep that."""
+        own = bool(turns) and turns[0].get("role") == "system"
+        system = [turns[0]] if own else [{"role": "system", "content": self.system}] if self.system is not None else []
+        shown: list[Mapping[str, Any]] = []
+        for example in self.examples or ():
+            shown += [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]
+        return [*system, *shown, *(turns[1:] if own else turns)]
+
+
+def _arguments(tokenizer: Any, template: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments, if the template reads each. A name that it does not know would change nothing, silently."""
+    taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    for name in arguments:
+        if name in taken or not re.search(rf"\b{re.escape(name)}\b", template):
+            why = "is set by ptqflow" if name in taken else "is not read by the model's chat template"
+            raise ConfigError(f"{where}: chat_template_kwargs.{name} {why}; remove it, or correct its name")
+    return dict(arguments)
+
+
+def prompt_of(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    where: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    answer_follows: bool = True,
+) -> str:
+    """The text of a conversation, up to where the assistant goes on; all of it if no `answer_follows`.
+
+    `arguments` go to the template. Raises ConfigError, of `where`, if the template fails, or does not read one of them.
+    """
     if not tokenizer.chat_template:
         raise ConfigError(f"{where}: the model's tokenizer has no chat template; use an instruction-tuned model, or plain text")
     try:
         template = tokenizer.get_chat_template()
+        known = _arguments(tokenizer, template, arguments or {}, where)
         text: str = tokenizer.apply_chat_template(
-            list(messages), chat_template=_dated(template), add_generation_prompt=True, tokenize=False
+            list(messages), chat_template=_dated(template), add_generation_prompt=answer_follows, tokenize=False, **known
         )
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
             f"{where}: the model's chat template fails on it ({type(error).__name__}: {error}); correct the messages, or the "

@@ -135,8 +135,8 @@ class Jobs:
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
-            "source": entry.source.model_dump(mode="json", exclude_none=True),
-            "protocol": entry.protocol,
+            "source": entry.model_dump(mode="json", include={"source"}, exclude_none=True)["source"],
+            "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
             "batch_size": self._suite(engine, task, seed).batch_size,
@@ -145,7 +145,7 @@ class Jobs:
 
     def generate_source(self, task: str) -> str:
         """Fingerprint of the local data of a task."""
-        return fingerprint(_local_files(self.study.tasks[task].source))
+        return fingerprint(file for source in self.study.tasks[task].sources for file in _local_files(source))
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""

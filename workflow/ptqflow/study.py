@@ -192,7 +192,7 @@ def load(config: Mapping[str, Any]) -> Study:
                 source_files(entry.source.path)
     for key, source in [
         *((f"calibrations.{name}.source", entry.source) for name, entry in study.calibrations.items()),
-        *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
+        *((f"tasks.{name}.source", source) for name, entry in study.tasks.items() for source in entry.sources),
     ]:
         if source.local is not None:
             with _named(key):
@@ -243,7 +243,7 @@ def _check_positions(study: Study, name: str, positions: int | None) -> None:
     used = dict.fromkeys([study.calibration_of(recipe) for recipe in study.chosen])
     lengths = [(f"calibrations.{c}.sequence_length", study.calibrations[c].sequence_length) for c in used]
     tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
-    lengths += [(f"tasks.{task}.window", study.tasks[task].protocol.get("window", 0)) for task in tasks]
+    lengths += [(f"tasks.{task}.window", study.tasks[task].asks.get("window", 0)) for task in tasks]
     for key, length in lengths:
         if length > positions:
             raise ConfigError(

@@ -1,7 +1,8 @@
 """Benchmarks by name: `benchmarks/<name>.py`, one file each. Light enough for the Snakefile."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,7 @@ from typing import Any
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.items import Item
-from ptqflow.sources import Source
+from ptqflow.sources import Source, Sources, each
 
 
 def module_of(benchmark: str) -> str:
@@ -36,25 +37,45 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None and not (isinstance(value, list) and None in value)}
 
 
-def load_items(task: str, benchmark: str, source: Source, limit: int | None = None) -> list[Item]:
-    """The items of a task in file order, the first `limit`. Raises ArtifactError when there are none, and for odd rows."""
-    from ptqflow.artifacts.datasets import load_rows
+def load_items(
+    task: str, benchmark: str, sources: Sources, limit: int | None = None, say: Callable[[str], object] = print
+) -> list[Item]:
+    """The items of a task in file order, the first `limit`; ids of several sources begin with the source's number.
 
-    rows = load_rows(source)
-    if not rows:
-        raise ArtifactError(f"task {task}: {source.label} holds no rows; correct subset or split, or leave the task out")
+    Raises ArtifactError when there are none, and for odd rows. `say` is told where they are not as many as published scores are
+    of.
+    """
+    module = load(benchmark)
+    several = each(sources)
+    items: list[Item] = []
+    for number, source in enumerate(several, 1):
+        prefix = f"{number}-" if len(several) > 1 else ""
+        items += _items_of(task, benchmark, source, None if limit is None else limit - len(items), prefix)
+    if limit is None and module.BENCHMARK.published not in (None, len(items)):
+        say(f"task {task}: {len(items)} items; published scores of {benchmark} are of {module.BENCHMARK.published}")
+    return items
+
+
+def _items_of(task: str, benchmark: str, source: Source, limit: int | None, prefix: str) -> list[Item]:
+    from ptqflow.artifacts.datasets import rows_of
+
     read = load(benchmark).item
     items: list[Item] = []
-    for index, row in enumerate(rows[:limit]):
+    index = -1
+    for index, row in enumerate(rows_of(source)):
+        if limit is not None and index >= limit:
+            break
         try:
             item = read(_present(row), index)
             json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
-            items.append(item)
+            items.append(replace(item, id=prefix + item.id))
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"task {task}: row {index} of {source.label} is not a row of {benchmark} "
                 f"({type(error).__name__}: {error}); correct benchmark, subset or split"
             ) from None
+    if index < 0:
+        raise ArtifactError(f"task {task}: {source.label} holds no rows; correct subset or split, or leave the task out")
     if len({item.id for item in items}) != len(items):
         raise ArtifactError(f"task {task}: ids repeat in {source.label}; give each row its own id")
     return items

@@ -3,6 +3,7 @@
 import argparse
 import math
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ from ptqflow.devices.device import select
 from ptqflow.engines.protocol import load
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation import benchmark
-from ptqflow.sources import Source
+from ptqflow.sources import Sources, each
 
 
 class Settings(Model):
@@ -30,7 +31,7 @@ class Settings(Model):
 
     task: str
     benchmark: str
-    source: Source
+    source: Sources
     protocol: dict[str, Any] = {}
     engine: str = "transformers"
     seed: int = 0
@@ -55,7 +56,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     except ValidationError as error:
         raise ConfigError(f"--settings: protocol: {explain(error, requests.Protocol)}") from None
     limit = None if definition.kind == "perplexity" else protocol.limit  # a text is limited by windows
-    items = benchmark.load_items(settings.task, settings.benchmark, settings.source, limit)  # before the model: fail at once
+    items = benchmark.load_items(
+        settings.task, settings.benchmark, settings.source, limit, partial(print, file=sys.stderr)
+    )  # before the model: fail at once
     Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
     engine = load(settings.engine, args.checkpoint.parent, device)
     rows = requests.generate(settings.task, items, engine, protocol, settings.seed, settings.batch_size)
@@ -64,7 +67,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     who = {"task": settings.task, "kind": definition.kind, "seed": settings.seed}
     hashes = HashCache()
     inputs = {"checkpoint": hashes.sha256(args.checkpoint)} | {
-        str(file): hashes.sha256(file) for file in data_files(settings.source)
+        str(file): hashes.sha256(file) for source in each(settings.source) for file in data_files(source)
     }
     recorded = settings.model_copy(update={"protocol": protocol.model_dump()}).model_dump(mode="json")
     served = engine.settings()

@@ -1,11 +1,11 @@
 """Completions of chat prompts, as the engine gave them: nothing is extracted and nothing is judged here."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ptqflow.chat import END_THINK, THINK, prompt_of
+from ptqflow.chat import END_THINK, THINK, ChatSettings, prompt_of
 from ptqflow.evaluation.hashing import completion_seed, tokens_sha256
 from ptqflow.evaluation.items import GenerationItem
 from ptqflow.evaluation.requests.limited import Limited
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
 
 
-class Protocol(Limited):
-    """How completions are drawn; the defaults are the source paper's.
+class Protocol(Limited, ChatSettings):
+    """How problems are asked and completions are drawn; the defaults are the source paper's.
 
-    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per completion; `completions` per item and seed.
+    `protocol`: in whose words; `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per
+    completion; `completions` per item and seed.
     """
 
+    protocol: Literal["paper", "aisbench"] = "paper"
     max_new_tokens: Annotated[int, Field(ge=1)] = 32768
     temperature: Annotated[float, Field(ge=0)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -28,13 +30,17 @@ class Protocol(Limited):
     completions: Annotated[int, Field(ge=1)] = 1
 
 
-def chat_prompt(tokenizer: Any, content: str, where: str = "generation") -> tuple[list[int], bool]:
+def chat_prompt(
+    tokenizer: Any, content: str, where: str = "generation", chat: ChatSettings | None = None
+) -> tuple[list[int], bool]:
     """Token ids of one user turn with the generation prompt, and whether that opens a thinking section.
 
     The template writes BOS itself where the model wants one, so its text is tokenized without special tokens: a second BOS
     is a known way to lose accuracy. Raises ConfigError for a tokenizer without a chat template, or with one that fails.
     """
-    text = prompt_of(tokenizer, [{"role": "user", "content": content}], where)
+    chat = chat or ChatSettings()
+    messages = chat.conversation([{"role": "user", "content": content}])
+    text = prompt_of(tokenizer, messages, where, chat.chat_template_kwargs)
     return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
 
 
@@ -55,8 +61,9 @@ def generate(
 
     sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
     prompts = []
-    for item in items:
-        prompts.append(chat_prompt(engine.tokenizer, item.prompt, f"task {task}, item {item.id}"))
+    asked = [item.asked(protocol.protocol, seed) for item in items]
+    for item, question in zip(items, asked, strict=True):
+        prompts.append(chat_prompt(engine.tokenizer, question.prompt, f"task {task}, item {item.id}", protocol))
     requests = [(index, completion) for index in range(len(items)) for completion in range(protocol.completions)]
     seeds = [completion_seed(seed, task, items[index].id, completion) for index, completion in requests]
     hidden = hidden_tokens(engine.tokenizer)
@@ -69,7 +76,8 @@ def generate(
                 {
                     "item": items[index].id,
                     "completion": number,
-                    "gold": items[index].gold,
+                    "gold": asked[index].gold,
+                    "options": asked[index].options,
                     "prompt_sha256": tokens_sha256(tokens),
                     "prompt_tokens": len(tokens),
                     "completion_tokens": len(completion.tokens),
