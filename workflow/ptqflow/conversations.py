@@ -98,7 +98,7 @@ def _text(content: Any, where: str) -> str:
             odd = next(part for part in parts if not isinstance(part, str))
             kind = odd.get("type") if isinstance(odd, Mapping) else type(odd).__name__
             raise ConfigError(f"{where} has a part of type {kind}, which is no text; leave such rows out")
-        return "".join(parts)
+        return "".join(map(str, parts))
     if not isinstance(content, str):
         raise ConfigError(f"{where} is a {type(content).__name__}, not text; give one string per row")
     return content

@@ -135,7 +135,7 @@ class Jobs:
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
-            "source": entry.model_dump(mode="json", include={"source"}, exclude_none=True)["source"],
+            **self._source(task),
             "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
@@ -162,7 +162,15 @@ class Jobs:
     def score(self, task: str) -> str:
         """Settings of `score`."""
         entry = self.study.tasks[task]
-        return canonical_json({"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric})
+        settings = {"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric}
+        return canonical_json(settings | (self._source(task) if entry.definition.judged_by_rows else {}))
+
+    def score_source(self, task: str) -> str:
+        """Fingerprint of the local data that a task's answers are judged by."""
+        return self.generate_source(task) if self.study.tasks[task].definition.judged_by_rows else ""
+
+    def _source(self, task: str) -> dict[str, Any]:
+        return self.study.tasks[task].model_dump(mode="json", include={"source"}, exclude_none=True)
 
     def score_code(self, task: str) -> str:
         """Digest of `score` with the benchmark's scorer."""

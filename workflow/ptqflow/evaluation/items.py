@@ -24,13 +24,15 @@ class Benchmark:
     `score(row, metric)`: the verdict on one row of schema GENERATIONS (extraction and comparison).
 
     `version` is raised whenever its scores are no longer comparable with those before; `defaults` are keys of a task;
-    `published` is the number of items behind published scores, where a data set is known to come in other sizes.
+    `published` is the number of items behind published scores, where a data set is known to come in other sizes;
+    `judged_by_rows`: what is right is too large for `gold`, which is its digest; `score` finds the data set's row under `data`.
     """
 
     kind: Kind
     version: int = 1
     defaults: Mapping[str, Any] = field(default_factory=dict)
     published: int | None = None
+    judged_by_rows: bool = False
 
 
 @dataclass(frozen=True)
