@@ -52,7 +52,7 @@ PAIRS = problem("pairs", [("3", "[0, 1, 2]"), ("0", "[]")], "upto", pack=False)
 @pytest.fixture(scope="module")
 def sandboxed() -> str:
     try:
-        return sandbox()[0]
+        return sandbox().name
     except ConfigError as error:
         pytest.skip(str(error))
 

@@ -40,8 +40,8 @@ open('{repository}/pyproject.toml').read()
 import os
 assert os.listdir('{home}')
 """),
-    ("read /etc/passwd", "own root", """
-open('/etc/passwd').read()
+    ("read the host's name", "own root", """
+open('/etc/hostname').read()
 """),
     ("read secrets in the environment", "clean environment", """
 import os
@@ -147,7 +147,7 @@ assert ctypes.CDLL(None, use_errno=True).ptrace(16, 1, 0, 0) == 0
 """),
     ("become root", "no rights", """
 import os
-os.setuid(0)
+os.chown('/tmp', 1000, 1000)
 """),
     ("mount a file system", "system calls, no rights", """
 import ctypes

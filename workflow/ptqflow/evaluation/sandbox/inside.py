@@ -34,27 +34,31 @@ PREAMBLE = (
     "sys.setrecursionlimit(50000)\n"
 )
 
-# System calls by architecture: (audit number, clone, clone3, socket, refused ones). Refused: new processes and programs, other
-# processes' memory, mounts and namespaces, memory that no limit counts, kernel interfaces.
+# System calls by architecture: (audit number, clone, clone3, socket, openat, refused ones). Refused: new processes and programs,
+# other processes' memory, mounts and namespaces, memory that no limit counts, kernel interfaces.
 _CALLS = {
     "x86_64": (
-        0xC000003E, 56, 435, 41,
+        0xC000003E, 56, 435, 41, 257,
         [57, 58, 59, 322, 101, 310, 311, 165, 166, 155, 161, 272, 308, 319, 447, 29, 425, 426, 321, 298, 323, 248, 249, 250,
          175, 313, 176, 246, 169, 428, 429, 430, 432, 442, 304, 440, 438, 240],
     ),
     "aarch64": (
-        0xC00000B7, 220, 435, 198,
+        0xC00000B7, 220, 435, 198, 56,
         [221, 281, 117, 270, 271, 40, 39, 41, 51, 97, 268, 279, 447, 194, 425, 426, 280, 241, 282, 217, 218, 219, 105, 273, 106,
          104, 142, 428, 429, 430, 432, 442, 265, 440, 438, 180],
     ),
 }  # fmt: skip
-_THREAD = 0x00010000  # CLONE_THREAD
+_MAKING = {"x86_64": [2, 85, 133, 259], "aarch64": [33]}  # open, creat, mknod, mknodat: of files; openat by its flag
+_THREAD, _CREATE = 0x00010000, 0x40  # CLONE_THREAD, O_CREAT
+_OPENAT2 = 437
 _ALLOW, _DENY, _ABSENT, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS, 0x80000000
 
 
-def _filter(machine: str) -> bytes:
-    """The seccomp program: a list of refused calls, threads but no processes, sockets within this machine only."""
-    audit, clone, clone3, socket, refused = _CALLS[machine]
+def _filter(machine: str, files: bool) -> bytes:
+    """The seccomp program: a list of refused calls, threads but no processes, sockets within this machine only; new `files`, or
+    none where nothing limits how many there are.
+    """
+    audit, clone, clone3, socket, openat, refused = _CALLS[machine]
 
     def load(offset: int) -> bytes:
         return struct.pack("HBBI", 0x20, 0, 0, offset)
@@ -67,15 +71,19 @@ def _filter(machine: str) -> bytes:
 
     equal, at_least, has_bit, argument = 0x15, 0x35, 0x45, load(16)
     program = [load(4), jump(equal, audit, 1, 0), end(_KILL), load(0), jump(at_least, 0x40000000, 0, 1), end(_DENY)]
-    for call in refused:
+    for call in refused if files else [*refused, *_MAKING[machine]]:
         program += [jump(equal, call, 0, 1), end(_DENY)]
-    program += [jump(equal, clone3, 0, 1), end(_ABSENT)]  # its flags are in memory: the C library falls back to clone
+    for call in (clone3, _OPENAT2):  # their flags are in memory: the C library falls back to clone and openat
+        program += [jump(equal, call, 0, 1), end(_ABSENT)]
     program += [jump(equal, clone, 0, 4), argument, jump(has_bit, _THREAD, 0, 1), end(_ALLOW), end(_DENY)]
     program += [jump(equal, socket, 0, 4), argument, jump(equal, 1, 0, 1), end(_ALLOW), end(_DENY)]  # 1: AF_UNIX
+    if not files:
+        flags = load(32)
+        program += [jump(equal, openat, 0, 4), flags, jump(has_bit, _CREATE, 0, 1), end(_DENY), end(_ALLOW)]
     return b"".join([*program, end(_ALLOW)])
 
 
-def confine(memory: int, file: int, cpu: int) -> None:
+def confine(memory: int, file: int, cpu: int, files: bool) -> None:
     """Limit this process for good: bytes of address space and of a file, seconds of processor time, system calls."""
     for limit, value in (
         (resource.RLIMIT_AS, memory),
@@ -86,7 +94,7 @@ def confine(memory: int, file: int, cpu: int) -> None:
     ):
         resource.setrlimit(limit, (value, value))
     resource.setrlimit(resource.RLIMIT_STACK, (min(memory, 1 << 30), resource.getrlimit(resource.RLIMIT_STACK)[1]))
-    code = _filter(platform.machine())
+    code = _filter(platform.machine(), files)
     buffer = ctypes.create_string_buffer(code)
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     library = ctypes.CDLL(None, use_errno=True)
@@ -126,7 +134,7 @@ def program(code: CodeType, text: str, null: int) -> str:
     """What a program prints that reads `text`: its input and output are files, however it reads and writes them."""
     os.dup2(null, 0)  # whatever the run before has closed: files opened now must be others
     os.dup2(null, 1)
-    inside, outside = (os.open(f"{SCRATCH}/.{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600) for name in ("in", "out"))
+    inside, outside = (os.open(f"{SCRATCH}/.{name}", os.O_RDWR | os.O_TRUNC) for name in ("in", "out"))
     try:
         with open(inside, "w", encoding="utf-8", closefd=False) as file:
             file.write(text)
@@ -166,8 +174,10 @@ def main() -> None:
     sys.path.append(PACKAGES)
     sys.set_int_max_str_digits(0)
     os.chdir(SCRATCH)
+    for name in ("in", "out"):
+        os.close(os.open(f"{SCRATCH}/.{name}", os.O_CREAT, 0o600))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file too large is an error, as a full disk is
-    confine(limits["memory"], limits["file"], limits["cpu"])
+    confine(limits["memory"], limits["file"], limits["cpu"], limits["files"])
     answer({"ready": True})
     task = json.loads(channel.readline())
     code: CodeType | Exception

