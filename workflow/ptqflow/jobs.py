@@ -23,6 +23,7 @@ from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.modeling import anatomy
 from ptqflow.platforms import PLATFORMS
+from ptqflow.published_names import published_names
 from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
@@ -247,12 +248,14 @@ class Jobs:
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
         files = self._present()
-        return canonical_json({kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED})
+        listed: dict[str, Any] = {kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED}
+        return canonical_json(listed | {"names": published_names(self.study)})
 
     def aggregate_files(self) -> str:
         """The file options of `aggregate`, in the order of its settings."""
         files = self._present()
-        return " ".join(word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind)))
+        given = [word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind))]
+        return " ".join([*given, "--reference", *paths.reference()])
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
@@ -263,9 +266,9 @@ class Jobs:
         return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
 
     def aggregate_source(self) -> str:
-        """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
+        """Fingerprint of the files that no job of this platform remakes: other platforms' here, and published numbers."""
         mine = set(self.aggregate_inputs())
-        return fingerprint(path for _, _, path in self._present() if path not in mine)
+        return fingerprint([*(path for _, _, path in self._present() if path not in mine), *paths.reference()])
 
     def figures(self) -> list[str]:
         """Names of the figures that the study has numbers for: rows in every table that they draw from."""

@@ -22,6 +22,11 @@ def rotated(model: str = "{model}", rotation: str = "{rotation}") -> str:
 _model = model  # below, `model` is a name of one
 
 
+def reference() -> list[str]:
+    """The files of published numbers; they are part of the repository."""
+    return sorted(str(path) for path in Path("resources/reference").glob("*.csv"))
+
+
 def tokens(model: str = "{model}", calibration: str = "{calibration}") -> str:
     """Windows of a calibration set."""
     return f"{ROOT}/calibration/{model}/{calibration}/tokens.parquet"

@@ -22,6 +22,7 @@ from ptqflow.artifacts.schemas import (
     LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    PUBLISHED,
     SAMPLES,
     SIZES,
     VERIFICATION,
@@ -31,14 +32,27 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
-from ptqflow.reporting import accuracy, accuracy_table, catalogue, latency, layer_error, origins, render, sizes, verification
+from ptqflow.reporting import (
+    accuracy,
+    accuracy_table,
+    catalogue,
+    latency,
+    layer_error,
+    origins,
+    published,
+    render,
+    sizes,
+    verification,
+)
 from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
 
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
 
 
 class Settings(Model):
-    """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap."""
+    """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap;
+    `names`: which of the study's names stand for published ones.
+    """
 
     scores: tuple[Scores, ...] = ()
     diagnostics: tuple[Chunk, ...] = ()
@@ -46,6 +60,7 @@ class Settings(Model):
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
     seed: int = 0
+    names: published.Ours = published.Ours()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
+    parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument(
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, layer_error, latency, sizes and verification as .parquet, .csv, ...",
+        help="folder: accuracy, layer_error, latency, sizes, verification and published as .parquet, .csv, ...",
     )
 
 
@@ -88,7 +104,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     _check_origins(settings, args, manifests)
     cache = HashCache()
-    inputs = {str(path): cache.sha256(path) for path in paths}
+    inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
     def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.Grid] = ()) -> None:
@@ -112,6 +128,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
+    known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
+    publish("published", PUBLISHED, known, published.printed(known))
     print(render.markdown(grids[:1]))
 
 
