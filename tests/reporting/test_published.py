@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY, SMALL_STUDY
-from ptqflow.artifacts.schemas import PUBLISHED
+from ptqflow.artifacts.evidence_schemas import PUBLISHED
 from ptqflow.artifacts.tables import to_table
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.tasks import task

@@ -22,6 +22,7 @@ FILES = {
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
 }
 

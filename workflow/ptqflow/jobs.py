@@ -30,7 +30,7 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "overlaps")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -89,6 +89,36 @@ class Jobs:
     def tokens_source(self, calibration: str) -> str:
         """Fingerprint of a local calibration source."""
         return fingerprint(_local_files(self.study.calibrations[calibration].source))
+
+    def overlap(self, calibration: str, task: str) -> str:
+        """Settings of `overlap`: which rows, and which items."""
+        drawn, entry = self.study.calibrations[calibration], self.study.tasks[task]
+        settings = {
+            "calibration": drawn.source.model_dump(mode="json", exclude_none=True),
+            "fields": {"id": drawn.fields.id},
+            "task": task,
+            "benchmark": entry.benchmark,
+            **self._source(task),
+        }
+        limit = None if entry.definition.kind == "perplexity" else entry.asks.get("limit")  # a text is limited by windows
+        return canonical_json(settings | ({"limit": limit} if limit else {}))
+
+    def overlap_source(self, calibration: str, task: str) -> str:
+        """Fingerprint of the local data of both."""
+        return self.tokens_source(calibration) + self.generate_source(task)
+
+    def overlap_code(self, task: str) -> str:
+        """Digest of `overlap` with what asks of the task."""
+        return code("overlap", *tasks.generating(self.study.tasks[task]))
+
+    def _overlaps(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Kind, identity and path of the overlap of each calibration set in use with each task that is asked; of any platform."""
+        study = self.study
+        for model, calibration in product(study.models, dict.fromkeys(map(study.calibration_of, study.chosen))):
+            users = [recipe for recipe in study.chosen if study.calibration_of(recipe) == calibration]
+            for task in sorted(study.tasks_asked()):
+                who = {"model": model, "calibration": calibration, "task": task, "recipes": users}
+                yield "overlaps", who, paths.overlap(model, calibration, task)
 
     def collect(self, model: str) -> str:
         """Settings of `collect` on `model`, or on `model.rotation`."""
@@ -238,7 +268,11 @@ class Jobs:
         """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
         there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
-        return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
+        return [
+            *self._expected(self.study.platform),
+            *self._overlaps(),
+            *(file for file in there if file[1]["platform"] in active),
+        ]
 
     def left_out(self) -> list[str]:
         """What other platforms left that the tables do not show, each with the reason."""
@@ -259,7 +293,7 @@ class Jobs:
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
-        return [path for _, _, path in self._expected(self.study.platform)]
+        return [path for _, _, path in (*self._expected(self.study.platform), *self._overlaps())]
 
     def promised(self) -> list[str]:
         """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""

@@ -32,6 +32,11 @@ def tokens(model: str = "{model}", calibration: str = "{calibration}") -> str:
     return f"{ROOT}/calibration/{model}/{calibration}/tokens.parquet"
 
 
+def overlap(model: str = "{model}", calibration: str = "{calibration}", task: str = "{task}") -> str:
+    """How much of a task's items stands in a calibration set."""
+    return f"{ROOT}/calibration/{model}/{calibration}/overlap/{task}.parquet"
+
+
 def calibration(platform: str = "{platform}", model: str = "{model}", calibration: str = "{calibration}") -> str:
     """Manifest of channel statistics and hidden states at chunk boundaries."""
     return f"{ROOT}/{platform}/calibration/{model}/{calibration}/manifest.json"

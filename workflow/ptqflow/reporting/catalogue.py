@@ -11,6 +11,7 @@ TABLES = {
     "latency": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
 }
 _FOLDER = Path(__file__).with_name("figures")

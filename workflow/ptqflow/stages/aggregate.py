@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
+from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
@@ -22,7 +23,6 @@ from ptqflow.artifacts.schemas import (
     LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
-    PUBLISHED,
     SAMPLES,
     SIZES,
     VERIFICATION,
@@ -39,6 +39,7 @@ from ptqflow.reporting import (
     latency,
     layer_error,
     origins,
+    overlap,
     published,
     render,
     sizes,
@@ -46,7 +47,7 @@ from ptqflow.reporting import (
 )
 from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
 
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "overlaps")
 
 
 class Settings(Model):
@@ -59,6 +60,7 @@ class Settings(Model):
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
+    overlaps: tuple[overlap.Pair, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
 
@@ -70,12 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
+    parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument(
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, layer_error, latency, sizes, verification and published as .parquet, .csv, ...",
+        help="folder: accuracy, layer_error, latency, sizes, verification, overlap and published as .parquet, .csv, ...",
     )
 
 
@@ -99,6 +102,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
+        shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -119,6 +123,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
                 write_text(path, render.GRIDS[suffix](grids))
 
     scores = accuracy.build(samples, settings.seed)
+    overlap.mark(scores, shared)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
@@ -128,6 +133,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
+    seen = overlap.build(shared)
+    publish("overlap", OVERLAP_SUMMARY, seen, [overlap.printed(seen)])
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
     publish("published", PUBLISHED, known, published.printed(known))
     print(render.markdown(grids[:1]))
