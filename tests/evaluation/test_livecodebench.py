@@ -171,7 +171,8 @@ def test_stages_judge_by_the_data_sets_rows_and_refuse_changed_ones(tmp_path: Pa
     }
     rows = [
         {"task": "lcb", "kind": "generation", "item": item.id, "seed": 0, "completion": number, "prompt_sha256": "0",
-         "prompt_tokens": 1, "completion_tokens": 1, "finish_reason": "stop", "thinking": True, "text": text, "gold": item.gold}
+         "prompt_tokens": 1, "completion_tokens": 1, "finish_reason": "stop", "thinking": True,
+         "seconds": 1.0, "tokens": [1], "text": text, "gold": item.gold}
         for item in load_items("lcb", "livecodebench", Source(**source), 2) for number, text in enumerate(said[item.id])
     ]  # fmt: skip
     generations, samples = tmp_path / "generations.parquet", tmp_path / "samples.parquet"

@@ -66,12 +66,18 @@ def test_code_of_a_method_runs_its_recipes(study):
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
     study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
-    assert study.planned() == everything_with_a_grid
+    assert study.planned() == everything_with_a_grid | {"selftest"}
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
     study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
-    assert study.planned() == quantized("second-order")
+    assert study.planned() == quantized("second-order") | {"selftest"}
+
+
+def test_a_new_self_test_of_the_device_quantizes_nothing_again(study):
+    with open(study.root / "workflow/ptqflow/selftest/arithmetic.py", "a") as file:
+        file.write("\nPROBES += PROBES[:0]\n")
+    assert study.planned() == {"selftest"} | END
 
 
 def test_first_chunks_that_read_no_statistics_do_not_wait_for_collect(study):
@@ -90,6 +96,13 @@ def test_one_layers_override_runs_its_chunk(study):
 def test_an_added_recipe_runs_itself(study):
     study.configure(lambda c: c["recipes"].update(third={"preset": "rtn-w3a16"}))
     assert study.planned() == quantized("third")
+
+
+def test_replicates_of_a_recipe_draw_quantize_and_score_themselves(study):
+    study.configure(lambda c: c["recipes"]["second-order"].update(replicates=2))
+    new = {f"quantize recipe=second-order@1 chunk={k}" for k in CHUNKS} | {"export recipe=second-order@1 form=fake"}
+    new |= asked("second-order@1.fake", "text") | {"tokens calibration=traces@1", "collect calibration=traces@1"}
+    assert study.planned() == new | END
 
 
 def test_a_removed_recipe_remakes_the_tables(study):
@@ -222,8 +235,13 @@ def test_another_platforms_results_of_another_recipe_stay_out_of_the_tables(stud
     assert {(row["platform"], row["recipe"]) for row in table} == {("cpu", r) for r in BOTH} | {("gpu", "second-order")}
 
 
-def test_real_run_after_an_edit_runs_what_was_planned(study):
-    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
+def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(study):
+    old = {path: path.stat().st_mtime_ns for path in study.root.glob("results/cpu/generations/**/seed=0.parquet")}
+    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1, 2]))
     planned = study.planned()
-    assert study.run() == planned
+    assert study.run("--cores", "1") == planned
     assert study.planned() == set()
+    logs = [path.read_text() for path in study.root.glob("results/logs/cpu/generations/**/seed=[12].log")]
+    assert ["has asked this" in log for log in logs].count(False) == len(VARIANTS) == len(logs) / 2
+    assert {path: path.stat().st_mtime_ns for path in old} == old
+    assert not list(study.root.glob("results/cpu/generations/**/*.parts"))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ptqflow.chat import THINK, ChatSettings, prompt_of, with_thinking
-from ptqflow.conversations import tools_of, turns_of
+from ptqflow.conversations import has_turns, tools_of, turns_of
 from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
@@ -152,12 +152,25 @@ def _calling(
     return said.rstrip().removesuffix(tokenizer.eos_token or "")
 
 
-def _text(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> str:
+def check_columns(name: str, row: Mapping[str, Any], settings: CalibrationSettings) -> None:
+    """Raise ConfigError for a row without the columns that its format reads."""
+    whole = settings.fields.text if settings.format == "plain" else settings.fields.messages
+    if has_turns(row):
+        return
+    for field in (settings.fields.prompt, settings.fields.completion) if whole not in row else ():
+        _check_column(name, row, field, settings)
+
+
+def _check_column(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> None:
     if field not in row:
         raise ConfigError(
             f"{_where(name, settings)} has no column {field!r} but {', '.join(map(repr, row)) or 'none'}; "
             f"name the columns under `fields`, or use another format than {settings.format}"
         )
+
+
+def _text(name: str, row: Mapping[str, Any], field: str, settings: CalibrationSettings) -> str:
+    _check_column(name, row, field, settings)
     if not isinstance(row[field], str):
         raise ConfigError(
             f"{_where(name, settings)}: {field} is a {type(row[field]).__name__}, not text; give one string per row"

@@ -36,6 +36,11 @@ def turns_of(row: Mapping[str, Any], messages: str, where: str) -> list[Turn] | 
     return _instructed(row, where) if row.get("instruction") is not None and row.get("output") is not None else None
 
 
+def has_turns(row: Mapping[str, Any]) -> bool:
+    """Whether a row is in one of the layouts of conversations that need no names of columns."""
+    return _SHARED in row or {"instruction", "output"} <= row.keys()
+
+
 def tools_of(row: Mapping[str, Any], where: str) -> list[Any] | None:
     """The tools that a row offers to the model, if any."""
     tools = _data(row.get("tools"), f"{where}: tools") if row.get("tools") else None

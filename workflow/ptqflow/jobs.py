@@ -6,11 +6,11 @@ Snakemake compares a job's params as an unordered set of values and drops object
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import filterfalse, product
 from pathlib import Path
 from typing import Any
 
-from ptqflow import paths
+from ptqflow import paths, replicates
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
@@ -30,7 +30,7 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "overlaps")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -49,10 +49,16 @@ def _local_files(source: Source) -> list[Path]:
     return data_files(source) if source.local is not None else []
 
 
-def _who(variant: str) -> dict[str, str]:
-    """Recipe and form of a variant; the baseline has no form."""
-    recipe, _, form = variant.partition(".")
-    return {"recipe": recipe} | ({"form": form} if form else {})
+def _who(variant: str) -> dict[str, Any]:
+    """Recipe, form and replicate of a variant; the baseline has no form, and a recipe itself is no replicate."""
+    name, _, form = variant.partition(".")
+    recipe, replicate = replicates.split(name)
+    return {"recipe": recipe} | ({"form": form} if form else {}) | ({"replicate": replicate} if replicate else {})
+
+
+def _is_replicate(variant: str) -> bool:
+    """Whether it serves to be scored alone."""
+    return "replicate" in _who(variant)
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,10 @@ class Jobs:
             for task in sorted(study.tasks_asked()):
                 who = {"model": model, "calibration": calibration, "task": task, "recipes": users}
                 yield "overlaps", who, paths.overlap(model, calibration, task)
+
+    def selftest(self) -> str:
+        """Settings of `selftest`."""
+        return canonical_json({})
 
     def collect(self, model: str) -> str:
         """Settings of `collect` on `model`, or on `model.rotation`."""
@@ -233,22 +243,25 @@ class Jobs:
     def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
         study = self.study
+        if any(study.recipes[recipe].relies_on() for recipe in study.chosen):
+            yield "selftest", {"platform": platform}, paths.selftest(platform)
         for model in study.models:
             place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture):
-                who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
-                yield "checkpoints", who, paths.checkpoint(platform, model, variant)
-                yield "verification", who, paths.verification(platform, model, variant)
+                variant = f"{recipe}.{form}"
+                yield "checkpoints", place | _who(variant), paths.checkpoint(platform, model, variant)
+                if not _is_replicate(variant):
+                    yield "verification", place | _who(variant), paths.verification(platform, model, variant)
             for suite in study.suites.values():
                 for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
                     path = paths.scores(platform, model, variant, suite.engine, task, seed)
                     yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
             for timing, entry in study.latency.items():
-                for variant in study.variants(entry.forms, architecture):
+                for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
                     path = paths.latency(platform, model, variant, entry.engine, timing)
                     yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
-            for recipe in study.chosen:
+            for recipe in filterfalse(_is_replicate, study.chosen):
                 for chunk in range(study.models[model].chunks):
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
@@ -257,17 +270,25 @@ class Jobs:
     def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
         """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
         return [
-            (kind, who, path, Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path))
+            (kind, who, path, self._reason(platform, kind, who, path))
             for platform in PLATFORMS
             if platform != self.study.platform
             for kind, who, path in self._expected(platform)
             if Path(path).is_file()
         ]
 
+    def _asked(self, platform: str, who: dict[str, Any]) -> Asked:
+        return Asked(self.study, platform, who["model"], replicates.name(who["recipe"], who.get("replicate", 0)))
+
+    def _reason(self, platform: str, kind: str, who: dict[str, Any], path: str) -> str | None:
+        if kind == "selftest":  # of a device, whatever ran on it
+            return None
+        return self._asked(platform, who).reason(kind, who, path)
+
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
         """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
         there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
-        active = {who["platform"] for kind, who, _ in there if kind != "checkpoints"}
+        active = {who["platform"] for kind, who, _ in there if kind not in ("checkpoints", "selftest")}
         return [
             *self._expected(self.study.platform),
             *self._overlaps(),
@@ -309,7 +330,8 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
-        rows |= {"sizes": True, "verification": quantized}
+        generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
+        rows |= {"collapse": generated, "sizes": True, "verification": quantized}
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def plot(self, figure: str) -> str:

@@ -27,6 +27,11 @@ def reference() -> list[str]:
     return sorted(str(path) for path in Path("resources/reference").glob("*.csv"))
 
 
+def selftest(platform: str = "{platform}") -> str:
+    """Probes of a platform's device."""
+    return f"{ROOT}/{platform}/selftest.parquet"
+
+
 def tokens(model: str = "{model}", calibration: str = "{calibration}") -> str:
     """Windows of a calibration set."""
     return f"{ROOT}/calibration/{model}/{calibration}/tokens.parquet"

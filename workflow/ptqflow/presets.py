@@ -74,16 +74,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(entry: dict[str, Any]) -> Recipe:
-    """A recipe of `config.yaml` to a complete Recipe: the preset, changed key by key, to the leaves, by the entry's own keys.
+    """An entry without its preset as a Recipe. Raises as `without_preset`, and pydantic's ValidationError for anything else."""
+    return Recipe.model_validate(without_preset(entry))
+
+
+def without_preset(entry: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of `config.yaml` written out: the preset, changed key by key, to the leaves, by the entry's own keys.
 
     Lists, `null`, and a part of another `name` (another transform, clip or rounding) replace what the preset says as a whole.
-    Raises ValueError for an unknown preset (naming the known ones) and pydantic's ValidationError for anything else.
+    Raises ValueError for an unknown preset (naming the known ones).
     """
     own = dict(entry)
     name = own.pop("preset", None)
     if "preset" in entry and (not isinstance(name, str) or name not in PRESETS):
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    return Recipe.model_validate(_changed(PRESETS[name], own) if name else own)
+    return _changed(PRESETS[name], own) if name else own
 
 
 def _changed(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

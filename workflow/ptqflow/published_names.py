@@ -1,7 +1,10 @@
 """Which models, recipes and tasks of a study are the ones whose numbers were published (`resources/reference`)."""
 
+from typing import Any
+
 from ptqflow.evaluation.tasks import Task
 from ptqflow.presets import PRESETS, resolve
+from ptqflow.recipes import Recipe
 from ptqflow.study import Study
 
 _TASKS = {"gpqa": "gpqa-diamond", "livecodebench": "livecodebench-v4-v5"}
@@ -17,11 +20,15 @@ def published_names(study: Study) -> dict[str, dict[str, str]]:
     presets = {name: resolve({"preset": name}) for name in PRESETS}
     recipes = {"baseline": "baseline"}
     for name in study.chosen:
-        bare = study.recipes[name].model_copy(update={"calibration": None})
-        if preset := next((preset for preset, recipe in presets.items() if recipe == bare), None):
+        if preset := next((preset for preset, recipe in presets.items() if _bare(recipe) == _bare(study.recipes[name])), None):
             recipes[name] = preset
     tasks = {name: known for name, entry in study.tasks.items() if (known := _task(entry))}
     return {"models": models, "recipes": recipes, "tasks": tasks}
+
+
+def _bare(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without what it calibrates on; of the grammar's keys alone."""
+    return recipe.model_dump(include=set(Recipe.model_fields) - {"calibration"})
 
 
 def _task(entry: Task) -> str | None:

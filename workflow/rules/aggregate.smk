@@ -26,6 +26,10 @@ rule aggregate:
         ],
     log:
         paths.log(paths.table("aggregate", "parquet")),
+    localrule: "aggregate" in on_head
+    threads: threads_of("aggregate")
+    resources:
+        **asks("aggregate", devices=0),
     params:
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
@@ -52,6 +56,10 @@ rule plot:
         ),
     log:
         paths.log(paths.figure()),
+    localrule: "plot" in on_head
+    threads: threads_of("plot")
+    resources:
+        **asks("plot", devices=0),
     params:
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),

@@ -1,7 +1,11 @@
 # The study, read once; how a stage is called.
 import fcntl
+import json
+import os
 
-from ptqflow import environments, paths
+from ptqflow import environments, paths, planned, slurm
+from ptqflow import site as sites
+from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
@@ -13,8 +17,17 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    site = sites.load(study.site)
     for asked in (*study.suites.values(), *study.latency.values()):
-        environments.python(environments.of_engine(asked.engine))
+        site.python(environments.of_engine(asked.engine))
+except PtqflowError as error:
+    raise WorkflowError(str(error)) from None
+
+
+include: "site.smk"
+
+
+try:
     paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
@@ -29,31 +42,73 @@ try:
 except OSError:
     pass  # nothing runs in a folder that cannot be written
 
+
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.
+onstart:
+    if workflow.local_exec:
+        planned.announce(
+            [
+                planned.Ask(
+                    platform=job.wildcards.platform,
+                    checkpoint=job.input.checkpoint,
+                    output=job.output[0],
+                    settings=json.loads(job.params.settings),
+                    code=job.params.code,
+                )
+                for job in workflow.dag.needrun_jobs()
+                if job.rule.name == "generate"
+            ]
+        )
+
+
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
-PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow"
+PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH={{workflow.basedir:q}}/workflow"
 
 
 def ptqflow(family):
     """How a stage is called in an environment. Jobs of an engine have its interpreter as a resource: another one reruns nothing."""
-    return f"{PTQFLOW} {'{resources.python}' if family == ENGINE else environments.python(family)} -m ptqflow"
+    return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
 
 
 def python_of(w):
     """The interpreter of an engine's environment."""
-    return environments.python(environments.of_engine(w.engine))
+    return site.python(environments.of_engine(w.engine))
+
+
+def qparams(w):
+    """The integers and scales of every chunk of a recipe."""
+    return [
+        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
+        for k in range(study.models[w.model].chunks)
+    ]
+
+
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
+def states_of(w):
+    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
+    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
+        w.recipe
+    )
+    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
+        return "--tokens", paths.tokens(source, calibration)
+    return "--calibration", paths.calibration(w.platform, source, calibration)
 
 
 wildcard_constraints:
     platform="|".join(PLATFORMS),
     model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
     rotation=r"[A-Za-z0-9_-]+",
-    calibration=r"[A-Za-z0-9_-]+",
-    recipe=r"[A-Za-z0-9_-]+",
+    calibration=r"[A-Za-z0-9_-]+(@\d+)?",
+    recipe=r"[A-Za-z0-9_-]+(@\d+)?",
     chunk=r"\d+",
     form=r"[A-Za-z0-9_-]+",
-    variant=r"baseline|[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
+    variant=r"baseline|[A-Za-z0-9_-]+(@\d+)?\.[A-Za-z0-9_-]+",
     task=r"[A-Za-z0-9_-]+",
     seed=r"-?\d+",
     engine=r"[A-Za-z0-9_-]+",

@@ -5,8 +5,9 @@ rule generate:
         paths.generations(),
     log:
         paths.log(paths.generations()),
+    threads: threads_of("generate")
     resources:
-        accelerator=1,
+        **asks("generate", devices=1),
         python=python_of,
     params:
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
@@ -14,7 +15,7 @@ rule generate:
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
         ptqflow(ENGINE)
-        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"
 
 
@@ -25,6 +26,9 @@ rule score:
         paths.scores(),
     log:
         paths.log(paths.scores()),
+    threads: threads_of("score")
+    resources:
+        **asks("score", devices=0),
     params:
         settings=lambda w: jobs.score(w.task),
         source=lambda w: jobs.score_source(w.task),

@@ -58,15 +58,12 @@ def _readable(files: list[Path]) -> list[Path]:
 
 def _snapshot(source: Source, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    from ptqflow.artifacts.hub import explained
 
     assert source.repo is not None
-    try:
+    with explained(f"source {source.label}"):
         return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"source {source.label} cannot be fetched ({error}); check repo, revision and network, or give a local path"
-        ) from None
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,6 +107,19 @@ def rows_of(source: Source) -> Iterator[dict[str, Any]]:
     """
     for path in data_files(source):
         yield from _read(path)
+
+
+def first_row(source: Source) -> dict[str, Any] | None:
+    """The first row of a local source, or of a Parquet file without rows its columns; None of an empty file. Reads no more."""
+    path = data_files(source)[0]
+    if path.suffix != ".parquet":
+        return next(_read(path), None)
+    with reading(path, "readable as parquet", "correct it, or fetch it again"):
+        import pyarrow.parquet as pq
+
+        file = pq.ParquetFile(path)
+        row = next((row for batch in file.iter_batches(1) for row in batch.to_pylist()), None)
+        return row or dict.fromkeys(file.schema_arrow.names)
 
 
 def load_rows(source: Source) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,16 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import (
     ACCURACY,
+    COLLAPSE,
+    COMPARISON,
+    COST,
     DIAGNOSTICS,
     LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    NOISE,
     SAMPLES,
+    SELFTEST,
     SIZES,
     VERIFICATION,
     VERIFICATION_SUMMARY,
@@ -32,22 +37,32 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
+from ptqflow.recipes import Recipe
+from ptqflow.replicates import is_drawn
 from ptqflow.reporting import (
     accuracy,
     accuracy_table,
     catalogue,
+    collapse,
+    comparison,
+    cost,
+    cost_table,
     latency,
     layer_error,
+    noise,
     origins,
     overlap,
     published,
     render,
+    runs,
+    selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import Chunk, Scores, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
 
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "overlaps")
+_OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
 
 class Settings(Model):
@@ -61,6 +76,7 @@ class Settings(Model):
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
     overlaps: tuple[overlap.Pair, ...] = ()
+    selftest: tuple[Probed, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
 
@@ -74,11 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
+    parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, layer_error, latency, sizes, verification, overlap and published as .parquet, .csv, ...",
+        help="folder: accuracy, cost, layer_error, latency, sizes, verification, overlap, published, ... as .parquet, .csv, ...",
     )
 
 
@@ -97,12 +114,13 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             return read_table(path, schema, columns)
 
         samples = [
-            (entry.served, read(path, SAMPLES, accuracy.READS)) for entry, path in zip(settings.scores, args.scores, strict=True)
+            (entry.served, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)
         ]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
+        probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -122,14 +140,24 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             else:
                 write_text(path, render.GRIDS[suffix](grids))
 
-    scores = accuracy.build(samples, settings.seed)
+    gathered = runs.gather(samples)
+    exact = _exact(gathered, manifests)
+    floors = noise.build(gathered)
+    publish("noise", NOISE, floors, [noise.printed(floors)])
+    scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
     overlap.mark(scores, shared)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
+    ends = collapse.build(samples, settings.seed)
+    publish("collapse", COLLAPSE, ends, [collapse.printed(ends)])
+    compared = comparison.build(gathered, settings.seed, exact)
+    publish("comparison", COMPARISON, compared, comparison.printed(compared))
+    costs = cost.build(samples)
+    publish("cost", COST, costs, cost_table.printed(costs))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
-    weights = sizes.build(manifests)
+    weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
@@ -137,7 +165,15 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("overlap", OVERLAP_SUMMARY, seen, [overlap.printed(seen)])
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
     publish("published", PUBLISHED, known, published.printed(known))
+    publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
     print(render.markdown(grids[:1]))
+
+
+def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:
+    """The variants whose recipe draws nothing, as their checkpoints say."""
+    recipes = {v: m.origin["settings"]["recipe"] for v, m in manifests if v.recipe != BASELINE}
+    exact = {variant for variant, recipe in recipes.items() if not is_drawn(Recipe.model_validate(recipe))}
+    return {served for served in scored if served.variant in exact}
 
 
 def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:
