@@ -5,6 +5,9 @@ rule overlap:
         paths.overlap(),
     log:
         paths.log(paths.overlap()),
+    threads: threads_of("overlap")
+    resources:
+        **asks("overlap", devices=0),
     params:
         settings=lambda w: jobs.overlap(w.calibration, w.task),
         source=lambda w: jobs.overlap_source(w.calibration, w.task),
