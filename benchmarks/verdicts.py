@@ -90,10 +90,9 @@ def report(root: Path, recipes: list[str], tasks: list[str]) -> None:
         together = average_of(accuracy.build(runs.gather([*baseline, *every])), recipe)
         verdicts = [row["verdict"] for row in rows]
         drops = [row["drop"] for row in rows]
-        print(
-            f"| {recipe} | {len(rows)} | {together['drop']:.1f} ({min(drops):.1f} to {max(drops):.1f}) "
-            f"| {together['replicate_sd']:.2f} | {counted(probable)} | {contradictions(probable):.0%} | {counted(verdicts)} | {contradictions(verdicts):.0%} |"
-        )
+        drop = f"{together['drop']:.1f} ({min(drops):.1f} to {max(drops):.1f}) | {together['replicate_sd']:.2f}"
+        before, now = (f"{counted(names)} | {contradictions(names):.0%}" for names in (probable, verdicts))
+        print(f"| {recipe} | {len(rows)} | {drop} | {before} | {now} |")
 
 
 def average_of(rows: list[dict[str, Any]], recipe: str) -> dict[str, Any]:

@@ -65,6 +65,12 @@ def test_one_quantization_knows_its_prior_alone():
     assert low == pytest.approx(-high, abs=0.002)
 
 
+def test_a_recipe_that_changes_few_answers_is_expected_to_be_moved_little_by_its_draws():
+    few, many = (random_effects.of(np.zeros((1, 50)), changed).variance ** 0.5 for changed in (0.01, 0.5))
+    assert few < many / 5
+    assert random_effects.of(np.zeros((1, 50)), 0.0).variance > 0
+
+
 def test_replicates_that_differ_by_their_items_noise_alone_have_a_small_effect_and_others_theirs():
     random = np.random.default_rng(0)
     same = random_effects.of((random.random((8, 2000)) < 0.7) * 1.0)

@@ -41,6 +41,7 @@ def test_planted_symptoms_are_found_and_named():
     assert rows["long"]["inflation"] == pytest.approx(1.3, abs=0.01)
     printed = render.markdown([collapse.printed(list(rows.values()))])
     assert "**20.0**" in printed
+    assert printed.count("**") == 2 * 5  # each sign once, and nothing else
     assert "**1.30 [1.30, 1.30]**" in printed
 
 

@@ -252,3 +252,24 @@ def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(
     assert ["has asked this" in log for log in logs].count(False) == len(VARIANTS) == len(logs) / 2
     assert {path: path.stat().st_mtime_ns for path in old} == old
     assert not list(study.root.glob("results/cpu/generations/**/*.parts"))
+
+
+def test_times_of_files_run_nothing_whatever_their_sizes(study):
+    """A `touch`, a copy without times (every file new, in any order), a backup with old ones: what is in them is the same."""
+    qparams = study.root / "results/cpu/quantized/demo/second-order/chunk=0/qparams.safetensors"
+    assert qparams.stat().st_size > 1_000_000  # beyond what Snakemake compares by content
+    qparams.touch()
+    assert study.planned() == set()
+    results = sorted((study.root / "results").rglob("*"), reverse=True)
+    for number, path in enumerate(results):
+        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+    assert study.planned() == set()
+
+
+def test_an_input_that_holds_something_else_runs_what_reads_it_though_it_is_older(study):
+    """A file of a backup is older than all that was made of its successor."""
+    place = study.root / "results/cpu/generations/demo/rounded.fake/transformers/text/seed=0.parquet"
+    table = pq.read_table(place)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"other": b"bytes"}), place)
+    os.utime(place, (0, 0))
+    assert study.planned() == END | {"score variant=rounded.fake engine=transformers task=text seed=0"}

@@ -13,7 +13,8 @@ from typing import Any
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import TaskConfig
-from ptqflow.modeling.shapes import linear_shapes, packed_bytes, shards_of
+from ptqflow.modeling.dimensions import linear_shapes
+from ptqflow.modeling.shapes import packed_bytes, shards_of
 from ptqflow.recipes import Recipe
 from ptqflow.study import Study, architecture_of
 

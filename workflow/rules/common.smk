@@ -8,7 +8,7 @@ from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
-from ptqflow.jobs import Jobs, code
+from ptqflow.jobs import Jobs, code, fingerprint
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.study import load
@@ -72,6 +72,21 @@ def ptqflow(family):
     return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
 
 
+def content(files):
+    """A param that says what a job's inputs hold now. It reads them again when the job runs, so it is what the job was given.
+
+    Snakemake itself never looks at an input that is older than what was made of it, as those of a backup are.
+    """
+
+    def of_wildcards(w):
+        found = files(w) if callable(files) else files
+        named = [found] if isinstance(found, str) else found
+        there = (file.format(**dict(w.items())) for file in named)
+        return fingerprint(file for file in there if Path(file).is_file())
+
+    return of_wildcards
+
+
 def python_of(w):
     """The interpreter of an engine's environment."""
     return site.python(environments.of_engine(w.engine))
@@ -88,6 +103,13 @@ def qparams(w):
 def source(w):
     """The model that a recipe quantizes, rotated or not."""
     return paths.model(study.source_of(w.model, w.recipe))
+
+
+def tokens_of(w):
+    """The calibration text of a recipe, of its model."""
+    return paths.tokens(
+        study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+    )
 
 
 def states_of(w):

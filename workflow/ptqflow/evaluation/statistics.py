@@ -137,9 +137,14 @@ class Paired:
         return self.after * (1 - self.before)
 
     @property
+    def changed(self) -> float:
+        """Share of answers that are right in one of the two alone."""
+        return float((self.lost + self.gained).mean())
+
+    @property
     def weight(self) -> float:
         """`pseudo_weight` of the drop."""
-        variance = float((self.lost + self.gained).mean() - self.drop.mean() ** 2)
+        variance = self.changed - float(self.drop.mean() ** 2)
         return pseudo_weight(float(self.drop.var()), variance, self.samples)
 
 

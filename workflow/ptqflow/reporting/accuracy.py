@@ -143,7 +143,7 @@ def _drop(
     how: _How,
 ) -> Row:
     """Columns of the drop in points, the mean over tasks, and of its verdict."""
-    tasks = [random_effects.of(pair.each) for pair in pairs.values() if pair.each is not None]
+    tasks = [random_effects.of(pair.each, pair.changed) for pair in pairs.values() if pair.each is not None]
     effects = [] if variant in how.exact else [random_effects.average(tasks)]
     found = difference.of(pairs, effects, seeds, how.seed, name)
     baseline = 100 * float(np.mean([pair.before.mean() for pair in pairs.values()]))

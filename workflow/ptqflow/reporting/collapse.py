@@ -91,7 +91,7 @@ def printed(rows: Sequence[Row]) -> Grid:
     body = []
     for row in rows:
         names = [row[c] for c in ("platform", "model", "recipe")] + [row["form"] or "–", row["engine"], row["task"]]
-        signs = (row.get("signs") or "").split(", ")
+        signs = str(row.get("signs")).split(", ")
         shares = [(number(None if row[name] is None else 100 * row[name], 1), said) for name, said in SYMPTOMS.items()]
         length = number(row.get("inflation"), 2)
         if row.get("inflation") is not None:

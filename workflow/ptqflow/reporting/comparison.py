@@ -52,10 +52,8 @@ def _pair(
         if index is None:
             continue
         pairs[task] = paired(first, second, index)
-        effects[task] = {
-            one: random_effects.of(first.each("value", index)),
-            other: random_effects.of(second.each("value", index)),
-        }
+        changed = pairs[task].changed
+        effects[task] = {v: random_effects.of(f.each("value", index), changed) for v, f in ((one, first), (other, second))}
     who = {**one.columns, "other_recipe": other.recipe, "other_form": other.form}
 
     def row(name: str, chosen: Sequence[str]) -> Row:
