@@ -9,7 +9,7 @@ blocks     quantize of one block of the shapes of DeepSeek-R1-Distill-Qwen-7B, 1
 agreement  a small random model quantized on the CPU and on the GPU: share of equal integers, block errors
 inference  benchmarks/inference.py: prefill and decode of float, fake and integer checkpoints in one engine
 peers      benchmarks/peers.py on that 7B block (llmcompressor in its own environment)
-study      the demo study with `--profile gpu`
+study      the demo study with `--profile gpu-local`
 """
 
 import argparse
@@ -216,10 +216,11 @@ def peers(device: Device, folder: Path, shape: Shape) -> Rows:
 
 def study(device: Device, folder: Path, shape: Shape) -> Rows:
     """The demo, from an empty results folder, by the profile of this platform."""
-    profile = {"cpu": "local"}.get(device.platform, device.platform)
+    profile = {"cpu": "local"}.get(device.platform, f"{device.platform}-local")
     start = time.perf_counter()
-    command = [ROOT / "workflow/run-study", "--profile", profile, "--cores", "all", "--resources", "accelerator=4"]
-    done = subprocess.run(command, cwd=ROOT)  # the demo's models are small: four jobs share the card
+    command = [ROOT / "workflow/run-study", "--profile", profile, "--cores", "all"]
+    shared = os.environ | {"PTQFLOW_JOBS_PER_DEVICE": "4"}
+    done = subprocess.run(command, cwd=ROOT, env=shared)  # the demo's models are small: four jobs share the card
     seconds = time.perf_counter() - start
     return [
         row("study", f"demo, --profile {profile}", None if done.returncode else seconds, "s", f"exit status {done.returncode}")

@@ -90,8 +90,10 @@ def apart(engine: Any, items: list[ChoiceItem], bos: bool) -> list[list[float]]:
         return list(engine.tokenizer(text, add_special_tokens=special).input_ids)
 
     pairs = [(ids(context, bos), ids(continuation, False)) for item in items for context, continuation in item.alternatives]
-    found = iter(engine.loglikelihoods([c for c, _ in pairs], [c for _, c in pairs], 16, lambda n: None))
-    return [[next(found).logprob for _ in item.alternatives] for item in items]
+    asked = engine.loglikelihoods([c for c, _ in pairs], [c for _, c in pairs], 16)
+    found = {pair: likelihood.logprob for batch in asked for pair, likelihood in batch.items()}
+    pair = iter(range(len(pairs)))
+    return [[found[next(pair)] for _ in item.alternatives] for item in items]
 
 
 def difference(mine: list[list[float]], others: list[list[float]]) -> str:

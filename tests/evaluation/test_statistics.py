@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from ptqflow.evaluation import statistics
+from ptqflow.evaluation import decision, statistics
 from scipy import stats
 
 Z = 1.959964
@@ -128,7 +128,7 @@ def test_complete_agreement_is_not_certainty(items):
 
 
 def test_one_item_cannot_settle_a_class():
-    assert max(statistics.class_probabilities(100 * statistics.drop_posterior(paired(np.zeros(1)), rng()))) < 0.9
+    assert max(decision.class_probabilities(100 * statistics.drop_posterior(paired(np.zeros(1)), rng()))) < 0.9
 
 
 def test_one_window_has_no_interval():
@@ -206,12 +206,12 @@ def test_uniformly_worse_model_has_an_exact_ratio(nll, worse):
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float64, st.integers(1, 200), elements=st.floats(-100, 100)))
 def test_class_probabilities_sum_to_one(points):
-    assert sum(statistics.class_probabilities(points)) == pytest.approx(1)
+    assert sum(decision.class_probabilities(points)) == pytest.approx(1)
 
 
 def test_class_limits_belong_to_the_outer_classes():
-    assert statistics.class_probabilities(np.array([1.0, 2.0, 3.0, 3.0])) == (0.25, 0.25, 0.5)
-    assert statistics.drop_class(0.4, 0.2, 0.4) == ("risky", 0.4)
+    assert decision.class_probabilities(np.array([1.0, 2.0, 3.0, 3.0])) == (0.25, 0.25, 0.5)
+    assert decision.drop_class(0.4, 0.2, 0.4) == ("risky", 0.4)
 
 
 def test_blocks_of_resamples_do_not_change_their_number(monkeypatch):
@@ -281,8 +281,8 @@ def test_class_probabilities_are_true_under_their_prior():
         shares = random.dirichlet([1, 1, 1])
         kinds = random.multinomial(120, shares)
         found = statistics.drop_posterior(paired(np.repeat([1.0, -1.0, 0.0], kinds)), random, 1000)
-        stated.append(statistics.class_probabilities(100 * found))
-        true.append(statistics.class_probabilities(np.array([100 * (shares[0] - shares[1])])))
+        stated.append(decision.class_probabilities(100 * found))
+        true.append(decision.class_probabilities(np.array([100 * (shares[0] - shares[1])])))
     stated, true = np.array(stated), np.array(true)
     for low, high in [(0.0, 0.2), (0.2, 0.8), (0.8, 1.0)]:
         chosen = (stated >= low) & (stated <= high)

@@ -4,7 +4,7 @@ import pytest
 from ptqflow.artifacts.schemas import COST, SAMPLES
 from ptqflow.artifacts.tables import to_table
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
-from ptqflow.reporting import accuracy, cost, cost_table, render
+from ptqflow.reporting import accuracy, cost, cost_table, render, runs
 from synthetic_study import sample, samples, served
 
 
@@ -49,7 +49,7 @@ def test_ratios_are_of_the_samples_that_both_have_in_one_engine():
 def test_scores_are_those_of_the_accuracy_table():
     parts = [(served(recipe), samples(harm, seed)) for recipe, harm in (("baseline", 0.0), ("rtn", 0.3)) for seed in (0, 1)]
     tables = [(variant, to_table(SAMPLES, rows)) for variant, rows in parts]
-    scores = {(r["recipe"], r["task"]): r["score"] for r in accuracy.build(tables) if r["task"] != accuracy.AVERAGE}
+    scores = {(r["recipe"], r["task"]): r["score"] for r in accuracy.build(runs.gather(tables)) if r["task"] != accuracy.AVERAGE}
     assert {(r["recipe"], r["task"]): pytest.approx(r["score"]) for r in cost.build(tables) if r["seed"] is None} == scores
 
 

@@ -15,7 +15,13 @@ from ptqflow.reporting import theme
 from ptqflow.reporting.figures import accuracy, latency, pareto
 from synthetic_study import HARM, SyntheticStudy, identity, sample, served, whole_study
 
-FIGURES = {"accuracy": ["accuracy"], "layer_error": ["layer_error"], "latency": ["latency"], "pareto": ["accuracy", "sizes"]}
+FIGURES = {
+    "accuracy": ["accuracy"],
+    "layer_error": ["layer_error"],
+    "latency": ["latency"],
+    "pareto": ["accuracy", "sizes"],
+    "collapse": ["collapse"],
+}
 
 
 def draw(figure, tables, output):

@@ -12,15 +12,18 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
-from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, sizes, verification
+from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, runs, sizes, verification
 from ptqflow.reporting.variants import Variant
 from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
 
 FILES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
+    "collapse": ("parquet", "csv", "md", "html"),
+    "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
@@ -40,8 +43,8 @@ def tables(tmp_path_factory):
 
 def table(*parts: tuple[str, list[dict]]) -> list[accuracy.Row]:
     """Accuracy rows of (recipe, samples) files."""
-    files = [(served(recipe), to_table(SAMPLES, rows).select(accuracy.READS)) for recipe, rows in parts]
-    return accuracy.build(files)
+    files = [(served(recipe), to_table(SAMPLES, rows).select(runs.READS)) for recipe, rows in parts]
+    return accuracy.build(runs.gather(files))
 
 
 def of(rows, recipe, task):
@@ -123,7 +126,60 @@ def test_missing_cells_are_explicit_and_never_zero():
     assert "arithmetic" in of(rows, "rtn", "average")["note"]
     printed = render.markdown(accuracy_table.printed(rows))
     line = next(line for line in printed.splitlines() if re.search(r"\| rtn ", line))
-    assert re.fullmatch(r"\| cpu +\| demo +\| rtn +\| fake +\| +n/a \| +\S*\d\S* \| +n/a \| +n/a \| +– \| +– \| +n/a \|", line)
+    assert re.fullmatch(
+        r"\| cpu +\| demo +\| rtn +\| fake +\| +n/a \| +\S*\d\S* \| +n/a \| +n/a \| +– \| +– \| +– \| +– \| +n/a \|", line
+    )
+
+
+BARELY = (("baseline", 0), ("rtn", 1))  # recipe, items lost
+
+
+def replicated(*right: int) -> list:
+    """A baseline with 40 of 50, and replicates of a recipe with so many."""
+    replicates = [served("rtn").model_copy(update={"replicate": k}) for k in range(len(right))]
+    parts = [(served("baseline"), scored(40, 10)), *zip(replicates, (scored(r, 50 - r) for r in right), strict=True)]
+    return [(variant, to_table(SAMPLES, rows).select(runs.READS)) for variant, rows in parts]
+
+
+def test_replicates_are_one_row_with_their_mean_and_an_interval_that_knows_their_spread():
+    alike, apart = (
+        of(accuracy.build(runs.gather(replicated(*right))), "rtn", "arithmetic") for right in ((36, 36, 36), (28, 36, 44))
+    )
+    for row in (alike, apart):
+        assert (row["replicates"], row["score"], row["drop"], row["items"], row["paired_runs"]) == (3, 72, 8, 50, 50)
+    assert apart["replicate_sd"] > 3 * alike["replicate_sd"]
+    assert apart["drop_high"] - apart["drop_low"] > alike["drop_high"] - alike["drop_low"]
+    printed = render.markdown(accuracy_table.printed(accuracy.build(runs.gather(replicated(28, 36, 44)))))
+    assert "rtn fake: 3 calibration draws" in printed
+
+
+def test_a_recipe_that_draws_nothing_has_the_noise_of_items_alone():
+    files = [(served(who), to_table(SAMPLES, scored(900 - lost, lost)).select(runs.READS)) for who, lost in BARELY]
+    drawn, exact = (
+        of(accuracy.build(runs.gather(files), exact=which), "rtn", "arithmetic") for which in (set(), {served("rtn")})
+    )
+    assert drawn["drop_high"] - drawn["drop_low"] > 1.5 * (exact["drop_high"] - exact["drop_low"])
+
+
+def test_a_replicate_that_was_asked_something_else_is_refused():
+    files = replicated(36, 36)
+    other = scored(36, 14)
+    other[3]["prompt_sha256"] = "another"
+    files[2] = (files[2][0], to_table(SAMPLES, other).select(runs.READS))
+    with pytest.raises(ArtifactError, match="prompts differ"):
+        accuracy.build(runs.gather(files))
+
+
+def test_an_undecided_row_says_what_would_decide_it():
+    rows = table(("baseline", scored(150, 50)), ("near", scored(146, 54)), ("far", scored(100, 100)))
+    cells = {line[2]: line for line in accuracy_table.printed(rows)[0].rows}
+    at = accuracy_table.printed(rows)[0].header.index("Class")
+    assert cells["far"][at : at + 2] == ["risky (> 99 %)", "–"]
+    assert re.fullmatch(r"undecided \(fair \d+ %\)", cells["near"][at])
+    assert re.search(r"\d items", cells["near"][at + 1])
+    few = accuracy_table.printed(table(("baseline", scored(3, 2)), ("r", scored(3, 2))))[0].rows[1]
+    assert few[at].startswith("undecided")
+    assert few[at + 1] == "5 items, fewer than 30"
 
 
 def test_unequal_runs_are_paired_on_what_both_have_and_counted():
@@ -152,27 +208,27 @@ def test_without_a_baseline_there_is_a_score_and_no_drop():
 
 def test_each_platform_has_its_own_baseline():
     files = [
-        (served(recipe, platform), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
+        (served(recipe, platform), to_table(SAMPLES, scored(right, 50 - right)).select(runs.READS))
         for platform, recipe, right in (("cpu", "baseline", 50), ("gpu", "baseline", 40), ("gpu", "rtn", 40))
     ]
-    assert of(accuracy.build(files), "rtn", "arithmetic")["drop"] == 0
+    assert of(accuracy.build(runs.gather(files)), "rtn", "arithmetic")["drop"] == 0
 
 
 def test_each_engine_has_its_own_baseline():
     """A drop is never between engines: what another engine rounds otherwise is no loss of the recipe."""
     files = [
-        (served(recipe, engine=engine), to_table(SAMPLES, scored(right, 50 - right)).select(accuracy.READS))
+        (served(recipe, engine=engine), to_table(SAMPLES, scored(right, 50 - right)).select(runs.READS))
         for engine, recipe, right in (("transformers", "baseline", 50), ("vllm", "baseline", 40), ("vllm", "rtn", 40))
     ]
-    rows = accuracy.build(files)
+    rows = accuracy.build(runs.gather(files))
     assert of(rows, "rtn", "arithmetic")["drop"] == 0
     assert {(r["engine"], r["recipe"]) for r in rows} == {("transformers", "baseline"), ("vllm", "baseline"), ("vllm", "rtn")}
     grid = accuracy_table.printed(rows)[0]
     assert grid.header[:5] == ["Platform", "Model", "Recipe", "Form", "Engine"]
     assert [row[4] for row in grid.rows] == ["transformers", "vllm", "vllm"]
-    alone = accuracy.build([file for file in files if file[0].engine == "transformers"])
+    alone = accuracy.build(runs.gather([file for file in files if file[0].engine == "transformers"]))
     assert "Engine" not in accuracy_table.printed(alone)[0].header
-    without = accuracy.build([files[0], files[2]])
+    without = accuracy.build(runs.gather([files[0], files[2]]))
     assert of(without, "rtn", "arithmetic")["drop"] is None
     assert "no baseline of this platform, model, engine" in of(without, "rtn", "arithmetic")["note"]
 

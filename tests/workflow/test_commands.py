@@ -78,9 +78,6 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
         str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
     ]
     assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
-    assert run_command._overlays(["--configfile", "a.yaml", "b.yaml", "--cores", "2", "--configfile=c.yaml"]) == [
-        *("a.yaml", "b.yaml", "c.yaml")
-    ]
 
 
 def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):

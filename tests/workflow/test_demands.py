@@ -18,7 +18,7 @@ DEMO = Dimensions.of(json.loads((ROOT / "resources/demo-model/config.json").read
 QWEN2 = {"model_type": "qwen2", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "dtype": "bfloat16"}
 QWEN2 |= {"num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 8192, "tie_word_embeddings": False}
 GPTQ = resolve({"preset": "gptq-w4a16"})
-LIMITS = Limits("npu", cpus=4, mem_mb=1000, minutes=60, gres={"npu": 2})
+LIMITS = Limits("npu", cpus=4, mem_mb=1500, minutes=60, gres={"npu": 2})
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def larger():
 def test_each_failure_asks_for_more_within_what_a_node_has():
     first = Demand(8, 600, 20)
     assert within(first, 1, None, "x") == first
-    assert [within(first, n, LIMITS, "x").mem_mb for n in (1, 2, 3)] == [600, 900, 1000]
+    assert [within(first, n, LIMITS, "x").mem_mb for n in (1, 2, 3)] == [900, 1350, 1500]
     assert [within(first, n, LIMITS, "x").minutes for n in (1, 2, 3)] == [20, 40, 60]
     assert within(first, 1, LIMITS, "x").threads == 4
     with pytest.raises(
-        ConfigError, match=r"quantize of m needs some 1200 MB, but no node of partition npu has more than 1000; use"
+        ConfigError, match=r"quantize of m needs some 1600 MB, but no node of partition npu has more than 1500; use"
     ):
-        within(Demand(1, 1200, 20), 1, LIMITS, "quantize of m")
+        within(Demand(1, 1300, 20), 1, LIMITS, "quantize of m")
 
 
 def test_a_small_model_takes_one_core_and_a_large_one_more():
@@ -82,7 +82,7 @@ def test_every_stage_of_a_study_has_a_demand(monkeypatch):
     w = {"platform": "cpu", "model": "demo", "recipe": "gptq-w4", "chunk": "1", "form": "fake", "variant": "baseline"}
     w |= {"engine": "transformers", "task": "text", "seed": "0", "timing": "transformers", "calibration": "traces"}
     stages = ("fetch", "rotate", "tokens", "collect", "quantize", "export", "verify", "generate", "score", "measure", "aggregate")
-    for stage in (*stages, "plot"):
+    for stage in (*stages, "plot", "selftest"):
         found = Needs(study).of(stage, w)
         assert found.threads == 1, "the demo's tables depend on it"
         assert 200 < found.mem_mb < 4000

@@ -98,6 +98,13 @@ def test_an_added_recipe_runs_itself(study):
     assert study.planned() == quantized("third")
 
 
+def test_replicates_of_a_recipe_draw_quantize_and_score_themselves(study):
+    study.configure(lambda c: c["recipes"]["second-order"].update(replicates=2))
+    new = {f"quantize recipe=second-order@1 chunk={k}" for k in CHUNKS} | {"export recipe=second-order@1 form=fake"}
+    new |= asked("second-order@1.fake", "text") | {"tokens calibration=traces@1", "collect calibration=traces@1"}
+    assert study.planned() == new | END
+
+
 def test_a_removed_recipe_remakes_the_tables(study):
     study.configure(lambda c: c["recipes"].pop("rounded"))
     assert study.planned() == END
@@ -238,3 +245,24 @@ def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(
     assert ["has asked this" in log for log in logs].count(False) == len(VARIANTS) == len(logs) / 2
     assert {path: path.stat().st_mtime_ns for path in old} == old
     assert not list(study.root.glob("results/cpu/generations/**/*.parts"))
+
+
+def test_times_of_files_run_nothing_whatever_their_sizes(study):
+    """A `touch`, a copy without times (every file new, in any order), a backup with old ones: what is in them is the same."""
+    qparams = study.root / "results/cpu/quantized/demo/second-order/chunk=0/qparams.safetensors"
+    assert qparams.stat().st_size > 1_000_000  # beyond what Snakemake compares by content
+    qparams.touch()
+    assert study.planned() == set()
+    results = sorted((study.root / "results").rglob("*"), reverse=True)
+    for number, path in enumerate(results):
+        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+    assert study.planned() == set()
+
+
+def test_an_input_that_holds_something_else_runs_what_reads_it_though_it_is_older(study):
+    """A file of a backup is older than all that was made of its successor."""
+    place = study.root / "results/cpu/generations/demo/rounded.fake/transformers/text/seed=0.parquet"
+    table = pq.read_table(place)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"other": b"bytes"}), place)
+    os.utime(place, (0, 0))
+    assert study.planned() == END | {"score variant=rounded.fake engine=transformers task=text seed=0"}

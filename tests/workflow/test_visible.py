@@ -24,8 +24,8 @@ def holder(tmp_path):
     """Start processes that claim devices; what each sees is its first line."""
     started = []
 
-    def start(platform="ascend", count=1, hold=60.0, known="0,1"):
-        environment = os.environ | {"ASCEND_RT_VISIBLE_DEVICES": known}
+    def start(platform="ascend", count=1, hold=60.0, known="0,1", slots=1):
+        environment = os.environ | {"ASCEND_RT_VISIBLE_DEVICES": known, "PTQFLOW_JOBS_PER_DEVICE": str(slots)}
         command = [sys.executable, "-c", HOLD, str(tmp_path / "locks"), platform, str(count), str(hold)]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
@@ -64,3 +64,8 @@ def test_several_devices_are_claimed_together(holder):
 def test_a_scheduler_says_what_there_is_and_a_cpu_has_no_slots(holder):
     assert seen(holder(known="6,7")) == "6"
     assert seen(holder(platform="cpu", known="6")) == "None"
+
+
+def test_a_device_may_be_shared_by_as_many_as_are_allowed(holder):
+    assert [seen(holder(slots=2)) for _ in range(4)] == ["0", "1", "0", "1"]
+    assert "waiting" in holder(slots=2).stderr.readline()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -72,6 +72,14 @@ def check_code(expected: str) -> None:
         )
 
 
+def _version() -> str:
+    """As installed; a container has the packages alone, and our code mounted."""
+    try:
+        return version("ptqflow")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
 def _parser(asked: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ptqflow",
@@ -79,7 +87,7 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
         description="Post-training quantization of reasoning LLMs: whole studies, single models, single stages.",
         epilog="`ptqflow COMMAND --help` shows the options of one, with examples.",
     )
-    parser.add_argument("--version", action="version", version=f"ptqflow {version('ptqflow')}")
+    parser.add_argument("--version", action="version", version=f"ptqflow {_version()}")
     commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         module = import_module(_module_of(name)) if name == asked else None

@@ -6,11 +6,11 @@ Snakemake compares a job's params as an unordered set of values and drops object
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import filterfalse, product
 from pathlib import Path
 from typing import Any
 
-from ptqflow import paths
+from ptqflow import paths, replicates
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
@@ -48,10 +48,16 @@ def _local_files(source: Source) -> list[Path]:
     return data_files(source) if source.local is not None else []
 
 
-def _who(variant: str) -> dict[str, str]:
-    """Recipe and form of a variant; the baseline has no form."""
-    recipe, _, form = variant.partition(".")
-    return {"recipe": recipe} | ({"form": form} if form else {})
+def _who(variant: str) -> dict[str, Any]:
+    """Recipe, form and replicate of a variant; the baseline has no form, and a recipe itself is no replicate."""
+    name, _, form = variant.partition(".")
+    recipe, replicate = replicates.split(name)
+    return {"recipe": recipe} | ({"form": form} if form else {}) | ({"replicate": replicate} if replicate else {})
+
+
+def _is_replicate(variant: str) -> bool:
+    """Whether it serves to be scored alone."""
+    return "replicate" in _who(variant)
 
 
 @dataclass(frozen=True)
@@ -204,18 +210,19 @@ class Jobs:
             place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture):
-                who, variant = place | {"recipe": recipe, "form": form}, f"{recipe}.{form}"
-                yield "checkpoints", who, paths.checkpoint(platform, model, variant)
-                yield "verification", who, paths.verification(platform, model, variant)
+                variant = f"{recipe}.{form}"
+                yield "checkpoints", place | _who(variant), paths.checkpoint(platform, model, variant)
+                if not _is_replicate(variant):
+                    yield "verification", place | _who(variant), paths.verification(platform, model, variant)
             for suite in study.suites.values():
                 for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
                     path = paths.scores(platform, model, variant, suite.engine, task, seed)
                     yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
             for timing, entry in study.latency.items():
-                for variant in study.variants(entry.forms, architecture):
+                for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
                     path = paths.latency(platform, model, variant, entry.engine, timing)
                     yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
-            for recipe in study.chosen:
+            for recipe in filterfalse(_is_replicate, study.chosen):
                 for chunk in range(study.models[model].chunks):
                     path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                     yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
@@ -231,10 +238,13 @@ class Jobs:
             if Path(path).is_file()
         ]
 
+    def _asked(self, platform: str, who: dict[str, Any]) -> Asked:
+        return Asked(self.study, platform, who["model"], replicates.name(who["recipe"], who.get("replicate", 0)))
+
     def _reason(self, platform: str, kind: str, who: dict[str, Any], path: str) -> str | None:
         if kind == "selftest":  # of a device, whatever ran on it
             return None
-        return Asked(self.study, platform, who["model"], who["recipe"]).reason(kind, who, path)
+        return self._asked(platform, who).reason(kind, who, path)
 
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
         """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
@@ -275,7 +285,8 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
-        rows |= {"sizes": True, "verification": quantized}
+        generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
+        rows |= {"collapse": generated, "sizes": True, "verification": quantized}
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def plot(self, figure: str) -> str:

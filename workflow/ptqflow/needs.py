@@ -10,6 +10,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.slurm import Limits
 from ptqflow.study import Study, architecture_of, layers_of
 
+SNAKEMAKE_MB = 300  # of the two Snakemakes that run a job on a node, which a scheduler counts as the job's
 DEVICE_THREADS = 8  # of a job that computes on a device: its inverses and its files are the host's
 
 
@@ -18,14 +19,15 @@ def within(demand: Demand, attempt: int, limits: Limits | None, who: str) -> Dem
 
     Raises ConfigError where the first attempt's memory is more than any node has: the job would wait for ever.
     """
-    asked = demand.at(attempt)
     if limits is None:
-        return asked
-    if demand.mem_mb > limits.mem_mb and demand is not UNKNOWN:
+        return demand.at(attempt)
+    needed = replace(demand, mem_mb=demand.mem_mb + SNAKEMAKE_MB)
+    if needed.mem_mb > limits.mem_mb and demand is not UNKNOWN:
         raise ConfigError(
-            f"{who} needs some {demand.mem_mb} MB, but no node of partition {limits.partition} has more than {limits.mem_mb}; "
+            f"{who} needs some {needed.mem_mb} MB, but no node of partition {limits.partition} has more than {limits.mem_mb}; "
             "use more chunks, a smaller batch_size, fewer samples or another partition"
         )
+    asked = needed.at(attempt)
     minutes = asked.minutes if limits.minutes is None else min(asked.minutes, limits.minutes)
     return Demand(min(asked.threads, limits.cpus), min(asked.mem_mb, limits.mem_mb), minutes)
 

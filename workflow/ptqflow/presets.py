@@ -26,6 +26,8 @@ _HADAMARD = {"name": "hadamard"}
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
+# Of no paper: AWQ's scales where large weights and large inputs both count, then GPTQ's rounding, which needs no clip.
+_AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, "rounding": {"name": "gptq"}}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
 # What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
@@ -53,6 +55,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
     "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
+    "awq-gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ_GPTQ},
+    "awq-gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ_GPTQ},
     "kvquant-kv4": {"scheme": {"kv_cache": {"num_bits": 4, **_KVQUANT}}},
     "kvquant-kv3": {"scheme": {"kv_cache": {"num_bits": 3, **_KVQUANT}}},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},
@@ -74,16 +78,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(entry: dict[str, Any]) -> Recipe:
-    """A recipe of `config.yaml` to a complete Recipe: the preset, changed key by key, to the leaves, by the entry's own keys.
+    """An entry without its preset as a Recipe. Raises as `without_preset`, and pydantic's ValidationError for anything else."""
+    return Recipe.model_validate(without_preset(entry))
+
+
+def without_preset(entry: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of `config.yaml` written out: the preset, changed key by key, to the leaves, by the entry's own keys.
 
     Lists, `null`, and a part of another `name` (another transform, clip or rounding) replace what the preset says as a whole.
-    Raises ValueError for an unknown preset (naming the known ones) and pydantic's ValidationError for anything else.
+    Raises ValueError for an unknown preset (naming the known ones).
     """
     own = dict(entry)
     name = own.pop("preset", None)
     if "preset" in entry and (not isinstance(name, str) or name not in PRESETS):
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    return Recipe.model_validate(_changed(PRESETS[name], own) if name else own)
+    return _changed(PRESETS[name], own) if name else own
 
 
 def _changed(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

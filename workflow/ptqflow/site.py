@@ -6,6 +6,7 @@ Nothing in it changes a result. It is read at every parse of the Snakefile, on t
 import os
 import shutil
 from collections.abc import MutableMapping
+from getpass import getuser
 from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Literal
@@ -89,7 +90,10 @@ class Site(Model):
         variables.update(self.environment)
         binds = list(self.binds)
         if on_node and self.scratch is not None:
+            os.environ.setdefault("USER", getuser())  # not every batch system sets it
             scratch = os.path.expandvars(self.scratch)
+            if "$" in scratch:
+                raise ConfigError(f"scratch: {scratch} names a variable that jobs do not have; name another")
             try:
                 Path(scratch).mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -98,6 +102,8 @@ class Site(Model):
                 ) from None
             variables.update(TMPDIR=scratch, XDG_CACHE_HOME=f"{scratch}/cache")
             binds.append(scratch)
+        if self.image is not None:
+            binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
         if binds:
             variables["APPTAINER_BIND"] = ",".join(binds)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from ptqflow import paths
+from ptqflow import paths, replicates
 from ptqflow.artifacts.datasets import data_files, first_row
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
@@ -28,8 +28,8 @@ from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
 from ptqflow.platforms import Platform
-from ptqflow.presets import PRESETS, resolve
-from ptqflow.recipes import Recipe
+from ptqflow.presets import PRESETS, without_preset
+from ptqflow.replicates import Replicated
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
@@ -88,7 +88,7 @@ class Study(Model):
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
-    recipes: dict[Name, Annotated[Recipe, BeforeValidator(lambda entry: resolve(entry) if isinstance(entry, dict) else entry)]]
+    recipes: dict[Name, Annotated[Replicated, BeforeValidator(lambda e: without_preset(e) if isinstance(e, dict) else e)]]
     forms: list[Form] | dict[Form, Literal["all", "servable"] | list[Name]] = [FAKE]
     tasks: dict[Name, TaskConfig] = {}
     suites: dict[Name, Suite] = {}
@@ -104,6 +104,8 @@ class Study(Model):
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
+            if recipe.replicates > 1 and not replicates.is_drawn(recipe):
+                raise ValueError(f"recipes.{name}.replicates: nothing of this recipe is drawn, so all are alike; leave it out")
             least = recipe.transform.least_sequences
             if name in self.chosen and self.calibrations[read].samples < least:
                 who = f"recipes.{name} (transform {recipe.transform.name})"
@@ -136,6 +138,15 @@ class Study(Model):
         """Names of the recipes to run."""
         return list(self.recipes) if self.run == "all" else list(self.run)
 
+    @property
+    def replicated(self) -> "Study":
+        """The study with every replicate of its recipes as a recipe of its own."""
+        recipes, calibrations = replicates.unfolded(self.recipes, self.calibrations, self.calibration)
+        run = self.run
+        if run != "all":
+            run = [name for base in run for name in recipes if replicates.split(name)[0] == base]
+        return self.model_copy(update={"recipes": recipes, "calibrations": calibrations, "run": run})
+
     def variants(self, forms: Sequence[str], architecture: Mapping[str, Any] | None) -> list[str]:
         """`baseline` and every `recipe.form` of these forms, as `checkpoints`."""
         return ["baseline", *(f"{recipe}.{form}" for recipe, form in self.checkpoints(architecture) if form in forms)]
@@ -151,8 +162,10 @@ class Study(Model):
         asked for and cannot hold.
         """
         found = [(name, FAKE) for name in self.chosen]
+        scored = {form for suite in self.suites.values() for form in suite.forms}  # replicates serve to be scored
         for form, recipes in self._forms().items():
-            asked = [name for name in self.chosen if isinstance(recipes, str) or name in recipes]
+            asked = [name for name in self.chosen if isinstance(recipes, str) or replicates.split(name)[0] in recipes]
+            asked = [name for name in asked if form in scored or not replicates.split(name)[1]]
             reasons = {name: refusal(form, self.recipes[name], architecture) for name in asked}
             if recipes == "servable":
                 asked = [name for name in asked if reasons[name] is None]
@@ -209,7 +222,7 @@ def load(config: Mapping[str, Any]) -> Study:
         _check_architecture(study, name)
         with _named("forms"):
             study.checkpoints(architecture_of(study, name))
-    return study
+    return study.replicated
 
 
 @contextmanager
@@ -307,7 +320,7 @@ def _is_fetched(manifest: Path, source: ModelSource) -> bool:
 def schema() -> dict[str, Any]:
     """JSON Schema of `config.yaml`, for editors: the data models', with the `preset` that a recipe may start from."""
     data = Study.model_json_schema()
-    recipe = data["$defs"]["Recipe"]
+    recipe = data["$defs"]["Replicated"]
     recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
     recipe["required"].remove("scheme")  # a preset brings what an entry leaves out, down to the leaves
     scheme = [data["$defs"][name] for name in ("WeightArgs", "ActivationArgs", "CacheArgs")]

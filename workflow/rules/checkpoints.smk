@@ -10,6 +10,7 @@ rule export:
     resources:
         **asks("export", devices=0),
     params:
+        content=content(lambda w: [source(w), *qparams(w)]),
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
@@ -20,9 +21,7 @@ rule export:
 rule verify:
     input:
         model=source,
-        tokens=lambda w: paths.tokens(
-            study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
-        ),
+        tokens=tokens_of,
         qparams=qparams,
         fake=paths.checkpoint(variant="{recipe}.fake"),
         checkpoint=paths.checkpoint(),
@@ -34,6 +33,15 @@ rule verify:
     resources:
         **asks("verify", devices=1),
     params:
+        content=content(
+            lambda w: [
+                tokens_of(w),
+                source(w),
+                *qparams(w),
+                paths.checkpoint(variant="{recipe}.fake"),
+                paths.checkpoint(),
+            ]
+        ),
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:

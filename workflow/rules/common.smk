@@ -8,7 +8,7 @@ from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
-from ptqflow.jobs import Jobs, code
+from ptqflow.jobs import Jobs, code, fingerprint
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.study import load
@@ -72,6 +72,21 @@ def ptqflow(family):
     return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
 
 
+def content(files):
+    """A param that says what a job's inputs hold now. It reads them again when the job runs, so it is what the job was given.
+
+    Snakemake itself never looks at an input that is older than what was made of it, as those of a backup are.
+    """
+
+    def of_wildcards(w):
+        found = files(w) if callable(files) else files
+        named = [found] if isinstance(found, str) else found
+        there = (file.format(**dict(w.items())) for file in named)
+        return fingerprint(file for file in there if Path(file).is_file())
+
+    return of_wildcards
+
+
 def python_of(w):
     """The interpreter of an engine's environment."""
     return site.python(environments.of_engine(w.engine))
@@ -90,6 +105,13 @@ def source(w):
     return paths.model(study.source_of(w.model, w.recipe))
 
 
+def tokens_of(w):
+    """The calibration text of a recipe, of its model."""
+    return paths.tokens(
+        study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+    )
+
+
 def states_of(w):
     """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
     source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
@@ -104,11 +126,11 @@ wildcard_constraints:
     platform="|".join(PLATFORMS),
     model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
     rotation=r"[A-Za-z0-9_-]+",
-    calibration=r"[A-Za-z0-9_-]+",
-    recipe=r"[A-Za-z0-9_-]+",
+    calibration=r"[A-Za-z0-9_-]+(@\d+)?",
+    recipe=r"[A-Za-z0-9_-]+(@\d+)?",
     chunk=r"\d+",
     form=r"[A-Za-z0-9_-]+",
-    variant=r"baseline|[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+",
+    variant=r"baseline|[A-Za-z0-9_-]+(@\d+)?\.[A-Za-z0-9_-]+",
     task=r"[A-Za-z0-9_-]+",
     seed=r"-?\d+",
     engine=r"[A-Za-z0-9_-]+",

@@ -50,7 +50,7 @@ elif workflow.is_main_process:
         visible.devices(study.platform) if study.platform in visible.VARIABLES else []
     )
     if known and "accelerator" not in workflow.global_resources:
-        workflow.register_resource("accelerator", len(known))
+        workflow.register_resource("accelerator", len(known) * visible.slots())
 
 
 def threads_of(stage):

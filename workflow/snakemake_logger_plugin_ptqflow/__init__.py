@@ -3,7 +3,6 @@
 import logging
 import sys
 
-from ptqflow.console import Console
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 
 
@@ -12,6 +11,9 @@ class LogHandler(LogHandlerBase):
 
     def __post_init__(self) -> None:
         """A console on standard error."""
+        # Not above: Snakemake imports every plugin that is installed, and a checkout brings a ptqflow of its own.
+        from ptqflow.console import Console
+
         self.console = Console(lambda line: print(line, file=sys.stderr, flush=True))
 
     def emit(self, record: logging.LogRecord) -> None:

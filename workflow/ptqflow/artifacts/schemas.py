@@ -117,6 +117,9 @@ SAMPLES = versioned(
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),
         column("correct", flag, "extracted answer equals gold (null for perplexity, and where unscored says why)", nullable=True),
         column("unscored", text, "why there is no verdict", nullable=True),
+        column("looping", flag, "the completion ends in a loop (generation only)", nullable=True),
+        column("open_thinking", flag, "its thinking never ends; null: it does not think", nullable=True),
+        column("silent", flag, "it says nothing outside of thinking (generation only)", nullable=True),
     ],
 )
 
@@ -159,9 +162,18 @@ VARIANT = [
     column("form", text, "fake or a real format; null for the baseline", nullable=True),
 ]
 
+_NEEDED = [
+    column(
+        "needed_items", i32, "distinct items that would decide, were all as estimated; null: decided, or no number", nullable=True
+    ),
+    column("needed_seeds", i32, "the same of seeds", nullable=True),
+    column("needed_replicates", i32, "the same of replicates", nullable=True),
+    column("needed_together", flag, "that many items and that many replicates, not one or the other", nullable=True),
+]
+
 ACCURACY = versioned(
     "accuracy",
-    2,
+    3,
     [
         *VARIANT,
         column("engine", text, "what served the model"),
@@ -169,6 +181,7 @@ ACCURACY = versioned(
         column("metric", text, "accuracy (percent) or perplexity"),
         column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
         column("seeds", i32, "distinct seeds scored (average: fewest)"),
+        column("replicates", i32, "calibration draws scored (average: fewest)"),
         column("score", f64, "the metric; null where not evaluated", nullable=True),
         column("score_low", f64, "lower end of the 95 % interval", nullable=True),
         column("score_high", f64, "upper end of the 95 % interval", nullable=True),
@@ -179,12 +192,20 @@ ACCURACY = versioned(
         ),
         column("drop_low", f64, "lower end of the paired 95 % interval", nullable=True),
         column("drop_high", f64, "upper end of the paired 95 % interval", nullable=True),
+        column(
+            "noise_floor", f64, "largest measured floor of the baseline against itself, in points (table noise)", nullable=True
+        ),
+        column("replicate_sd", f64, "between replicates, in points of score: posterior median; null of one", nullable=True),
         column("p_value", f64, "two-sided p of no drop: by changes of sign (perplexity: Student's t over blocks)", nullable=True),
         column("p_holm", f64, "the same by Holm, over the recipes of this platform, model, engine and task", nullable=True),
+        column("p_tasks", f64, "the same by Holm, over this variant's tasks", nullable=True),
         column("recovery", f64, "score / baseline in percent, on the pairs (accuracy only)", nullable=True),
         column("p_lossless", f64, "probability, flat prior, that the drop is at most 1 point", nullable=True),
         column("p_fair", f64, "probability that the drop is between 1 and 3 points", nullable=True),
         column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
+        column("verdict", text, "lossless, fair or risky, where its probability reaches 0.9; else undecided", nullable=True),
+        column("doubt", text, "why the evidence is too thin for a verdict, whatever its probability", nullable=True),
+        *_NEEDED,
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
     ],
@@ -209,6 +230,66 @@ COST = versioned(
         column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
         column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
         column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
+    ],
+)
+
+NOISE = versioned(
+    "noise",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("engine", text, "what served the baseline"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("kind", text, "what differs between two runs of the baseline: seeds, engines or platforms"),
+        column("other", text, "the other engine or platform", nullable=True),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("pairs", i32, "pairs of runs (average: fewest)"),
+        column("changed", f64, "share of items with another outcome"),
+        column("difference", f64, "largest difference of two runs' scores, in points; null of the average", nullable=True),
+        column("floor", f64, "95 % of differences between two evaluations of as many seeds are smaller, in points"),
+    ],
+)
+
+COMPARISON = versioned(
+    "comparison",
+    1,
+    [
+        *VARIANT,
+        column("other_recipe", text, "recipe that it is compared with"),
+        column("other_form", text, "form of the same", nullable=True),
+        column("engine", text, "what served the model"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("seeds", i32, "distinct seeds (average: fewest)"),
+        column("replicates", i32, "calibration draws, fewest of the two"),
+        column("difference", f64, "score - the other's score, in points"),
+        column("difference_low", f64, "lower end of the paired 95 % interval"),
+        column("difference_high", f64, "upper end of the paired 95 % interval"),
+        column("p_better", f64, "probability, flat prior, that the score is higher than the other's"),
+        column("p_value", f64, "two-sided p of no difference: by changes of sign"),
+        column("p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task"),
+        *_NEEDED,
+    ],
+)
+
+COLLAPSE = versioned(
+    "collapse",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("completions", i32, "all items, seeds and replicates"),
+        column("truncated", f64, "share of completions cut at the token limit", nullable=True),
+        column("looping", f64, "share that ends in a loop", nullable=True),
+        column("open_thinking", f64, "share of those that think whose thinking never ends", nullable=True),
+        column("silent", f64, "share that says nothing outside of thinking", nullable=True),
+        column("tokens", f64, "mean length", unit="tokens"),
+        column("inflation", f64, "mean length / the baseline's, on the same items", nullable=True),
+        column("inflation_low", f64, "lower end of its 95 % interval", nullable=True),
+        column("inflation_high", f64, "upper end of the same", nullable=True),
+        column("signs", text, "what is worse than the baseline's noise", nullable=True),
     ],
 )
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from ptqflow import configfile
 from ptqflow.errors import ConfigError, PtqflowError, explain
-from ptqflow.presets import PRESETS, resolve
+from ptqflow.presets import PRESETS, resolve, without_preset
 from ptqflow.recipes import Recipe
+from ptqflow.replicates import Replicated
 
 EXAMPLES = """examples:
   ptqflow explain awq-w4a16                        a preset
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> None:
         known = ", ".join(map(str, entries)) or "(none)"
         raise ConfigError(f"no recipe {args.name!r}; {args.config} defines {known}, and presets are {', '.join(PRESETS)}")
     try:
-        recipe = resolve(entry).dump()
+        asked = Replicated.model_validate(without_preset(entry))
+        recipe = asked.dump() | ({"replicates": asked.replicates} if asked.replicates > 1 else {})
     except ValueError as error:
         said = explain(error, Recipe) if isinstance(error, ValidationError) else str(error)
         raise ConfigError(f"{args.config}: recipes.{args.name}: {said}") from None

@@ -12,10 +12,12 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 VARIABLES = {"gpu": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES"}
 STANDS_FOR = "PTQFLOW_STANDS_FOR"  # the platform whose devices a job is given where stand-ins take their place
+SHARED_BY = "PTQFLOW_JOBS_PER_DEVICE"  # how many jobs may hold a device at once; small models leave most of one idle
 _NODES = {"gpu": re.compile(r"nvidia(\d+)"), "ascend": re.compile(r"davinci(\d+)")}
 _PATIENCE_S = 1.0
 _held: list[int] = []  # descriptors, open for life
@@ -34,6 +36,11 @@ def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
         return [name for name in named.split(",") if name]
     found = [match[1] for path in nodes.iterdir() if (match := _NODES[platform].fullmatch(path.name))]
     return sorted(found, key=int)
+
+
+def slots() -> int:
+    """Jobs that may hold a device at once."""
+    return max(1, int(os.environ.get(SHARED_BY) or 1))
 
 
 def claim(platform: str, count: int) -> None:
@@ -66,10 +73,12 @@ def claim(platform: str, count: int) -> None:
 
 
 def _locked(place: Path, platform: str, known: list[str], count: int) -> dict[str, int]:
-    """Device -> descriptor of its lock, of the first `count` that nobody holds."""
+    """Device -> descriptor of its lock, of the first `count` that have a slot left; those with the most left first."""
     mine: dict[str, int] = {}
-    for device in known:
-        descriptor = _open(place / f"{platform}-{re.sub(r'[^A-Za-z0-9_.-]', '_', device)}")
+    for slot, device in product(range(slots()), known):
+        if device in mine:
+            continue
+        descriptor = _open(place / f"{platform}-{re.sub(r'[^A-Za-z0-9_.-]', '_', device)}.{slot}")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -38,7 +38,6 @@ Of one window there is no interval (None): it says nothing of the next.
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,6 @@ from scipy import stats
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000
 LEVEL = 0.95
-LOSSLESS, RISKY = 1.0, 3.0  # points of drop: at most, at least (source paper's classes; fair lies between)
 _CHUNK = 1 << 22  # counts held in memory at once
 
 
@@ -113,11 +111,15 @@ def accuracy_distribution(
 
 @dataclass(frozen=True)
 class Paired:
-    """Item means of baseline and variant on the same items and seeds, both [items] in [0, 1], and completions per item."""
+    """Item means of baseline and variant on the same items and seeds, both [items] in [0, 1], and completions per item.
+
+    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean.
+    """
 
     before: Floats
     after: Floats
     samples: float = 1
+    each: Floats | None = None
 
     @property
     def drop(self) -> Floats:
@@ -135,9 +137,14 @@ class Paired:
         return self.after * (1 - self.before)
 
     @property
+    def changed(self) -> float:
+        """Share of answers that are right in one of the two alone."""
+        return float((self.lost + self.gained).mean())
+
+    @property
     def weight(self) -> float:
         """`pseudo_weight` of the drop."""
-        variance = float((self.lost + self.gained).mean() - self.drop.mean() ** 2)
+        variance = self.changed - float(self.drop.mean() ** 2)
         return pseudo_weight(float(self.drop.var()), variance, self.samples)
 
 
@@ -154,9 +161,12 @@ def drop_posterior(paired: Paired, rng: np.random.Generator, draws: int = RESAMP
     return np.asarray(shares[:, 0] - shares[:, 1])
 
 
-def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMPLES) -> float:
-    """Two-sided p of the mean over tasks of mean item drops, each [items], by random changes of their signs."""
-    seen, flipped = 0.0, np.zeros(flips)
+def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMPLES, noise: Floats | float = 0.0) -> float:
+    """Two-sided p of the mean over tasks of mean item drops, each [items], by random changes of their signs.
+
+    `noise` [flips]: what else moves that mean where nothing is lost (`random_effects`).
+    """
+    seen, flipped = 0.0, np.zeros(flips) + noise
     for drop in drops:
         seen += float(drop.mean())
         sizes, count = np.unique(np.abs(drop[drop != 0]), return_counts=True)
@@ -180,32 +190,19 @@ def interval(distribution: Floats, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_interval(score: Floats, rng: np.random.Generator, level: float = LEVEL, samples: float = 1) -> tuple[float, float]:
+def accuracy_interval(
+    score: Floats, rng: np.random.Generator, level: float = LEVEL, samples: float = 1, resamples: int = RESAMPLES
+) -> tuple[float, float]:
     """Interval of one mean score, item means in [0, 1]: Wilson's when every item is 0 or 1, the bootstrap's otherwise."""
     if np.isin(score, [0.0, 1.0]).all():
         found = stats.binomtest(int(score.sum()), len(score)).proportion_ci(level, method="wilson")
         return float(found.low), float(found.high)
-    return interval(accuracy_distribution(score, rng, samples=samples), level)
+    return interval(accuracy_distribution(score, rng, resamples, samples=samples), level)
 
 
 def average(distributions: list[Floats]) -> Floats:
     """Distribution of the unweighted mean over tasks, each resampled from a stream of its own and told their number."""
     return np.asarray(np.mean(distributions, axis=0))
-
-
-def class_probabilities(drop_points: Floats) -> tuple[float, float, float]:
-    """Probabilities of lossless (drop <= 1 point), fair (between) and risky (>= 3), from draws of the drop in points."""
-    lossless, risky = float(np.mean(drop_points <= LOSSLESS)), float(np.mean(drop_points >= RISKY))
-    return lossless, float(np.mean((drop_points > LOSSLESS) & (drop_points < RISKY))), risky
-
-
-DropClass = Literal["lossless", "fair", "risky"]
-
-
-def drop_class(lossless: float, fair: float, risky: float) -> tuple[DropClass, float]:
-    """The most probable class and its probability; the worse class on a tie."""
-    ranked: list[tuple[DropClass, float]] = [("risky", risky), ("fair", fair), ("lossless", lossless)]
-    return max(ranked, key=lambda entry: entry[1])
 
 
 def few_items_factor(items: float, level: float = LEVEL) -> float:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptqflow.evaluation.statistics import LEVEL, drop_class
-from ptqflow.reporting.accuracy import AVERAGE, PERPLEXITY
+from ptqflow.evaluation.decision import DECIDED, drop_class
+from ptqflow.evaluation.statistics import LEVEL
 from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
 Row = dict[str, Any]
@@ -13,11 +14,17 @@ Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form[
 _NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
     "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
-    "interval (paired bootstrap over items).",
-    "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column: where no recipe changes "
-    "anything, one column in twenty at most has a bold drop. Everything else may be noise, also where an interval excludes zero.",
-    "Class: the most probable of lossless (≤ 1 point), fair (1 to 3) and risky (≥ 3), with its probability under a flat prior "
-    "over the shares of items that are lost, gained and unchanged.",
+    "interval over items (paired bootstrap) and calibration draws (random effect of replicates; of a recipe that was quantized "
+    "once, a prior: half a point at most). A recipe that draws nothing, as plain rounding, has the items' noise alone.",
+    "Noise: what the baseline differs from itself by, with other seeds, in another engine or on another platform (table noise); "
+    "– where nothing was run twice.",
+    "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column, and of a task over the tasks of "
+    "the recipe, too: where no recipe changes anything, one column in twenty at most has a bold drop. Everything else may be "
+    "noise, also where an interval excludes zero.",
+    f"Class: lossless (≤ 1 point), fair (1 to 3) or risky (≥ 3), where its probability reaches {100 * DECIDED:.0f} % under a "
+    "flat prior over the shares of items that are lost, gained and unchanged; else undecided, with the most probable one. To "
+    "decide: how many items, seeds or replicates in all would do, each alone, were the drop as estimated; or what makes the "
+    "evidence too thin.",
     "Perplexity (lower is better): in parentheses the change against the baseline with its 95 % interval over blocks of windows.",
     "n/a: not evaluated. –: nothing to compare with.",
 ]
@@ -34,7 +41,8 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
     perplexities = list(dict.fromkeys(r["task"] for r in rows if r["metric"] == PERPLEXITY))
     grids = [_scores(lines, tasks, perplexities)]
     if tasks:
-        drops = {key: cells for key, cells in lines.items() if key[2] != BASELINE}
+        floors = any(row.get("noise_floor") is not None for row in rows)  # the baseline's line says its noise
+        drops = {key: cells for key, cells in lines.items() if floors or key[2] != BASELINE}
         grids.append(_by_task("Drop by task (points)", drops, tasks, _drop))
     if any(row.get("truncated") for row in rows):
         grids.append(_by_task("Completions cut at the token limit (%)", lines, tasks, _truncated))
@@ -44,13 +52,20 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
 def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> Grid:
     names = _names(lines)
     header = [*names, *tasks]
-    header += ["Average", "Drop", "Class", "Recovery (%)"] if tasks else []
+    header += ["Average", "Drop", "Noise", "Class", "To decide", "Recovery (%)"] if tasks else []
     body = []
     for key, cells in lines.items():
         line = [*key, *(_score(cells.get(task)) for task in tasks)]
         if tasks:
             average = cells.get(AVERAGE, {})
-            line += [_score(average), _drop(average), _class(average), number(average.get("recovery"), 1)]
+            line += [
+                _score(average),
+                _drop(average),
+                _noise(average),
+                _class(average),
+                _to_decide(average),
+                number(average.get("recovery"), 1),
+            ]
         body.append([*line, *(_perplexity(cells.get(task)) for task in perplexities)])
     return Grid(
         "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), [*_LEGEND, *_notes(lines)]
@@ -69,7 +84,13 @@ def _names(lines: Lines) -> list[str]:
 
 def _notes(lines: Lines) -> list[str]:
     """What rows say of themselves; the average repeats its tasks, so it is left out."""
-    return [
+    drawn = [
+        f"{' '.join(part for part in key if part != '–')}: {row['replicates']} calibration draws, whose scores differ by "
+        f"{number(row['replicate_sd'], 1)} points (standard deviation, without the noise of items)."
+        for key, cells in lines.items()
+        if (row := cells.get(AVERAGE, {})).get("replicate_sd") is not None
+    ]
+    return drawn + [
         f"{' '.join(part for part in key if part != '–')}, {task}: {row['note']}."
         for key, cells in lines.items()
         for task, row in cells.items()
@@ -78,7 +99,7 @@ def _notes(lines: Lines) -> list[str]:
 
 
 def _significant(row: Row) -> bool:
-    return row.get("p_holm") is not None and row["p_holm"] <= 1 - LEVEL + 1e-12
+    return all(p <= 1 - LEVEL + 1e-12 for p in (row["p_holm"], row["p_tasks"] or 0.0)) if row.get("p_holm") is not None else False
 
 
 def _emphasis(row: Row, text: str) -> str:
@@ -100,16 +121,40 @@ def _interval(row: Row, digits: int) -> str:
 def _drop(row: Row | None) -> str:
     if not row or row.get("score") is None:
         return "n/a"
+    if row["recipe"] == BASELINE:
+        return _noise(row)
     if row.get("drop") is None:
         return "–"
     return _emphasis(row, f"{number(row['drop'], 1)} {_interval(row, 1)}")
 
 
+def _noise(row: Row) -> str:
+    return "–" if row.get("noise_floor") is None else f"±{number(row['noise_floor'], 1)}"
+
+
 def _class(row: Row) -> str:
-    if row.get("p_lossless") is None:
+    if row.get("verdict") is None:
         return "–"
     name, probability = drop_class(row["p_lossless"], row["p_fair"], row["p_risky"])
-    return f"{name} ({'> 99' if probability > 0.99 else round(100 * probability)} %)"
+    said = f"{name if row['verdict'] == 'undecided' else ''} {'> 99' if probability > 0.99 else round(100 * probability)} %"
+    return f"{row['verdict']} ({said.strip()})"
+
+
+def _to_decide(row: Row) -> str:
+    """What would make a verdict of an undecided row."""
+    if row.get("verdict") != "undecided":
+        return "–"
+    if row["doubt"]:
+        return str(row["doubt"])
+    wanted = [(row[f"needed_{of}"], of) for of in ("items", "seeds", "replicates") if row[f"needed_{of}"] is not None]
+    parts = [f"{count:,} {of}".replace(",", " ") for count, of in ((_about(count), of) for count, of in wanted)]
+    return (" and " if row["needed_together"] else " or ").join(parts) or "at a limit of classes"
+
+
+def _about(count: int) -> int:
+    """Two significant digits, rounded up: it is an estimate."""
+    unit = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // unit) * unit
 
 
 def _perplexity(row: Row | None) -> str:

@@ -8,8 +8,11 @@ from ptqflow.errors import ConfigError
 TABLES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
+    "collapse": ("parquet", "csv", "md", "html"),
+    "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),

@@ -20,10 +20,12 @@ Row = dict[str, Any]
 def build(samples: Sequence[tuple[Served, pa.Table]]) -> list[Row]:
     """Rows of schema COST from tables with the columns READS of schema SAMPLES: per variant and task, all seeds and each of them.
 
-    Order: as variants, their tasks and seeds first appear.
+    Order: as variants, their tasks and seeds first appear. Of replicates the recipe's own draw alone: others cost the same.
     """
     tables: dict[Served, list[pa.Table]] = {}
     for variant, table in samples:
+        if variant.replicate:
+            continue
         tables.setdefault(variant, []).append(table.select(READS))
     frames = {variant: pa.concat_tables(parts).to_pandas() for variant, parts in tables.items()}
     return [
@@ -38,7 +40,7 @@ def _rows(variant: Served, frame: pd.DataFrame, baseline: pd.DataFrame | None) -
         reference = None if baseline is None else baseline[baseline["task"] == task]
         for seed in [None, *part["seed"].unique()]:
             own = part if seed is None else part[part["seed"] == seed]
-            who = variant.model_dump() | {"task": task, "seed": seed, "metric": "accuracy"}
+            who = variant.columns | {"task": task, "seed": seed, "metric": "accuracy"}
             yield who | _cost(own) | ({} if reference is None else _against(own, reference))
 
 

@@ -10,7 +10,7 @@ from ptqflow.reporting.variants import BASELINE
 Row = dict[str, Any]
 _LEGEND = [
     "Time is the engine's wall time on the task's requests, all seeds together: without loading the model, and without what a "
-    "job that was cut off had begun and not finished.",
+    "job that was cut off had begun and not finished. On a CPU, jobs that run beside it slow it.",
     "Tokens are those generated (of alternatives and of text: those scored). Per solved: divided by the samples that were "
     "answered right, so that a model that talks longer or fails more pays for it.",
     "Length × and Time × are relative to the baseline of the same platform and engine, on the samples that both have. A fake "

@@ -21,7 +21,7 @@ def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
         for entry in table.to_pylist():
             points.setdefault(tuple(entry[c] for c in _POINT), []).append(entry)
         for point, entries in points.items():
-            row = timing.served.model_dump() | dict(zip(_POINT, point, strict=True)) | _summary(entries)
+            row = timing.served.columns | dict(zip(_POINT, point, strict=True)) | _summary(entries)
             medians[timing.served, timing.timing, point] = row["seconds_median"]
             rows.append((timing, point, row))
     for timing, point, row in rows:

@@ -15,7 +15,7 @@ def build(checkpoints: Sequence[tuple[Variant, Manifest]]) -> list[dict[str, Any
     """Rows of schema SIZES from manifests of checkpoints. Raises ArtifactError when an exported one does not state its sizes."""
     rows = []
     for variant, manifest in checkpoints:
-        row: dict[str, Any] = variant.variant.model_dump() | {"bytes": sum(file.bytes for file in manifest.files.values())}
+        row: dict[str, Any] = variant.variant.columns | {"bytes": sum(file.bytes for file in manifest.files.values())}
         if variant.recipe != BASELINE:
             missing = [key for key in _ORIGIN if key not in manifest.origin]
             if missing:

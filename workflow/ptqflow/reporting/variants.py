@@ -1,9 +1,11 @@
 """Which variant of which model a file speaks of: told explicitly, never parsed from its path."""
 
 from collections.abc import Hashable, Iterable
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from ptqflow import replicates
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 
@@ -17,17 +19,25 @@ class Variant(Model):
     model: str
     recipe: str
     form: str | None = None
+    replicate: Annotated[int, Field(ge=0)] = 0  # which calibration draw of the recipe; 0: its own
 
     @model_validator(mode="after")
     def _form(self) -> "Variant":
         if (self.recipe == BASELINE) != (self.form is None):
             raise ValueError(f"recipe {self.recipe!r}: the baseline has no form, every other recipe has one")
+        if self.recipe == BASELINE and self.replicate:
+            raise ValueError("the baseline has no replicates")
         return self
 
     @property
     def variant(self) -> "Variant":
         """The plain variant, without what a subclass adds: equal and hashable across kinds of files."""
-        return Variant(platform=self.platform, model=self.model, recipe=self.recipe, form=self.form)
+        return Variant(platform=self.platform, model=self.model, recipe=self.recipe, form=self.form, replicate=self.replicate)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its columns in a table, where replicates of a recipe are joined."""
+        return self.model_dump(exclude={"replicate"})
 
     @property
     def baseline(self) -> "Variant":
@@ -37,7 +47,8 @@ class Variant(Model):
     @property
     def label(self) -> str:
         """`recipe.form`, or `baseline`: the name of the variant in paths and messages."""
-        return self.recipe if self.form is None else f"{self.recipe}.{self.form}"
+        recipe = replicates.name(self.recipe, self.replicate)
+        return recipe if self.form is None else f"{recipe}.{self.form}"
 
     def __str__(self) -> str:
         return f"{self.platform}/{self.model}/{self.label}"

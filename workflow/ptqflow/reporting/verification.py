@@ -11,7 +11,7 @@ from ptqflow.reporting.variants import Variant
 
 def build(verified: Sequence[tuple[Variant, pa.Table]]) -> list[dict[str, Any]]:
     """Rows of schema VERIFICATION_SUMMARY from tables of schema VERIFICATION."""
-    return [variant.variant.model_dump() | _summary(table.to_pylist()) for variant, table in verified]
+    return [variant.variant.columns | _summary(table.to_pylist()) for variant, table in verified]
 
 
 def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import (
     ACCURACY,
+    COLLAPSE,
+    COMPARISON,
     COST,
     DIAGNOSTICS,
     LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    NOISE,
     SAMPLES,
     SELFTEST,
     SIZES,
@@ -33,23 +36,29 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
+from ptqflow.recipes import Recipe
+from ptqflow.replicates import is_drawn
 from ptqflow.reporting import (
     accuracy,
     accuracy_table,
     catalogue,
+    collapse,
+    comparison,
     cost,
     cost_table,
     latency,
     layer_error,
+    noise,
     origins,
     render,
+    runs,
     selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import Chunk, Probed, Scores, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
 
-_OF_SAMPLES = list(dict.fromkeys([*accuracy.READS, *cost.READS]))
+_OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
 
 
@@ -121,20 +130,35 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             else:
                 write_text(path, render.GRIDS[suffix](grids))
 
-    scores = accuracy.build(samples, settings.seed)
+    gathered = runs.gather(samples)
+    exact = _exact(gathered, manifests)
+    floors = noise.build(gathered)
+    publish("noise", NOISE, floors, [noise.printed(floors)])
+    scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
+    ends = collapse.build(samples, settings.seed)
+    publish("collapse", COLLAPSE, ends, [collapse.printed(ends)])
+    compared = comparison.build(gathered, settings.seed, exact)
+    publish("comparison", COMPARISON, compared, comparison.printed(compared))
     costs = cost.build(samples)
     publish("cost", COST, costs, cost_table.printed(costs))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
-    weights = sizes.build(manifests)
+    weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
     publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
     print(render.markdown(grids[:1]))
+
+
+def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:
+    """The variants whose recipe draws nothing, as their checkpoints say."""
+    recipes = {v: m.origin["settings"]["recipe"] for v, m in manifests if v.recipe != BASELINE}
+    exact = {variant for variant, recipe in recipes.items() if not is_drawn(Recipe.model_validate(recipe))}
+    return {served for served in scored if served.variant in exact}
 
 
 def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:

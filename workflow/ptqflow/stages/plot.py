@@ -9,13 +9,13 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SIZES
+from ptqflow.artifacts.schemas import ACCURACY, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, SIZES
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.reporting import catalogue, theme
 
-SCHEMAS = {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}
+SCHEMAS = {"accuracy": ACCURACY, "collapse": COLLAPSE, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}
 
 
 class Settings(Model):

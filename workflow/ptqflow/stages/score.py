@@ -14,7 +14,7 @@ from ptqflow.artifacts.schemas import GENERATIONS, SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError, explain
-from ptqflow.evaluation import benchmark
+from ptqflow.evaluation import benchmark, symptoms
 
 _COPIED = [name for name in SAMPLES.names if name in GENERATIONS.names]
 
@@ -52,7 +52,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         verdict = module.score(row, metric)
         if verdict.unscored:
             unscored[verdict.unscored] = unscored.get(verdict.unscored, 0) + 1
-        scored.append({name: row[name] for name in _COPIED} | vars(verdict))
+        scored.append({name: row[name] for name in _COPIED} | vars(verdict) | symptoms.of(row))
     for reason, count in unscored.items():
         print(f"{count} of {len(rows)} rows have no verdict: {reason}", file=sys.stderr)
     recorded = settings.model_copy(update={"metric": metric.model_dump()}).model_dump(mode="json")

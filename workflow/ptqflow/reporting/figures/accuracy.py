@@ -7,8 +7,8 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
-from ptqflow.reporting.accuracy import AVERAGE, PERPLEXITY
 from ptqflow.reporting.render import number
+from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("accuracy",)

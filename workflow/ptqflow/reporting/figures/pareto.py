@@ -7,7 +7,7 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
-from ptqflow.reporting.accuracy import AVERAGE
+from ptqflow.reporting.runs import AVERAGE
 from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("accuracy", "sizes")

@@ -1,0 +1,65 @@
+"""The collapse detector finds what was planted, and nothing in a recipe that ends as the baseline does."""
+
+import pytest
+from ptqflow.artifacts.schemas import COLLAPSE, SAMPLES
+from ptqflow.artifacts.tables import to_table
+from ptqflow.reporting import collapse, render, runs
+from synthetic_study import sample, served
+
+
+def said(count=100, loops=0, opens=0, silent=0, cut=0, longer=1.0, seed=0):
+    return [
+        sample(
+            "math", f"i{i:03d}", True, seed=seed, completion_tokens=round((200 + i) * longer), looping=i < loops,
+            open_thinking=i < opens, silent=i < silent, finish_reason="length" if i < cut else "stop",
+        )
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def table(**recipes):
+    files = [(served(name), to_table(SAMPLES, rows).select(runs.READS + collapse.READS)) for name, rows in recipes.items()]
+    return {row["recipe"]: row for row in collapse.build(files)}
+
+
+def test_planted_symptoms_are_found_and_named():
+    rows = table(
+        baseline=said(loops=2, cut=2), same=said(loops=3, cut=3), loops=said(loops=20), opens=said(opens=15, cut=40),
+        silent=said(silent=12), long=said(longer=1.3), few=said(loops=6),
+    )  # fmt: skip
+    assert to_table(COLLAPSE, [{n: r.get(n) for n in COLLAPSE.names} for r in rows.values()]).num_rows == 7
+    assert {name: row.get("signs") for name, row in rows.items()} == {
+        "baseline": None,
+        "same": None,
+        "loops": "ends in a loop",
+        "opens": "cut at the token limit, thinking never ends",
+        "silent": "says nothing",
+        "long": "longer",
+        "few": None,
+    }
+    assert rows["loops"]["looping"] == pytest.approx(0.2)
+    assert rows["long"]["inflation"] == pytest.approx(1.3, abs=0.01)
+    printed = render.markdown([collapse.printed(list(rows.values()))])
+    assert "**20.0**" in printed
+    assert printed.count("**") == 2 * 5  # each sign once, and nothing else
+    assert "**1.30 [1.30, 1.30]**" in printed
+
+
+def test_length_is_compared_on_the_items_of_both_and_replicates_count_together():
+    short = said(50)
+    files = [("baseline", 0, said()), ("r", 0, short), ("r", 1, said(50, loops=25))]
+    built = collapse.build(
+        [
+            (served(n).model_copy(update={"replicate": k}), to_table(SAMPLES, rows).select(runs.READS + collapse.READS))
+            for n, k, rows in files
+        ]
+    )
+    assert len(built) == 2
+    assert built[1]["completions"] == 100
+    assert built[1]["looping"] == pytest.approx(0.25)
+    assert built[1]["inflation"] == pytest.approx(1)
+
+
+def test_tasks_that_generate_nothing_have_no_rows():
+    choices = [sample("facts", "a", True, kind="choices")]
+    assert collapse.build([(served("baseline"), to_table(SAMPLES, choices).select(runs.READS + collapse.READS))]) == []

@@ -1,0 +1,81 @@
+"""The noise floor of a baseline: nothing where answers repeat, and what two runs differ by where they do not."""
+
+import numpy as np
+import pytest
+from ptqflow.artifacts.schemas import NOISE, SAMPLES
+from ptqflow.artifacts.tables import to_table
+from ptqflow.reporting import accuracy, accuracy_table, noise, render, runs
+from synthetic_study import sample, served
+
+ITEMS = 200
+
+
+def answered(right, task="math", seed=0):
+    return [sample(task, f"i{i:03d}", bool(r), seed=seed) for i, r in enumerate(right)]
+
+
+def gathered(*files):
+    return runs.gather([(variant, to_table(SAMPLES, rows).select(runs.READS)) for variant, rows in files])
+
+
+def sampled(seeds, random, chance):
+    return [row for seed in range(seeds) for row in answered(random.random(ITEMS) < chance, seed=seed)]
+
+
+def test_greedy_runs_repeat_themselves():
+    right = np.arange(ITEMS) % 3 > 0
+    rows = noise.build(gathered((served("baseline"), answered(right) + answered(right, seed=1))))
+    assert [(r["kind"], r["changed"], r["floor"]) for r in rows] == [("seeds", 0, 0)]
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_floor_holds_nineteen_of_twenty_differences_of_a_model_from_itself(seeds):
+    random = np.random.default_rng(0)
+    chance = random.beta(2, 1, ITEMS)
+    floors = [noise.build(gathered((served("baseline"), sampled(seeds, random, chance))))[0]["floor"] for _ in range(10)]
+    runs_of = [np.mean([random.random(ITEMS) < chance for _ in range(seeds)]) for _ in range(800)]
+    differences = 100 * np.abs(np.array(runs_of[::2]) - np.array(runs_of[1::2]))
+    assert 0.92 <= np.mean(differences < np.mean(floors)) <= 0.98
+
+
+def test_engines_and_platforms_are_compared_with_each_other_and_each_alone():
+    right = np.ones(ITEMS)
+    other = right.copy()
+    other[:8] = 0
+    files = [
+        (served("baseline"), answered(right)),
+        (served("baseline", engine="vllm"), answered(other)),
+        (served("baseline", platform="gpu"), answered(right)),
+        (served("rtn"), answered(other)),
+    ]
+    rows = noise.build(gathered(*files))
+    assert to_table(NOISE, rows).num_rows == 4
+    by = {(r["platform"], r["engine"], r["kind"], r["other"]): r for r in rows}
+    engines = by["cpu", "transformers", "engines", "vllm"]
+    assert (engines["changed"], engines["difference"]) == (0.04, 4)
+    assert engines["floor"] == pytest.approx(100 * 1.96 * (0.04 / ITEMS) ** 0.5, rel=1e-3)
+    assert by["cpu", "transformers", "platforms", "gpu"]["floor"] == 0
+    assert ("gpu", "transformers", "engines", "vllm") not in by
+
+
+def test_floor_stands_beside_every_drop():
+    random = np.random.default_rng(1)
+    files = [
+        (served(recipe), [row | {"task": task} for task in ("a", "b") for row in sampled(2, random, np.full(ITEMS, 0.7))])
+        for recipe in ("baseline", "rtn")
+    ]
+    found = gathered(*files)
+    floors = noise.build(found)
+    assert {row["task"] for row in floors} == {"a", "b", "average"}
+    rows = noise.beside(accuracy.build(found), floors)
+    assert all(row["noise_floor"] > 0 for row in rows)
+    average = next(row for row in floors if row["task"] == "average")["floor"]
+    grids = accuracy_table.printed(rows)
+    assert f"±{average:.1f}" in grids[0].rows[1]
+    assert grids[1].rows[0][-2].startswith("±")
+    assert "±" in render.markdown([noise.printed(floors)])
+
+
+def test_nothing_run_twice_says_what_to_do():
+    assert noise.build(gathered((served("baseline"), answered(np.ones(ITEMS))))) == []
+    assert "second seed" in render.markdown([noise.printed([])])
