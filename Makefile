@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-engines help vllm demo study test test-all lint format bench clean pins model schema
+.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean pins model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -55,6 +55,17 @@ vllm: .venv-vllm/.ready ## the environment of the engine vllm (vLLM for CPUs)
 
 check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES) $(if $(RECIPES),--recipes $(RECIPES))
+
+check-gpu: $(READY) ## what a GPU makes of the methods: self-test, seconds per block, agreement with the CPU, peers, the demo
+	$(BIN)/python benchmarks/gpu.py
+
+# IMAGE: core (CPUs), gpu (CUDA) or ascend; BASE: another base image than containers/bases.env names.
+IMAGE ?= core
+containers: ## the container image IMAGE (core, gpu or ascend), and ptqflow-IMAGE.sif
+	containers/build $(IMAGE)
+
+check-cluster: $(READY) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
+	tests/cluster/check $(CHECKS)
 
 lint: $(READY) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .

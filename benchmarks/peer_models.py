@@ -3,6 +3,7 @@
 import json
 import shutil
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,16 +15,29 @@ from ptqflow.stages import fetch, tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 CALIBRATION, HELD_OUT = "resources/calibration/traces.jsonl", "resources/tasks/text/test.jsonl"
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, KEY_HEADS, VOCABULARY = 8, 1024, 2816, 16, 8, 8192
+VOCABULARY = 8192
 OUTLIERS = 8  # channels of each norm, as large language models have them
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a random Qwen2, and its calibration set: `sequences` of `length` tokens."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    key_heads: int
+    sequences: int
+    length: int
+
+
+MIDDLE = Shape(8, 1024, 2816, 16, 8, 32, 512)  # 111M parameters
+OF_7B = Shape(1, 3584, 18944, 28, 4, 128, 2048)  # a block of DeepSeek-R1-Distill-Qwen-7B, and the customary calibration set
+SMALL = Shape(2, 256, 640, 4, 2, 8, 128)
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
-    "hidden_size": HIDDEN,
-    "intermediate_size": INTERMEDIATE,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "num_key_value_heads": KEY_HEADS,
     "vocab_size": VOCABULARY,
     "max_position_embeddings": 2048,
     "hidden_act": "silu",
@@ -46,36 +60,36 @@ def demo(folder: Path) -> None:
         tokens.run(tokens.Settings.model_validate(drawn), arguments)
 
 
-def random(folder: Path) -> None:
-    """A Qwen2 of 111M parameters (bfloat16) with random weights and tokens; calibration: 32 x 512, held out: 8 x 512.
+def random(folder: Path, shape: Shape = MIDDLE) -> None:
+    """A Qwen2 (bfloat16) with random weights and tokens; held out: 8 sequences of at most 512 tokens.
 
     Made a little like a trained model: linears keep the scale of their input, norms have gains spread log-normally and a few
     channels 8 to 32 times larger, and the head gives logits of standard deviation 2.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator, hidden, intermediate = torch.Generator().manual_seed(0), shape.hidden, shape.intermediate
 
     def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
         return torch.randn(*shape, generator=generator) * scale
 
     def norm() -> torch.Tensor:
-        gain = torch.exp(normal(HIDDEN, scale=0.5))
-        channels = torch.randperm(HIDDEN, generator=generator)[:OUTLIERS]
+        gain = torch.exp(normal(hidden, scale=0.5))
+        channels = torch.randperm(hidden, generator=generator)[:OUTLIERS]
         gain[channels] = 2.0 ** torch.randint(3, 6, (OUTLIERS,), generator=generator)
         return gain / gain.square().mean().sqrt()
 
-    width = HIDDEN // HEADS
+    width = hidden // shape.heads
     shapes = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN),
-        "self_attn.k_proj": (KEY_HEADS * width, HIDDEN),
-        "self_attn.v_proj": (KEY_HEADS * width, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN),
-        "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (shape.key_heads * width, hidden),
+        "self_attn.v_proj": (shape.key_heads * width, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (intermediate, hidden),
+        "mlp.up_proj": (intermediate, hidden),
+        "mlp.down_proj": (hidden, intermediate),
     }
-    tensors = {"model.embed_tokens.weight": normal(VOCABULARY, HIDDEN), "model.norm.weight": torch.ones(HIDDEN)}
-    tensors["lm_head.weight"] = normal(VOCABULARY, HIDDEN, scale=2 * HIDDEN**-0.5)
-    for layer in range(LAYERS):
+    tensors = {"model.embed_tokens.weight": normal(VOCABULARY, hidden), "model.norm.weight": torch.ones(hidden)}
+    tensors["lm_head.weight"] = normal(VOCABULARY, hidden, scale=2 * hidden**-0.5)
+    for layer in range(shape.layers):
         prefix = f"model.layers.{layer}."
         for name, (rows, columns) in shapes.items():
             tensors[f"{prefix}{name}.weight"] = normal(rows, columns, scale=columns**-0.5)
@@ -85,15 +99,27 @@ def random(folder: Path) -> None:
             tensors[f"{prefix}{name}.weight"] = norm()
     folder.mkdir(parents=True)
     save_safetensors(folder / "model.safetensors", {n: t.bfloat16().contiguous() for n, t in tensors.items()}, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(
+        json.dumps(
+            CONFIG
+            | {
+                "hidden_size": hidden,
+                "intermediate_size": intermediate,
+                "num_hidden_layers": shape.layers,
+                "num_attention_heads": shape.heads,
+                "num_key_value_heads": shape.key_heads,
+            }
+        )
+    )
     # Peers ask for a tokenizer, though the calibration set is tokens already: any will do, and none is ever called.
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(ROOT / "resources/demo-model" / name, folder / name)
     Manifest.of_folder(folder, [path.name for path in folder.iterdir()], {}).write(folder)
-    drawn = torch.randint(3, VOCABULARY, (40, 512), generator=generator).tolist()
+    drawn = torch.randint(3, VOCABULARY, (shape.sequences + 8, shape.length), generator=generator).tolist()
     rows = [{"sequence": i, "tokens": row, "source": "random", "rows": [], "offset": 0} for i, row in enumerate(drawn)]
-    write_rows(folder.parent / "tokens.parquet", TOKENS, rows[:32], {})
-    write_rows(folder.parent / "held_out.parquet", TOKENS, rows[32:], {})
+    held_out = [row | {"tokens": row["tokens"][:512]} for row in rows[shape.sequences :]]
+    write_rows(folder.parent / "tokens.parquet", TOKENS, rows[: shape.sequences], {})
+    write_rows(folder.parent / "held_out.parquet", TOKENS, held_out, {})
 
 
-MODELS = {"demo": demo, "random-111m": random}
+MODELS = {"demo": demo, "random-111m": random, "block-of-7b": lambda folder: random(folder, OF_7B)}

@@ -6,6 +6,7 @@ peak_bytes: of the larger process.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from peer_memory import peak_bytes
 from ptqflow.recipes import Recipe
 from ptqflow.stages import collect, export, quantize
 
+PLATFORM = os.environ.get("PTQFLOW_BENCH_PLATFORM", "cpu")
 QPARAMS = "quantized/qparams.safetensors"  # not beside the checkpoint: export removes other tensors there
 
 
 def collected(model: Path, tokens: Path, output: Path) -> None:
     """The stage collect, one chunk."""
-    arguments = Namespace(platform="cpu", model=model, code=None, tokens=tokens, output=output / "calibration/manifest.json")
+    arguments = Namespace(platform=PLATFORM, model=model, code=None, tokens=tokens, output=output / "calibration/manifest.json")
     collect.run(collect.Settings(chunks=1), arguments)
 
 
@@ -32,7 +34,7 @@ def quantized(model: Path, recipe: Recipe, tokens: Path, output: Path) -> None:
     paths = {"calibration": output / "calibration/manifest.json", "tokens": None, "qparams": output / QPARAMS, "losses": None}
     if not recipe.reads_statistics():
         paths |= {"calibration": None, "tokens": tokens}
-    arguments = Namespace(platform="cpu", model=model, code=None, diagnostics=output / "diagnostics.parquet", **paths)
+    arguments = Namespace(platform=PLATFORM, model=model, code=None, diagnostics=output / "diagnostics.parquet", **paths)
     quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers)), arguments)
 
 

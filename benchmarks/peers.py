@@ -23,12 +23,13 @@ from peer_models import MODELS
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import column, write_rows
 from ptqflow.environment import VARIABLES
+from ptqflow.platforms import PLATFORMS
 from ptqflow.presets import resolve
 
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 SCHEMA = pa.schema(
     [
-        column("model", pa.string(), "demo (trained, 3.4M parameters) or random-111m (random Qwen2)"),
+        column("model", pa.string(), "demo (trained, 3.4M parameters), random-111m or block-of-7b (random Qwen2)"),
         column("method", pa.string(), "scheme and method, the same for all systems"),
         column("system", pa.string(), "who quantized, or 'float'"),
         column("version", pa.string(), "version of the system", nullable=True),
@@ -162,7 +163,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Compare on every model, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["demo", "random-111m"])
+    parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where ptqflow computes; peers take a GPU they find")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--llmcompressor", type=Path, default=ROOT / ".venv-peers/bin/python", help="Python that has it")
@@ -171,7 +173,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench/peers.parquet")
     parser.add_argument("--keep", type=Path, help="folder to work in and leave, instead of a temporary one")
     args = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "PTQFLOW_BENCH_PLATFORM": args.platform}
     os.environ.pop("GOMP_SPINCOUNT", None)  # peers run as they would by themselves
     pythons = {"ptqflow": Path(sys.executable), "llmcompressor": args.llmcompressor, "gptqmodel": args.gptqmodel}
     systems = {name: pythons[name] for name in SYSTEMS if name in args.systems}
@@ -179,7 +181,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.models:
             rows += compare(name, args.methods, systems, (args.keep or Path(temporary)) / name)
-            write_rows(args.output, SCHEMA, rows, provenance("bench-peers", {"threads": args.threads}, ""))
+            write_rows(
+                args.output, SCHEMA, rows, provenance("bench-peers", {"threads": args.threads, "platform": args.platform}, "")
+            )
             print(table(rows), flush=True)
 
 

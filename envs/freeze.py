@@ -7,8 +7,8 @@ from pathlib import Path
 
 HEADERS = {
     "core": """\
-# The tested versions of everything the stages on one machine need: quantization, the transformers engine, lighteval,
-# Snakemake, tests. pyproject.toml lists the direct dependencies; `make pins` rewrites this file.
+# The tested versions of everything the stages on one machine need: quantization, the transformers engine, Snakemake,
+# tests. pyproject.toml lists the direct dependencies; `make pins` rewrites this file.
 """,
     "vllm": """\
 # The tested versions of vLLM on a CPU, and of what the plugin and its tests need (`make .venv-vllm/.ready`). All are here, to be

@@ -518,6 +518,7 @@ SAID_OF_MEMORY = [
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
     RuntimeError("can't start new thread"),
+    OSError("Unknown error: Failed to launch worker thread: Resource temporarily unavailable"),
     RuntimeError("std::bad_alloc"),
 ]
 

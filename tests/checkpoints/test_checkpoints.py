@@ -4,9 +4,13 @@ import json
 
 import pytest
 import torch
+import yaml
 from compressed_tensors.quantization import QuantizationConfig
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.card import card
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
@@ -205,13 +209,66 @@ def test_everything_but_weights_is_carried_along_and_the_card_is_our_own(tmp_pat
     qparams = quantize(model, calibration, RECIPES["w4a16"], tmp_path)
     folder = export(model, qparams, RECIPES["w4a16"], tmp_path / "out", "gptq")
     assert (folder / "README.source.md").read_text() == "the float model's card"
-    card = (folder / "README.md").read_text()
-    assert "Weights in 4-bit symmetric integers, one scale per 32 inputs of a row" in card
-    assert "form `gptq`" in card
-    assert "vllm serve" in card
+    text = (folder / "README.md").read_text()
+    assert "Weights in 4-bit symmetric integers, one scale per 32 inputs of a row" in text
+    assert "Form `gptq`" in text
+    assert "vllm serve" in text
     files = set(Manifest.read(folder / "manifest.json").files)
     carried = {"LICENSE", "README.source.md", "README.md", "chat_template.jinja", "config.json", "generation_config.json"}
     assert files == carried | {"model.safetensors", "ptqflow.json", "quantize_config.json"}
     before = {name: entry.sha256 for name, entry in Manifest.read(folder / "manifest.json").files.items()}
     export(model, qparams, RECIPES["w4a16"], folder, "gptq")
     assert {name: entry.sha256 for name, entry in Manifest.read(folder / "manifest.json").files.items()} == before
+
+
+HUB = {"source": {"repo": "org/base-model", "revision": "0123456789abcdef0123456789abcdef01234567"}}
+CALIBRATED = {"samples": 8, "sequence_length": 64, "format": "chat", "seed": 0}
+
+
+def written_card(tmp_path, form="compressed-tensors", source=HUB, calibration_source=None, front="license: apache-2.0"):
+    """The card of a checkpoint whose provenance is given."""
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\nthe float model's card")
+    settings = CALIBRATED | {"source": calibration_source or {"repo": "org/traces", "revision": "1" * 40, "split": "train"}}
+    inputs = {"model": {"model.safetensors": "a" * 64}, "qparams": ["b" * 64]}
+    origin = {"inputs": inputs, "calibration": "c" * 64, "calibration_set": {"settings": settings}, "code": "d", "versions": {}}
+    recipe = RECIPES["w4a16"]
+    loading = registry.scheme(form).loading(recipe, ".")
+    return card(recipe, form, loading, {"architectures": ["Qwen2ForCausalLM"]}, origin | source, tmp_path)
+
+
+def test_the_card_says_to_the_hub_what_it_was_made_from(tmp_path):
+    """The front matter is read by huggingface_hub's own code, and its base model, licence and data sets are what it shows."""
+    text = written_card(tmp_path)
+    data = ModelCard(text).data
+    assert (data.base_model, data.license, data.datasets) == ("org/base-model", "apache-2.0", ["org/traces"])
+    assert data.to_dict()["base_model_relation"] == "quantized"
+    for repo in (data.base_model, *data.datasets):
+        validate_repo_id(repo)
+    assert HUB["source"]["revision"] in text
+    recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert resolve(recipe) == RECIPES["w4a16"]
+    assert text.index("<details>") < text.index("a" * 64) < text.index("</details>")
+    assert "vllm serve ." in text
+
+
+def test_a_local_model_and_local_data_are_no_repositories_of_the_hub(tmp_path):
+    text = written_card(tmp_path, source={"source": {"path": "mine"}}, calibration_source={"path": "/home/me/traces.jsonl"})
+    data = ModelCard(text).data
+    assert (data.base_model, data.datasets) == (None, None)
+    assert "a local folder named `mine`" in text
+    assert "`traces.jsonl`" in text
+    assert "/home/me" not in text
+
+
+def test_a_licence_of_its_own_keeps_name_and_link(tmp_path):
+    front = "license: other\nlicense_name: qwen\nlicense_link: https://example.org/licence"
+    data = ModelCard(written_card(tmp_path, front=front)).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "qwen", "https://example.org/licence")
+    assert ModelCard(written_card(tmp_path, front="license: [broken")).data.license is None
+
+
+def test_the_card_of_the_fake_form_never_says_that_weights_are_integers(tmp_path):
+    text = written_card(tmp_path, form="fake")
+    assert "an emulation" in text
+    assert "Weights on 4-bit symmetric grids" in text
+    assert "integers," not in text.partition("## Loading")[0]

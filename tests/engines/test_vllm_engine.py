@@ -35,20 +35,26 @@ def expected():
 
 def test_windows_score_as_in_transformers(engine, expected):
     tokens, logprobs = expected
-    counted = []
-    found = torch.cat(list(engine.score(tokens, 4, counted.append)))
+    parts = {index: nll for (index,), nll in engine.score(tokens, 4)}
+    found = torch.cat([parts[index] for index in range(len(tokens))])
     torch.testing.assert_close(found, -logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1).double(), atol=1e-4, rtol=1e-4)
-    assert sum(counted) == len(tokens)
+    assert [index for (index,), _ in engine.score(tokens, 4, skip=range(1, len(tokens)))] == [0]
 
 
 def test_loglikelihoods_are_sums_over_the_continuation_alone(engine, expected):
     tokens, logprobs = expected
     cuts = [1, 40, 90, 95]
     pairs = [(row, cut) for row in range(len(tokens)) for cut in cuts]
-    found = engine.loglikelihoods(
-        [tokens[row, :cut].tolist() for row, cut in pairs], [tokens[row, cut:].tolist() for row, cut in pairs], 4, lambda n: None
+    contexts, continuations = (
+        [tokens[row, :cut].tolist() for row, cut in pairs],
+        [tokens[row, cut:].tolist() for row, cut in pairs],
     )
-    for (row, cut), likelihood in zip(pairs, found, strict=True):
+    found = {
+        index: likelihood for part in engine.loglikelihoods(contexts, continuations, 4) for index, likelihood in part.items()
+    }
+    assert len(found) == len(pairs)
+    for index, (row, cut) in enumerate(pairs):
+        likelihood = found[index]
         asked = logprobs[row, cut - 1 :]
         assert likelihood.logprob == pytest.approx(asked.gather(-1, tokens[row, cut:, None]).sum().item(), abs=1e-3)
         assert likelihood.greedy == bool((asked.argmax(-1) == tokens[row, cut:]).all())
@@ -62,6 +68,8 @@ def test_greedy_completions_are_argmax_and_end_at_limits(engine, expected):
         assert completion.tokens[0] == logprobs[row, 59].argmax().item()
         assert completion.finish_reason == ("stop" if completion.tokens[-1] in engine.stop_tokens else "length")
         assert len(completion.tokens) <= 8
+        assert completion.seconds > 0
+    assert [row for row, _ in engine.generate(prompts, [0] * 4, Sampling(8), 4, skip={0, 1, 3})] == [2]
 
 
 def test_a_sampled_completion_depends_on_its_prompt_and_seed_alone(engine, expected):

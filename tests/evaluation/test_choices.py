@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from ptqflow.engines.protocol import Likelihood
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.choices import Protocol, _row, beginning, encode, generate
@@ -74,7 +73,7 @@ def test_choice_is_lm_evals_and_none_of_what_is_no_number(
 ) -> None:
     item = ChoiceItem("i", ("Question: q\nAnswer:",), (" ab", " abcde"), 0)
     pairs = [([1, 2], [3, 4]), ([1, 2], [3, 4, 5, 6, 7])]
-    row = _row(item, pairs, [Likelihood(logprob, False) for logprob in logprobs])
+    row = _row(item, pairs, [{"logprob": logprob, "greedy": False, "seconds": 0.1} for logprob in logprobs])
     verdict = score(row, Metric(normalization=normalization))  # type: ignore[arg-type]
     assert (verdict.extracted, row["prompt_tokens"], row["completion_tokens"]) == (extracted, 2, 7)
     assert (verdict.correct is None) == (verdict.unscored is not None) == (extracted is None)

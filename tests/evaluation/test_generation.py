@@ -152,8 +152,9 @@ class Scripted:
         self.tokenizer = byte_tokenizer()
         marks = [AddedToken(mark, special=special) for mark in ("<think>", "</think>")]
         self.tokenizer.add_tokens(marks, special_tokens=special)
+        self.vocab_size = len(self.tokenizer)
 
-    def generate(self, prompts, seeds, sampling, batch_size):
+    def generate(self, prompts, seeds, sampling, batch_size, skip):
         for index in reversed(range(len(prompts))):
             asked = self.tokenizer.decode(prompts[index]).partition("<user>")[2].partition("\n")[0]
             said = f"is it 5?</think>\\boxed{{{asked}}} by {seeds[index]}<eos>"
@@ -214,8 +215,8 @@ def test_stages_write_sorted_rows_that_limit_and_batch_size_do_not_change(manife
     asked = {"max_new_tokens": 12, "temperature": 1.0, "completions": 2}
     status, generations, samples = stages(manifest, tmp_path / "all", **asked)
     assert status == 0
-    everything = read_table(generations, GENERATIONS).to_pylist()
-    few = read_table(stages(manifest, tmp_path / "few", 1, limit=2, **asked)[1], GENERATIONS).to_pylist()
+    paths = generations, stages(manifest, tmp_path / "few", 1, limit=2, **asked)[1]
+    everything, few = (read_table(path, GENERATIONS).drop_columns(["seconds"]).to_pylist() for path in paths)
     assert [(row["item"], row["completion"]) for row in everything] == [(f"p{i}", c) for i in range(4) for c in range(2)]
     assert [row for row in everything if row["item"] in ("p1", "p3")] == few
     assert {row["finish_reason"] for row in everything} <= {"stop", "length"}

@@ -16,8 +16,8 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.methods.transforms import awq
 from ptqflow.methods.transforms.awq_settings import AwqTransform
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
+from ptqflow.modeling.dimensions import head_dim
 from ptqflow.modeling.qparams import transformed
-from ptqflow.modeling.shapes import head_dim
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve

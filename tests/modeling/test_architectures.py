@@ -13,8 +13,9 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.modeling.anatomy import architecture, architecture_of, known, module_of, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, walk_sites, watch_sites
+from ptqflow.modeling.dimensions import head_dim, linear_shapes, queries_per_key
 from ptqflow.modeling.qparams import deployed
-from ptqflow.modeling.shapes import check_recipe, head_dim, linear_shapes, queries_per_key
+from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal

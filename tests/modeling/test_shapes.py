@@ -2,7 +2,8 @@ import pytest
 import transformers
 from ptqflow.chunks import chunk_layers
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.shapes import check_recipe, head_dim, linear_shapes, packed_bytes
+from ptqflow.modeling.dimensions import head_dim, linear_shapes
+from ptqflow.modeling.shapes import check_recipe, packed_bytes
 from ptqflow.presets import resolve
 from ptqflow.scheme import WeightArgs
 

@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import ACCURACY, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
+from ptqflow.artifacts.schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
@@ -18,6 +18,7 @@ from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sam
 
 FILES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
@@ -25,7 +26,13 @@ FILES = {
     "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
+    "published": ("parquet", "csv", "md", "html"),
+    "selftest": ("parquet", "csv", "md", "html"),
 }
+
+
+SCHEMAS = {"accuracy": ACCURACY, "cost": COST, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +100,7 @@ def test_sizes_state_bits_per_weight(tables):
 
 
 def test_csv_holds_every_row_and_column(tables):
-    for name, schema in {"accuracy": ACCURACY, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY, "sizes": SIZES}.items():
+    for name, schema in SCHEMAS.items():
         lines = list(csv.DictReader((tables / f"{name}.csv").read_text().splitlines()))
         assert len(lines) == read_table(tables / f"{name}.parquet", schema).num_rows
         assert list(lines[0]) == schema.names
@@ -329,8 +336,8 @@ def test_overlapping_chunks_are_refused(tmp_path):
 
 def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
     checks = [("tensors", "a", None), ("tensors", "b", None), ("integers", "a", None), ("weight", "a", 0.5), ("weight", "b", 0.1)]
-    checks += [("bytes", "weights", 30.0), ("bytes", "baseline", 120.0)]
-    checks += [("logits", "x: mean |difference of log p|", 0.2), ("logits", "x: largest |difference of log p|", 0.9)]
+    checks += [("bytes", "weights", 30.0), ("baseline_bytes", "weights of the float model", 120.0)]
+    checks += [("mean_logprob_difference", "x", 0.2), ("largest_logprob_difference", "x", 0.9)]
     rows = [{"check": c, "subject": s, "status": "passed", "value": v, "limit": None, "note": None} for c, s, v in checks]
     (row,) = verification.build([(Variant.model_validate(identity("r")), to_table(VERIFICATION, rows))])
     assert (row["tensors"], row["linears"], row["bytes"], row["baseline_share"]) == (2, 1, 30, 0.25)

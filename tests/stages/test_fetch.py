@@ -302,7 +302,7 @@ def test_a_full_disk_is_known_before_the_transfer(source, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "answer", [[], None, {"siblings": {"a": 1}}, {"siblings": [{"size": 1}]}, {"siblings": [{"rfilename": "a", "lfs": "x"}]}]
+    "answer", [[], None, {"siblings": None}, {"siblings": [1]}, {"siblings": {"a": 1}}, {"siblings": [{"size": 1}]}]
 )
 def test_an_answer_that_lists_no_files_is_one_sentence(source, hub_client, tmp_path, monkeypatch, answer):
     hub = FakeHub.of_folder(source)
@@ -333,3 +333,40 @@ def test_no_password_of_the_hubs_address_is_printed_and_html_is_one_sentence(sou
     server.shutdown()
     server.server_close()
     assert "PASSWORD" not in str(refused.value)
+
+
+@pytest.mark.parametrize("entry", [{"lfs": "x"}, {"size": 10**30}, {"size": "3"}, {"size": -1}, {"blobId": "../"}, {"blobId": 7}])
+def test_a_size_or_hash_that_is_none_is_one_sentence(source, hub_client, tmp_path, monkeypatch, entry):
+    hub = FakeHub.of_folder(source)
+    listing = hub.listing()
+    listing["siblings"][0] |= entry
+    monkeypatch.setattr(hub, "listing", lambda: listing)
+    with hub.serving(), pytest.raises(ConfigError, match=r"the hub states no size and hash of .* check HF_ENDPOINT"):
+        fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+
+
+def test_a_listing_without_end_is_one_sentence(source, hub_client, tmp_path, monkeypatch):
+    from ptqflow.artifacts import hub as client
+
+    monkeypatch.setattr(client, "_LISTING_BYTES", 1 << 20)
+    hub = FakeHub.of_folder(source)
+    listing = hub.listing() | {"description": "x" * (2 << 20)}
+    monkeypatch.setattr(hub, "listing", lambda: listing)
+    with hub.serving(), pytest.raises(ConfigError, match=r"the hub answers what is no list of files"):
+        fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+
+
+def test_hub_files_that_are_left_out_are_named(source, hub_client, tmp_path, capsys):
+    hub = FakeHub.of_folder(source)
+    hub.files |= {"pytorch_model.bin": b"x", "onnx/model.onnx": b"x", ".gitattributes": b"x", "a\nb": b"x"}
+    with hub.serving():
+        fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+    assert r"left behind, since nothing reads it: 'a\nb', 'onnx', 'pytorch_model.bin'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [{"model_type": "bert"}, {"quantization_config": {}}, {"num_hidden_layers": "x"}])
+def test_a_hub_model_that_is_refused_is_not_downloaded(tmp_path, hub_client, config):
+    with FakeHub.of_folder(write_model(tmp_path / "source", **config)).serving() as hub:
+        with pytest.raises(ConfigError):
+            fetch_to(tmp_path / "m", repo=hub_client(hub).repo, revision=hub.revision)
+        assert not any("safetensors" in path for path, _ in hub.requests)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from interrupt import assert_survives_kills, contents, random_moments, run, stage_command
 from model_folder import BOS, EOS, write_model, write_tokenizer
 from ptqflow.artifacts.datasets import load_rows
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
@@ -120,7 +121,7 @@ def test_columns_are_named_by_fields(tokenizer):
         ([{"text": "t"}], {"format": "chat"}, "has no column 'completion' but 'text'.*another format than chat"),
         ([{"prompt": "p", "completion": ["a", "b"]}], {}, "completion is a list, not text; give one string per row"),
         ([{"text": None}], {}, "text is a NoneType, not text"),
-        ([{"messages": [{"role": "user", "content": "q"}]}], {"format": "chat"}, "does not end with the assistant's turn"),
+        ([{"messages": [{"role": "user", "content": "q"}]}], {"format": "chat"}, "turns do not end with the assistant's"),
         ([{"messages": "hello"}], {"format": "chat"}, "not a list of messages"),
         ([{"messages": ["q", {"role": "assistant", "content": "a"}]}], {"format": "chat"}, "not a list of messages"),
     ],
@@ -269,3 +270,16 @@ def test_worked_solutions_of_hub_data_sets_serve_as_traces(data_root, model, tmp
     assert table.num_rows == 64
     assert read_metadata(tmp_path / "tokens.parquet")["windows"] == "disjoint"
     assert all(table["rows"].to_pylist())
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(model, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(model.parent, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 100}))
+    manifest = Manifest.read(folder / "manifest.json")
+    Manifest.of_folder(folder, manifest.files, manifest.origin).write(folder)
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, TRACES)))
+    chosen = tokens.Settings(source={"path": str(tmp_path / "rows.jsonl")}, samples=2, sequence_length=8)
+    with pytest.raises(ConfigError, match=r"the tokenizer gives token \d+, beyond the 100 rows of the model's embedding"):
+        tokens.run(chosen, Namespace(model=folder / "manifest.json", output=tmp_path / "t.parquet", code=""))

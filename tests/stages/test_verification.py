@@ -115,7 +115,7 @@ def test_stage_writes_a_row_per_check(made, tmp_path, engine):
     linears = [r for r in rows if r["check"] == "integers"]
     assert len(linears) == 3 * 7
     assert max(r["value"] for r in rows if r["check"] == "scale") == 0  # bfloat16 holds them
-    logits = [r for r in rows if r["check"] == "logits"]
+    logits = [r for r in rows if r["check"].endswith("logprob_difference")]
     assert [r["status"] for r in logits] == (["passed", "passed"] if engine else ["skipped"])
     if engine:
         assert 0 <= logits[0]["value"] < 1e-3  # weights only: the same matrices

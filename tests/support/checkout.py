@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "config.yaml", "workflow", "resources", "local", "gpu", "ascend")
+PROFILES = ("local", "gpu-local", "ascend-local", "slurm", "gpu", "ascend")
+PARTS = ("Snakefile", "config.yaml", "workflow", "resources", *PROFILES)
 
 SMALL_STUDY: dict[str, Any] = {
     "models": {"demo": {"source": {"path": "resources/demo-model"}, "chunks": 2}},

@@ -21,6 +21,7 @@ class FakeHub:
     files: dict[str, bytes]
     repo: str = "org/model"
     revision: str = "0123456789abcdef0123456789abcdef01234567"
+    branch: str = "main"  # what stands for the revision
     gated: bool = False
     seconds_per_block: float = 0.0
     cuts: list[int] = field(default_factory=list)  # bytes after which the next answers of large files break off
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.refuse(403, "GatedRepo")
             if not found or found[1] != hub.repo:
                 return self.refuse(404, "RepoNotFound")
-            if found[2] != hub.revision:
+            if found[2] not in (hub.revision, hub.branch):
                 return self.refuse(404, "RevisionNotFound")
             return self.send(200, json.dumps(hub.listing()).encode(), {"Content-Type": "application/json"}, body)
         if path.startswith("/cdn/"):

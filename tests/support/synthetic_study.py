@@ -36,7 +36,7 @@ def sample(task: str, item: str, correct: bool | None, *, seed: int = 0, kind: s
     """One row of schema SAMPLES."""
     generated = {"finish_reason": "stop"} if kind == "generation" else {}
     row = {"task": task, "kind": kind, "item": item, "seed": seed, "completion": 0, "prompt_sha256": f"{task}/{item}"}
-    return row | {"prompt_tokens": 40, "completion_tokens": 255, "correct": correct, **generated, **more}
+    return row | {"prompt_tokens": 40, "completion_tokens": 255, "seconds": 0.5, "correct": correct, **generated, **more}
 
 
 def samples(

@@ -3,8 +3,8 @@ import torch
 from ptqflow.devices.device import select
 from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
+from ptqflow.modeling.dimensions import head_dim
 from ptqflow.modeling.qparams import deployed, transformed
-from ptqflow.modeling.shapes import head_dim
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
 from tiny_models import QWEN2, tiny_model

@@ -5,6 +5,7 @@ import errno
 import json
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,3 +168,16 @@ def test_status_reaches_the_shell(tmp_path):
     done = subprocess.run([*command, "m/manifest.json"], cwd=tmp_path, capture_output=True, text=True, env=environment())
     assert done.returncode == 2
     assert done.stderr.startswith("ptqflow fetch: model path nowhere is not a folder")
+
+
+def test_code_that_is_mounted_and_not_installed_runs(monkeypatch, capsys):
+    """As in a container, which has the packages alone."""
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli, "version", missing)
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == "ptqflow (not installed)\n"

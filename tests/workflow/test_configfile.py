@@ -79,6 +79,20 @@ def test_a_dry_run_of_a_configuration_that_holds_code_runs_none_of_it(tmp_path):
     assert "would run Python" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "option", ["--configfile other.yaml", "--configfiles=other.yaml", "-n --configfile config.yaml other.yaml"]
+)
+def test_a_file_that_snakemake_would_read_first_is_looked_into_before(tmp_path, option):
+    root = Checkout.create(tmp_path / "clone").root
+    (root / "other.yaml").write_text(EVIL)
+    command = ["workflow/run-study", "--profile", "local", *option.split()]
+    done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    assert not (root / "RAN").exists()
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("other.yaml: __use_yte__")
+    assert "would run Python" in done.stderr
+
+
 # ---- the recipe that results
 
 
@@ -86,7 +100,7 @@ def test_a_dry_run_of_a_configuration_that_holds_code_runs_none_of_it(tmp_path):
 def show(tmp_path, capsys):
     def run(name, text=""):
         (tmp_path / "config.yaml").write_text(text)
-        status = cli.main(["recipe", name, "--config", os.fspath(tmp_path / "config.yaml")])
+        status = cli.main(["explain", name, "--config", os.fspath(tmp_path / "config.yaml")])
         said = capsys.readouterr()
         return status, said.out, said.err
 
@@ -108,7 +122,7 @@ def test_a_changed_preset_is_shown_whole_and_with_its_changes(show):
 def test_presets_are_shown_without_a_configuration_and_unknown_names_are_refused(show, capsys, tmp_path):
     status, out, _ = show("flatquant-w4a4kv4")
     assert (status, out.splitlines()[-1]) == (0, "# preset flatquant-w4a4kv4, unchanged")
-    assert cli.main(["recipe", "rtn-w8a8", "--config", os.fspath(tmp_path / "nowhere.yaml")]) == 0
+    assert cli.main(["explain", "rtn-w8a8", "--config", os.fspath(tmp_path / "nowhere.yaml")]) == 0
     assert show("nothing")[0] == 2
     status, _, error = show("mine", "recipes: {mine: {preset: rtn-w4a16, scheme: {weights: {group: 64}}}}\n")
     assert status == 2

@@ -226,7 +226,9 @@ def test_an_unknown_module_is_an_error(root):
 def test_the_real_fetch_stage_reaches_no_method():
     names = closure("ptqflow.stages.fetch")
     assert {"ptqflow.artifacts.hub", "ptqflow.artifacts.models", "ptqflow.artifacts.atomic"} <= set(names)
-    assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation", "ptqflow.modeling")) for name in names)
+    assert not any(name.startswith(("ptqflow.methods", "ptqflow.evaluation")) for name in names)
+    asked = {"anatomy", "dimensions", "tensors"}  # which tensors a config.json asks for
+    assert {name for name in names if name.startswith("ptqflow.modeling.")} == {f"ptqflow.modeling.{name}" for name in asked}
 
 
 @pytest.mark.parametrize("stage", ["fetch", "tokens", "measure", "score", "plot"])

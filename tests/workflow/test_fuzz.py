@@ -4,15 +4,15 @@ something else. The fast suite draws few examples, the slow one (`--slow`) thous
 
 import copy
 import json
-import math
 import os
-import string
 import time
+from typing import ClassVar
 
 import pytest
 import yaml
 from checkout import REPOSITORY
-from hypothesis import HealthCheck, Phase, given, settings
+from fuzzing import SECONDS, fuzz, scalars, values
+from hypothesis import given
 from hypothesis import strategies as st
 from ptqflow import configfile
 from ptqflow.artifacts.datasets import load_rows
@@ -23,39 +23,7 @@ from ptqflow.jobs import Jobs
 from ptqflow.sources import Source
 from ptqflow.study import load
 
-SECONDS = 10
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
-
-
-def fuzz(fast, slow):
-    """Hypothesis settings of both suites, with a mark on the slow one."""
-    quiet = {
-        "deadline": None,
-        "suppress_health_check": list(HealthCheck),
-        "phases": (Phase.explicit, Phase.generate, Phase.shrink),
-    }
-    return [
-        pytest.param(settings(max_examples=fast, **quiet), id="fast"),
-        pytest.param(settings(max_examples=slow, **quiet), id="slow", marks=pytest.mark.slow),
-    ]
-
-
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 2, 3, 4, 7, 8, 16, 128, 2**31, 2**63, 10**9, 10**30, 0.5, -0.0, 1e300, math.inf, math.nan]),
-    st.sampled_from(
-        ["", " ", ".", "..", "/", "/etc/*", "a/../b", "**a", "[", "\0", "x" * 5000, "\ud800", "é", "a\nb", "none", "all"]
-    ),
-    st.sampled_from(["yes", "4", "4.0", "1e3", "0x10", "rtn", "gptq", "awq", "flatquant", "baseline", "average", "fake", "a.b"]),
-    st.sampled_from([*known_benchmarks(), "__init__", "gsm8k.x", "math_500", "resources/demo-model", "resources/tasks/text"]),
-    st.text(string.printable, max_size=6),
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.one_of(scalars), inner, max_size=4)),
-    max_leaves=8,
-)
 
 
 def places(node, path=()):
@@ -216,11 +184,12 @@ def lines_of_rows(draw):
 class Tokenizer:
     """What `documents` asks of one."""
 
-    chat_template = "x"
+    chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     eos_token = "</s>"
+    special_tokens_map: ClassVar = {"eos_token": eos_token}
 
-    def apply_chat_template(self, messages, **options):
-        return "".join(message["content"] for message in messages)
+    def get_chat_template(self):
+        return self.chat_template
 
 
 @pytest.mark.parametrize("strength", fuzz(60, 700))

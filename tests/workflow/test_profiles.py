@@ -11,20 +11,43 @@ def fresh(tmp_path_factory) -> Checkout:
     return Checkout.create(tmp_path_factory.mktemp("fresh") / "checkout")
 
 
-@pytest.mark.parametrize(("profile", "platform"), [("local", "cpu"), ("gpu", "gpu"), ("ascend", "ascend")])
+def plan(checkout: Checkout, profile: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = ["snakemake", "--profile", profile, "-n", *options]
+    variables = environment() | {"SLURM_CONF": "/dev/null"}  # no cluster of this machine is asked
+    return subprocess.run(command, cwd=checkout.root, env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("profile", "platform"), [("local", "cpu"), ("gpu-local", "gpu"), ("ascend-local", "ascend")])
 def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platform):
-    command = ["snakemake", "--profile", profile, "-n"]
-    done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
+    done = plan(fresh, profile)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"fetch", "tokens calibration=traces"} <= jobs(done.stdout)
     assert f"results/{platform}/scores/demo/baseline" in done.stdout
 
 
+SITE = "slurm: {partition: batch, device_partition: fast, account: mine, gres: npu:910b}\n"
+
+
+def test_a_cluster_is_asked_in_its_own_words(tmp_path):
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
+    missing = plan(study, "ascend")
+    assert missing.returncode != 0
+    assert "site.yaml does not exist; copy workflow/profiles/site.yaml there" in missing.stdout + missing.stderr
+    (study.root / "site.yaml").write_text(SITE)
+    done = plan(study, "ascend")
+    assert done.returncode == 0, done.stdout + done.stderr
+    asked = {block.split(":", 1)[0]: block for block in done.stdout.split("\nrule ")[1:]}
+    assert "slurm_partition=fast, slurm_account=mine, gres=npu:910b:1" in asked["quantize"]
+    assert "slurm_partition=batch, slurm_account=mine" in asked["export"]
+    assert "gres" not in asked["export"]
+    (study.root / "site.yaml").write_text(SITE + "stand_in: true\n")
+    assert "results/ascend" not in plan(study, "ascend").stdout, "what a CPU computes is filed as a CPU's"
+
+
 @pytest.mark.parametrize("option", [("--config", "run=all"), ("--configfile", "config.yaml")], ids=lambda o: o[0])
 def test_options_of_the_user_leave_the_profiles_platform(fresh, option):
     """Both options replace the profile's own; the platform must survive either."""
-    command = ["snakemake", "--profile", "gpu", "-n", *option]
-    done = subprocess.run(command, cwd=fresh.root, env=environment(), capture_output=True, text=True, check=False)
+    done = plan(fresh, "gpu-local", *option)
     assert "results/gpu/scores" in done.stdout
     assert "results/cpu" not in done.stdout
 

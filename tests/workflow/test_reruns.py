@@ -17,6 +17,11 @@ def asked(variant: str, task: str, seed: int = 0, stages: tuple[str, ...] = ("ge
     return {f"{stage} variant={variant} engine=transformers task={task} seed={seed}" for stage in stages}
 
 
+def overlap(task: str) -> set[str]:
+    """The job that compares a task's items with the calibration set."""
+    return {f"overlap calibration=traces task={task}"}
+
+
 def quantized(*recipes: str) -> set[str]:
     """The jobs of recipes from quantize down to the report."""
     return below(*recipes) | {f"quantize recipe={r} chunk={k}" for r in recipes for k in CHUNKS}
@@ -66,12 +71,18 @@ def test_code_of_a_method_runs_its_recipes(study):
 def test_code_of_a_shared_numeric_helper_runs_every_recipe(study):
     study.edit("workflow/ptqflow/numerics/grid.py", "return (-(2 **", "return (0 - (2 **")
     everything_with_a_grid = quantized(*BOTH) | BASELINE | {"collect calibration=traces"}  # engines hold the fake quantizer
-    assert study.planned() == everything_with_a_grid
+    assert study.planned() == everything_with_a_grid | {"selftest"}
 
 
 def test_code_of_one_methods_helper_runs_its_recipes(study):
     study.edit("workflow/ptqflow/numerics/linalg.py", "        return None\n", "        return (None)[0]\n")
-    assert study.planned() == quantized("second-order")
+    assert study.planned() == quantized("second-order") | {"selftest"}
+
+
+def test_a_new_self_test_of_the_device_quantizes_nothing_again(study):
+    with open(study.root / "workflow/ptqflow/selftest/arithmetic.py", "a") as file:
+        file.write("\nPROBES += PROBES[:0]\n")
+    assert study.planned() == {"selftest"} | END
 
 
 def test_first_chunks_that_read_no_statistics_do_not_wait_for_collect(study):
@@ -140,7 +151,7 @@ def added(study: Checkout) -> None:
 def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
     added(study)
     with_accuracy = END | {"plot figure=accuracy", "plot figure=pareto"}
-    assert study.planned() == with_accuracy.union(*(asked(v, "facts") for v in VARIANTS))
+    assert study.planned() == with_accuracy.union(overlap("facts"), *(asked(v, "facts") for v in VARIANTS))
     study.run()
     study.configure(lambda c: c["suites"]["prose"]["tasks"].remove("facts"))
     assert study.planned() == END
@@ -165,7 +176,7 @@ def test_a_benchmarks_own_scorer_scores_again_and_its_item_asks_again(study):
     )
     assert study.planned() == END.union(*(asked(v, "text", stages=("score",)) for v in VARIANTS))
     study.edit(path, 'row["text"])', 'row["text"].strip())')
-    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
+    assert study.planned() == END.union(overlap("text"), *(asked(v, "text") for v in VARIANTS))
 
 
 def test_a_renamed_or_split_suite_asks_nothing(study):
@@ -194,19 +205,21 @@ def test_a_fetched_identical_model_runs_nothing(study):
 def test_a_changed_source_file_runs_what_depends_on_it(study):
     with open(study.root / "resources/tasks/text/test.jsonl", "a") as file:
         file.write('{"id": "new", "text": "One more line of text."}\n')
-    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
+    assert study.planned() == END.union(overlap("text"), *(asked(v, "text") for v in VARIANTS))
 
 
 def test_a_changed_calibration_file_runs_all_but_the_baseline(study):
     path = study.root / "resources/calibration/traces.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[1:]) + "\n")
-    assert study.planned() == quantized(*BOTH) | {"tokens calibration=traces", "collect calibration=traces"}
+    drawn = {"tokens calibration=traces", "collect calibration=traces"} | overlap("text")
+    assert study.planned() == quantized(*BOTH) | drawn
 
 
 def test_a_changed_model_runs_everything(study):
     study.edit("resources/demo-model/generation_config.json", "{", "{ ")
-    everything = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | BASELINE | quantized(*BOTH)
+    drawn = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | overlap("text")
+    everything = drawn | BASELINE | quantized(*BOTH)
     assert study.planned() == everything
 
 
@@ -229,8 +242,34 @@ def test_another_platforms_results_of_another_recipe_stay_out_of_the_tables(stud
     assert {(row["platform"], row["recipe"]) for row in table} == {("cpu", r) for r in BOTH} | {("gpu", "second-order")}
 
 
-def test_real_run_after_an_edit_runs_what_was_planned(study):
-    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1]))
+def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(study):
+    old = {path: path.stat().st_mtime_ns for path in study.root.glob("results/cpu/generations/**/seed=0.parquet")}
+    study.configure(lambda c: c["suites"]["prose"].update(seeds=[0, 1, 2]))
     planned = study.planned()
-    assert study.run() == planned
+    assert study.run("--cores", "1") == planned
     assert study.planned() == set()
+    logs = [path.read_text() for path in study.root.glob("results/logs/cpu/generations/**/seed=[12].log")]
+    assert ["has asked this" in log for log in logs].count(False) == len(VARIANTS) == len(logs) / 2
+    assert {path: path.stat().st_mtime_ns for path in old} == old
+    assert not list(study.root.glob("results/cpu/generations/**/*.parts"))
+
+
+def test_times_of_files_run_nothing_whatever_their_sizes(study):
+    """A `touch`, a copy without times (every file new, in any order), a backup with old ones: what is in them is the same."""
+    qparams = study.root / "results/cpu/quantized/demo/second-order/chunk=0/qparams.safetensors"
+    assert qparams.stat().st_size > 1_000_000  # beyond what Snakemake compares by content
+    qparams.touch()
+    assert study.planned() == set()
+    results = sorted((study.root / "results").rglob("*"), reverse=True)
+    for number, path in enumerate(results):
+        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
+    assert study.planned() == set()
+
+
+def test_an_input_that_holds_something_else_runs_what_reads_it_though_it_is_older(study):
+    """A file of a backup is older than all that was made of its successor."""
+    place = study.root / "results/cpu/generations/demo/rounded.fake/transformers/text/seed=0.parquet"
+    table = pq.read_table(place)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"other": b"bytes"}), place)
+    os.utime(place, (0, 0))
+    assert study.planned() == END | {"score variant=rounded.fake engine=transformers task=text seed=0"}

@@ -3,6 +3,7 @@
 import json
 
 import jsonschema
+import pyarrow.parquet
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
@@ -70,7 +71,10 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "suites.t: task text at seed 0 is in suites.s already; drop one",
         ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
-        ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
+        (
+            {"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}},
+            "known benchmarks: aime, aime-120, arc, choices, gpqa",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
@@ -91,7 +95,9 @@ def test_calibration_rows_in_a_file_of_another_kind_are_refused_before_any_job(t
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "own.txt").write_text("A passage.")
     (name,) = SMALL_STUDY["calibrations"]
-    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: .*own\.txt: rows are read from \.jsonl or \.parquet"):
+    with pytest.raises(
+        ConfigError, match=rf"calibrations\.{name}\.source: .*own\.txt: rows are read from \.jsonl, \.parquet or \.csv"
+    ):
         load({**SMALL_STUDY, "calibrations": {name: {"source": {"path": str(tmp_path / "own.txt")}}}})
 
 
@@ -178,3 +184,29 @@ def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
     assert resolve({"preset": "flatquant-w4a4-ascend", "overrides": []}).overrides == []
     with pytest.raises(ValueError, match="give group_size: null"):
         resolve({"preset": "rtn-w4a16", "scheme": {"weights": {"strategy": "channel"}}})
+
+
+@pytest.mark.parametrize(("form", "keys"), [("plain", {"prompt": "a"}), ("chat", {"completion": "b"}), ("chat", {"text": "c"})])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_column_that_a_local_calibration_lacks_is_said_before_any_job(tmp_path, form, keys, suffix):
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("\n" + json.dumps(keys) + "\nnot read\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([keys]), path)
+    (name,) = SMALL_STUDY["calibrations"]
+    entry = {**SMALL_STUDY["calibrations"][name], "source": {"path": str(path)}, "format": form}
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: .* has no column '(prompt|completion)' but '"):
+        load({**SMALL_STUDY, "calibrations": {name: entry}})
+
+
+def test_prompts_of_latency_fit_into_the_model():
+    timing = {"fast": {"prompt_tokens": [16, 10**6], "new_tokens": 8}}
+    with pytest.raises(ConfigError, match=r"latency\.fast\.prompt_tokens and new_tokens: sequences of 1000008 tokens, but model"):
+        load({**SMALL_STUDY, "latency": timing})
+
+
+def test_all_recipes_that_do_not_fit_are_named_at_once():
+    bad = {"preset": "rtn-w4a16", "scheme": {"weights": {"group_size": 96}}}
+    with pytest.raises(ConfigError, match=r"recipe 'one': weights\.group_size 96 .*; recipe 'two': weights\.group_size 96"):
+        load({**SMALL_STUDY, "recipes": {"one": bad, "two": bad}, "run": "all", "forms": ["fake"]})

@@ -12,7 +12,8 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.methods.transforms import awq
 from ptqflow.modeling.anatomy import SITES, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, watch_sites
-from ptqflow.modeling.shapes import head_dim, kronecker_sides, linear_shapes
+from ptqflow.modeling.dimensions import head_dim, linear_shapes
+from ptqflow.modeling.shapes import kronecker_sides
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dequantize, fake_quantize_groups, quantize, scale_and_zero_point
 from ptqflow.presets import resolve

@@ -4,8 +4,9 @@ Snakemake hands a file that says `__use_yte__: true` to a template engine, which
 two equal keys in silence, and a few lines of aliases stand for more values than there are atoms.
 """
 
+import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,11 @@ def _walk(node: Any, path: str, place: str, sizes: dict[int, int], within: set[i
             f"{path}: the aliases of {place.removesuffix('.') or 'the file'} unfold to {total} values; write it out"
         )
     return total
+
+
+def named_in(arguments: Sequence[str]) -> list[str]:
+    """The configuration files among Snakemake's arguments, however they are given."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
+    found: list[str] = parser.parse_known_args(arguments)[0].configfile
+    return found

@@ -32,4 +32,4 @@ def python(family: str, root: Path = ROOT, variables: Mapping[str, str] = os.env
         return chosen
     if not own.is_file():
         raise ConfigError(f"no environment for {family}; run `make {family}`, or set {name} to the interpreter of one")
-    return f".venv-{family}/bin/python"
+    return str(own)

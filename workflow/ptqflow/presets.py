@@ -26,6 +26,8 @@ _HADAMARD = {"name": "hadamard"}
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
+# Of no paper: AWQ's scales where large weights and large inputs both count, then GPTQ's rounding, which needs no clip.
+_AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, "rounding": {"name": "gptq"}}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
 # What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
@@ -53,6 +55,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
     "awq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ},
+    "awq-gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ_GPTQ},
+    "awq-gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ_GPTQ},
     "kvquant-kv4": {"scheme": {"kv_cache": {"num_bits": 4, **_KVQUANT}}},
     "kvquant-kv3": {"scheme": {"kv_cache": {"num_bits": 3, **_KVQUANT}}},
     "smoothquant-w8a8": {"scheme": _W8A8, **_SMOOTH},

@@ -4,11 +4,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 5.0
+
+
+T = TypeVar("T")
+
+
+def timed(results: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Each result with the wall seconds that it took to come; what its reader does with it is not counted."""
+    start = time.perf_counter()
+    for result in results:
+        yield result, time.perf_counter() - start
+        start = time.perf_counter()
 
 
 class Progress(Protocol):

@@ -22,6 +22,8 @@ ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel 
 
 
 Need = Literal["gram", "mean_abs", "absmax", "states"]
+# What of a device's arithmetic a recipe relies on (`selftest`): all of it, products and factors of Hessians, or training.
+Reliance = Literal["arithmetic", "second_order", "training"]
 FROM_STATES: frozenset[Need] = frozenset({"gram", "mean_abs", "states"})  # found by running all states through a block
 
 
@@ -234,6 +236,12 @@ class Recipe(Model):
     def needs(self) -> frozenset[Need]:
         """All that its methods need of the calibration set."""
         return frozenset().union(*(method.needs for method in self.methods()))
+
+    def relies_on(self) -> frozenset[Reliance]:
+        """What of the device must be right for this recipe; empty where a wrong device could only be a little off in rounding."""
+        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.transform.works == "by_block"}
+        reliances = frozenset(reliance for reliance, relied in found.items() if relied)
+        return reliances | {"arithmetic"} if reliances else reliances
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""

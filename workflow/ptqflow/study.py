@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ptqflow import paths, replicates
-from ptqflow.artifacts.datasets import data_files
+from ptqflow.artifacts.datasets import data_files, first_row
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import MOST_LAYERS, read_config
-from ptqflow.artifacts.models import source_files
+from ptqflow.artifacts.models import source_files, weight_files
+from ptqflow.calibration import check_columns
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model, Seed
@@ -25,6 +26,7 @@ from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
+from ptqflow.modeling.tensors import check_model
 from ptqflow.platforms import Platform
 from ptqflow.presets import PRESETS, without_preset
 from ptqflow.replicates import Replicated
@@ -82,6 +84,7 @@ class Study(Model):
     """A whole study. Names of models, recipes, ... become folder names: letters, digits, '-' and '_'."""
 
     platform: Platform = "cpu"
+    site: str | None = None
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
     calibrations: Annotated[dict[Name, CalibrationSettings], Field(min_length=1)]
     calibration: Name
@@ -202,14 +205,16 @@ def load(config: Mapping[str, Any]) -> Study:
                 anatomy.architecture_of(stated)  # before what its folder lacks: an unknown architecture has other tensors
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
-                source_files(entry.source.path)
-    for key, source in [
-        *((f"calibrations.{name}.source", entry.source) for name, entry in study.calibrations.items()),
-        *((f"tasks.{name}.source", entry.source) for name, entry in study.tasks.items()),
-    ]:
-        if source.local is not None:
-            with _named(key):
-                data_files(source)
+                check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
+    for name, calibration in study.calibrations.items():
+        with _named(f"calibrations.{name}.source"):
+            if calibration.source.local is not None and (row := first_row(calibration.source)) is not None:
+                check_columns("1", row, calibration)
+    for name, task in study.tasks.items():
+        with _named(f"tasks.{name}.source"):
+            for source in task.sources:
+                if source.local is not None:
+                    data_files(source)
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
@@ -256,11 +261,15 @@ def _check_positions(study: Study, name: str, positions: int | None) -> None:
     used = dict.fromkeys([study.calibration_of(recipe) for recipe in study.chosen])
     lengths = [(f"calibrations.{c}.sequence_length", study.calibrations[c].sequence_length) for c in used]
     tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
-    lengths += [(f"tasks.{task}.window", study.tasks[task].protocol.get("window", 0)) for task in tasks]
+    lengths += [(f"tasks.{task}.window", study.tasks[task].asks.get("window", 0)) for task in tasks]
+    lengths += [
+        (f"latency.{timing}.prompt_tokens and new_tokens", max(entry.prompt_tokens) + entry.new_tokens)
+        for timing, entry in study.latency.items()
+    ]
     for key, length in lengths:
         if length > positions:
             raise ConfigError(
-                f"config.yaml: {key}: windows of {length} tokens, but model {name} has {positions} positions; use fewer tokens"
+                f"config.yaml: {key}: sequences of {length} tokens, but model {name} has {positions} positions; use fewer tokens"
             )
 
 

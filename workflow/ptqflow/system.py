@@ -4,13 +4,13 @@ import errno
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ptqflow.errors import ArtifactError
 
 _MEMORY = re.compile(
     r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|not enough memory|bad_alloc|"
-    r"can't start new thread",
+    r"can't start new thread|failed to launch worker thread|resource temporarily unavailable",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # as libraries written in Rust tell what they were refused
@@ -54,3 +54,12 @@ def reading(path: str | os.PathLike[str], what: str, remedy: str) -> Iterator[No
         if isinstance(refusal, OSError) and refusal.filename is None:
             refusal.filename = str(path)
         raise refusal from None
+
+
+def machine_memory() -> int:
+    """Bytes of memory that processes of this machine can have: the machine's, or less where a control group allows less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            total = min(total, int(file.read()))
+    return total

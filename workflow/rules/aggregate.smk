@@ -26,7 +26,12 @@ rule aggregate:
         ],
     log:
         paths.log(paths.table("aggregate", "parquet")),
+    localrule: "aggregate" in on_head
+    threads: threads_of("aggregate")
+    resources:
+        **asks("aggregate", devices=0),
     params:
+        content=content(lambda w: jobs.aggregate_inputs()),
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
         source=jobs.aggregate_source(),
@@ -52,7 +57,16 @@ rule plot:
         ),
     log:
         paths.log(paths.figure()),
+    localrule: "plot" in on_head
+    threads: threads_of("plot")
+    resources:
+        **asks("plot", devices=0),
     params:
+        content=content(
+            lambda w: [
+                paths.table(name, "parquet") for name in catalogue.tables_of(w.figure)
+            ]
+        ),
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),
         tables=lambda w: " ".join(

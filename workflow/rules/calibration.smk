@@ -5,7 +5,11 @@ rule tokens:
         paths.tokens(),
     log:
         paths.log(paths.tokens()),
+    threads: threads_of("tokens")
+    resources:
+        **asks("tokens", devices=0),
     params:
+        content=content(lambda w: paths.model(w.model)),
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
         code=code("tokens"),
@@ -22,12 +26,14 @@ rule collect:
         paths.calibration(),
     log:
         paths.log(paths.calibration()),
+    threads: threads_of("collect")
     resources:
-        accelerator=1,
+        **asks("collect", devices=1),
     params:
+        content=content(lambda w: [paths.model(w.model), paths.tokens()]),
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),
     shell:
         ptqflow(CORE)
-        + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " collect --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} --tokens {input.tokens} --output {output} 2>&1 | tee {log}"

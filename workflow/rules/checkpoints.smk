@@ -1,16 +1,3 @@
-def qparams(w):
-    """The integers and scales of every chunk of a recipe."""
-    return [
-        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
-        for k in range(study.models[w.model].chunks)
-    ]
-
-
-def source(w):
-    """The model that a recipe quantizes, rotated or not."""
-    return paths.model(study.source_of(w.model, w.recipe))
-
-
 rule export:
     input:
         model=source,
@@ -19,7 +6,11 @@ rule export:
         paths.checkpoint(),
     log:
         paths.log(paths.checkpoint()),
+    threads: threads_of("export")
+    resources:
+        **asks("export", devices=0),
     params:
+        content=content(lambda w: [source(w), *qparams(w)]),
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
@@ -30,9 +21,7 @@ rule export:
 rule verify:
     input:
         model=source,
-        tokens=lambda w: paths.tokens(
-            study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
-        ),
+        tokens=tokens_of,
         qparams=qparams,
         fake=paths.checkpoint(variant="{recipe}.fake"),
         checkpoint=paths.checkpoint(),
@@ -40,13 +29,23 @@ rule verify:
         paths.verification(),
     log:
         paths.log(paths.verification()),
+    threads: threads_of("verify")
     resources:
-        accelerator=1,
+        **asks("verify", devices=1),
     params:
+        content=content(
+            lambda w: [
+                tokens_of(w),
+                source(w),
+                *qparams(w),
+                paths.checkpoint(variant="{recipe}.fake"),
+                paths.checkpoint(),
+            ]
+        ),
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:
         ptqflow(CORE)
-        + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " verify --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} --tokens {input.tokens} --qparams {input.qparams}"
         " --fake {input.fake} --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

@@ -1,10 +1,14 @@
 # The study, read once; how a stage is called.
 import fcntl
+import json
+import os
 
-from ptqflow import environments, paths
+from ptqflow import environments, paths, planned, slurm
+from ptqflow import site as sites
+from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
-from ptqflow.jobs import Jobs, code
+from ptqflow.jobs import Jobs, code, fingerprint
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.study import load
@@ -13,8 +17,17 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    site = sites.load(study.site)
     for asked in (*study.suites.values(), *study.latency.values()):
-        environments.python(environments.of_engine(asked.engine))
+        site.python(environments.of_engine(asked.engine))
+except PtqflowError as error:
+    raise WorkflowError(str(error)) from None
+
+
+include: "site.smk"
+
+
+try:
     paths.refuse_older(study.platform)
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
@@ -29,20 +42,84 @@ try:
 except OSError:
     pass  # nothing runs in a folder that cannot be written
 
+
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.
+onstart:
+    if workflow.local_exec:
+        planned.announce(
+            [
+                planned.Ask(
+                    platform=job.wildcards.platform,
+                    checkpoint=job.input.checkpoint,
+                    output=job.output[0],
+                    settings=json.loads(job.params.settings),
+                    code=job.params.code,
+                )
+                for job in workflow.dag.needrun_jobs()
+                if job.rule.name == "generate"
+            ]
+        )
+
+
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
-PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH=workflow"
+PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH={{workflow.basedir:q}}/workflow"
 
 
 def ptqflow(family):
     """How a stage is called in an environment. Jobs of an engine have its interpreter as a resource: another one reruns nothing."""
-    return f"{PTQFLOW} {'{resources.python}' if family == ENGINE else environments.python(family)} -m ptqflow"
+    return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
+
+
+def content(files):
+    """A param that says what a job's inputs hold now. It reads them again when the job runs, so it is what the job was given.
+
+    Snakemake itself never looks at an input that is older than what was made of it, as those of a backup are.
+    """
+
+    def of_wildcards(w):
+        found = files(w) if callable(files) else files
+        named = [found] if isinstance(found, str) else found
+        there = (file.format(**dict(w.items())) for file in named)
+        return fingerprint(file for file in there if Path(file).is_file())
+
+    return of_wildcards
 
 
 def python_of(w):
     """The interpreter of an engine's environment."""
-    return environments.python(environments.of_engine(w.engine))
+    return site.python(environments.of_engine(w.engine))
+
+
+def qparams(w):
+    """The integers and scales of every chunk of a recipe."""
+    return [
+        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
+        for k in range(study.models[w.model].chunks)
+    ]
+
+
+def source(w):
+    """The model that a recipe quantizes, rotated or not."""
+    return paths.model(study.source_of(w.model, w.recipe))
+
+
+def tokens_of(w):
+    """The calibration text of a recipe, of its model."""
+    return paths.tokens(
+        study.source_of(w.model, w.recipe), study.calibration_of(w.recipe)
+    )
+
+
+def states_of(w):
+    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
+    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
+        w.recipe
+    )
+    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
+        return "--tokens", paths.tokens(source, calibration)
+    return "--calibration", paths.calibration(w.platform, source, calibration)
 
 
 wildcard_constraints:

@@ -5,16 +5,18 @@ rule generate:
         paths.generations(),
     log:
         paths.log(paths.generations()),
+    threads: threads_of("generate")
     resources:
-        accelerator=1,
+        **asks("generate", devices=1),
         python=python_of,
     params:
+        content=content(lambda w: paths.checkpoint(w.platform, w.model, w.variant)),
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
         source=lambda w: jobs.generate_source(w.task),
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:
         ptqflow(ENGINE)
-        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " generate --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"
 
 
@@ -25,8 +27,13 @@ rule score:
         paths.scores(),
     log:
         paths.log(paths.scores()),
+    threads: threads_of("score")
+    resources:
+        **asks("score", devices=0),
     params:
+        content=content(paths.generations()),
         settings=lambda w: jobs.score(w.task),
+        source=lambda w: jobs.score_source(w.task),
         code=lambda w: jobs.score_code(w.task),
     shell:
         ptqflow(CORE) + " score --settings {params.settings:q} --code {params.code}"

@@ -8,12 +8,13 @@ rule measure:
     # The local profile gives it all cores: a timing shares the machine with nothing else.
     threads: 4
     resources:
-        accelerator=1,
+        **asks("measure", devices=1),
         python=python_of,
     params:
+        content=content(lambda w: paths.checkpoint(w.platform, w.model, w.variant)),
         settings=lambda w: jobs.measure(w.timing),
         code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:
         ptqflow(ENGINE)
-        + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " measure --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --checkpoint {input.checkpoint} --output {output} 2>&1 | tee {log}"

@@ -3,6 +3,10 @@ rule fetch:
         paths.model(),
     log:
         paths.log(paths.model()),
+    localrule: "fetch" in on_head
+    threads: threads_of("fetch")
+    resources:
+        **asks("fetch", devices=0),
     params:
         settings=lambda w: jobs.fetch(w.model),
         source=lambda w: jobs.fetch_source(w.model),
@@ -19,7 +23,11 @@ rule rotate:
         paths.rotated(),
     log:
         paths.log(paths.rotated()),
+    threads: threads_of("rotate")
+    resources:
+        **asks("rotate", devices=0),
     params:
+        content=content(paths.model()),
         settings=lambda w: jobs.rotate(w.rotation),
         code=lambda w: jobs.rotate_code(w.model, w.rotation),
     shell:

@@ -1,11 +1,17 @@
-def states_of(w):
-    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
-    source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
-        w.recipe
-    )
-    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
-        return "--tokens", paths.tokens(source, calibration)
-    return "--calibration", paths.calibration(w.platform, source, calibration)
+rule selftest:
+    output:
+        paths.selftest(),
+    log:
+        paths.log(paths.selftest()),
+    threads: threads_of("selftest")
+    resources:
+        **asks("selftest", devices=1),
+    params:
+        settings=jobs.selftest(),
+        code=code("selftest"),
+    shell:
+        ptqflow(CORE) + " selftest --settings {params.settings:q} --code {params.code}"
+        " --platform {wildcards.platform} --devices {resources.accelerator} --output {output} 2>&1 | tee {log}"
 
 
 rule quantize:
@@ -18,14 +24,21 @@ rule quantize:
         losses=paths.quantized("losses.parquet"),
     log:
         paths.log(paths.quantized("qparams.safetensors")),
+    threads: threads_of("quantize")
     resources:
-        accelerator=1,
+        **asks("quantize", devices=1),
     params:
+        content=content(
+            lambda w: [
+                paths.model(study.source_of(w.model, w.recipe)),
+                states_of(w)[1],
+            ]
+        ),
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
         code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
     shell:
         ptqflow(CORE)
-        + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform}"
+        + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} {params.states} {input.states}"
         " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"

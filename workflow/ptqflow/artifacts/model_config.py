@@ -21,6 +21,11 @@ _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use
 _TEXTS = ("model_type", "hidden_act", "torch_dtype", "dtype")
 _LISTS = ("architectures", "layer_types")
 _MAPPINGS = ("rope_scaling", "rope_parameters")
+# Where null has no meaning, or another one for each reader; elsewhere it is left to the readers' defaults.
+_NEVER_NULL = (
+    *("tie_word_embeddings", "rms_norm_eps", "hidden_act", "vocab_size", "hidden_size", "intermediate_size"),
+    *("num_hidden_layers", "num_attention_heads"),
+)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -44,9 +49,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _complaints(config: Mapping[str, Any]) -> Any:
-    """(key, what belongs there) of each value that has another type; null is left to the defaults of the readers."""
+    """(key, what belongs there) of each value that has another type."""
     for key, value in config.items():
-        if value is None:
+        if value is None and key not in _NEVER_NULL:
             continue
         if key in _AT_LEAST_ONE and not (type(value) is int and 1 <= value <= _AT_LEAST_ONE[key]):
             yield key, f"a whole number of 1 to {_AT_LEAST_ONE[key]}"

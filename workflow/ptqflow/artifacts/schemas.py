@@ -87,6 +87,7 @@ _ANSWER = [
     column("prompt_sha256", text, "sha256 of the prompt's token ids"),
     column("prompt_tokens", i32, "tokens of the prompt", unit="tokens"),
     column("completion_tokens", i32, "tokens generated or scored", unit="tokens"),
+    column("seconds", f64, "its share of the engine's wall time, without loading; the samples' sum up to the task's", unit="s"),
     column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
     column("gold", text, "reference answer", nullable=True),
     column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
@@ -94,9 +95,15 @@ _ANSWER = [
 
 GENERATIONS = versioned(
     "generations",
-    1,
+    2,
     [
         *_ANSWER,
+        column(
+            "options",
+            pa.list_(i32),
+            "of lettered options: which of the data set's each letter showed, 0 the right one",
+            nullable=True,
+        ),
         column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
         column("tokens", pa.list_(i32), "generated token ids, the stop token included (generation only)", nullable=True),
         column("text", text, "generated text (generation only)", nullable=True),
@@ -124,12 +131,13 @@ SAMPLES = versioned(
 
 VERIFICATION = versioned(
     "verification",
-    1,
+    2,
     [
         column(
             "check",
             text,
-            "what was compared: files, names, tensors, integers, scale, weight, distance, range, bytes, logits; or fallback",
+            "what was compared: files, names, index, documents, tensors, integers, scale, weight, distance, range, bytes and "
+            "baseline_bytes, mean_ and largest_logprob_difference, perplexity; or fallback",
         ),
         column("subject", text, "tensor, linear, file, or what was measured"),
         column("status", text, "passed, skipped or noted (a failed check fails the job)"),
@@ -206,6 +214,28 @@ ACCURACY = versioned(
         *_NEEDED,
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
+    ],
+)
+
+COST = versioned(
+    "cost",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("seed", i64, "run seed; null: all seeds together", nullable=True),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("score", f64, "the metric; null where the model collapsed", nullable=True),
+        column("samples", i64, "completions, items of alternatives, or windows"),
+        column("solved", i64, "samples answered right (accuracy only)", nullable=True),
+        column("seconds", f64, "the engine's wall time on them, without loading", unit="s"),
+        column("tokens", i64, "generated or scored", unit="tokens"),
+        column("tokens_per_second", f64, "tokens / seconds", nullable=True),
+        column("seconds_per_solved", f64, "seconds / solved; null where none is", unit="s", nullable=True),
+        column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
+        column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
+        column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
     ],
 )
 
@@ -318,6 +348,26 @@ SIZES = versioned(
             nullable=True,
         ),
         column("bits_per_weight", f64, "packed bits per weight of the blocks' linears, scales included", nullable=True),
+    ],
+)
+
+SELFTEST = versioned(
+    "selftest",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("device", text, "name of the device"),
+        column("probe", text, "what was measured"),
+        column(
+            "relied_on_by",
+            text,
+            "recipes with Hessians (second_order), training, or all of these (arithmetic); null: none",
+            nullable=True,
+        ),
+        column("value", f64, "what was found: an error or a count", nullable=True),
+        column("limit", f64, "what it may be at most", nullable=True),
+        column("passed", flag, "within the limit; null: not run", nullable=True),
+        column("detail", text, "what that says, or why it was not run; may be empty"),
     ],
 )
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
 BITS = 4
+
+SERVED = "vLLM, GPTQModel, and transformers with gptqmodel"
 
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
@@ -41,6 +43,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vLLM: `vllm serve folder`. transformers reads it with `gptqmodel` installed."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vLLM: `vllm serve {folder}`. transformers reads it with `gptqmodel` installed."

@@ -15,6 +15,8 @@ INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
 _Key = tuple[Any, ...]
 
+SERVED = "vLLM (CUDA, CPU), and transformers with compressed-tensors"
+
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why vLLM serves no such checkpoint, or None."""
@@ -143,12 +145,12 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
     }
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
     found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
     text = (
-        "vLLM: `vllm serve folder`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
-        "```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n```"
+        f"vLLM: `vllm serve {folder}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
+        f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
     )
     if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):
         text += (

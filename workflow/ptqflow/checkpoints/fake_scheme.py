@@ -5,6 +5,11 @@ from typing import Any
 
 from ptqflow.recipes import Recipe
 
+SERVED = (
+    "transformers after `import ptqflow`, and vLLM with ptqflow's plugin; recipes that quantize weights alone load anywhere. "
+    "For evaluation: the weights are stored in high precision"
+)
+
 
 def engine(recipe: Recipe) -> str:
     """transformers loads them all."""
@@ -16,12 +21,14 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How an engine loads it (Markdown)."""
+def loading(recipe: Recipe, folder: str) -> str:
+    """How an engine loads it from a folder (Markdown)."""
     if recipe.is_weight_only():
-        return "Any engine loads it like the float model: `AutoModelForCausalLM.from_pretrained(folder)`, `vllm serve folder`."
+        return (
+            f"Any engine loads it as the float model: `vllm serve {folder}`, `AutoModelForCausalLM.from_pretrained('{folder}')`."
+        )
     return (
         "transformers loads it after `import ptqflow`, which quantizes activations and cache as the recipe says:\n\n"
         "```python\nimport ptqflow\nfrom transformers import AutoModelForCausalLM\n"
-        "model = AutoModelForCausalLM.from_pretrained(folder)\n```"
+        f"model = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
     )

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
 BITS = (2, 3, 4, 8)
+
+SERVED = "GPTQModel, and transformers with gptqmodel and optimum; symmetric weights of 4 or 8 bits in vLLM"
 
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
@@ -50,9 +52,9 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
     weights = recipe.scheme.weights
     served = weights is not None and weights.symmetric and weights.num_bits in (4, 8)
-    vllm = "vLLM: `vllm serve folder`." if served else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
-    return f"{vllm} GPTQModel: `GPTQModel.load(folder)`; transformers, with `gptqmodel` and `optimum` installed."
+    vllm = f"vLLM: `vllm serve {folder}`." if served else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
+    return f"{vllm} GPTQModel: `GPTQModel.load('{folder}')`; transformers, with `gptqmodel` and `optimum` installed."

@@ -27,8 +27,8 @@ from torch import Tensor
 from ptqflow.checkpoints.schemes import LinearScheme, schemes
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.anatomy import architecture
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.qparams import deployed
-from ptqflow.modeling.shapes import linear_shapes
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.grid import dequantize_weight, storage_dtype
 from ptqflow.recipes import Recipe

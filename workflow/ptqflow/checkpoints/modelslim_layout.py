@@ -24,7 +24,7 @@ from ptqflow.checkpoints.modelslim_scheme import FLATQUANT, FLOAT, W8A8, type_of
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import block_prefix
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.numerics.grid import integer_range
 

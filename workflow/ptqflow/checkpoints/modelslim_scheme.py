@@ -9,7 +9,7 @@ from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
 from ptqflow.modeling.anatomy import architecture
-from ptqflow.modeling.shapes import linear_shapes
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
@@ -19,6 +19,8 @@ FLATQUANT = "W4A4_FLATQUANT_DYNAMIC"
 _TYPES = {(8, None): W8A16, (8, 8): W8A8_DYNAMIC, (4, 4): W4A4_DYNAMIC}  # by bits of weight and input
 _INT4_WORD = 8  # the kernels pack that many 4-bit integers into a word, and transform rows that hold whole words
 _LARGEST_SIDE = 128  # of a Kronecker transform that npu_kronecker_quant takes on every CANN
+
+SERVED = "vllm-ascend on an Ascend NPU"
 
 
 def type_of(scheme: LinearScheme, recipe: Recipe) -> str:
@@ -153,6 +155,6 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe) -> str:
-    """How engines load it (Markdown)."""
-    return "vllm-ascend, on an Ascend NPU: `vllm serve folder --quantization ascend`."
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    return f"vllm-ascend, on an Ascend NPU: `vllm serve {folder} --quantization ascend`."

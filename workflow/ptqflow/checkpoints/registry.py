@@ -6,7 +6,8 @@ these two files, and reruns no other form's jobs.
 A scheme module offers
 - `refusal(recipe, config) -> str | None`: `reason; remedy` why no engine that reads the form serves the recipe (`config` is the
   model's config.json, or None while it is not fetched);
-- `loading(recipe) -> str`: how engines load it, for the model card;
+- `SERVED`: who serves the form, for people;
+- `loading(recipe, folder) -> str`: how engines load it, for the model card;
 - `engine(recipe) -> str | None`: the engine of ours (`engines.registry`) that loads it, so that its logits can be verified.
 """
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.anatomy import SITES, Architecture, architecture, block_prefix
-from ptqflow.modeling.shapes import linear_shapes, shards_of
+from ptqflow.modeling.dimensions import linear_shapes
+from ptqflow.modeling.shapes import shards_of
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs, WeightArgs
 
@@ -149,14 +150,15 @@ def check(form: str, refusal: str | None, recipe_name: str) -> None:
         raise ConfigError(f"recipe '{recipe_name}' cannot be written in form {form}: {refusal}")
 
 
-def in_words(recipe: Recipe) -> str:
-    """A recipe in one sentence of English."""
+def in_words(recipe: Recipe, stored: str = "integers") -> str:
+    """A recipe in one sentence of English. `stored`: what weights are in; of weights that only take a grid's values, `grids`."""
     scheme = recipe.scheme
     parts = []
     if (weights := scheme.weights) is not None:
         grid = {"tensor": "one scale per tensor", "channel": "one scale per row"}
         scales = grid.get(weights.strategy, f"one scale per {weights.group_size} inputs of a row")
-        parts.append(f"weights in {weights.num_bits}-bit {_grid(weights)} integers, {scales}")
+        kept = "in" if stored == "integers" else "on"
+        parts.append(f"weights {kept} {weights.num_bits}-bit {_grid(weights)} {stored}, {scales}")
     if (inputs := scheme.input_activations) is not None:
         parts.append(f"inputs of linears in {inputs.num_bits}-bit {_grid(inputs)} integers, one scale per {inputs.strategy}")
     if (cache := scheme.kv_cache) is not None:

@@ -2,8 +2,8 @@
 
 An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,15 +25,20 @@ class Sampling:
     top_k: int = 0
 
 
+Reason = Literal["stop", "length", "not_finite"]
+
+
 @dataclass(frozen=True)
 class Completion:
     """Generated token ids, the stop token included, and why generation ended. Never padded.
 
     `not_finite`: the next token's logits were no numbers, so that there is nothing to choose from (the model collapsed).
+    `seconds`: its share of the engine's wall time, each step's being shared evenly by the completions that it served.
     """
 
     tokens: tuple[int, ...]
-    finish_reason: Literal["stop", "length", "not_finite"]
+    finish_reason: Reason
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,11 @@ class Timing:
 
 
 class Engine(Protocol):
-    """A loaded checkpoint that serves requests."""
+    """A loaded checkpoint that serves requests.
+
+    Each method yields results as they finish. Those of the requests in `skip` are known: they are not asked, but batches are
+    formed as though they were, so that a job that goes on computes what it would have computed without a break.
+    """
 
     tokenizer: Any
     max_length: int | None
@@ -64,9 +73,14 @@ class Engine(Protocol):
         """What changes its numbers and is no file of the checkpoint, as JSON data: number type, attention, parallelism, ..."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        batch_size: int,
+        skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the prompt, its completion) as they finish. A completion depends on its prompt and seed only.
+        """Yield (index of the prompt, its completion). A completion depends on its prompt and seed only.
 
         That holds up to floating-point: batches of another shape differ in the last bit, which float32 models rarely notice,
         while bfloat16 and fake quantizers (a value next to a rounding boundary) now and then choose another token.
@@ -77,12 +91,14 @@ class Engine(Protocol):
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
         batch_size: int,
-        done: Callable[[int], object],
-    ) -> list[Likelihood]:
-        """For pairs of token ids, neither empty, in their order; `done` is told of every batch how many pairs it held."""
+        skip: Collection[int] = (),
+    ) -> Iterator[dict[int, Likelihood]]:
+        """For pairs of token ids, neither empty, yield those of each batch by the pair's index."""
 
-    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
-        """For token windows [n, length], yield float64 -log p(token | its prefix), [rows, length-1], in order; nats."""
+    def score(
+        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+    ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """For token windows [n, length], yield (their indices, float64 -log p(token | its prefix) [rows, length-1] in nats)."""
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens], and `new_tokens` decode steps after it."""

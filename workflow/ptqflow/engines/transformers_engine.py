@@ -5,7 +5,7 @@ Decoding is our own short loop around the model's forward with a dynamic cache: 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing, room_for
+from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
-from ptqflow.errors import ConfigError
 from ptqflow.modeling.quantizer import register
+from ptqflow.system import reading
 
 _LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
 
@@ -45,7 +45,12 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        batch_size: int,
+        skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (index of the prompt, its completion) as they finish, longest prompts first.
 
@@ -56,9 +61,9 @@ class TransformersEngine:
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         limits = [room_for(prompt, self.max_length, sampling.max_new_tokens) for prompt in prompts]
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            sampler = Sampler(sampling, [seeds[row] for row in rows])
-            yield from self._decode(rows, [prompts[row] for row in rows], [limits[row] for row in rows], sampler)
+            if rows := [row for row in order[start : start + batch_size] if row not in skip]:
+                sampler = Sampler(sampling, [seeds[row] for row in rows])
+                yield from self._decode(rows, [prompts[row] for row in rows], [limits[row] for row in rows], sampler)
 
     def _decode(
         self, rows: list[int], prompts: list[Sequence[int]], limits: list[int], sampler: Sampler
@@ -74,6 +79,7 @@ class TransformersEngine:
         cache = DynamicCache(config=self.model.config)
         alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        share, start = 0.0, time.perf_counter()
         while True:
             logits = self.model(
                 input_ids=inputs,
@@ -85,18 +91,24 @@ class TransformersEngine:
             ).logits[:, -1]
             chosen = sampler(logits)
             sound = logits.amax(-1).isfinite().tolist()
-            keep = []
+            keep: list[int] = []
+            ended: list[tuple[int, Reason]] = []
             for slot, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
                 if not sound[slot]:
-                    yield rows[row], Completion(tuple(generated[row]), "not_finite")
+                    ended.append((row, "not_finite"))
                     continue
                 generated[row].append(token)
                 if token in self.stop_tokens:
-                    yield rows[row], Completion(tuple(generated[row]), "stop")
+                    ended.append((row, "stop"))
                 elif len(generated[row]) == limits[row]:
-                    yield rows[row], Completion(tuple(generated[row]), "length")
+                    ended.append((row, "length"))
                 else:
                     keep.append(slot)
+            now = time.perf_counter()
+            share += (now - start) / len(alive)
+            for row, reason in ended:
+                yield rows[row], Completion(tuple(generated[row]), reason, share)
+            start = time.perf_counter() if ended else now
             if not keep:
                 return
             if len(keep) < len(alive):
@@ -114,48 +126,54 @@ class TransformersEngine:
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
         batch_size: int,
-        done: Callable[[int], object],
-    ) -> list[Likelihood]:
-        """For pairs of token ids, neither empty, in their order. Longest first, so that little is padded (on the right: causal
-        attention never sees it). Log-softmax is in float32 whatever the logits' dtype.
+        skip: Collection[int] = (),
+    ) -> Iterator[dict[int, Likelihood]]:
+        """For pairs of token ids, neither empty, yield those of each batch by the pair's index. Longest first, so that little is
+        padded (on the right: causal attention never sees it). Log-softmax is in float32 whatever the logits' dtype.
         """
         lengths = [len(before) + len(after) for before, after in zip(contexts, continuations, strict=True)]
         order = sorted(range(len(lengths)), key=lambda pair: -lengths[pair])
-        found: dict[int, Likelihood] = {}
-        while len(found) < len(order):
-            width = lengths[order[len(found)]]
-            rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (width * self.vocab_size)))
-            batch = order[len(found) : len(found) + rows]
+        end = 0
+        while end < len(order):
+            start, width = end, lengths[order[end]]
+            end += max(1, min(batch_size, _LOGITS_AT_ONCE // (width * self.vocab_size)))
+            batch = [pair for pair in order[start:end] if pair not in skip]
+            if not batch:
+                continue
             inputs = torch.zeros(len(batch), width, dtype=torch.long)  # any valid token will do for what is padded
             for row, pair in enumerate(batch):
                 inputs[row, : lengths[pair]] = torch.tensor([*contexts[pair], *continuations[pair]])
             skipped = min(len(contexts[pair]) for pair in batch) - 1  # positions whose logits nobody asks for
             inputs = inputs.to(self.model.device)
             logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=width - skipped).logits
+            found = {}
             for row, pair in enumerate(batch):
                 first, after = len(contexts[pair]) - 1 - skipped, torch.tensor(continuations[pair], device=logits.device)
                 asked = logits[row, first : first + len(after)].float()
                 logprob = asked.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
                 found[pair] = Likelihood(logprob, bool((asked.argmax(-1) == after).all()))
-            done(len(batch))
-        return [found[pair] for pair in range(len(order))]
+            yield found
 
     @torch.inference_mode()
-    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
-        """For token windows [n, length], yield float64 -log p(token | its prefix), [rows, length-1] in nats, in order.
+    def score(
+        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+    ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """For token windows [n, length], yield (their indices, float64 -log p(token | its prefix) [rows, length-1] in nats).
 
         Log-softmax is in float32 whatever the logits' dtype.
         """
         rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (windows.shape[1] * self.vocab_size)))
-        for batch in windows.split(rows):
-            inputs = batch.to(self.model.device)
+        for start in range(0, len(windows), rows):
+            batch = [index for index in range(start, min(start + rows, len(windows))) if index not in skip]
+            if not batch:
+                continue
+            inputs = windows[batch].to(self.model.device)
             logits = self.model(input_ids=inputs, use_cache=False).logits
             nll = [
                 cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double()
                 for row, ids in zip(logits, inputs, strict=True)
             ]
-            done(len(batch))
-            yield torch.stack(nll).cpu()
+            yield batch, torch.stack(nll).cpu()
 
     @torch.inference_mode()
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
@@ -202,10 +220,10 @@ def load(folder: Path, device: Device) -> TransformersEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
 
     On an accelerator, blocks fill the first device and overflow to the next, the host and the disk (accelerate, "sequential").
-    Raises ConfigError when transformers cannot load it.
+    Raises ArtifactError when transformers cannot load it.
     """
     register(auto)  # what `from_pretrained` finds in fake-quantized checkpoints; named here, so that its code is this engine's
-    try:
+    with reading(folder, "a model that transformers loads", "correct its config.json or files"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -213,6 +231,4 @@ def load(folder: Path, device: Device) -> TransformersEngine:
             device_map=None if device.torch_device.type == "cpu" else "sequential",
             local_files_only=True,
         )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} cannot be loaded by transformers ({error}); check its config.json and files") from None
     return TransformersEngine(model.eval(), tokenizer, device, folder)

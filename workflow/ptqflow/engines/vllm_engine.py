@@ -8,7 +8,8 @@ VLLM_BATCH_INVARIANT=1 (on Ascend HCCL_DETERMINISTIC=true too) removes that wher
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,12 @@ class VllmEngine:
         }
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, batch_size: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        batch_size: int,
+        skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (index of the prompt, its completion) as they finish; vLLM forms its batches itself, whatever `batch_size` says.
 
@@ -77,38 +83,34 @@ class VllmEngine:
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        for index, output in self._serve(prompts, parameters):
+        for index, output, seconds in self._serve(prompts, parameters, skip):
             answer = output.outputs[0]
             logprobs = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
             sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), None)
             if sound is not None:
-                yield index, Completion(tuple(answer.token_ids[:sound]), "not_finite")
+                yield index, Completion(tuple(answer.token_ids[:sound]), "not_finite", seconds)
             else:
-                yield index, Completion(tuple(answer.token_ids), answer.finish_reason)
+                yield index, Completion(tuple(answer.token_ids), answer.finish_reason, seconds)
 
     def loglikelihoods(
         self,
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
         batch_size: int,
-        done: Callable[[int], object],
-    ) -> list[Likelihood]:
-        """For pairs of token ids, neither empty, in their order; log-probabilities are the engine's float32."""
-        found: dict[int, Likelihood] = {}
+        skip: Collection[int] = (),
+    ) -> Iterator[dict[int, Likelihood]]:
+        """For pairs of token ids, neither empty, yield each by its index; log-probabilities are the engine's float32."""
         pairs = [[*before, *after] for before, after in zip(contexts, continuations, strict=True)]
-        for index, steps in self._scored(pairs):
+        for index, steps in self._scored(pairs, skip):
             asked = steps[len(contexts[index]) - 1 :]
-            found[index] = Likelihood(math.fsum(step.logprob for step in asked), all(step.rank == 1 for step in asked))
-            done(1)
-        return [found[index] for index in range(len(pairs))]
+            yield {index: Likelihood(math.fsum(step.logprob for step in asked), all(step.rank == 1 for step in asked))}
 
-    def score(self, windows: torch.Tensor, batch_size: int, done: Callable[[int], object]) -> Iterator[torch.Tensor]:
-        """For token windows [n, length], yield float64 -log p(token | its prefix), [1, length-1] in nats, in order."""
-        found: dict[int, torch.Tensor] = {}
-        for index, steps in self._scored(windows.tolist()):
-            found[index] = torch.tensor([[-step.logprob for step in steps]], dtype=torch.float64)
-            done(1)
-        yield from (found[index] for index in range(len(windows)))
+    def score(
+        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+    ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """For token windows [n, length], yield ([index], float64 -log p(token | its prefix) [1, length-1] in nats)."""
+        for index, steps in self._scored(windows.tolist(), skip):
+            yield [index], torch.tensor([[-step.logprob for step in steps]], dtype=torch.float64)
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens] (until each has its first token), and `new_tokens` decode steps after it.
@@ -133,7 +135,7 @@ class VllmEngine:
 
         return SamplingParams(detokenize=False, **values)
 
-    def _scored(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[int, list[Any]]]:
+    def _scored(self, sequences: Sequence[Sequence[int]], skip: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
         """(index, log-probability and rank of each token but the first) of sequences, as they finish.
 
         vLLM answers with one new token at least, so a sequence must leave one position; one that fills them all is refused.
@@ -141,20 +143,35 @@ class VllmEngine:
         for sequence in sequences:
             room_for(sequence, self.max_length, 1)
         parameters = [self._parameters(temperature=0.0, max_tokens=1, prompt_logprobs=0)] * len(sequences)
-        for index, output in self._serve(sequences, parameters):
+        for index, output, _ in self._serve(sequences, parameters, skip):
             tokens = output.prompt_token_ids[1:]
             yield index, [step[token] for step, token in zip(output.prompt_logprobs[1:], tokens, strict=True)]
 
-    def _serve(self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """(index, finished output) of requests, all handed over at once."""
+    def _serve(
+        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], skip: Collection[int] = ()
+    ) -> Iterator[tuple[int, Any, float]]:
+        """(index, finished output, its share of the wall time) of requests, all but `skip` handed over at once.
+
+        A step's time is shared evenly by the requests that it brought forward; a step that brought none counts to the next.
+        """
         engine, first = self.llm.llm_engine, self._served
         self._served += len(prompts)
         for index, (prompt, wanted) in enumerate(zip(prompts, parameters, strict=True)):
-            engine.add_request(str(first + index), {"prompt_token_ids": list(prompt)}, wanted)
+            if index not in skip:
+                engine.add_request(str(first + index), {"prompt_token_ids": list(prompt)}, wanted)
+        seconds: dict[int, float] = defaultdict(float)
+        passed = 0.0
         while engine.has_unfinished_requests():
-            for output in engine.step():
+            start = time.perf_counter()
+            outputs = engine.step()
+            passed += time.perf_counter() - start
+            share = passed / len(outputs) if outputs else 0.0
+            passed = 0.0 if outputs else passed
+            for output in outputs:
+                index = int(output.request_id) - first
+                seconds[index] += share
                 if output.finished:
-                    yield int(output.request_id) - first, output
+                    yield index, output, seconds.pop(index)
 
 
 def load(folder: Path, device: Device) -> VllmEngine:

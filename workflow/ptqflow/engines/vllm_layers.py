@@ -22,8 +22,9 @@ from vllm.utils.torch_utils import is_quantized_kv_cache
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.anatomy import Architecture
 from ptqflow.modeling.cache import CacheQuantizer
+from ptqflow.modeling.dimensions import head_dim
 from ptqflow.modeling.online import FlatCache
-from ptqflow.modeling.shapes import head_dim, kronecker_sides, shards_of
+from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import Recipe

@@ -3,11 +3,17 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 
 def tokens_sha256(tokens: Sequence[int]) -> str:
     """Hexadecimal sha256 of token ids as a JSON list."""
     return hashlib.sha256(json.dumps(list(tokens), separators=(",", ":")).encode()).hexdigest()
+
+
+def requests_sha256(requests: Sequence[Any]) -> str:
+    """Hexadecimal sha256 of all that a task asks: token ids and seeds, as JSON."""
+    return hashlib.sha256(json.dumps(requests, separators=(",", ":")).encode()).hexdigest()
 
 
 def completion_seed(seed: int, task: str, item: str, completion: int) -> int:

@@ -26,9 +26,9 @@ from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import Architecture, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
+from ptqflow.modeling.dimensions import head_dim, queries_per_key
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
-from ptqflow.modeling.shapes import head_dim, queries_per_key
 from ptqflow.numerics.gram import add_gram, mirror
 from ptqflow.recipes import FROM_STATES, Recipe
 from ptqflow.transforms import diagonal

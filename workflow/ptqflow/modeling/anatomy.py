@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.tensors import EMBEDDING as EMBEDDING
 from ptqflow.errors import ConfigError
 
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 ATTENTION, MLP = "self_attn", "mlp"  # module names inside a block
 _FOLDER = Path(__file__).with_name("architectures")
 
@@ -78,11 +78,12 @@ class Architecture:
 
     sites: in the order of the forward pass, two per half. fused: a linear made of several, by name, with its parts in the order
     of its rows; recipes speak of the parts. norm_offset: norms multiply by norm_offset + weight. key_norm: a norm follows the
-    keys' linear (`k_norm`). scaled_embedding: states enter the first block times sqrt(hidden_size). keys: of config.json that
-    are understood, beside `KEYS`: what the stock modules compute by. (Windows and soft caps of attention they hand to the
-    attention function, `modeling.fake_quant`; a cap of logits acts outside the blocks.) off: values at which other keys change
-    nothing. defaults: what keys mean that config.json leaves out, where a shape follows from them. ascend: what vllm-ascend is
-    known to serve of it in form modelslim, of `linears` and `cache` (scales of 8-bit keys and values).
+    keys' linear (`k_norm`). scaled_embedding: states enter the first block times sqrt(hidden_size). keys: of config.json that are
+    understood, beside `KEYS`: what the stock modules compute by. (Windows and soft caps of attention they hand to the attention
+    function, `modeling.fake_quant`; a cap of logits acts outside the blocks.) biased: linears with a bias whatever the config.
+    off: values at which other keys change nothing. defaults: what keys mean that config.json leaves out, where a shape follows
+    from them. ascend: what vllm-ascend is known to serve of it in form modelslim, of `linears` and `cache` (scales of 8-bit keys
+    and values).
     """
 
     model_type: str
@@ -94,6 +95,7 @@ class Architecture:
     key_norm: bool = False
     scaled_embedding: bool = False
     keys: frozenset[str] = frozenset()
+    biased: tuple[str, ...] = ()
     off: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     ascend: tuple[str, ...] = ()
@@ -123,6 +125,11 @@ class Architecture:
     def linear_prefix(self, layer: int, linear: str) -> str:
         """Tensor prefix of a linear in the checkpoint, without `.weight`."""
         return block_prefix(layer) + self.module_name(linear)
+
+    def has_bias(self, linear: str, config: Mapping[str, Any]) -> bool:
+        """Whether a linear has a bias."""
+        key = "attention_bias" if self.module_name(linear).startswith(ATTENTION) else "mlp_bias"
+        return linear in self.biased or bool(config.get(key))
 
     def setting(self, config: Mapping[str, Any], key: str) -> Any:
         """What a `config.json` means by `key`, stated or not."""
@@ -176,7 +183,10 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if lacking := [key for key in _STATED if not isinstance(config.get(key), int)]:
         raise ConfigError(f"config.json states no {', '.join(lacking)}; add what the model has, as a whole number")
     if config.get("quantization_config") is not None:
-        raise ConfigError("the model is quantized already (quantization_config in config.json); start from its float checkpoint")
+        raise ConfigError(
+            "the model is quantized already (quantization_config in config.json); start from its float checkpoint, or "
+            "remove the key where its weights are float"
+        )
     heads, keys = config["num_attention_heads"], found.setting(config, "num_key_value_heads") or config["num_attention_heads"]
     if not isinstance(keys, int) or keys < 1 or heads % keys:
         raise ConfigError(

@@ -52,14 +52,22 @@ class Blocks:
         self.device, self.dtype = device, dtype
         self.room = Room()  # for what `walk_sites` holds back
         self.architecture = architecture_of(config)
-        try:
+        with self._understood():
             self.config: Any = self.architecture.class_of("Config").from_dict(config)
             register_attention()
             self.config._attn_implementation = ATTENTION_NAME  # sdpa, plus whatever a block does to its cache
             self._rotary = self.architecture.class_of("RotaryEmbedding")(self.config).to(device)
-        except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """What transformers says of a configuration that it does not take, as a ConfigError."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, StrictDataclassError) as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"{folder}/config.json is not what transformers takes ({reason}); correct it") from None
+            raise ConfigError(
+                f"{self.weights.folder}/config.json is not what transformers takes ({reason}); correct it"
+            ) from None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states [sequences, tokens, hidden] (on the CPU) entering the first block, from token ids [sequences, tokens]."""
@@ -105,7 +113,7 @@ class Blocks:
         Raises ArtifactError unless they are just those, of the shapes, that the configuration asks for. `dtype` of its
         parameters: `self.dtype` unless given.
         """
-        with torch.device("meta"):
+        with torch.device("meta"), self._understood():
             block: nn.Module = self.architecture.class_of("DecoderLayer")(self.config, layer)
         wanted = {f"{block_prefix(layer)}{name}": list(tensor.shape) for name, tensor in block.state_dict().items()}
         found = {name: list(tensor.shape) for name, tensor in tensors.items()}

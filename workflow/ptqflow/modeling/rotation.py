@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ptqflow.artifacts.tensors import EMBEDDING, HEAD, NORM
-from ptqflow.modeling.anatomy import architecture_of, block_prefix
+from ptqflow.modeling.anatomy import EMBEDDING, HEAD, NORM, architecture_of, block_prefix
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.weights import Weights
 

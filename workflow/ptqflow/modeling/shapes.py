@@ -1,43 +1,14 @@
-"""Shapes of a model's linears from its `config.json`, and whether a recipe fits them. Import-light (no torch)."""
+"""Whether a recipe fits a model's `config.json`, and what it makes of the shapes. Import-light (no torch)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.anatomy import architecture, architecture_of
+from ptqflow.modeling.anatomy import architecture_of
+from ptqflow.modeling.dimensions import head_dim, linear_shapes
 from ptqflow.numerics.factors import kronecker_split
 from ptqflow.recipes import ROW_PARALLEL, Recipe
 from ptqflow.scheme import WeightArgs
-
-
-def head_dim(config: Mapping[str, Any]) -> int:
-    """Channels of a head; stated in newer configs, independently of the hidden size (some architectures have a default)."""
-    stated = config.get("head_dim") or architecture(config["model_type"]).defaults.get("head_dim")
-    return int(stated or config["hidden_size"] // config["num_attention_heads"])
-
-
-def queries_per_key(config: Mapping[str, Any]) -> int:
-    """How many query heads share a key and value head."""
-    heads = config["num_attention_heads"]
-    return int(heads // (architecture(config["model_type"]).setting(config, "num_key_value_heads") or heads))
-
-
-def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """(out_features, in_features) of each linear of a block, by name."""
-    hidden, intermediate, dim = config["hidden_size"], config["intermediate_size"], head_dim(config)
-    heads, found = config["num_attention_heads"], architecture(config["model_type"])
-    queries, keys = heads * dim, heads // queries_per_key(config) * dim
-    parts = {
-        "q_proj": (queries, hidden),
-        "k_proj": (keys, hidden),
-        "v_proj": (keys, hidden),
-        "o_proj": (hidden, queries),
-        "gate_proj": (intermediate, hidden),
-        "up_proj": (intermediate, hidden),
-        "down_proj": (hidden, intermediate),
-    }
-    of_parts = {linear: [parts[part] for part in found.parts(linear)] for linear in found.linears}
-    return {linear: (sum(rows for rows, _ in shapes), shapes[0][1]) for linear, shapes in of_parts.items()}
 
 
 def shards_of(recipe: Recipe, linear: str) -> int:

@@ -7,6 +7,7 @@ from ptqflow.errors import ConfigError
 
 TABLES = {
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
+    "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
@@ -14,6 +15,9 @@ TABLES = {
     "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
+    "published": ("parquet", "csv", "md", "html"),
+    "selftest": ("parquet", "csv", "md", "html"),
 }
 _FOLDER = Path(__file__).with_name("figures")
 FIGURES = sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__")

@@ -98,6 +98,12 @@ class Chunk(Model):
         return f"{self.platform}/{self.model}/{self.recipe}/chunk={self.chunk}"
 
 
+class Probed(Model):
+    """The self-test of a platform's device."""
+
+    platform: str
+
+
 def refuse_duplicates(key: str, identities: Iterable[Hashable]) -> None:
     """Each file of settings `key` speaks of something else. Raises ConfigError naming the repeated identity."""
     seen: set[Hashable] = set()

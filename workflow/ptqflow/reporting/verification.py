@@ -8,8 +8,6 @@ import pyarrow as pa
 from ptqflow.reporting.render import Grid, number
 from ptqflow.reporting.variants import Variant
 
-_LOGITS = "mean |difference of log p|"
-
 
 def build(verified: Sequence[tuple[Variant, pa.Table]]) -> list[dict[str, Any]]:
     """Rows of schema VERIFICATION_SUMMARY from tables of schema VERIFICATION."""
@@ -17,10 +15,10 @@ def build(verified: Sequence[tuple[Variant, pa.Table]]) -> list[dict[str, Any]]:
 
 
 def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    def values(check: str, ending: str = "", key: str = "value") -> list[float]:
-        return [c[key] for c in checks if c["check"] == check and c["subject"].endswith(ending) and c[key] is not None]
+    def values(check: str, key: str = "value") -> list[float]:
+        return [c[key] for c in checks if c["check"] == check and c[key] is not None]
 
-    weights, baseline = values("bytes", "weights")[0], values("bytes", "baseline")[0]
+    (weights,), (baseline,) = values("bytes"), values("baseline_bytes")
     notes = [f"{c['check']}: {c['note']}" for c in checks if c["status"] != "passed"]
     return {
         "tensors": sum(c["check"] == "tensors" for c in checks),
@@ -28,8 +26,8 @@ def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "bytes": int(weights),
         "baseline_share": weights / baseline,
         "weight_difference": max(values("weight"), default=None),
-        "logprob_difference": max(values("logits", _LOGITS), default=None),
-        "logprob_limit": max(values("logits", _LOGITS, "limit"), default=None),
+        "logprob_difference": max(values("mean_logprob_difference"), default=None),
+        "logprob_limit": max(values("mean_logprob_difference", "limit"), default=None),
         "note": "; ".join(notes) or None,
     }
 

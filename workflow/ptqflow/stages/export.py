@@ -16,8 +16,9 @@ from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.qparams import QParams
-from ptqflow.modeling.shapes import check_recipe, linear_shapes, packed_bytes, shards_of
+from ptqflow.modeling.shapes import check_recipe, packed_bytes, shards_of
 from ptqflow.modeling.weights import Weights
 from ptqflow.recipes import Recipe
 
@@ -59,6 +60,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
+    origin["source"] = manifest.origin.get("source")
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):
@@ -68,8 +70,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin |= _sizes(recipe, config, weights)
     args.output.unlink(missing_ok=True)
     layout = registry.layout(settings.form)(weights, qparams, recipe, config)
-    recipe_json = json.dumps(recipe.dump(), indent=2, sort_keys=True)
-    text = card(recipe, settings.form, scheme.loading(recipe), config, origin, recipe_json)
+    text = card(recipe, settings.form, scheme.loading(recipe, "."), config, origin, model)
     files = write(layout, manifest.files, text, folder)
     write_json(folder / SIDE_FILE, origin)
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)

@@ -22,7 +22,6 @@ from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import (
     check_description,
-    check_weights,
     description_files,
     files_in,
     license_of,
@@ -30,6 +29,7 @@ from ptqflow.artifacts.models import (
     weight_files,
 )
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling.tensors import check_model, stated_tensors
 from ptqflow.progress import progress
 from ptqflow.sources import Place
 
@@ -97,8 +97,7 @@ def run(settings: Settings, args: Namespace) -> None:
         )
     _remove_others(folder, files)
     check_description(folder)
-    read_config(folder)
-    check_weights(folder, weight_files(folder, files), values=True)
+    check_model(folder, weight_files(folder, files), values=True)
     license_name = license_of(folder)
     origin = {"source": source} | ({"license": license_name} if license_name else {})
     Manifest(files=dict(sorted(files.items())), origin=origin).write(folder)
@@ -122,11 +121,15 @@ def _from_folder(folder: Path, source: Path) -> dict[str, FileEntry]:
         return Wanted(origin.stat().st_size, cache.sha256(origin), None, lambda partial, report: _copy(origin, partial, report))
 
     names = source_files(source)
-    if left := sorted(
-        {path.name for path in source.iterdir() if not path.name.startswith(".")} - {n.split("/")[0] for n in names}
-    ):
-        print(f"fetch: left behind, since nothing reads it: {', '.join(left)}", file=sys.stderr)
+    _say_left((path.name for path in source.iterdir()), names)
     return _fill(folder, {name: wanted(name) for name in names})
+
+
+def _say_left(names: Iterable[str], taken: Iterable[str]) -> None:
+    """Name the files and folders that stay behind."""
+    tops = {name.split("/")[0] for name in names} - {name.split("/")[0] for name in taken}
+    if left := sorted(name for name in tops if not name.startswith(".")):
+        print(f"fetch: left behind, since nothing reads it: {', '.join(map(ascii, left))[:2000]}", file=sys.stderr)
 
 
 def _copy(source: Path, partial: Path, report: Report) -> None:
@@ -139,7 +142,7 @@ def _copy(source: Path, partial: Path, report: Report) -> None:
 def _from_hub(folder: Path, repo: str, revision: str) -> dict[str, FileEntry]:
     from ptqflow.artifacts import hub
 
-    listed = _listing(folder, repo, revision)
+    listed, others = _listing(folder, repo, revision)
 
     def wanted(name: str) -> Wanted:
         file = listed[name]
@@ -152,24 +155,27 @@ def _from_hub(folder: Path, repo: str, revision: str) -> dict[str, FileEntry]:
         raise ConfigError(f"model {repo}@{revision} has no config.json; give the repository of a transformers model")
     # What describes the model comes first: it may be refused before its weights are downloaded.
     files = _fill(folder, {name: wanted(name) for name in description_files(listed)})
-    check_description(folder)
+    check_description(folder, listed)
+    stated_tensors(read_config(folder))
     weights = weight_files(folder, listed)
     if "model.safetensors" in weights:
         files.pop("model.safetensors.index.json", None)
+    _say_left([*listed, *others], [*files, *weights])
     return files | _fill(folder, {name: wanted(name) for name in weights})
 
 
-def _listing(folder: Path, repo: str, revision: str) -> dict[str, "HubFile"]:
-    """The hub's list of files; a commit never changes, so it is asked once and kept."""
+def _listing(folder: Path, repo: str, revision: str) -> tuple[dict[str, "HubFile"], list[str]]:
+    """The hub's list of files, and names of others; a commit never changes, so it is asked once and kept."""
     from ptqflow.artifacts import hub
 
     kept = folder / STATE / f"{repo.replace('/', '--')}@{revision}.json"
     try:
-        return {name: hub.HubFile(**entry) for name, entry in json.loads(kept.read_text()).items()}
-    except (FileNotFoundError, ValueError, TypeError, AttributeError):  # not there yet, or cut off
-        files = hub.list_files(repo, revision)
-        write_json(kept, {name: asdict(entry) for name, entry in files.items()})
-        return files
+        known = json.loads(kept.read_text())
+        return {name: hub.HubFile(**entry) for name, entry in known["files"].items()}, list(known["others"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # not there yet, or cut off
+        files, others = hub.list_files(repo, revision)
+        write_json(kept, {"files": {name: asdict(entry) for name, entry in files.items()}, "others": others})
+        return files, others
 
 
 def _fill(folder: Path, wanted: Mapping[str, Wanted]) -> dict[str, FileEntry]:

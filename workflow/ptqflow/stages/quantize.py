@@ -28,6 +28,7 @@ from ptqflow.modeling.qparams import write_qparams
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
+from ptqflow.selftest.reliance import check_device
 
 
 class Settings(Model):
@@ -58,6 +59,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     model, manifest = args.model.parent, Manifest.read(args.model)
     manifest.verify(model, ["config.json"])
     recipe.check_source(manifest.origin, str(model))
+    check_device(recipe, device)
     check_recipe(recipe, json.loads((model / "config.json").read_text()), "of --settings", str(model))
     blocks = Blocks(model, device.torch_device, device.compute_dtype)
     names = [name for layer in layers for name in blocks.weights.names_under(block_prefix(layer))]

@@ -89,7 +89,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     dump = settings.model_dump(mode="json")
     inputs = {"model": {name: entry.sha256 for name, entry in manifest.files.items()}}
     origin = provenance("rotate", dump, args.code or "", inputs=inputs)
-    origin |= dump | {"exact_error": exact_error, "stored_error": stored_error}
+    origin |= dump | {"source": manifest.origin.get("source"), "exact_error": exact_error, "stored_error": stored_error}
     Manifest.of_folder(folder, [*carried, *documents, *weights.files()], origin).write(folder)
 
 

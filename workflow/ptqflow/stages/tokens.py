@@ -44,7 +44,8 @@ def run(settings: Settings, args: Namespace) -> None:
     manifest = Manifest.read(args.model)
     read = [name for name in description_files(manifest.files) if name not in UNREAD]
     manifest.verify(args.model.parent, read)
-    positions = read_config(args.model.parent).get("max_position_embeddings")
+    config = read_config(args.model.parent)
+    positions, vocabulary = config.get("max_position_embeddings"), config.get("vocab_size")
     if positions is not None and settings.sequence_length > positions:
         raise ConfigError(
             f"sequence_length {settings.sequence_length} exceeds the {positions} positions of {args.model.parent}; "
@@ -55,6 +56,11 @@ def run(settings: Settings, args: Namespace) -> None:
     items = documents(rows, settings, tokenizer)
     with progress(f"tokens {settings.source.label}", len(items), "rows") as bar:
         stream = token_stream(items, settings, tokenizer, bar.update)
+    if vocabulary is not None and (largest := max(stream.tokens, default=0)) >= vocabulary:
+        raise ConfigError(
+            f"{args.model.parent}: the tokenizer gives token {largest}, beyond the {vocabulary} rows of the model's embedding; "
+            "use the model's own tokenizer"
+        )
     offsets, disjoint = windows(len(stream.tokens), settings.samples, settings.sequence_length, settings.seed)
     if not disjoint:
         print(

@@ -76,13 +76,13 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     _refuse_failures(checks, args.checkpoint)
     baseline = _weight_bytes(manifests[args.model])
     rows = [_row(check) for check in checks]
-    rows.append({"check": "bytes", "subject": "baseline", "status": "passed", "value": float(baseline)})
+    rows.append({"check": "baseline_bytes", "subject": "float model", "status": "passed", "value": float(baseline)})
     logits = _logits(settings, args, select(args.platform))
     _refuse_failures(logits, args.checkpoint)
     rows += [_row(finding) for finding in logits]
     if settings.engine is None:
         note = "no engine of this environment loads the form; `make check-engines` runs it in those that do"
-        rows.append({"check": "logits", "subject": settings.form, "status": "skipped", "note": note})
+        rows.append({"check": "mean_logprob_difference", "subject": settings.form, "status": "skipped", "note": note})
 
     for reason, count in fallbacks(qparams).items():
         note = f"{count} linears or blocks are not as the recipe says: {reason}"
@@ -131,12 +131,12 @@ def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> lis
 
     def scored(manifest: Path) -> torch.Tensor:
         engine = protocol.load(settings.engine or "", manifest.parent, device)
-        return torch.cat(list(engine.score(windows, len(windows), lambda _: None)))
+        return torch.cat([nll for _, nll in sorted(engine.score(windows, len(windows)), key=lambda part: part[0][0])])
 
     fake = scored(args.fake)
     if settings.form == registry.FAKE:
         finite = None if bool(fake.isfinite().all()) else "not finite"
-        return [Finding("logits", f"{settings.engine}: perplexity", fake.mean().exp().item(), None, finite)]
+        return [Finding("perplexity", settings.engine, fake.mean().exp().item(), None, finite)]
     limit = WEIGHT_ONLY_LIMIT
     if not settings.recipe.is_weight_only():
         limit += NOISE_LIMIT * (fake - scored(args.model)).abs().mean().item()
@@ -144,6 +144,6 @@ def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> lis
     mean = differences.mean().item()
     complaint = None if mean <= limit else f"mean |difference of log p| is {mean:.3g} nats, at most {limit:.3g} expected"
     return [
-        Finding("logits", f"{settings.engine}: mean |difference of log p|", mean, limit, complaint),
-        Finding("logits", f"{settings.engine}: largest |difference of log p|", differences.max().item()),
+        Finding("mean_logprob_difference", settings.engine, mean, limit, complaint),
+        Finding("largest_logprob_difference", settings.engine, differences.max().item()),
     ]

@@ -4,14 +4,17 @@ Context and continuation are tokenized together and split at the context's lengt
 the continuation with a second word boundary. Spaces at the end of a context belong to the continuation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ptqflow.artifacts.journal import Journal
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.hashing import tokens_sha256
+from ptqflow.evaluation.hashing import requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import ChoiceItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
-from ptqflow.progress import progress
+from ptqflow.progress import progress, timed
 
 if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
@@ -61,12 +64,20 @@ def encode(tokenizer: Any, context: str, continuation: str, first: Sequence[int]
 
 
 def generate(
-    task: str, items: Sequence[ChoiceItem], engine: "Engine", protocol: Protocol, seed: int, batch_size: int
+    task: str,
+    items: Sequence[ChoiceItem],
+    engine: "Engine",
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
+    journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """One row of schema GENERATIONS per item: `choice_logprobs` in nats, and the lengths that a metric may divide them by.
 
     The characters and bytes of an alternative are counted without the space that joins it to the context, as lm-eval's acc_norm.
+    What the journal keeps is not asked again.
     """
+    journal = journal or Journal()
     first = beginning(engine.tokenizer) if protocol.bos else []
     pairs = [[encode(engine.tokenizer, *alternative, first) for alternative in item.alternatives] for item in items]
     flat = [pair for alternatives in pairs for pair in alternatives]
@@ -76,14 +87,23 @@ def generate(
                 f"an item of {len(context) + len(continuation)} tokens exceeds the model's {engine.max_length} positions: "
                 f"{text[:60]!r}; use a model with more positions"
             )
+    refuse_unknown(task, (token for pair in flat for part in pair for token in part), engine)
     with progress(task, len(flat), "alternatives") as bar:
-        found = iter(engine.loglikelihoods([c for c, _ in flat], [c for _, c in flat], batch_size, bar.update))
+        bar.update(journal.open(requests_sha256(flat)))
+        asked = engine.loglikelihoods([c for c, _ in flat], [c for _, c in flat], batch_size, frozenset(journal.results))
+        for likelihoods, seconds in timed(asked):
+            share = {"seconds": seconds / len(likelihoods)}
+            journal.add({pair: asdict(likelihood) | share for pair, likelihood in likelihoods.items()})
+            bar.update(len(likelihoods))
+    found = (journal.results[pair] for pair in range(len(flat)))
     return [
         _row(item, alternatives, [next(found) for _ in alternatives]) for item, alternatives in zip(items, pairs, strict=True)
     ]
 
 
-def _row(item: ChoiceItem, pairs: Sequence[tuple[list[int], list[int]]], likelihoods: Sequence[Any]) -> dict[str, Any]:
+def _row(
+    item: ChoiceItem, pairs: Sequence[tuple[list[int], list[int]]], likelihoods: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     contexts = [context for context, _ in pairs][:: len(pairs) // len(item.contexts)]  # a shared one once
     texts = [continuation.removeprefix(" ") for _, continuation in item.alternatives]
     return {
@@ -93,8 +113,9 @@ def _row(item: ChoiceItem, pairs: Sequence[tuple[list[int], list[int]]], likelih
         "prompt_sha256": tokens_sha256([token for context in contexts for token in context]),
         "prompt_tokens": sum(map(len, contexts)),
         "completion_tokens": sum(len(continuation) for _, continuation in pairs),
-        "choice_logprobs": [likelihood.logprob for likelihood in likelihoods],
-        "choice_greedy": [likelihood.greedy for likelihood in likelihoods],
+        "seconds": sum(likelihood["seconds"] for likelihood in likelihoods),
+        "choice_logprobs": [likelihood["logprob"] for likelihood in likelihoods],
+        "choice_greedy": [likelihood["greedy"] for likelihood in likelihoods],
         "choice_tokens": [len(continuation) for _, continuation in pairs],
         "choice_characters": [len(text) for text in texts],
         "choice_bytes": [len(text.encode()) for text in texts],

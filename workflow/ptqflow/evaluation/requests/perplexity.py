@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from ptqflow.artifacts.journal import Journal
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation.hashing import tokens_sha256
+from ptqflow.evaluation.hashing import requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import TextItem
+from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
-from ptqflow.progress import progress
+from ptqflow.progress import progress, timed
 
 if TYPE_CHECKING:
     import torch
@@ -37,12 +39,19 @@ def windows(tokens: list[int], length: int, limit: int | None = None) -> "torch.
 
 
 def generate(
-    task: str, items: Sequence[TextItem], engine: "Engine", protocol: Protocol, seed: int, batch_size: int
+    task: str,
+    items: Sequence[TextItem],
+    engine: "Engine",
+    protocol: Protocol,
+    seed: int,
+    batch_size: int,
+    journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """One row of schema GENERATIONS per window: `nll` in nats, summed over its `completion_tokens` = L-1 targets.
 
-    Raises ConfigError when no window fits the text or the model.
+    What the journal keeps is not asked again. Raises ConfigError when no window fits the text or the model.
     """
+    journal = journal or Journal()
     window = protocol.window
     if engine.max_length is not None and window > engine.max_length:
         raise ConfigError(f"task {task}: window {window} exceeds the model's {engine.max_length} positions; set a smaller window")
@@ -53,8 +62,13 @@ def generate(
         raise ConfigError(
             f"task {task}: its text has {len(stream)} tokens, fewer than one window of {window}; set a smaller window"
         )
+    refuse_unknown(task, stream[: batch.numel()], engine)
     with progress(task, len(batch), "windows") as bar:
-        nll = [value for part in engine.score(batch, batch_size, bar.update) for value in part.sum(-1).tolist()]
+        bar.update(journal.open(requests_sha256(batch.tolist())))
+        for (indices, nll), seconds in timed(engine.score(batch, batch_size, frozenset(journal.results))):
+            sums = zip(indices, nll.sum(-1).tolist(), strict=True)
+            journal.add({index: {"nll": value, "seconds": seconds / len(indices)} for index, value in sums})
+            bar.update(len(indices))
     return [
         {
             "item": f"{index:06d}",
@@ -62,7 +76,7 @@ def generate(
             "prompt_sha256": tokens_sha256(tokens),
             "prompt_tokens": window,
             "completion_tokens": window - 1,
-            "nll": value,
+            **journal.results[index],
         }
-        for index, (tokens, value) in enumerate(zip(batch.tolist(), nll, strict=True))
+        for index, tokens in enumerate(batch.tolist())
     ]

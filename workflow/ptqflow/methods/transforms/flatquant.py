@@ -106,9 +106,14 @@ class _Trainer:
         self.record(0, "identity_error", self._identity_error(learned.values()), "before training")
 
         clips = [p for name, p in learned.named_parameters() if "clips" in name]
-        others = [p for name, p in learned.named_parameters() if "clips" not in name]
+        scales = [*learned.log_scales.parameters()]
+        matrices = [*learned.matrices.parameters()]
         descent = Descent(
-            [Group(others, settings.learning_rate), Group(clips, settings.clip_learning_rate)],
+            [
+                Group(matrices, settings.learning_rate),
+                Group(scales, settings.scale_learning_rate),
+                Group(clips, settings.clip_learning_rate),
+            ],
             lambda indices: self._loss(self._state(learned.values()), indices),
             lambda: self._held_out(self._state(learned.values())),
             settings.weight_decay,

@@ -13,6 +13,7 @@ class FlatQuantChanges(Model):
 
     epochs: Annotated[int, Field(ge=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    scale_learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
@@ -35,6 +36,7 @@ class FlatQuantTransform(Transform):
     epochs: Annotated[int, Field(ge=0)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    scale_learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0

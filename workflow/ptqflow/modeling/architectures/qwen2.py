@@ -6,6 +6,7 @@ ARCHITECTURE = Architecture(
     "qwen2",
     "Qwen2",
     keys=frozenset({"head_dim", "use_sliding_window", "sliding_window", "max_window_layers", "layer_types"}),
+    biased=("q_proj", "k_proj", "v_proj"),
     ascend=("linears",),
     defaults={"num_key_value_heads": 32},
 )

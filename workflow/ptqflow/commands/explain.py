@@ -1,4 +1,4 @@
-"""`ptqflow recipe NAME`: the complete recipe that a name of config.yaml, or a preset, stands for, with what it changes marked."""
+"""`ptqflow explain NAME`: the complete recipe that a name of config.yaml, or a preset, stands for, and what it changes."""
 
 import argparse
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,10 @@ from ptqflow.presets import PRESETS, resolve, without_preset
 from ptqflow.recipes import Recipe
 from ptqflow.replicates import Replicated
 
-SUMMARY = "show the complete recipe that a name of config.yaml, or a preset, stands for"
+EXAMPLES = """examples:
+  ptqflow explain awq-w4a16                        a preset
+  ptqflow explain awq-w4 --config study/config.yaml  a recipe of a study, and what it changes of its preset
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

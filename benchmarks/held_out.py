@@ -1,0 +1,106 @@
+"""Held-out error of single blocks under recipes, each block on its own: the float model's states enter it.
+
+Usage: held_out.py NAME=RECIPE ... [--seeds 0 1 2] [--model resources/demo-model]. RECIPE: an entry of `recipes` as JSON.
+The error is |block' - block|² / |block - input|² on sequences that calibration did not see, all quantizers on, as deployed: a
+line per block and seed, then the geometric mean of each recipe over the first one's.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peer_models import ROOT
+from ptqflow.artifacts.activations import STATISTICS, read_absmax
+from ptqflow.artifacts.tokens import read_tokens
+from ptqflow.devices.device import select
+from ptqflow.methods.layer import quantize_layer
+from ptqflow.modeling import online
+from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.modeling.qparams import deployed
+from ptqflow.presets import resolve
+from ptqflow.recipes import Recipe
+from ptqflow.stages import collect, fetch, tokens
+from torch import Tensor
+
+CALIBRATION = {"source": {"path": str(ROOT / "resources/calibration/traces.jsonl")}, "format": "chat"}
+
+
+def seeded(entry: dict[str, Any], seed: int) -> Recipe:
+    """The recipe with its own randomness drawn by another seed, where it has any."""
+    recipe = resolve(entry)
+    if "seed" not in type(recipe.transform).model_fields:
+        return recipe
+    return recipe.model_copy(update={"transform": recipe.transform.model_copy(update={"seed": 1000 * seed})})
+
+
+@torch.no_grad()
+def block_error(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe, states: Tensor) -> float:
+    """Of block `layer` as deployed, on held-out states [sequences, tokens, hidden] of the float model."""
+    exact = blocks.build(layer, blocks.tensors(layer))
+    weights = {n: deployed(n, t, qparams, blocks.architecture) for n, t in blocks.tensors(layer).items()}
+    block = blocks.build(layer, weights)
+    quantize_block(block, recipe, layer)
+    online.load(block, layer, qparams)
+    positions, lost, total = blocks.positions(states.shape[1]), 0.0, 0.0
+    for part in batches(*states.shape[:2]):
+        target = forward(exact, states[part], positions)
+        lost += (forward(block, states[part], positions) - target).double().square().sum().item()
+        total += (target - states[part]).double().square().sum().item()
+    return lost / total
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", metavar="NAME=RECIPE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", type=Path, default=ROOT / "resources/demo-model")
+    parser.add_argument("--samples", type=int, default=64, help="calibration sequences; as many more are held out")
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--layers", nargs="+", type=int)
+    args = parser.parse_args()
+    recipes = {name: json.loads(recipe) for name, _, recipe in (text.partition("=") for text in args.recipes)}
+    device = select("cpu")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        manifest = folder / "model/manifest.json"
+        fetch.run(fetch.Settings(path=str(args.model)), Namespace(output=manifest, code=None))
+        drawn = CALIBRATION | {"samples": 2 * args.samples, "sequence_length": args.length}
+        sequences = Namespace(model=manifest, output=folder / "tokens.parquet", code=None)
+        tokens.run(tokens.Settings.model_validate(drawn), sequences)
+        calibration = folder / "calibration/manifest.json"
+        arguments = Namespace(platform="cpu", model=manifest, tokens=sequences.output, output=calibration, code=None)
+        collect.run(collect.Settings(chunks=1), arguments)
+        absmax = read_absmax(calibration.parent / STATISTICS)
+        blocks = Blocks(manifest.parent, device.torch_device, torch.float32)
+        states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
+        found: dict[str, list[float]] = {name: [] for name in recipes}
+        for layer in range(blocks.config.num_hidden_layers):
+            if args.layers is None or layer in args.layers:
+                for seed in args.seeds:
+                    for name, entry in recipes.items():
+                        recipe, own = seeded(entry, seed), states[: args.samples].clone()
+                        with torch.no_grad(), device.true_float32():
+                            qparams, _, _ = quantize_layer(blocks, layer, own, absmax.get(layer, {}), recipe, device, True)
+                        error = block_error(blocks, layer, qparams, recipe, states[args.samples :])
+                        found[name].append(error)
+                        print(f"block {layer} seed {seed} {name}: {error:.4e}", flush=True)
+            exact, positions = blocks.build(layer, blocks.tensors(layer)), blocks.positions(states.shape[1])
+            with torch.no_grad():
+                for part in batches(*states.shape[:2]):
+                    states[part] = forward(exact, states[part], positions)
+    first = next(iter(found.values()))
+    for name, errors in found.items():
+        ratios = [e / f for e, f in zip(errors, first, strict=True)]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        print(f"{name}: geometric mean of the ratio {mean:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Latency of a model and of its quantized checkpoints in one engine (`transformers-int`), and where a W8A8 linear's time goes.
+
+Usage: inference.py [--platform gpu] [--layers 2]. A random Qwen2 of shapes of a 7B model's blocks on a GPU, of 111M parameters
+on a CPU. `float` is the compute dtype of the platform and, on a CPU, bfloat16 beside it. `fake` is emulation: it
+says what the arithmetic of the quantized model costs in accuracy, never what it gains in speed.
+"""
+
+import argparse
+import json
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peer_models import MIDDLE, OF_7B, VOCABULARY, Shape, random
+from ptqflow.devices.device import Device, select
+from ptqflow.engines import protocol
+from ptqflow.engines.protocol import Timing
+from ptqflow.modeling.integer_linear import Int8Linear
+from ptqflow.numerics.convention import Grid
+from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
+from ptqflow.presets import resolve
+from ptqflow.stages import export
+from ptqflow.stages import quantize as quantize_stage
+from torch import nn
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "W8A8": {"preset": "rtn-w8a8", "scheme": {"input_activations": {"symmetric": True}}},
+    "W4A16": {"preset": "rtn-w4a16", "scheme": {"weights": {"group_size": 128}}},
+}
+FORM = "compressed-tensors"
+WORKLOADS = {"cpu": ((1, 128), (4, 128)), "cuda": ((1, 512), (8, 512), (1, 2048))}  # batch, prompt tokens
+REPETITIONS = 5
+
+
+def checkpoints(platform: str, folder: Path, shape: Shape) -> Iterator[tuple[str, Path]]:
+    """Name and folder of the float model, and of the fake and the real form of every recipe."""
+    model = folder / "model"
+    random(model, shape)
+    yield "float", model
+    for name, entry in RECIPES.items():
+        recipe, qparams = resolve(entry), folder / name / "qparams.safetensors"
+        paths = {"qparams": qparams, "diagnostics": folder / name / "diagnostics.parquet", "losses": None, "calibration": None}
+        paths |= {"model": model / "manifest.json", "tokens": folder / "tokens.parquet"}
+        arguments = Namespace(platform=platform, code=None, **paths)
+        quantize_stage.run(quantize_stage.Settings(recipe=recipe, chunk=0, layers=(0, shape.layers)), arguments)
+        for form in ("fake", FORM):
+            output = folder / name / form / "manifest.json"
+            export.run(
+                export.Settings(recipe=recipe, form=form),
+                Namespace(model=model / "manifest.json", qparams=[qparams], output=output, code=None),
+            )
+            yield f"{name} {'fake (emulation)' if form == 'fake' else 'integers'}", output.parent
+
+
+def timed(device: Device, folder: Path, shape: Shape) -> Iterator[dict[str, Any]]:
+    """Median seconds of prefill and of a decode step, for every checkpoint and workload."""
+    for name, place in checkpoints(device.platform, folder, shape):
+        dtypes = [device.compute_dtype]
+        if name == "float" and device.module is None:
+            dtypes.append(torch.bfloat16)
+        for dtype in dtypes:
+            engine: Any = protocol.load("transformers-int", place, replace(device, compute_dtype=dtype))
+            for batch, tokens in WORKLOADS[device.torch_device.type]:
+                prompts = torch.randint(3, VOCABULARY, (batch, tokens), generator=torch.Generator().manual_seed(0))
+                engine.time(prompts[:, :32], 1)
+                runs = [engine.time(prompts, 8) for _ in range(REPETITIONS)]
+                yield {
+                    "checkpoint": name if dtype == device.compute_dtype else f"{name}, bfloat16",
+                    "batch": batch,
+                    "tokens": tokens,
+                    "prefill": _median(runs, 0),
+                    "decode": _median(runs, 1) / 8,
+                    "kernels": engine.settings()["kernels"],
+                }
+            del engine
+
+
+def _median(runs: list[list[Timing]], phase: int) -> float:
+    return sorted(run[phase].seconds for run in runs)[len(runs) // 2]
+
+
+def linear(device: Device, shape: Shape, rows: int, seconds_of: Callable[..., float]) -> dict[str, float]:
+    """Seconds of the parts of a W8A8 linear [intermediate, hidden] on `rows` tokens, of the whole, and of a float one."""
+    generator, out, columns = torch.Generator().manual_seed(0), shape.intermediate, shape.hidden
+    where, dtype = device.torch_device, device.compute_dtype
+    weight = torch.randint(-127, 128, (out, columns), generator=generator, dtype=torch.int8).to(where)
+    x = torch.randn(rows, columns, generator=generator).to(where, dtype)
+    module = Int8Linear(weight, torch.rand(out, 1).to(where), None)
+    plain = nn.Linear(columns, out, bias=False, device=where, dtype=dtype)
+    grid = Grid(8, True)
+
+    def quantized() -> tuple[torch.Tensor, torch.Tensor]:
+        values = x.float()
+        low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+        scale, zero_point = dynamic_scale_and_zero_point(low, high, 8, True)
+        return quantize(values, scale, zero_point, grid).to(torch.int8), scale
+
+    integers, scale = quantized()
+    total = module.kernel.product(integers, weight)
+    with torch.inference_mode():
+        return {
+            "float": seconds_of(device, lambda: plain(x)),
+            "W8A8": seconds_of(device, lambda: module(x)),
+            "quantize": seconds_of(device, quantized),
+            "product": seconds_of(device, lambda: module.kernel.product(integers, weight)),
+            "scale": seconds_of(device, lambda: (total * scale * module.weight_scale).to(dtype)),
+        }
+
+
+def main() -> None:
+    """Print both tables."""
+    from gpu import seconds_of
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", default="cpu")
+    parser.add_argument("--layers", type=int, default=None)
+    args = parser.parse_args()
+    device = select(args.platform)
+    shape = MIDDLE if device.module is None else replace(OF_7B, layers=2, sequences=4)
+    shape = replace(shape, layers=args.layers or shape.layers)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in timed(device, Path(folder), shape):
+            print(json.dumps(row), flush=True)
+    for rows in (1, 64, 2048):
+        print(json.dumps({"rows": rows} | linear(device, shape, rows, seconds_of)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Commands that a user starts with: what they print is true, and what cannot be is one sentence."""
+
+import json
+
+import pytest
+import yaml
+from checkout import REPOSITORY
+from ptqflow import cli
+from ptqflow.checkpoints import registry
+from ptqflow.commands import run as run_command
+from ptqflow.commands.located import located, named
+from ptqflow.errors import ConfigError
+from ptqflow.presets import PRESETS
+
+DEMO = str(REPOSITORY / "resources/demo-model")
+
+
+def test_every_command_says_what_it_does_and_gives_examples(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            cli.main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"  ptqflow {name}" in capsys.readouterr().out
+
+
+def test_the_version_is_said(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("ptqflow ")
+
+
+def test_recipes_lists_every_preset_with_the_forms_that_hold_it(capsys):
+    assert cli.main(["recipes"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in PRESETS)
+    assert "forms: autoawq, compressed-tensors, fake, gptq" in said
+
+
+def test_formats_says_of_each_recipe_and_form_yes_or_why_not(capsys):
+    assert cli.main(["formats", DEMO, "--recipe", "rtn-w8a8", "awq-w4a16"]) == 0
+    said = capsys.readouterr().out
+    columns, *rows = (line.split() for line in said.splitlines()[:3])
+    held = {name: dict(zip(columns, cells, strict=True)) for name, *cells in rows}
+    assert held["awq-w4a16"] | {"modelslim": "–"} == dict.fromkeys(columns, "yes") | {"modelslim": "–"}
+    assert held["rtn-w8a8"] == {"fake": "yes", "autoawq": "–", "compressed-tensors": "yes", "gptq": "–", "modelslim": "–"}
+    assert "GPTQ checkpoints quantize weights only" in said
+    assert set(columns) == set(registry.forms())
+
+
+def test_formats_says_what_does_not_fit_this_model(tmp_path, capsys):
+    config = json.loads((REPOSITORY / "resources/demo-model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 800}))
+    assert cli.main(["formats", str(tmp_path), "--recipe", "awq-w4a16"]) == 0
+    assert "group_size 128 does not divide" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("model", "said"), [("nowhere", "no folder or file here"), ("/tmp", "has no config.json")])
+def test_a_model_that_is_not_there_is_one_sentence(model, said):
+    with pytest.raises(ConfigError, match=said):
+        located(model)
+
+
+def test_names_of_models_become_names_of_folders():
+    assert named("DeepSeek-R1-Distill-Qwen-1.5B") == "DeepSeek-R1-Distill-Qwen-1-5B"
+
+
+def test_run_wants_a_study(tmp_path):
+    with pytest.raises(ConfigError, match="ptqflow new"):
+        run_command.workflow(tmp_path, "local", [])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"platform": "cpu"}))
+    with pytest.raises(ConfigError, match="no such profile"):
+        run_command.workflow(tmp_path, "moon", [])
+
+
+def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
+    assert run_command.profile_options("local", [])[2:] == [
+        "--configfile",
+        str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
+    ]
+    assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
+
+
+def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):
+    folder = finished.root / "results/cpu/checkpoints/demo/rounded/fake"
+    before = (folder / "README.md").read_bytes()
+    assert cli.main(["card", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "| text (perplexity) | transformers |" in said
+    assert "Nothing was measured" not in said
+    assert (folder / "README.md").read_bytes() == before  # its manifest knows these bytes
+    assert cli.main(["card", str(finished.root)]) == 2
+    assert "no checkpoint of a study" in capsys.readouterr().err

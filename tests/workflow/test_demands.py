@@ -1,0 +1,102 @@
+"""What jobs ask for is within a factor of 1.5 of what they were measured to take, and grows with the model and each failure."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ptqflow import demands
+from ptqflow.demands import MB, ROOM, Demand, Dimensions
+from ptqflow.errors import ConfigError
+from ptqflow.needs import Needs, within
+from ptqflow.presets import resolve
+from ptqflow.slurm import Limits
+from ptqflow.study import load
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = Dimensions.of(json.loads((ROOT / "resources/demo-model/config.json").read_text()), on_device=False)
+# benchmarks/peer_models.py: random-111m, stored in bfloat16
+QWEN2 = {"model_type": "qwen2", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "dtype": "bfloat16"}
+QWEN2 |= {"num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 8192, "tie_word_embeddings": False}
+GPTQ = resolve({"preset": "gptq-w4a16"})
+LIMITS = Limits("npu", cpus=4, mem_mb=1500, minutes=60, gres={"npu": 2})
+
+
+@pytest.mark.parametrize(
+    ("demand", "measured_mb"),
+    [
+        (demands.collect(DEMO, 64 * 256, False), 512),
+        (demands.quantize(DEMO, DEMO.layers, 64 * 256, GPTQ, False), 599),
+        (demands.export(DEMO), 316),
+        (demands.verify(DEMO, False), 515),
+        (demands.generate(DEMO, {"max_new_tokens": 256, "limit": 100}, 100, False), 712),
+        (demands.generate(DEMO, {"window": 256}, 100, False), 868),
+        (demands.measure(DEMO, 8, 80, 8, False), 502),
+        (demands.small(), 358),
+    ],
+)
+def test_memory_of_the_demo_model_is_what_was_measured(demand, measured_mb):
+    assert 1 / 1.5 <= demand.mem_mb / ROOM / measured_mb <= 1.5
+
+
+def test_memory_of_a_larger_model_is_what_was_measured(larger):
+    found = {
+        "collect": demands.collect(larger, 32 * 512, False),
+        "quantize": demands.quantize(larger, larger.layers, 32 * 512, GPTQ, False),
+        "export": demands.export(larger),
+        "measure": demands.measure(larger, 8, 80, 8, False),
+    }
+    measured = {"collect": 985, "quantize": 1091, "export": 985, "measure": 1066}
+    assert all(1 / 1.5 <= found[stage].mem_mb / ROOM / measured[stage] <= 1.5 for stage in found), found
+
+
+@pytest.fixture
+def larger():
+    return Dimensions.of(QWEN2, on_device=False)
+
+
+def test_each_failure_asks_for_more_within_what_a_node_has():
+    first = Demand(8, 600, 20)
+    assert within(first, 1, None, "x") == first
+    assert [within(first, n, LIMITS, "x").mem_mb for n in (1, 2, 3)] == [900, 1350, 1500]
+    assert [within(first, n, LIMITS, "x").minutes for n in (1, 2, 3)] == [20, 40, 60]
+    assert within(first, 1, LIMITS, "x").threads == 4
+    with pytest.raises(
+        ConfigError, match=r"quantize of m needs some 1600 MB, but no node of partition npu has more than 1500; use"
+    ):
+        within(Demand(1, 1300, 20), 1, LIMITS, "quantize of m")
+
+
+def test_a_small_model_takes_one_core_and_a_large_one_more():
+    billions = QWEN2 | {"hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64}
+    large = Dimensions.of(billions | {"num_attention_heads": 40, "num_key_value_heads": 8}, on_device=True)
+    assert demands.collect(DEMO, 1000, False).threads == 1
+    assert demands.collect(large, 1000, True).threads > 4
+    assert demands.verify(large, True).mem_mb * MB > large.parameters * 4
+
+
+def test_every_stage_of_a_study_has_a_demand(monkeypatch):
+    import yaml
+
+    monkeypatch.chdir(ROOT)
+    study = load(yaml.safe_load(Path("config.yaml").read_text()))
+    w = {"platform": "cpu", "model": "demo", "recipe": "gptq-w4", "chunk": "1", "form": "fake", "variant": "baseline"}
+    w |= {"engine": "transformers", "task": "text", "seed": "0", "timing": "transformers", "calibration": "traces"}
+    stages = ("fetch", "rotate", "tokens", "collect", "quantize", "export", "verify", "generate", "score", "measure", "aggregate")
+    for stage in (*stages, "plot", "selftest"):
+        found = Needs(study).of(stage, w)
+        assert found.threads == 1, "the demo's tables depend on it"
+        assert 200 < found.mem_mb < 4000
+        assert 15 <= found.minutes < 120
+
+
+def test_a_study_that_no_node_can_hold_is_refused(monkeypatch):
+    import yaml
+
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    roomy = Limits("npu", cpus=4, mem_mb=16000, minutes=60, gres={"npu": 2})
+    Needs(load(config)).check({False: roomy, True: roomy})
+    Needs(load(config)).check({})
+    config["calibrations"]["traces"] |= {"samples": 200_000, "sequence_length": 512}
+    with pytest.raises(ConfigError, match=r"^collect of demo traces needs some \d+ MB, but no node of partition npu has"):
+        Needs(load(config)).check({False: roomy, True: roomy})

@@ -1,0 +1,193 @@
+"""One model by one recipe: what a user types becomes a study that says the same, and what comes out is the checkpoint."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from checkout import REPOSITORY, environment
+from fake_hub import FakeHub
+from ptqflow import cli, estimate
+from ptqflow.artifacts.manifests import Manifest
+from ptqflow.commands import quantize_model
+from ptqflow.commands.check import study_of
+from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
+from ptqflow.commands.located import located
+from ptqflow.errors import ConfigError
+from ptqflow.presets import resolve
+
+DEMO = REPOSITORY / "resources/demo-model"
+TRACES = REPOSITORY / "resources/calibration/traces.jsonl"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The arguments that Snakemake would have been started with."""
+    found: list = []
+    monkeypatch.setattr(quantize_model, "workflow", lambda *args, **options: found.append(args) or 3)
+    return found
+
+
+def quantize(*options: object) -> int:
+    return cli.main(["quantize-model", *map(str, options)])
+
+
+def test_the_study_it_writes_is_the_one_that_was_asked_for(tmp_path, monkeypatch, started):
+    out = tmp_path / "out"
+    changes = ["scheme.weights.num_bits=3", "calibration.samples=8", "calibration.sequence_length=64"]
+    assert quantize(DEMO, "--recipe", "awq-w4a16", "--out", out, "--calibration", TRACES, "--set", *changes, "--cores", 1) == 3
+    (work, profile, targets), *_ = started
+    assert (work, profile) == (tmp_path / "out.work", "local")
+    place = "results/cpu/checkpoints/demo-model/awq-w4a16/compressed-tensors/manifest.json"
+    assert targets[:4] == ["--cores", "1", "--", place]
+    monkeypatch.chdir(tmp_path)
+    study = study_of(work)
+    changed = resolve({"preset": "awq-w4a16", "scheme": {"weights": {"num_bits": 3}}})
+    assert study.recipes["awq-w4a16"].dump() == study.recipes["awq-w4a16"].dump() | changed.dump()
+    assert study.checkpoints(None) == [("awq-w4a16", "fake"), ("awq-w4a16", "compressed-tensors")]
+    calibration = study.calibrations["calibration"]
+    assert (calibration.samples, calibration.sequence_length, calibration.format) == (8, 64, "chat")
+
+
+def test_a_branch_of_the_hub_is_resolved_to_its_commit_and_recorded(tmp_path, monkeypatch, started):
+    import huggingface_hub.constants as constants
+
+    with FakeHub.of_folder(DEMO).serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        assert quantize(f"{hub.repo}@main", "--recipe", "rtn-w8a8", "--out", tmp_path / "out") == 3
+        written = yaml.safe_load((tmp_path / "out.work/config.yaml").read_text())
+        assert written["models"]["model"] == {
+            "source": {"repo": hub.repo, "revision": hub.revision},
+            "layers": 4,
+            "model_type": "qwen2",
+            "chunks": 1,
+        }
+        assert not any(path.endswith(".safetensors") for path, _ in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--recipe", "awq-w5"], "no preset and no file"),
+        (["--recipe", "awq-w4a16"], "learns from calibration text; give --calibration"),
+        (["--recipe", "rtn-w8a8", "--format", "gptq"], "GPTQ checkpoints quantize weights only"),
+        (["--recipe", "rtn-w8a8", "--format", "gguf"], "form 'gguf' is unknown"),
+        (["--recipe", "rtn-w8a8", "--set", "scheme.weights.bits=3"], "did you mean"),
+        (["--recipe", "rtn-w8a8", "--set", "bits"], "give key=value"),
+        (["--recipe", "rtn-w8a8", "--calibration", "nowhere.jsonl"], "no folder or file here, and no dataset of the hub"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_before_any_job(tmp_path, capsys, started, options, said):
+    assert quantize(DEMO, "--out", tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not started
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_a_folder_of_the_users_own_files_is_no_output(tmp_path, capsys, started):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path) == 2
+    assert "name a new folder" in capsys.readouterr().err
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch):
+    monkeypatch.setattr("ptqflow.commands.entries.load_rows", lambda source: [{"question": "?", "answer": "!"}])
+    revision = "0" * 40
+    entry = calibration_entry(f"openai/gsm8k@{revision}:main:train", resolve({"preset": "gptq-w4a16"}), {"samples": 4}, 128)
+    assert entry["source"] == {"repo": "openai/gsm8k", "revision": revision, "subset": "main", "split": "train"}
+    assert (entry["format"], entry["samples"], entry["sequence_length"]) == ("chat", 4, 128)
+
+
+def test_settings_are_nested_keys_with_values_of_yaml():
+    assert settings(["a.b=3", "a.c=null", "d=[1, x]"]) == {"a": {"b": 3, "c": None}, "d": [1, "x"]}
+    with pytest.raises(ConfigError, match="give key=value"):
+        settings(["a=1", "a.b=2"])
+
+
+def test_a_recipe_may_be_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: rtn-w4a16\nscheme: {weights: {group_size: 64}}\n")
+    entry, recipe = recipe_entry(str(file), {"scheme": {"weights": {"num_bits": 3}}})
+    assert (recipe.scheme.weights.num_bits, recipe.scheme.weights.group_size) == (3, 64)
+    assert entry["preset"] == "rtn-w4a16"
+
+
+def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mine"
+    assert cli.main(["new", str(folder), "--model", str(DEMO), "--calibration", str(TRACES)]) == 0
+    monkeypatch.chdir(tmp_path)
+    study = study_of(folder)
+    assert set(study.recipes) == {"rtn-w4a16", "awq-w4a16", "gptq-w4a16"}
+    assert (set(study.models), study.tasks, study.suites) == ({"demo-model"}, {}, {})
+    assert cli.main(["new", str(folder), "--model", str(DEMO)]) == 2
+    assert "exists; edit it" in capsys.readouterr().err
+
+
+def test_check_refuses_a_wrong_study_in_its_own_words(tmp_path, capsys, monkeypatch):
+    cli.main(["new", str(tmp_path / "mine"), "--model", str(DEMO)])
+    file = tmp_path / "mine/config.yaml"
+    file.write_text(file.read_text().replace("preset: rtn-w4a16", "preset: rtn-w4a17"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["check", "mine"]) == 2
+    assert "unknown preset 'rtn-w4a17'" in capsys.readouterr().err
+
+
+def test_check_counts_the_jobs_that_are_left_and_what_they_cost(finished, capsys, monkeypatch):
+    monkeypatch.chdir(finished.root)
+    assert cli.main(["check", str(finished.root)]) == 0
+    said = capsys.readouterr().out
+    assert "1 model(s), 2 recipe(s), 1 task(s)" in said
+    assert all(word in said for word in ("to run: ", "time: ", "memory: ", "disk: "))
+
+
+def demo_study(tmp_path, monkeypatch, **calibration):
+    """A study of three recipes on the demo model."""
+    cli.main(["new", str(tmp_path / "mine"), "--model", str(DEMO)])
+    monkeypatch.chdir(tmp_path)
+    study = study_of(tmp_path / "mine")
+    entry = study.calibrations["text"].model_copy(update=calibration)
+    return study.model_copy(update={"calibrations": {"text": entry}})
+
+
+def test_estimates_follow_the_work(tmp_path, monkeypatch):
+    study = demo_study(tmp_path, monkeypatch, samples=64)
+    models = estimate.sizes(study)
+    assert abs(models["demo-model"].parameters / 3_444_992 - 1) < 0.01  # its card
+    slow, fast = (sum(estimate.seconds(study, models, rate)["quantize"]) for rate in (1e9, 1e12))
+    assert slow > 10 * fast
+    twice = study.model_copy(update={"calibrations": {"text": study.calibrations["text"].model_copy(update={"samples": 128})}})
+    assert estimate.memory(twice, models) > estimate.memory(study, models)
+    assert estimate.disk(twice, models) > estimate.disk(study, models)
+    cost = {name: estimate.passes(resolve({"preset": name})) for name in ("rtn-w4a16", "gptq-w4a16", "flatquant-w4a4kv4")}
+    assert cost["rtn-w4a16"] < cost["gptq-w4a16"] < cost["flatquant-w4a4kv4"]
+
+
+@pytest.mark.slow
+def test_the_folder_that_comes_out_is_a_verified_checkpoint_and_a_second_run_does_nothing(tmp_path):
+    command = [sys.executable, "-m", "ptqflow", "quantize-model", str(DEMO), "--recipe", "rtn-w4a16", "--out", "out"]
+    env = environment() | {"PYTHONPATH": str(REPOSITORY / "workflow")}
+    command += ["--set", "calibration.samples=4", "calibration.sequence_length=64", "--cores", "1"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    first = run()
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "[6/6] verify demo-model rtn-w4a16 compressed-tensors" in first.stderr
+    assert f"vllm serve {tmp_path / 'out'}" in first.stdout
+    assert "none failed" in first.stdout
+    Manifest.read(tmp_path / "out/manifest.json").verify(tmp_path / "out")
+    second = run()
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert "jobs to run" not in second.stderr
+
+
+def test_a_model_is_named_after_its_folder():
+    found = located(str(DEMO))
+    assert (found.name, found.source) == ("demo-model", {"path": str(DEMO)})

@@ -1,0 +1,52 @@
+"""The studies of config/ are whole: every key and job is checked; only commits that were not known are missing, and said so."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from checkout import Checkout, jobs
+from ptqflow import configfile
+from ptqflow.errors import ConfigError
+from ptqflow.jobs import Jobs
+from ptqflow.study import load
+
+STUDIES = sorted(Path(__file__).resolve().parents[2].glob("config/*.yaml"))
+
+
+def completed(path: Path) -> tuple[dict, int]:
+    """A study with a commit wherever none stands, and how many those are."""
+    text = path.read_text()
+    config = yaml.safe_load(text)
+    missing = [e["source"] for part in ("models", "calibrations", "tasks") for e in config[part].values()]
+    missing = [source for source in missing if source["revision"] is None]
+    for source in missing:
+        source["revision"] = "0" * 40
+    return config, len(missing)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
+    configfile.check(path)
+    config, missing = completed(path)
+    planned = Jobs(load(config))
+    files = planned.aggregate_inputs()
+    recipes, models = len(config["recipes"]), len(config["models"])
+    assert len(files) > models * recipes * len(config["tasks"])
+    for model in config["models"]:
+        for recipe in config["recipes"]:
+            assert planned.quantize(model, recipe, 0)
+    if missing:
+        with pytest.raises(ConfigError, match="revision"):
+            load(yaml.safe_load(path.read_text()))
+
+
+def test_an_evening_is_planned_by_the_real_snakemake(tmp_path, monkeypatch):
+    monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
+    config, missing = completed(next(path for path in STUDIES if path.stem == "evening"))
+    assert not missing, "a study that runs as it is"
+    study = Checkout.create(tmp_path / "checkout", config)
+    done = study.snakemake("-n")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert {"fetch", "quantize recipe=gptq-w4, chunk=3"} & jobs(done.stdout)
+    assert "results/cpu/scores/r1-1b5" in done.stdout

@@ -1,0 +1,76 @@
+"""What a site says is checked before anything is submitted, and Slurm's words are read as they are meant."""
+
+import pytest
+from ptqflow import site as sites
+from ptqflow.errors import ConfigError
+from ptqflow.slurm import indices, limits, minutes
+
+JOB = """JobId=7 JobName=x
+   AllocTRES=cpu=1,mem=512M,node=1,gres/gpu=1,gres/npu=3
+   JOB_GRES=gpu:a100:1,npu:910b:3
+     Nodes=vm CPU_IDs=0 Mem=512 GRES=gpu:a100:1(IDX:5),npu:910b:3(IDX:0-1,4)
+   TresPerNode=gres:npu:3
+"""
+
+
+@pytest.mark.parametrize(("gres", "found"), [("npu", "0 1 4"), ("npu:910b", "0 1 4"), ("gpu", "5"), ("mlu", "")])
+def test_devices_of_a_job_are_those_of_its_gres(gres, found):
+    assert indices(JOB, gres) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("infinite", None), ("30:00", 30), ("1:30:00", 90), ("2-12:00:00", 3600), ("1-00:30:00", 1470)]
+)
+def test_time_limits_in_minutes(text, found):
+    assert minutes(text) == found
+
+
+def test_limits_are_those_of_the_largest_node(monkeypatch):
+    rows = (
+        "cpu|2|1000|infinite|(null)|cpu*\nnpu|8|500|1-00:00:00|npu:910b:4(S:0)|npu\nnpu|4|900|1-00:00:00|npu:910b:8,gpu:2|npu\n"
+    )
+    monkeypatch.setattr("ptqflow.slurm.said", lambda *command: rows)
+    assert limits(None).partition == "cpu"
+    found = limits("npu")
+    assert (found.cpus, found.mem_mb, found.minutes) == (8, 900, 1440)
+    assert found.gres == {"npu": 8, "npu:910b": 8, "gpu": 2}
+    assert limits("absent") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("slurm: {partitoin: cpu}", ["slurm.partitoin", "did you mean 'partition'"]),
+        ("slurm: {gres: 'npu:910b:1'}", ["slurm.gres", "npu:910b:1"]),
+        ("slurm: {partition: 'cpu; rm'}", ["slurm.partition"]),
+        ("image: nowhere.sif", ["image", "nowhere.sif", "make containers"]),
+        ("binds: [relative/folder]", ["binds", "relative/folder"]),
+        ("- slurm", ["key: value"]),
+    ],
+)
+def test_a_wrong_site_is_one_sentence(tmp_path, text, words):
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        sites.load(str(path))
+    assert all(word in str(refused.value) for word in [str(path), *words]), str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_scratch_is_made_on_the_node_and_shown_to_its_container(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    site, variables = sites.Site(scratch=f"{tmp_path}/$SLURM_JOB_ID", binds=["/data:/data:ro"]), {}
+    site.enter(variables, on_node=False)
+    assert variables == {"APPTAINER_BIND": "/data:/data:ro"}
+    site.enter(variables, on_node=True)
+    assert variables["TMPDIR"] == f"{tmp_path}/12"
+    assert variables["APPTAINER_BIND"] == f"/data:/data:ro,{tmp_path}/12"
+    assert (tmp_path / "12").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"scratch: .*cannot be made"):
+        sites.Site(scratch=f"{tmp_path}/file/x").enter(variables, on_node=True)
+
+
+def test_the_example_is_a_site_but_for_its_image():
+    with pytest.raises(ConfigError, match=r"image: ptqflow-ascend\.sif does not exist"):
+        sites.load(sites.EXAMPLE)

@@ -1,0 +1,71 @@
+"""Each process sees devices of its own, and a device is free again however its process ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from ptqflow.devices import visible
+visible.folder = lambda: Path(sys.argv[1])
+visible.claim(sys.argv[2], int(sys.argv[3]))
+print(os.environ.get(visible.VARIABLES.get(sys.argv[2], "")), flush=True)
+time.sleep(float(sys.argv[4]))
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Start processes that claim devices; what each sees is its first line."""
+    started = []
+
+    def start(platform="ascend", count=1, hold=60.0, known="0,1", slots=1):
+        environment = os.environ | {"ASCEND_RT_VISIBLE_DEVICES": known, "PTQFLOW_JOBS_PER_DEVICE": str(slots)}
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "locks"), platform, str(count), str(hold)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def seen(process):
+    return process.stdout.readline().strip()
+
+
+def test_processes_see_distinct_devices_and_a_killed_one_leaves_its_own(holder):
+    first = holder()
+    assert seen(first) == "0"
+    second = holder()
+    assert seen(second) == "1"
+    third = holder()
+    assert "waiting for 1 of the devices 0, 1" in third.stderr.readline()
+    first.send_signal(signal.SIGKILL)
+    assert seen(third) == "0"
+
+
+def test_several_devices_are_claimed_together(holder):
+    one = holder(hold=1.0)
+    assert seen(one) == "0"
+    start = time.monotonic()
+    pair = holder(count=2)
+    assert seen(pair) == "0,1"
+    assert time.monotonic() - start < 30
+
+
+def test_a_scheduler_says_what_there_is_and_a_cpu_has_no_slots(holder):
+    assert seen(holder(known="6,7")) == "6"
+    assert seen(holder(platform="cpu", known="6")) == "None"
+
+
+def test_a_device_may_be_shared_by_as_many_as_are_allowed(holder):
+    assert [seen(holder(slots=2)) for _ in range(4)] == ["0", "1", "0", "1"]
+    assert "waiting" in holder(slots=2).stderr.readline()

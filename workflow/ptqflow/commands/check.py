@@ -1,0 +1,108 @@
+"""`ptqflow check`: whether a configuration is a study, which jobs it asks for, and what they will cost, before anything runs."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ptqflow import configfile, estimate
+from ptqflow.commands.located import located
+from ptqflow.commands.run import CONFIG, environment, profile_options
+from ptqflow.console import span
+from ptqflow.environments import ROOT
+from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.study import Study, architecture_of, load
+
+EXAMPLES = """examples:
+  ptqflow check              the study in this folder
+  ptqflow check my-study     another one: its folder, or its config.yaml
+"""
+_SIDE = 1024  # of the matrices by whose product the machine's speed is measured
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The study."""
+    parser.add_argument("config", nargs="?", type=Path, default=Path(CONFIG), help="config.yaml, or the folder that holds it")
+    parser.add_argument("--profile", default="local", help="where jobs would run (default: local)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is asked for, the jobs that are not done, and their estimated time, memory and disk."""
+    file: Path = args.config / CONFIG if args.config.is_dir() else args.config
+    if file.name != CONFIG:
+        raise ConfigError(f"{file}: a study is a folder with {CONFIG}; name that folder or file")
+    folder = file.parent.resolve()
+    planned = planned_jobs(folder, args.profile)
+    study = study_of(folder)
+    print(f"{file}: a study of {len(study.models)} model(s), {len(study.chosen)} recipe(s), {len(study.tasks_asked())} task(s)")
+    print("to run: " + (", ".join(f"{n} {rule}" for rule, n in planned.items()) or "nothing, all is done"))
+    models = estimate.sizes(study, _of_hub(study))
+    rate = speed()
+    by_rule = estimate.seconds(study, models, rate)
+    total = sum(n * sum(by_rule[rule]) / len(by_rule[rule]) for rule, n in planned.items() if rule in by_rule)
+    print(
+        f"time:   about {span(total)} one job after the other, generation at its longest (at {rate / 1e9:.0f} GFLOP/s, as this "
+        "machine's CPU multiplies matrices now; expect a factor of 3 either way)"
+    )
+    for rule, n in planned.items():
+        if rule in by_rule and n * sum(by_rule[rule]) / len(by_rule[rule]) > total / 10:
+            print(f"        {rule}: {n} jobs, {span(n * sum(by_rule[rule]) / len(by_rule[rule]))}")
+    print(f"memory: about {estimate.memory(study, models) / 1e9:.1f} GB for the largest job")
+    disk, free = estimate.disk(study, models), shutil.disk_usage(folder).free
+    print(f"disk:   about {disk / 1e9:.2f} GB in all; {free / 1e9:.1f} GB are free here")
+    if disk > free:
+        print("        this does not fit: fewer recipes or forms, or another disk")
+        return 1
+    return 0
+
+
+def study_of(folder: Path) -> Study:
+    """The study of a folder; paths in its configuration are relative to it, so this process goes there."""
+    import os
+
+    os.chdir(folder)
+    return load(configfile.read(CONFIG))
+
+
+def planned_jobs(folder: Path, profile: str) -> dict[str, int]:
+    """Jobs that are not done, by rule, as Snakemake plans them. Raises ConfigError with its words where it refuses."""
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new`")
+    configfile.check(folder / CONFIG)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command += [*profile_options(profile, []), "--dry-run", "--quiet", "rules"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = [line for line in (done.stdout + done.stderr).splitlines() if "config.yaml" in line or "Error" in line]
+        raise ConfigError(said[-1].strip() if said else f"Snakemake refuses the study: {done.stderr.strip()[-500:]}")
+    rows = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}
+
+
+def _of_hub(study: Study) -> dict[str, Any]:
+    """config.json of the models that are not fetched yet, from the hub where it can be reached."""
+    found = {}
+    for name, entry in study.models.items():
+        if architecture_of(study, name) is None:
+            try:
+                found[name] = located(f"{entry.source.repo}@{entry.source.revision}").config
+            except PtqflowError as error:
+                raise ConfigError(f"models.{name}: its size is not known: {error}") from None
+    return found
+
+
+def speed() -> float:
+    """Operations per second of a product of float32 matrices on this machine's CPU: the best of a few."""
+    import torch
+
+    matrix = torch.randn(_SIDE, _SIDE)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return 2 * _SIDE**3 / best

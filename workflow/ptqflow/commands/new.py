@@ -1,0 +1,100 @@
+"""`ptqflow new STUDY`: a folder with a commented configuration of a user's own, that shares nothing with the demo's."""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from ptqflow.artifacts.atomic import write_text
+from ptqflow.commands.entries import EMBEDDED, calibration_entry
+from ptqflow.commands.located import located
+from ptqflow.commands.run import CONFIG
+from ptqflow.environments import ROOT
+from ptqflow.errors import ConfigError
+from ptqflow.presets import PRESETS, resolve
+
+EXAMPLES = """examples:
+  ptqflow new my-study --model Qwen/Qwen3-1.7B
+  ptqflow new my-study --model ~/models/my-model --calibration traces.jsonl --recipes awq-w4a16 gptq-w4a16
+  ptqflow check my-study     then: which jobs, how long
+  ptqflow run my-study       and do it
+"""
+_TEXT = """# A study of your own; `ptqflow check {folder}` says what it costs, `ptqflow run {folder}` runs it.
+# Every key: {root}/docs/configuration.md. Paths are relative to this folder, or absolute.
+# yaml-language-server: $schema={root}/workflow/schemas/config.schema.json
+
+# `chunks` cuts the decoder blocks into independent jobs: memory is one chunk's, a crash costs one chunk.
+models:
+{models}
+
+# Token windows that methods calibrate on; best are the model's own answers to problems like those it will be asked:
+# JSON lines with `prompt` and `completion` (format: chat), or `text` (format: plain).{embedded}
+calibrations:
+  text:
+{calibration}
+calibration: text
+
+# `ptqflow recipes` lists the presets, `ptqflow formats MODEL` what each form of checkpoint can hold. Keys change a preset:
+#   awq-w3: {{preset: awq-w4a16, scheme: {{weights: {{num_bits: 3}}}}}}
+recipes:
+{recipes}
+
+# What engines serve; `fake` is what is evaluated (docs/checkpoints.md). `servable`: the recipes that the form can hold.
+forms:
+  fake: all
+  compressed-tensors: servable
+
+# What quality is measured on: without tasks there are checkpoints, their verification, sizes and layer errors. Examples:
+#   gsm8k: {{benchmark: gsm8k, source: {{repo: openai/gsm8k, revision: <commit>}}, limit: 200}}
+#   math-500: {{benchmark: math-500, source: {{path: data/MATH-500}}}}
+#   mine: {{benchmark: problems, source: {{path: problems.jsonl}}}}   # rows with question and answer
+tasks: {{}}
+
+# Tasks that one engine is asked, once per seed (sampled generation: more seeds, narrower intervals). Example:
+#   reasoning: {{tasks: [gsm8k], seeds: [42, 43, 44], batch_size: 16}}
+suites: {{}}
+
+# How long prefill and decode take. Example:
+#   transformers: {{batch_sizes: [1, 8], prompt_tokens: [256], new_tokens: 32}}
+latency: {{}}
+"""
+_EMBEDDED = "\n# Until you name some, this is the demo's text of an invented world: good to try, not to measure."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder, and what is known already."""
+    parser.add_argument("study", type=Path, help="folder to make")
+    parser.add_argument("--model", required=True, help="a folder, or org/name[@revision] on the hub")
+    parser.add_argument("--calibration", help="a .jsonl or .parquet file, or org/name[@revision][:subset[:split]] on the hub")
+    parser.add_argument("--recipes", nargs="+", default=["rtn-w4a16", "awq-w4a16", "gptq-w4a16"], help="presets to begin with")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the configuration. Raises ConfigError where there is one."""
+    file: Path = args.study / CONFIG
+    if file.exists():
+        raise ConfigError(f"{file} exists; edit it, or name another folder")
+    if unknown := [name for name in args.recipes if name not in PRESETS]:
+        raise ConfigError(f"--recipes {unknown[0]}: no such preset; `ptqflow recipes` lists them")
+    model = located(args.model)
+    positions = model.config.get("max_position_embeddings")
+    place = args.calibration or str(EMBEDDED)
+    calibration = calibration_entry(place, resolve({"preset": args.recipes[0]}), {"samples": 128, "seed": 0}, positions)
+    text = _TEXT.format(
+        folder=args.study,
+        root=ROOT,
+        models=_indented({model.name: model.entry | {"chunks": min(4, model.config["num_hidden_layers"])}}, 2),
+        embedded=""
+        if args.calibration
+        else "\n# Until you name some, this is the demo's text of an invented world: good to try, not to measure.",
+        calibration=_indented(calibration, 4),
+        recipes=_indented({name: {"preset": name} for name in args.recipes}, 2),
+    )
+    args.study.mkdir(parents=True, exist_ok=True)
+    write_text(file, text)
+    print(f"{file}: edit it, then `ptqflow check {args.study}` and `ptqflow run {args.study}`")
+
+
+def _indented(data: object, spaces: int) -> str:
+    lines = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).splitlines()
+    return "\n".join(" " * spaces + line for line in lines)

@@ -1,0 +1,153 @@
+"""`ptqflow quantize-model MODEL`: one model by one recipe into a folder that an engine serves, by the jobs of a study of its own.
+
+The study lies in a work folder beside the output. Its jobs are those of any other, so a run that was broken off goes on, and
+another recipe of the same model in the same work folder fetches and calibrates nothing again.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ptqflow import configfile, paths
+from ptqflow.artifacts.atomic import write_text
+from ptqflow.artifacts.manifests import NAME, Manifest
+from ptqflow.checkpoints import registry
+from ptqflow.checkpoints.schemes import check, in_words
+from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
+from ptqflow.commands.located import located, named
+from ptqflow.commands.run import CONFIG, workflow
+from ptqflow.errors import ConfigError
+from ptqflow.modeling.shapes import check_recipe
+
+TAKES_REST = True  # options of Snakemake's
+CALIBRATION = "calibration"
+EXAMPLES = """examples:
+  ptqflow quantize-model resources/demo-model --recipe awq-w4a16 --out demo-awq \\
+      --calibration resources/calibration/traces.jsonl --set calibration.samples=64 calibration.sequence_length=256
+  ptqflow quantize-model Qwen/Qwen3-1.7B@main --recipe rtn-w8a8 --out qwen3-w8a8
+  ptqflow quantize-model Qwen/Qwen3-1.7B --recipe gptq-w4a16 --format gptq --out qwen3-gptq \\
+      --calibration openai/gsm8k:main:train --set calibration.fields.prompt=question calibration.fields.completion=answer
+  ptqflow quantize-model my-model --recipe awq-w4a16 --set scheme.weights.num_bits=3 --calibration traces.jsonl --out out
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model, recipe, form and folders."""
+    parser.add_argument("model", help="a folder, or org/name[@revision] on the hub; a branch is resolved to its commit")
+    parser.add_argument("--recipe", required=True, help="a preset (`ptqflow recipes`), or a YAML file that holds one recipe")
+    parser.add_argument("--format", default="compressed-tensors", help="form of the checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the checkpoint; it must be new, or hold one of ptqflow's"
+    )
+    parser.add_argument("--calibration", help="a .jsonl or .parquet file, or org/name[@revision][:subset[:split]] on the hub")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe, or calibration.KEY=VALUE"
+    )
+    parser.add_argument("--chunks", type=int, default=1, help="into how many independent jobs the blocks are cut (default: 1)")
+    parser.add_argument("--work", type=Path, help="folder of the study (default: the output's name with .work)")
+    parser.add_argument("--profile", default="local", help="where jobs run (default: local)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the study, run what leads to the checkpoint and its verification, and put it into the output folder."""
+    out: Path = args.out
+    _check_output(out)
+    changes = settings(args.set)
+    of_calibration = changes.pop(CALIBRATION, {})
+    model = located(args.model)
+    entry, recipe = recipe_entry(args.recipe, changes)
+    check_recipe(recipe, model.config, args.recipe, model.name)
+    if args.format != registry.FAKE:
+        check(args.format, registry.refusal(args.format, recipe, model.config), args.recipe)
+    calibration = calibration_entry(args.calibration, recipe, of_calibration, model.config.get("max_position_embeddings"))
+    name = named(Path(args.recipe).stem)
+    work: Path = args.work or out.with_name(f"{out.name}.work")
+    _write_study(work, model.name, model.entry | {"chunks": args.chunks}, name, entry, args.format, calibration)
+
+    where = model.source.get("path") or f"{model.source['repo']} at {model.source['revision']}"
+    print(f"{where}\n{in_words(recipe)}\nstudy: {work} (jobs that are done are kept there)", file=sys.stderr)
+    variant = f"{name}.{args.format}"
+    platform = _platform(args.profile)
+    manifest = work / paths.checkpoint(platform, model.name, variant)
+    checks = work / paths.verification(platform, model.name, variant)
+    targets = [str(path.relative_to(work)) for path in (manifest, checks)]
+    if status := workflow(work, args.profile, [*args.rest, "--", *targets], report=False):
+        return status
+    if any(option in ("-n", "--dry-run", "--dryrun") for option in args.rest):
+        return 0
+    _publish(manifest.parent, out)
+    _print_end(out, checks, args.format, registry.scheme(args.format).loading(recipe, str(out.resolve())))
+    return 0
+
+
+def _platform(profile: str) -> str:
+    from ptqflow.commands.run import profile_options
+
+    options = profile_options(profile, [])
+    return str(configfile.read(options[-1])["platform"]) if "--configfile" in options else "cpu"
+
+
+def _check_output(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
+        raise ConfigError(f"--out {out} holds files that are no checkpoint of ptqflow's; name a new folder")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; name a new folder")
+
+
+def _write_study(
+    work: Path, model: str, source: dict[str, Any], recipe: str, entry: dict[str, Any], form: str, calibration: dict[str, Any]
+) -> None:
+    study = {
+        "models": {model: source},
+        "calibrations": {CALIBRATION: calibration},
+        "calibration": CALIBRATION,
+        "recipes": {recipe: entry},
+        "forms": {"fake": "all"} | ({form: [recipe]} if form != registry.FAKE else {}),
+    }
+    work.mkdir(parents=True, exist_ok=True)
+    head = "# Written by `ptqflow quantize-model`; `ptqflow run` with this folder makes the tables, too.\n"
+    write_text(work / CONFIG, head + yaml.safe_dump(study, sort_keys=False))
+
+
+def _publish(checkpoint: Path, out: Path) -> None:
+    """The checkpoint's files under another name: hard links where the file system has them, else copies. Whole or not at all."""
+    names = [*Manifest.read(checkpoint / NAME).files, NAME]
+    new = out.with_name(f".{out.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    for name in names:
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(checkpoint / name, new / name)
+        except OSError:
+            shutil.copy2(checkpoint / name, new / name)
+    shutil.rmtree(out, ignore_errors=True)
+    new.rename(out)
+
+
+def _print_end(out: Path, checks: Path, form: str, loading: str) -> None:
+    from ptqflow.artifacts import schemas
+    from ptqflow.artifacts.tables import read_table
+
+    manifest = Manifest.read(out / NAME)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    weights = sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
+    rows = read_table(checks, schemas.VERIFICATION).to_pylist()
+    baseline = next((row["value"] for row in rows if (row["check"], row["subject"]) == ("bytes", "baseline")), None)
+    share = f", {100 * weights / baseline:.0f} % of the float model's" if baseline else ""
+    passed = Counter(row["status"] for row in rows)
+    print(f"checkpoint:   {out.resolve()} (form {form})")
+    print(f"size:         {size / 1e6:.1f} MB, weights {weights / 1e6:.1f} MB{share}")
+    print(f"verification: {passed['passed']} checks passed, none failed ({checks})")
+    for row in rows:
+        if row["check"] == "logits" and row["value"] is not None:
+            print(f"              {row['subject']} from the fake form: {row['value']:.3g}")
+        if row["status"] != "passed":
+            print(f"              {row['status']}: {row['note']}")
+    print(f"model card:   {out / 'README.md'}")
+    print("\n".join(["how to load it:", *(f"  {line}" for line in loading.splitlines())]))

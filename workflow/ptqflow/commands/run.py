@@ -1,0 +1,179 @@
+"""`ptqflow run`: Snakemake on a study, with a console of one line per job, then the report and where everything lies.
+
+A study is a folder with a `config.yaml`; this repository is one (the demo), `ptqflow new` makes others. What was done is kept,
+whatever ends a run: the same command goes on.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ptqflow import configfile, paths
+from ptqflow.console import warnings_of
+from ptqflow.environments import ROOT
+from ptqflow.errors import ConfigError
+
+CONFIG = "config.yaml"
+PROFILES = ROOT / "workflow/profiles"
+REPORT = f"{paths.ROOT}/report.html"
+PLANS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock", "--summary", "--dag", "--rulegraph", "--lint", "--list-rules", "-l"}
+TAKES_REST = True  # options of Snakemake's
+EXAMPLES = """examples:
+  ptqflow run                               the study in this folder, on this machine's CPU
+  ptqflow run -n                            what would run
+  ptqflow run my-study --profile gpu-local  another folder, another profile
+  ptqflow run --cores 8 --config run=all    any option of Snakemake's goes behind
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The study, the profile, and options of Snakemake's."""
+    parser.usage = (
+        "ptqflow run [STUDY] [--profile NAME] [options and targets of Snakemake]\n\n"
+        "STUDY: a folder with config.yaml (default: this one)"
+    )
+    parser.add_argument(
+        "--profile", default="local", help="where jobs run: a name in workflow/profiles, or a folder (default: local)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the study and make its report. Returns Snakemake's status."""
+    named = bool(args.rest) and not args.rest[0].startswith("-")
+    study, options = (Path(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
+    status = workflow(study, args.profile, options)
+    if status or PLANS_ONLY & set(options):
+        return status
+    _print_end(study)
+    return 0
+
+
+def workflow(study: Path, profile: str, options: Sequence[str], report: bool = True) -> int:
+    """Run Snakemake on a study's folder, then make its report. Returns the exit status.
+
+    Raises ConfigError where another run of the study is active, or its configuration is no data.
+    """
+    folder = study.resolve()
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{study / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new {study}`")
+    for file in (folder / CONFIG, *map(Path, configfile.named_in(options))):
+        configfile.check(file)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command += profile_options(profile, options)
+    if PLANS_ONLY & set(options):
+        return subprocess.run([*command, *options], env=environment(), check=False).returncode
+    with _alone(folder) as lock, _interrupts_go_to_jobs():
+        if _unused(folder):
+            subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
+        # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
+        done = subprocess.Popen(
+            [*command, "--logger", "ptqflow", *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
+        )
+        status = done.wait()
+        if status:
+            print(_why_it_ended(folder, status), file=sys.stderr)
+        elif report:
+            made = [*command, "--report", REPORT, "--quiet", "all", *_configuring(options)]
+            status = subprocess.run(made, env=environment(), stdout=subprocess.DEVNULL, check=False).returncode
+    return status
+
+
+def profile_options(profile: str, options: Sequence[str]) -> list[str]:
+    """Options that name a profile of this repository by its folder, wherever Snakemake is started, or another one as it is."""
+    folder = PROFILES / profile
+    if not folder.is_dir():
+        if not Path(profile).is_dir():
+            known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
+            raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
+        return ["--profile", profile]
+    platform = [] if configfile.named_in(options) else ["--configfile", str(folder / "platform.yaml")]
+    return ["--profile", str(folder), *platform]
+
+
+def environment() -> dict[str, str]:
+    """Variables of Snakemake's process: this interpreter's commands first, so that no environment needs to be activated."""
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": str(ROOT / "workflow"),  # where Snakemake finds its plugin
+    }
+
+
+def _configuring(options: Sequence[str]) -> list[str]:
+    """Those of a user's options that say which study is meant; its report is of all that was asked, not of single targets."""
+    found, kept = [], False
+    for option in options:
+        if option.startswith("-"):
+            kept = option.partition("=")[0] in ("--configfile", "--configfiles", "--config", "-C")
+        found += [option] if kept else []
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[IO[str]]:
+    """Hold the study's lock: two runs would write the same files. Jobs that outlive this process keep it."""
+    (folder / ".ptqflow").mkdir(exist_ok=True)
+    with open(folder / ".ptqflow/lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another run of this study is active in {folder}; wait for it or stop it") from None
+        yield lock
+
+
+def _unused(folder: Path) -> bool:
+    """Whether no Snakemake of this study lives (see rules/common.smk): what it left locked, a killed one left."""
+    with open(folder / ".ptqflow/active", "a") as active:
+        try:
+            fcntl.flock(active, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def _interrupts_go_to_jobs() -> Iterator[None]:
+    """Ctrl-C reaches Snakemake by itself; who waits for it goes on waiting, to say how it ended."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _why_it_ended(folder: Path, status: int) -> str:
+    log = max((folder / ".snakemake/log").glob("*.log"), default=None, key=lambda path: path.stat().st_mtime)
+    more = f" Snakemake's log: {log}." if log else ""
+    return (
+        f"The run ended early (status {status}). All jobs that are done are kept: the same command goes on where it ended.{more}"
+    )
+
+
+def _print_end(study: Path) -> None:
+    """Tables, warnings, and where checkpoints and the report lie."""
+    accuracy = study / paths.table("accuracy", "md")
+    if accuracy.is_file():
+        print(accuracy.read_text())
+    for line in warnings(study):
+        print(f"warning: {line}")
+    for manifest in sorted(study.glob(paths.checkpoint("*", "*", "*.*"))):
+        size = sum(entry["bytes"] for entry in json.loads(manifest.read_text())["files"].values())
+        print(f"checkpoint: {manifest.parent} ({size / 1e6:.1f} MB)")
+    print(f"report: {(study / REPORT).resolve()}")
+
+
+def warnings(study: Path) -> list[str]:
+    """What the stages' logs say was not as asked, and in how many places recipes were not followed."""
+    logs = sorted((study / paths.ROOT / "logs").rglob("*.log"))
+    found = [f"{log.relative_to(study)}: {line}" for log in logs for line in warnings_of(log)]
+    count = 0
+    for manifest in study.glob(paths.checkpoint("*", "*", "*.fake")):
+        count += sum(json.loads(manifest.read_text())["origin"].get("fallbacks", {}).values())
+    return [*found, f"{count} fallback(s) in all: linears or blocks that are not as their recipe says"] if count else found

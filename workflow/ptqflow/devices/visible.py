@@ -1,0 +1,99 @@
+"""Each job its own devices of this machine: a slot per device, held by a lock on a file as long as the process lives.
+
+The kernel drops the lock with the process, however it dies. It takes from what a scheduler gave the job, in the variable that the
+device's driver reads, else from all devices of the machine. Imports no torch: the variable is set before a driver reads it.
+"""
+
+import fcntl
+import os
+import random
+import re
+import socket
+import sys
+import time
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+
+VARIABLES = {"gpu": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES"}
+STANDS_FOR = "PTQFLOW_STANDS_FOR"  # the platform whose devices a job is given where stand-ins take their place
+SHARED_BY = "PTQFLOW_JOBS_PER_DEVICE"  # how many jobs may hold a device at once; small models leave most of one idle
+_NODES = {"gpu": re.compile(r"nvidia(\d+)"), "ascend": re.compile(r"davinci(\d+)")}
+_PATIENCE_S = 1.0
+_held: list[int] = []  # descriptors, open for life
+
+
+def folder() -> Path:
+    """Where the locks lie: one place of a machine for all users and studies; within a Slurm job its own, since there a device's
+    number may be counted among the job's alone.
+    """
+    return Path("/tmp/ptqflow-devices") / (f"slurm-{job}" if (job := os.environ.get("SLURM_JOB_ID")) else "machine")
+
+
+def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
+    """What the process may choose from: the devices named in the driver's variable, else those of the machine."""
+    if (named := os.environ.get(VARIABLES[platform])) is not None:
+        return [name for name in named.split(",") if name]
+    found = [match[1] for path in nodes.iterdir() if (match := _NODES[platform].fullmatch(path.name))]
+    return sorted(found, key=int)
+
+
+def slots() -> int:
+    """Jobs that may hold a device at once."""
+    return max(1, int(os.environ.get(SHARED_BY) or 1))
+
+
+def claim(platform: str, count: int) -> None:
+    """Make `count` devices of a platform the only ones that this process sees, until it ends; wait until so many are free.
+
+    The CPU has no slots; nor has a machine whose devices cannot be told, where whoever selects one says what is missing.
+    """
+    platform = os.environ.get(STANDS_FOR, platform)
+    if count < 1 or platform not in VARIABLES or not (known := devices(platform)):
+        return
+    if count > len(known):
+        print(f"{count} devices are asked for, but {platform} has {len(known)} here: {', '.join(known)}", file=sys.stderr)
+        count = len(known)
+    place, told = folder(), False
+    place.mkdir(parents=True, exist_ok=True)
+    for shared in (place.parent, place):
+        with suppress(PermissionError):  # another user's, who has opened it already
+            shared.chmod(0o1777)
+    while len(mine := _locked(place, platform, known, count)) < count:
+        for descriptor in mine.values():
+            os.close(descriptor)
+        if not told:
+            print(f"waiting for {count} of the devices {', '.join(known)}: others use them", file=sys.stderr)
+            told = True
+        time.sleep(_PATIENCE_S * random.uniform(0.5, 1.5))
+    _held.extend(mine.values())
+    os.environ[VARIABLES[platform]] = ",".join(mine)
+    job = f", Slurm job {number}" if (number := os.environ.get("SLURM_JOB_ID")) else ""
+    print(f"devices: {VARIABLES[platform]}={','.join(mine)} on {socket.gethostname()}{job}", file=sys.stderr)
+
+
+def _locked(place: Path, platform: str, known: list[str], count: int) -> dict[str, int]:
+    """Device -> descriptor of its lock, of the first `count` that have a slot left; those with the most left first."""
+    mine: dict[str, int] = {}
+    for slot, device in product(range(slots()), known):
+        if device in mine:
+            continue
+        descriptor = _open(place / f"{platform}-{re.sub(r'[^A-Za-z0-9_.-]', '_', device)}.{slot}")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        mine[device] = descriptor
+        if len(mine) == count:
+            break
+    return mine
+
+
+def _open(path: Path) -> int:
+    """A lock file that every user can lock. Others' files are opened without O_CREAT, which a sticky folder refuses."""
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        os.fchmod(descriptor, 0o666)
+        return descriptor
+    return os.open(path, os.O_RDWR | os.O_NOFOLLOW)

@@ -1,0 +1,116 @@
+"""What each job of a study asks for, by the wildcards of its rule (demands.py has the arithmetic). Import-light."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ptqflow import demands
+from ptqflow.chunks import chunk_layers
+from ptqflow.demands import UNKNOWN, Demand, Dimensions
+from ptqflow.errors import ConfigError
+from ptqflow.slurm import Limits
+from ptqflow.study import Study, architecture_of, layers_of
+
+SNAKEMAKE_MB = 300  # of the two Snakemakes that run a job on a node, which a scheduler counts as the job's
+DEVICE_THREADS = 8  # of a job that computes on a device: its inverses and its files are the host's
+
+
+def within(demand: Demand, attempt: int, limits: Limits | None, who: str) -> Demand:
+    """A demand at an attempt, within what one node can give.
+
+    Raises ConfigError where the first attempt's memory is more than any node has: the job would wait for ever.
+    """
+    if limits is None:
+        return demand.at(attempt)
+    needed = replace(demand, mem_mb=demand.mem_mb + SNAKEMAKE_MB)
+    if needed.mem_mb > limits.mem_mb and demand is not UNKNOWN:
+        raise ConfigError(
+            f"{who} needs some {needed.mem_mb} MB, but no node of partition {limits.partition} has more than {limits.mem_mb}; "
+            "use more chunks, a smaller batch_size, fewer samples or another partition"
+        )
+    asked = needed.at(attempt)
+    minutes = asked.minutes if limits.minutes is None else min(asked.minutes, limits.minutes)
+    return Demand(min(asked.threads, limits.cpus), min(asked.mem_mb, limits.mem_mb), minutes)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Demands of every job of a study, at its first attempt."""
+
+    study: Study
+    _known: dict[str, Dimensions] = field(default_factory=dict)
+
+    @property
+    def _device(self) -> bool:
+        return self.study.platform != "cpu"
+
+    def _dimensions(self, model: str) -> Dimensions | None:
+        """Those of a model; None while a hub model is not here."""
+        name = model.partition(".")[0]
+        if name not in self._known and (config := architecture_of(self.study, name)) is not None:
+            self._known[name] = Dimensions.of(config, self._device)
+        return self._known.get(name)
+
+    def _tokens(self, calibration: str) -> int:
+        entry = self.study.calibrations[calibration]
+        return entry.samples * entry.sequence_length
+
+    def of(self, stage: str, w: Mapping[str, str]) -> Demand:
+        """Of a stage's job with these wildcards."""
+        if stage in ("fetch", "tokens", "overlap", "aggregate", "plot"):
+            return demands.small()
+        if stage == "selftest":
+            return demands.small("torch")
+        if stage == "score":
+            return demands.small("scoring")
+        if (d := self._dimensions(w["model"])) is None:
+            return UNKNOWN
+        demand = self._of(stage, w, d)
+        on_device = self._device and stage in ("collect", "quantize", "verify", "generate", "measure")
+        return replace(demand, threads=DEVICE_THREADS) if on_device else demand
+
+    def check(self, limits: Mapping[bool, Limits]) -> None:
+        """Raise ConfigError where a job that holds a model needs more memory than a node has, before anything is submitted.
+
+        `limits`: of jobs without and with a device.
+        """
+        study = self.study
+        for model in study.models:
+            jobs = [("collect", {"calibration": study.calibration_of(recipe)}) for recipe in study.chosen]
+            for recipe in study.chosen:
+                jobs += [
+                    ("quantize", {"recipe": recipe, "chunk": "0"}),
+                    ("export", {"recipe": recipe}),
+                    ("verify", {"recipe": recipe}),
+                ]
+            for suite in study.suites.values():
+                jobs += [("generate", {"engine": suite.engine, "task": t, "seed": str(suite.seeds[0])}) for t in suite.tasks]
+            jobs += [("measure", {"timing": timing}) for timing in study.latency]
+            for stage, who in jobs:
+                name = f"{stage} of {' '.join([model, *who.values()])}"
+                within(self.of(stage, {"model": model, **who}), 1, limits.get(stage != "export"), name)
+
+    def _of(self, stage: str, w: Mapping[str, str], d: Dimensions) -> Demand:
+        study, device = self.study, self._device
+        match stage:
+            case "rotate":
+                return demands.rotate(d)
+            case "collect":
+                return demands.collect(d, self._tokens(w["calibration"]), device)
+            case "quantize":
+                chunks = chunk_layers(layers_of(study, w["model"]), study.models[w["model"]].chunks)
+                tokens = self._tokens(study.calibration_of(w["recipe"]))
+                return demands.quantize(d, len(chunks[int(w["chunk"])]), tokens, study.recipes[w["recipe"]], device)
+            case "export":
+                return demands.export(d)
+            case "verify":
+                return demands.verify(d, device)
+            case "generate":
+                task, seed = w["task"], int(w["seed"])
+                suite = next(s for s in study.suites.values() if s.engine == w["engine"] and task in s.tasks and seed in s.seeds)
+                return demands.generate(d, study.tasks[task].asks, suite.batch_size, device)
+            case "measure":
+                timing = study.latency[w["timing"]]
+                tokens = max(timing.prompt_tokens) + timing.new_tokens
+                runs = len(timing.batch_sizes) * len(timing.prompt_tokens) * (timing.warmup + timing.repetitions)
+                return demands.measure(d, max(timing.batch_sizes), tokens, runs, device)
+        raise AssertionError(f"stage {stage} has no demand")

@@ -1,0 +1,135 @@
+"""What a site says of where jobs run, in one file that it copies from workflow/profiles/site.yaml and edits.
+
+Nothing in it changes a result. It is read at every parse of the Snakefile, on the nodes too. Import-light.
+"""
+
+import os
+import shutil
+from collections.abc import MutableMapping
+from getpass import getuser
+from pathlib import Path
+from socket import gethostname
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from ptqflow import configfile, environments, slurm
+from ptqflow.datamodel import Model
+from ptqflow.environments import CORE
+from ptqflow.errors import ConfigError, explain
+
+EXAMPLE = "workflow/profiles/site.yaml"
+IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
+Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*$")]
+Bind = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*(:/[^\s,:'\"]*(:r[ow])?)?$")]
+
+
+class Slurm(Model):
+    """Names that this cluster's Slurm knows. `partition`: of jobs without a device; `device_partition`: of the others, the same
+    where it is left out. `gres`: NAME or NAME:TYPE of one device; null where a partition's nodes are given whole.
+    """
+
+    partition: Word | None = None
+    device_partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    gres: Gres | None = None
+    head: list[Literal["fetch", "aggregate", "plot"]] = ["fetch"]
+
+    def options(self, devices: int) -> dict[str, str | None]:
+        """Resources of Snakemake's Slurm executor for a job that needs `devices`; None where Slurm's default is to hold."""
+        partition = (self.device_partition or self.partition) if devices else self.partition
+        gres = f"{self.gres}:{devices}" if self.gres and devices else None
+        return {"slurm_partition": partition, "slurm_account": self.account, "qos": self.qos, "gres": gres}
+
+    def limits(self) -> dict[bool, slurm.Limits]:
+        """What a job without, and with, a device can have at most; empty where no Slurm answers here.
+
+        Raises ConfigError for a partition or a gres that the cluster does not have: its jobs would never start.
+        """
+        found: dict[bool, slurm.Limits] = {}
+        if not slurm.said("sinfo", "--noheader"):
+            return found
+        for devices in (False, True):
+            partition = self.options(int(devices))["slurm_partition"]
+            if (limits := slurm.limits(partition)) is None:
+                raise ConfigError(f"slurm: this cluster has no partition {partition or '(default)'}; `sinfo` lists them")
+            if devices and self.gres and not limits.gres.get(self.gres):
+                has = ", ".join(sorted(limits.gres)) or "none"
+                raise ConfigError(f"slurm.gres: no node of partition {limits.partition} has {self.gres}; it has {has}")
+            found[devices] = limits
+        return found
+
+
+class Site(Model):
+    """`image`: a container image with the packages, that jobs run in; `binds`: folders of the host it shows; `scratch`: a folder
+    of each node for temporary files and caches. `stand_in`: the devices are stand-ins for tests: jobs ask for them and see
+    theirs, but the CPU computes, and the results are filed as the CPU's.
+    """
+
+    slurm: Slurm | None = None
+    image: str | None = None
+    binds: list[Bind] = []
+    scratch: AbsolutePath | None = None
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    stand_in: bool = False
+
+    def python(self, family: str) -> str:
+        """The interpreter of a family of packages: in the image, else on this machine."""
+        if self.image is None or family == CORE:
+            return environments.python(family)
+        return f"{IN_IMAGE}/{family}/bin/python"
+
+    def enter(self, variables: MutableMapping[str, str], on_node: bool) -> None:
+        """Set the environment of the jobs that this process starts, and on their node make their scratch.
+
+        Raises ConfigError where it cannot.
+        """
+        variables.update(self.environment)
+        binds = list(self.binds)
+        if on_node and self.scratch is not None:
+            os.environ.setdefault("USER", getuser())  # not every batch system sets it
+            scratch = os.path.expandvars(self.scratch)
+            if "$" in scratch:
+                raise ConfigError(f"scratch: {scratch} names a variable that jobs do not have; name another")
+            try:
+                Path(scratch).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"scratch: {scratch} cannot be made on {gethostname()} ({error.strerror}); name another"
+                ) from None
+            variables.update(TMPDIR=scratch, XDG_CACHE_HOME=f"{scratch}/cache")
+            binds.append(scratch)
+        if self.image is not None:
+            binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
+        if binds:
+            variables["APPTAINER_BIND"] = ",".join(binds)
+
+
+def load(path: str | None) -> Site:
+    """The site that `site` of the configuration names; none is a machine of its own.
+
+    Raises ConfigError, in one sentence, for a file that is missing or says what cannot be.
+    """
+    if path is None:
+        return Site()
+    if not Path(path).is_file():
+        raise ConfigError(f"{path} does not exist; copy {EXAMPLE} there and write into it what this cluster is called")
+    try:
+        site = Site.model_validate(configfile.read(path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Site)}") from None
+    _check_image(path, site.image)
+    return site
+
+
+def _check_image(path: str, image: str | None) -> None:
+    """Raise ConfigError for an image that is no file, or that nothing here can run."""
+    if image is None:
+        return
+    if "://" not in image and not Path(image).exists():
+        raise ConfigError(f"{path}: image: {image} does not exist; build it with `make containers`, or correct the path")
+    if not any(shutil.which(name) for name in ("apptainer", "singularity")):
+        raise ConfigError(f"{path}: image: neither apptainer nor singularity is on PATH; load it, or leave the image out")

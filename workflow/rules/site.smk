@@ -1,0 +1,74 @@
+# Where jobs run, as the site says: the only rules that know of Slurm and of containers. Nothing here changes a result.
+from snakemake_interface_executor_plugins.settings import DeploymentMethod
+
+from ptqflow.needs import Needs, within
+from ptqflow.system import machine_memory
+
+on_head = site.slurm.head if site.slurm else ()  # rules that run beside Snakemake
+
+if (
+    site.image
+    and workflow.is_main_process
+    and DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method
+):
+    raise WorkflowError(
+        f"{study.site}: image: jobs run in it with --software-deployment-method apptainer; add that, or leave the image out"
+    )
+
+
+# One image holds every family of packages (containers/).
+container: site.image
+
+
+in_slurm_job = site.slurm is not None and not workflow.is_main_process
+try:
+    site.enter(os.environ, on_node=in_slurm_job or site.slurm is None)
+except PtqflowError as error:
+    raise WorkflowError(f"{study.site}: {error}") from None
+# Slurm tells a job of its GPUs alone.
+if in_slurm_job and site.slurm.gres and study.platform in visible.VARIABLES:
+    if given := slurm.allocated(site.slurm.gres, os.environ):
+        os.environ[visible.VARIABLES[study.platform]] = ",".join(given)
+# Stand-ins for devices: jobs ask for them and see theirs; the CPU computes, and its results are filed as the CPU's.
+if site.stand_in:
+    os.environ[visible.STANDS_FOR] = study.platform
+    study = study.model_copy(update={"platform": "cpu"})
+
+needs = Needs(study)
+# What one job can have at most: of this machine, or of a node of a partition.
+node_limits = {}
+if workflow.is_main_process and site.slurm:
+    try:
+        node_limits = site.slurm.limits()
+        needs.check(node_limits)
+    except PtqflowError as error:
+        raise WorkflowError(f"{study.site}: {error}") from None
+elif workflow.is_main_process:
+    if "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", machine_memory() // 2**20)
+    known = (
+        visible.devices(study.platform) if study.platform in visible.VARIABLES else []
+    )
+    if known and "accelerator" not in workflow.global_resources:
+        workflow.register_resource("accelerator", len(known) * visible.slots())
+
+
+def threads_of(stage):
+    """Cores of a job of a stage."""
+    return lambda w: needs.of(stage, w).threads
+
+
+def asks(stage, devices):
+    """Resources of a job of a stage that needs so many devices: `accelerator` counts those of one machine, the rest is Slurm's."""
+    options = site.slurm.options(devices) if site.slurm else {}
+
+    def asked(w, attempt):
+        who = f"{stage} of {' '.join(w) or 'the study'}"
+        return within(needs.of(stage, w), attempt, node_limits.get(devices > 0), who)
+
+    return {
+        "accelerator": devices,
+        "mem_mb": lambda w, attempt: asked(w, attempt).mem_mb,
+        "runtime": lambda w, attempt: asked(w, attempt).minutes,
+        **{name: value for name, value in options.items() if value is not None},
+    }
