@@ -31,6 +31,7 @@ include: "workflow/rules/calibration.smk"
 include: "workflow/rules/quantize.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/overlap.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/aggregate.smk"
 

@@ -45,7 +45,7 @@ def test_every_row_becomes_a_well_formed_item(data_root: Path, name: str) -> Non
             case GenerationItem():
                 assert item.problem.strip()
                 assert item.gold.strip()
-                assert item.prompt.endswith("\\boxed{}.")
+                assert item.asked("paper", 0).prompt.endswith("\\boxed{}.")
             case ChoiceItem():
                 assert 0 <= item.gold < len(item.alternatives)
                 assert all(c.startswith(" ") for c in item.continuations)

@@ -76,27 +76,34 @@ def test_missing_or_broken_data_names_the_file_and_a_remedy(tmp_path: Path) -> N
     (tmp_path / "test.jsonl").write_text("{not json\n")
     with pytest.raises(ArtifactError, match=r"test\.jsonl is not readable"):
         load_rows(Source(path=str(tmp_path)))
-    (tmp_path / "rows.csv").write_text("a\n1\n")
+    (tmp_path / "rows.txt").write_text("a\n1\n")
     with pytest.raises(ConfigError, match="convert it"):
-        load_rows(Source(path=str(tmp_path / "rows.csv")))
+        load_rows(Source(path=str(tmp_path / "rows.txt")))
 
 
 def test_own_keys_win_over_the_benchmarks_which_win_over_the_protocols() -> None:
     source = {"path": "x"}
     plain = task({"benchmark": "gsm8k", "source": source})
-    assert plain.protocol == {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_new_tokens": 32768, "completions": 1}
+    assert plain.asks == {
+        "protocol": "paper",
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 0,
+        "max_new_tokens": 32768,
+        "completions": 1,
+    }
     assert plain.metric == {"scorer": "final"}
     demo = task({"benchmark": "problems", "source": source, "max_new_tokens": 7})
-    assert (demo.protocol["temperature"], demo.protocol["max_new_tokens"]) == (0.0, 7)
+    assert (demo.asks["temperature"], demo.asks["max_new_tokens"]) == (0.0, 7)
     arc = task({"benchmark": "arc", "source": source})
-    assert (arc.protocol, arc.metric) == ({"bos": False}, {"normalization": "characters"})
-    assert task({"benchmark": "text", "source": source, "limit": 3}).protocol == {"window": 2048, "limit": 3}
+    assert (arc.asks, arc.metric) == ({"bos": False}, {"normalization": "characters"})
+    assert task({"benchmark": "text", "source": source, "limit": 3}).asks == {"window": 2048, "limit": 3}
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"benchmark": "gsm9k"}, "known benchmarks: aime, arc"),
+        ({"benchmark": "gsm9k"}, "known benchmarks: aime, aime-120"),
         ({"benchmark": "gsm8k", "window": 2048}, "window means nothing to gsm8k, a generation benchmark; remove it"),
         ({"benchmark": "wikitext", "temperature": 0.6, "bos": True}, "temperature, bos means nothing to wikitext"),
         ({"benchmark": "arc", "scorer": "legacy"}, "scorer means nothing to arc, a choices benchmark"),

@@ -124,6 +124,12 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
         check_model(folder, [first.name, second.name])
 
 
+@pytest.mark.parametrize("value", [7, "x", {"a": 1}, ["a"], True])
+def test_remote_code_is_refused_whatever_asks_for_it(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"asks for remote code \(auto_map: "):
+        source_files(write_model(tmp_path / "m", auto_map=value))
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "tokenizer.json", "model.safetensors", "config.json"])
 def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
     folder, outside = write_model(tmp_path / "m"), tmp_path / "private"

@@ -26,6 +26,8 @@ FILES = {
     "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
+    "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
 }
 

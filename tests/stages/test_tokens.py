@@ -121,7 +121,7 @@ def test_columns_are_named_by_fields(tokenizer):
         ([{"text": "t"}], {"format": "chat"}, "has no column 'completion' but 'text'.*another format than chat"),
         ([{"prompt": "p", "completion": ["a", "b"]}], {}, "completion is a list, not text; give one string per row"),
         ([{"text": None}], {}, "text is a NoneType, not text"),
-        ([{"messages": [{"role": "user", "content": "q"}]}], {"format": "chat"}, "does not end with the assistant's turn"),
+        ([{"messages": [{"role": "user", "content": "q"}]}], {"format": "chat"}, "turns do not end with the assistant's"),
         ([{"messages": "hello"}], {"format": "chat"}, "not a list of messages"),
         ([{"messages": ["q", {"role": "assistant", "content": "a"}]}], {"format": "chat"}, "not a list of messages"),
     ],

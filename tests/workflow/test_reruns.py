@@ -17,6 +17,11 @@ def asked(variant: str, task: str, seed: int = 0, stages: tuple[str, ...] = ("ge
     return {f"{stage} variant={variant} engine=transformers task={task} seed={seed}" for stage in stages}
 
 
+def overlap(task: str) -> set[str]:
+    """The job that compares a task's items with the calibration set."""
+    return {f"overlap calibration=traces task={task}"}
+
+
 def quantized(*recipes: str) -> set[str]:
     """The jobs of recipes from quantize down to the report."""
     return below(*recipes) | {f"quantize recipe={r} chunk={k}" for r in recipes for k in CHUNKS}
@@ -146,7 +151,7 @@ def added(study: Checkout) -> None:
 def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
     added(study)
     with_accuracy = END | {"plot figure=accuracy", "plot figure=pareto"}
-    assert study.planned() == with_accuracy.union(*(asked(v, "facts") for v in VARIANTS))
+    assert study.planned() == with_accuracy.union(overlap("facts"), *(asked(v, "facts") for v in VARIANTS))
     study.run()
     study.configure(lambda c: c["suites"]["prose"]["tasks"].remove("facts"))
     assert study.planned() == END
@@ -171,7 +176,7 @@ def test_a_benchmarks_own_scorer_scores_again_and_its_item_asks_again(study):
     )
     assert study.planned() == END.union(*(asked(v, "text", stages=("score",)) for v in VARIANTS))
     study.edit(path, 'row["text"])', 'row["text"].strip())')
-    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
+    assert study.planned() == END.union(overlap("text"), *(asked(v, "text") for v in VARIANTS))
 
 
 def test_a_renamed_or_split_suite_asks_nothing(study):
@@ -200,19 +205,21 @@ def test_a_fetched_identical_model_runs_nothing(study):
 def test_a_changed_source_file_runs_what_depends_on_it(study):
     with open(study.root / "resources/tasks/text/test.jsonl", "a") as file:
         file.write('{"id": "new", "text": "One more line of text."}\n')
-    assert study.planned() == END.union(*(asked(v, "text") for v in VARIANTS))
+    assert study.planned() == END.union(overlap("text"), *(asked(v, "text") for v in VARIANTS))
 
 
 def test_a_changed_calibration_file_runs_all_but_the_baseline(study):
     path = study.root / "resources/calibration/traces.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[1:]) + "\n")
-    assert study.planned() == quantized(*BOTH) | {"tokens calibration=traces", "collect calibration=traces"}
+    drawn = {"tokens calibration=traces", "collect calibration=traces"} | overlap("text")
+    assert study.planned() == quantized(*BOTH) | drawn
 
 
 def test_a_changed_model_runs_everything(study):
     study.edit("resources/demo-model/generation_config.json", "{", "{ ")
-    everything = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | BASELINE | quantized(*BOTH)
+    drawn = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | overlap("text")
+    everything = drawn | BASELINE | quantized(*BOTH)
     assert study.planned() == everything
 
 

@@ -71,7 +71,10 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "suites.t: task text at seed 0 is in suites.s already; drop one",
         ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
-        ({"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}}, "known benchmarks: aime, arc, choices, gsm8k"),
+        (
+            {"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}},
+            "known benchmarks: aime, aime-120, arc, choices, gpqa",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
@@ -92,7 +95,9 @@ def test_calibration_rows_in_a_file_of_another_kind_are_refused_before_any_job(t
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "own.txt").write_text("A passage.")
     (name,) = SMALL_STUDY["calibrations"]
-    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: .*own\.txt: rows are read from \.jsonl or \.parquet"):
+    with pytest.raises(
+        ConfigError, match=rf"calibrations\.{name}\.source: .*own\.txt: rows are read from \.jsonl, \.parquet or \.csv"
+    ):
         load({**SMALL_STUDY, "calibrations": {name: {"source": {"path": str(tmp_path / "own.txt")}}}})
 
 

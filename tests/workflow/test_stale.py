@@ -52,7 +52,7 @@ def left(tmp_path, monkeypatch):
     Manifest(files={}, origin=origin).write(folder)
     checkpoint = {"checkpoint": sha256(folder / "manifest.json")}
     settings = {"benchmark": "choices", "source": task.source.model_dump(mode="json"), "engine": "transformers", "seed": 0}
-    settings |= {"task": "facts", "protocol": _whole(task.PROTOCOL, task.definition.defaults, task.protocol), "batch_size": 1}
+    settings |= {"task": "facts", "protocol": _whole(task.PROTOCOL, task.definition.defaults, task.asks), "batch_size": 1}
     scored = {
         "settings": {"version": task.definition.version, "metric": _whole(task.METRIC, task.definition.defaults, task.metric)},
         "generated": {"settings": settings, "inputs": checkpoint | {f"{TASK}/test.jsonl": sha256(f"{TASK}/test.jsonl")}},

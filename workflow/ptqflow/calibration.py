@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ptqflow.chat import THINK, prompt_of, with_thinking
+from ptqflow.chat import THINK, ChatSettings, prompt_of, with_thinking
+from ptqflow.conversations import has_turns, tools_of, turns_of
 from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
@@ -33,7 +34,7 @@ class Fields(Model):
     finish_reason: str = "finish_reason"
 
 
-class CalibrationSettings(Model):
+class CalibrationSettings(ChatSettings):
     """Which rows, in which form, and how many windows of how many tokens.
 
     `format: plain`: rows with text, or prompt and completion, verbatim. `format: chat`: the prompt goes through the model's chat
@@ -47,6 +48,13 @@ class CalibrationSettings(Model):
     sequence_length: int = Field(default=2048, ge=2, le=10_000_000)
     seed: Seed = 0
     fields: Fields = Fields()
+
+    @model_validator(mode="after")
+    def _chat_alone(self) -> "CalibrationSettings":
+        set_ = [name for name in ChatSettings.model_fields if getattr(self, name) is not None]
+        if self.format == "plain" and set_:
+            raise ValueError(f"{', '.join(set_)} means nothing to format plain; use format: chat, or remove it")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,29 +98,39 @@ def documents(rows: Sequence[Mapping[str, Any]], settings: CalibrationSettings, 
 
 def _plain(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
     fields = settings.fields
+    if fields.text not in row and fields.prompt not in row and (turns := _instruction(name, row, settings)):
+        return Document(name, turns[0], turns[1] if settings.trace == "full" else "", "\n\n")
     if fields.text in row:
         return Document(name, _text(name, row, fields.text, settings).strip(), "", "\n\n")
     prompt, completion = (_text(name, row, field, settings) for field in (fields.prompt, fields.completion))
     return Document(name, prompt, completion if settings.trace == "full" else "", "\n\n")
 
 
+def _instruction(name: str, row: Mapping[str, Any], settings: CalibrationSettings) -> tuple[str, str] | None:
+    """Instruction with input, and output, of a row that has these columns and no history."""
+    turns = turns_of(row, settings.fields.messages, _where(name, settings)) if "instruction" in row else None
+    return (turns[0]["content"] + "\n\n", turns[1]["content"]) if turns and len(turns) == 2 else None
+
+
 def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
     fields = settings.fields
-    if fields.messages in row:
-        messages = row[fields.messages]
-        if not isinstance(messages, Sequence) or not messages or not all(isinstance(m, Mapping) for m in messages):
-            raise ConfigError(f"{_where(name, settings)}: {fields.messages} is not a list of messages with role and content")
-        if messages[-1].get("role") != "assistant":
-            raise ConfigError(
-                f"{_where(name, settings)}: {fields.messages} does not end with the assistant's turn, the completion"
-            )
-        context, turn = list(messages[:-1]), messages[-1]
-        completion = with_thinking(tokenizer, turn, _text(name, turn, "content", settings), _where(name, settings))
+    arguments = dict(settings.chat_template_kwargs or {})
+    turn: Mapping[str, Any] = {}
+    if (turns := turns_of(row, fields.messages, _where(name, settings))) is not None:
+        if turns[-1]["role"] != "assistant":
+            raise ConfigError(f"{_where(name, settings)}: its turns do not end with the assistant's, the completion")
+        context, turn = turns[:-1], turns[-1]
+        completion = with_thinking(tokenizer, turn, turn["content"], _where(name, settings))
+        if tools := tools_of(row, _where(name, settings)):
+            arguments["tools"] = tools
     else:
         completion = _text(name, row, fields.completion, settings)
         context = [{"role": "user", "content": _text(name, row, fields.prompt, settings)}]
     # Templates drop the thinking from the assistant's past turns: the completion must never pass through them.
-    prompt = prompt_of(tokenizer, context, _where(name, settings))
+    messages = settings.conversation(context)
+    prompt = prompt_of(tokenizer, messages, _where(name, settings), arguments)
+    if turn.get("tool_calls"):
+        completion = _calling(tokenizer, messages, turn, prompt, _where(name, settings), arguments)
     if settings.trace == "prompt_only":
         return Document(name, prompt, "", "")
     if prompt.rstrip().endswith(THINK) and completion.lstrip().startswith(THINK):
@@ -121,9 +139,24 @@ def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, toke
     return Document(name, prompt, completion, "" if cut else tokenizer.eos_token or "")
 
 
+def _calling(
+    tokenizer: Any, messages: Sequence[Mapping[str, Any]], turn: Mapping[str, Any], prompt: str, where: str, arguments: Any
+) -> str:
+    """An assistant's turn that calls tools, in the marks that only the template knows: what it adds to the prompt."""
+    whole = prompt_of(tokenizer, [*messages, turn], where, arguments, answer_follows=False)
+    said = whole.removeprefix(prompt)
+    if len(said) == len(whole) or not said.strip():
+        raise ConfigError(
+            f"{where}: the model's chat template does not write the calls of the last turn behind its prompt; leave the row out"
+        )
+    return said.rstrip().removesuffix(tokenizer.eos_token or "")
+
+
 def check_columns(name: str, row: Mapping[str, Any], settings: CalibrationSettings) -> None:
     """Raise ConfigError for a row without the columns that its format reads."""
     whole = settings.fields.text if settings.format == "plain" else settings.fields.messages
+    if has_turns(row):
+        return
     for field in (settings.fields.prompt, settings.fields.completion) if whole not in row else ():
         _check_column(name, row, field, settings)
 

@@ -3,12 +3,15 @@
 It runs in a worker process, one for all rows, which the kernel stops at a limit of processor time and memory.
 """
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import cache
 from string import ascii_letters
 from typing import Any
 
+from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.worker import OutOfTimeError, Worker, WorkerEndedError
 
@@ -21,13 +24,62 @@ THINK, END_THINK = "<think>", "</think>"
 _THINKING = ("reasoning_content", "thinking", "reasoning")  # where engines' servers put what a model thought
 
 
-def prompt_of(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str) -> str:
-    """The text of a conversation, up to where the assistant goes on. Raises ConfigError, of `where`, if the template fails."""
+class Example(Model):
+    """One solved example: what the user asks, and what the assistant answers."""
+
+    prompt: str
+    completion: str
+
+
+class ChatSettings(Model):
+    """What stands around a user's turn: a `system` prompt, `examples` as earlier turns, arguments of the chat template.
+
+    `chat_template_kwargs`: such as `enable_thinking: false` of Qwen3; a name that the model's template does not read is refused.
+    """
+
+    system: str | None = None
+    examples: list[Example] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def conversation(self, turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The turns behind system prompt and examples; turns that begin with a system prompt of their own keep that."""
+        own = bool(turns) and turns[0].get("role") == "system"
+        system = [turns[0]] if own else [{"role": "system", "content": self.system}] if self.system is not None else []
+        shown: list[Mapping[str, Any]] = []
+        for example in self.examples or ():
+            shown += [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.completion}]
+        return [*system, *shown, *(turns[1:] if own else turns)]
+
+
+def _arguments(tokenizer: Any, template: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The arguments, if the template reads each. A name that it does not know would change nothing, silently."""
+    taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    for name in arguments:
+        if name in taken or not re.search(rf"\b{re.escape(name)}\b", template):
+            why = "is set by ptqflow" if name in taken else "is not read by the model's chat template"
+            raise ConfigError(f"{where}: chat_template_kwargs.{name} {why}; remove it, or correct its name")
+    return dict(arguments)
+
+
+def prompt_of(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    where: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    answer_follows: bool = True,
+) -> str:
+    """The text of a conversation, up to where the assistant goes on; all of it if no `answer_follows`.
+
+    `arguments` go to the template. Raises ConfigError, of `where`, if the template fails, or does not read one of them.
+    """
     if not tokenizer.chat_template:
         raise ConfigError(f"{where}: the model's tokenizer has no chat template; use an instruction-tuned model, or plain text")
     text, why = None, ""
     try:
-        text, why = _worker()(_dated(tokenizer.get_chat_template()), tokenizer.special_tokens_map, [*map(dict, messages)])
+        template = tokenizer.get_chat_template()
+        asked = _arguments(tokenizer, template, arguments or {}, where) | {"add_generation_prompt": answer_follows}
+        text, why = _worker()(_dated(template), tokenizer.special_tokens_map, [*map(dict, messages)], asked)
     except OutOfTimeError as limit:
         why = f"it takes {limit}"
     except WorkerEndedError as end:
@@ -41,14 +93,16 @@ def prompt_of(tokenizer: Any, messages: Sequence[Mapping[str, Any]], where: str)
 
 @cache
 def _worker() -> Worker:
-    return Worker(_render, CPU_SECONDS, "", {}, [{"role": "user", "content": ""}])
+    return Worker(_render, CPU_SECONDS, "", {}, [{"role": "user", "content": ""}], {})
 
 
-def _render(template: str, special_tokens: Mapping[str, str], messages: list[dict[str, Any]]) -> tuple[str | None, str]:
+def _render(
+    template: str, special_tokens: Mapping[str, str], messages: list[dict[str, Any]], arguments: Mapping[str, Any]
+) -> tuple[str | None, str]:
     """(text, ""), or (None, why there is none): what a tokenizer of this template and these tokens writes."""
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    asked: dict[str, Any] = {"chat_template": template, "add_generation_prompt": True, "tokenize": False, **special_tokens}
+    asked: dict[str, Any] = {"chat_template": template, "tokenize": False, **special_tokens, **arguments}
     try:
         return str(PreTrainedTokenizerBase().apply_chat_template(messages, **asked)), ""
     except Exception as error:

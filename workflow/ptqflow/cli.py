@@ -34,6 +34,7 @@ STAGES = {
     "verify": "read a checkpoint back and compare it with its integers, and its logits with the fake form",
     "generate": "what one checkpoint says to one task: completions, log-likelihoods of alternatives or of text",
     "score": "extract and compare the answers of a task; needs no model",
+    "overlap": "how much of a task's items stands in a calibration set",
     "measure": "latency of prefill and decode of one checkpoint",
     "aggregate": "tables across models, recipes and tasks",
     "plot": "one figure from the tables",

@@ -108,7 +108,7 @@ def _tokens(study: Study, calibration: str) -> int:
 def _asking(task: TaskConfig, model: Size, batch: int, rate: float) -> float:
     """Seconds that a model is asked one task, every completion as long as it may be."""
     kind, items = task.definition.kind, _items(task)
-    protocol = {**task.definition.defaults, **task.protocol}
+    protocol = {**task.definition.defaults, **task.asks}
     if kind == "generation":
         known: Any = task.PROTOCOL.model_validate({k: v for k, v in protocol.items() if k in task.PROTOCOL.model_fields})
         steps = ceil(items * known.completions / batch) * known.max_new_tokens
@@ -119,9 +119,9 @@ def _asking(task: TaskConfig, model: Size, batch: int, rate: float) -> float:
 
 def _items(task: TaskConfig) -> int:
     """Items of a task: its limit, else the rows that are here."""
-    if (limit := task.protocol.get("limit")) is not None:
+    if (limit := task.asks.get("limit")) is not None:
         return int(limit)
-    return len(load_rows(task.source)) if task.source.local is not None else _UNKNOWN_ITEMS
+    return sum(len(load_rows(source)) if source.local is not None else _UNKNOWN_ITEMS for source in task.sources)
 
 
 def memory(study: Study, models: Mapping[str, Size]) -> int:

@@ -23,13 +23,14 @@ from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
 from ptqflow.modeling import anatomy
 from ptqflow.platforms import PLATFORMS
+from ptqflow.published_names import published_names
 from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -95,6 +96,36 @@ class Jobs:
         """Fingerprint of a local calibration source."""
         return fingerprint(_local_files(self.study.calibrations[calibration].source))
 
+    def overlap(self, calibration: str, task: str) -> str:
+        """Settings of `overlap`: which rows, and which items."""
+        drawn, entry = self.study.calibrations[calibration], self.study.tasks[task]
+        settings = {
+            "calibration": drawn.source.model_dump(mode="json", exclude_none=True),
+            "fields": {"id": drawn.fields.id},
+            "task": task,
+            "benchmark": entry.benchmark,
+            **self._source(task),
+        }
+        limit = None if entry.definition.kind == "perplexity" else entry.asks.get("limit")  # a text is limited by windows
+        return canonical_json(settings | ({"limit": limit} if limit else {}))
+
+    def overlap_source(self, calibration: str, task: str) -> str:
+        """Fingerprint of the local data of both."""
+        return self.tokens_source(calibration) + self.generate_source(task)
+
+    def overlap_code(self, task: str) -> str:
+        """Digest of `overlap` with what asks of the task."""
+        return code("overlap", *tasks.generating(self.study.tasks[task]))
+
+    def _overlaps(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Kind, identity and path of the overlap of each calibration set in use with each task that is asked; of any platform."""
+        study = self.study
+        for model, calibration in product(study.models, dict.fromkeys(map(study.calibration_of, study.chosen))):
+            users = [recipe for recipe in study.chosen if study.calibration_of(recipe) == calibration]
+            for task in sorted(study.tasks_asked()):
+                who = {"model": model, "calibration": calibration, "task": task, "recipes": users}
+                yield "overlaps", who, paths.overlap(model, calibration, task)
+
     def selftest(self) -> str:
         """Settings of `selftest`."""
         return canonical_json({})
@@ -145,8 +176,8 @@ class Jobs:
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
-            "source": entry.source.model_dump(mode="json", exclude_none=True),
-            "protocol": entry.protocol,
+            **self._source(task),
+            "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
             "batch_size": self._suite(engine, task, seed).batch_size,
@@ -155,7 +186,7 @@ class Jobs:
 
     def generate_source(self, task: str) -> str:
         """Fingerprint of the local data of a task."""
-        return fingerprint(_local_files(self.study.tasks[task].source))
+        return fingerprint(file for source in self.study.tasks[task].sources for file in _local_files(source))
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
@@ -172,7 +203,15 @@ class Jobs:
     def score(self, task: str) -> str:
         """Settings of `score`."""
         entry = self.study.tasks[task]
-        return canonical_json({"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric})
+        settings = {"benchmark": entry.benchmark, "version": entry.definition.version, "metric": entry.metric}
+        return canonical_json(settings | (self._source(task) if entry.definition.judged_by_rows else {}))
+
+    def score_source(self, task: str) -> str:
+        """Fingerprint of the local data that a task's answers are judged by."""
+        return self.generate_source(task) if self.study.tasks[task].definition.judged_by_rows else ""
+
+    def _source(self, task: str) -> dict[str, Any]:
+        return self.study.tasks[task].model_dump(mode="json", include={"source"}, exclude_none=True)
 
     def score_code(self, task: str) -> str:
         """Digest of `score` with the benchmark's scorer."""
@@ -250,7 +289,11 @@ class Jobs:
         """All files of this platform, and those of other platforms that are what is asked for: the tables compare platforms."""
         there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind not in ("checkpoints", "selftest")}
-        return [*self._expected(self.study.platform), *(file for file in there if file[1]["platform"] in active)]
+        return [
+            *self._expected(self.study.platform),
+            *self._overlaps(),
+            *(file for file in there if file[1]["platform"] in active),
+        ]
 
     def left_out(self) -> list[str]:
         """What other platforms left that the tables do not show, each with the reason."""
@@ -260,25 +303,27 @@ class Jobs:
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
         files = self._present()
-        return canonical_json({kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED})
+        listed: dict[str, Any] = {kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED}
+        return canonical_json(listed | {"names": published_names(self.study)})
 
     def aggregate_files(self) -> str:
         """The file options of `aggregate`, in the order of its settings."""
         files = self._present()
-        return " ".join(word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind)))
+        given = [word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind))]
+        return " ".join([*given, "--reference", *paths.reference()])
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
-        return [path for _, _, path in self._expected(self.study.platform)]
+        return [path for _, _, path in (*self._expected(self.study.platform), *self._overlaps())]
 
     def promised(self) -> list[str]:
         """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
         return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
 
     def aggregate_source(self) -> str:
-        """Fingerprint of the files that other platforms left here: no job of this platform remakes them."""
+        """Fingerprint of the files that no job of this platform remakes: other platforms' here, and published numbers."""
         mine = set(self.aggregate_inputs())
-        return fingerprint(path for _, _, path in self._present() if path not in mine)
+        return fingerprint([*(path for _, _, path in self._present() if path not in mine), *paths.reference()])
 
     def figures(self) -> list[str]:
         """Names of the figures that the study has numbers for: rows in every table that they draw from."""

@@ -56,7 +56,7 @@ class Needs:
 
     def of(self, stage: str, w: Mapping[str, str]) -> Demand:
         """Of a stage's job with these wildcards."""
-        if stage in ("fetch", "tokens", "aggregate", "plot"):
+        if stage in ("fetch", "tokens", "overlap", "aggregate", "plot"):
             return demands.small()
         if stage == "selftest":
             return demands.small("torch")
@@ -107,7 +107,7 @@ class Needs:
             case "generate":
                 task, seed = w["task"], int(w["seed"])
                 suite = next(s for s in study.suites.values() if s.engine == w["engine"] and task in s.tasks and seed in s.seeds)
-                return demands.generate(d, study.tasks[task].protocol, suite.batch_size, device)
+                return demands.generate(d, study.tasks[task].asks, suite.batch_size, device)
             case "measure":
                 timing = study.latency[w["timing"]]
                 tokens = max(timing.prompt_tokens) + timing.new_tokens

@@ -22,6 +22,11 @@ def rotated(model: str = "{model}", rotation: str = "{rotation}") -> str:
 _model = model  # below, `model` is a name of one
 
 
+def reference() -> list[str]:
+    """The files of published numbers; they are part of the repository."""
+    return sorted(str(path) for path in Path("resources/reference").glob("*.csv"))
+
+
 def selftest(platform: str = "{platform}") -> str:
     """Probes of a platform's device."""
     return f"{ROOT}/{platform}/selftest.parquet"
@@ -30,6 +35,11 @@ def selftest(platform: str = "{platform}") -> str:
 def tokens(model: str = "{model}", calibration: str = "{calibration}") -> str:
     """Windows of a calibration set."""
     return f"{ROOT}/calibration/{model}/{calibration}/tokens.parquet"
+
+
+def overlap(model: str = "{model}", calibration: str = "{calibration}", task: str = "{task}") -> str:
+    """How much of a task's items stands in a calibration set."""
+    return f"{ROOT}/calibration/{model}/{calibration}/overlap/{task}.parquet"
 
 
 def calibration(platform: str = "{platform}", model: str = "{model}", calibration: str = "{calibration}") -> str:

@@ -3,8 +3,9 @@
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ptqflow.datamodel import Model
 
@@ -51,7 +52,7 @@ class Place(Model):
 class Source(Place):
     """Rows of a data set, for calibration or evaluation.
 
-    `path`: a .jsonl or .parquet file, or a folder laid out as on the hub (`<subset>/<split>-*.parquet`,
+    `path`: a .jsonl, .parquet or .csv file, or a folder laid out as on the hub (`<subset>/<split>-*.parquet`,
     `data/<split>-*.parquet`) or simply holding `<split>.jsonl` or `<split>.parquet`.
     `file`: a file (or glob) inside the folder or repository, where its layout is none of these.
     """
@@ -72,3 +73,11 @@ class Source(Place):
         """What the rows are called in artifacts: path or repo@revision, then subset and split."""
         place = self.path if self.path is not None else f"{self.repo}@{self.revision}"
         return ":".join(part for part in (place, self.subset, self.split, self.file) if part)
+
+
+Sources = Source | Annotated[list[Source], Field(min_length=1)]  # of a task: one, or several whose rows are one task
+
+
+def each(sources: Sources) -> list[Source]:
+    """The sources, in order."""
+    return sources if isinstance(sources, list) else [sources]

@@ -106,9 +106,9 @@ class Asked:
         data = {name: digest for name, digest in generated["inputs"].items() if name != "checkpoint"}
         asked = {
             "benchmark": (settings["benchmark"], task.benchmark),
-            "source": (settings["source"], task.source.model_dump(mode="json")),
-            "data": (data, _hashes(task.source)),
-            "protocol": (settings["protocol"], _whole(task.PROTOCOL, definition.defaults, task.protocol)),
+            "source": (settings["source"], task.model_dump(mode="json", include={"source"})["source"]),
+            "data": (data, {name: digest for source in task.sources for name, digest in _hashes(source).items()}),
+            "protocol": (settings["protocol"], _whole(task.PROTOCOL, definition.defaults, task.asks)),
             "engine and seed": ((settings["engine"], settings["seed"]), (who["engine"], who["seed"])),
             "version": (scored["settings"]["version"], definition.version),
             "metric": (scored["settings"]["metric"], _whole(task.METRIC, definition.defaults, task.metric)),

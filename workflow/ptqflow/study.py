@@ -212,8 +212,9 @@ def load(config: Mapping[str, Any]) -> Study:
                 check_columns("1", row, calibration)
     for name, task in study.tasks.items():
         with _named(f"tasks.{name}.source"):
-            if task.source.local is not None:
-                data_files(task.source)
+            for source in task.sources:
+                if source.local is not None:
+                    data_files(source)
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
@@ -260,7 +261,7 @@ def _check_positions(study: Study, name: str, positions: int | None) -> None:
     used = dict.fromkeys([study.calibration_of(recipe) for recipe in study.chosen])
     lengths = [(f"calibrations.{c}.sequence_length", study.calibrations[c].sequence_length) for c in used]
     tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
-    lengths += [(f"tasks.{task}.window", study.tasks[task].protocol.get("window", 0)) for task in tasks]
+    lengths += [(f"tasks.{task}.window", study.tasks[task].asks.get("window", 0)) for task in tasks]
     lengths += [
         (f"latency.{timing}.prompt_tokens and new_tokens", max(entry.prompt_tokens) + entry.new_tokens)
         for timing, entry in study.latency.items()

@@ -33,6 +33,7 @@ rule score:
     params:
         content=content(paths.generations()),
         settings=lambda w: jobs.score(w.task),
+        source=lambda w: jobs.score_source(w.task),
         code=lambda w: jobs.score_code(w.task),
     shell:
         ptqflow(CORE) + " score --settings {params.settings:q} --code {params.code}"

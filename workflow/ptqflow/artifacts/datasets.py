@@ -1,6 +1,8 @@
-"""Rows of data sets (JSONL or Parquet; a file, a folder in the hub's layout, or the hub itself) as plain dictionaries."""
+"""Rows of data sets (JSONL, Parquet or CSV; a file, a folder in the hub's layout, or the hub itself) as plain dictionaries."""
 
+import csv
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
 from ptqflow.system import reading
 
-_FORMATS = (".parquet", ".jsonl")
+_FORMATS = (".parquet", ".jsonl", ".csv")
 
 
 def _patterns(source: Source) -> list[str]:
@@ -49,7 +51,7 @@ def _readable(files: list[Path]) -> list[Path]:
     for path in files:
         if path.suffix not in _FORMATS:
             raise ConfigError(
-                f'{path}: rows are read from .jsonl or .parquet; convert it (plain text: one line {{"text": ...}} per passage)'
+                f'{path}: rows are read from .jsonl, .parquet or .csv; convert it (plain text: lines {{"text": ...}})'
             )
     return files
 
@@ -64,15 +66,28 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
         return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> Iterator[dict[str, Any]]:
     with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
         if path.suffix == ".jsonl":
             with path.open(encoding="utf-8-sig") as lines:
-                return [_row(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        import pyarrow.parquet as pq
+                yield from (_row(number, line) for number, line in enumerate(lines, 1) if line.strip())
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as lines:
+                yield from _csv(lines)
+        else:
+            import pyarrow.parquet as pq
 
-        rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
-        return rows
+            yield from pq.read_table(path, partitioning=None).to_pylist()
+
+
+def _csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a table with a header; an empty cell is no value. All values are text."""
+    rows = csv.reader(lines, strict=True)
+    names = next(rows, [])
+    for row in rows:
+        if len(row) != len(names):
+            raise ValueError(f"line {rows.line_num} has {len(row)} cells, its header {len(names)}")
+        yield {name: cell or None for name, cell in zip(names, row, strict=True)}
 
 
 def _row(number: int, line: str) -> dict[str, Any]:
@@ -85,13 +100,21 @@ def _row(number: int, line: str) -> dict[str, Any]:
     return row
 
 
+def rows_of(source: Source) -> Iterator[dict[str, Any]]:
+    """The rows of `source` in file order, one at a time of text files, which may be larger than memory.
+
+    Raises ConfigError (nothing there) or ArtifactError (unreadable).
+    """
+    for path in data_files(source):
+        yield from _read(path)
+
+
 def first_row(source: Source) -> dict[str, Any] | None:
     """The first row of a local source, or of a Parquet file without rows its columns; None of an empty file. Reads no more."""
     path = data_files(source)[0]
-    with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
-        if path.suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as lines:
-                return next((_row(number, line) for number, line in enumerate(lines, 1) if line.strip()), None)
+    if path.suffix != ".parquet":
+        return next(_read(path), None)
+    with reading(path, "readable as parquet", "correct it, or fetch it again"):
         import pyarrow.parquet as pq
 
         file = pq.ParquetFile(path)
@@ -101,4 +124,4 @@ def first_row(source: Source) -> dict[str, Any] | None:
 
 def load_rows(source: Source) -> list[dict[str, Any]]:
     """All rows of `source` in file order. Raises ConfigError (nothing there) or ArtifactError (unreadable)."""
-    return [row for path in data_files(source) for row in _read(path)]
+    return list(rows_of(source))

@@ -103,7 +103,7 @@ def check_description(folder: Path, names: Collection[str] = ()) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and (code := read_object(folder / name).get("auto_map")):
             raise ConfigError(
-                f"{folder / name} asks for remote code (auto_map: {', '.join(code)}), which is never trusted; "
+                f"{folder / name} asks for remote code (auto_map: {json.dumps(code)[:200]}), which is never trusted; "
                 "use a model whose architecture transformers ships (then a local copy without auto_map loads)"
             )
 

@@ -98,6 +98,12 @@ GENERATIONS = versioned(
     2,
     [
         *_ANSWER,
+        column(
+            "options",
+            pa.list_(i32),
+            "of lettered options: which of the data set's each letter showed, 0 the right one",
+            nullable=True,
+        ),
         column("thinking", flag, "the prompt ends inside a thinking section (generation only)", nullable=True),
         column("tokens", pa.list_(i32), "generated token ids, the stop token included (generation only)", nullable=True),
         column("text", text, "generated text (generation only)", nullable=True),

@@ -39,7 +39,7 @@ def extract(text: str, *, thinking: bool = False, truncated: bool = False, legac
     `thinking`: the prompt ended inside a thinking section. `truncated`: generation ended at its limit; then only a boxed
     answer counts, for the last number would be one of the reasoning.
     """
-    answer = text if legacy else _after_thinking(text, thinking)
+    answer = text if legacy else after_thinking(text, thinking)
     if answer is None:
         return None
     boxed = last_boxed(answer, unclosed=not truncated)
@@ -48,7 +48,7 @@ def extract(text: str, *, thinking: bool = False, truncated: bool = False, legac
     return _stated(answer) or _last_number(answer)
 
 
-def _after_thinking(text: str, thinking: bool) -> str | None:
+def after_thinking(text: str, thinking: bool) -> str | None:
     """What is said outside of thinking sections; None of a completion that says nothing there.
 
     A mark of an end without its beginning ends a section all the same, unless nothing follows.

@@ -1,15 +1,17 @@
 """Benchmarks by name: `benchmarks/<name>.py`, one file each. Light enough for the Snakefile."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.items import Item
-from ptqflow.sources import Source
+from ptqflow.sources import Source, Sources, each
 
 
 def module_of(benchmark: str) -> str:
@@ -36,25 +38,46 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None and not (isinstance(value, list) and None in value)}
 
 
-def load_items(task: str, benchmark: str, source: Source, limit: int | None = None) -> list[Item]:
-    """The items of a task in file order, the first `limit`. Raises ArtifactError when there are none, and for odd rows."""
-    from ptqflow.artifacts.datasets import load_rows
+def load_items(
+    task: str, benchmark: str, sources: Sources, limit: int | None = None, say: Callable[[str], object] = print
+) -> list[Item]:
+    """The items of a task in file order, the first `limit`; ids of several sources begin with the source's number.
 
-    rows = load_rows(source)
-    if not rows:
-        raise ArtifactError(f"task {task}: {source.label} holds no rows; correct subset or split, or leave the task out")
+    Raises ArtifactError when there are none, and for odd rows. `say` is told where they are not as many as published scores are
+    of.
+    """
+    published = load(benchmark).BENCHMARK.published
+    items = [item for item, _ in islice(items_and_rows(f"task {task}", benchmark, sources), limit)]
+    if limit is None and published not in (None, len(items)):
+        say(f"task {task}: {len(items)} items; published scores of {benchmark} are of {published}")
+    return items
+
+
+def items_and_rows(who: str, benchmark: str, sources: Sources) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """The items of all sources and the rows that they are of, one at a time. Raises ArtifactError, of `who`, as `load_items`."""
+    several = each(sources)
+    for number, source in enumerate(several, 1):
+        yield from _of_source(who, benchmark, source, f"{number}-" if len(several) > 1 else "")
+
+
+def _of_source(who: str, benchmark: str, source: Source, prefix: str) -> Iterator[tuple[Item, dict[str, Any]]]:
+    from ptqflow.artifacts.datasets import rows_of
+
     read = load(benchmark).item
-    items: list[Item] = []
-    for index, row in enumerate(rows[:limit]):
+    ids = set[str]()
+    for index, row in enumerate(rows_of(source)):
+        present = _present(row)
         try:
-            item = read(_present(row), index)
+            item = read(present, index)
             json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
-            items.append(item)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ArtifactError(
-                f"task {task}: row {index} of {source.label} is not a row of {benchmark} "
+                f"{who}: row {index} of {source.label} is not a row of {benchmark} "
                 f"({type(error).__name__}: {error}); correct benchmark, subset or split"
             ) from None
-    if len({item.id for item in items}) != len(items):
-        raise ArtifactError(f"task {task}: ids repeat in {source.label}; give each row its own id")
-    return items
+        if item.id in ids:
+            raise ArtifactError(f"{who}: ids repeat in {source.label} ({item.id}); give each row its own id")
+        ids.add(item.id)
+        yield replace(item, id=prefix + item.id), present
+    if not ids:
+        raise ArtifactError(f"{who}: {source.label} holds no rows; correct subset or split, or leave the task out")

@@ -7,7 +7,7 @@ u_r.
 With R replicates, sum (D_r - mean)^2 / (s^2 + v) is chi-squared of R - 1 degrees, v the variance of e_r, which is told from the
 residuals of replicate x item. The prior of s is half-t (Gelman, "Prior distributions for variance parameters in hierarchical
 models", Bayesian Anal. 1, 2006) of 3 degrees, its scale a sixteenth of the share of answers that differ, half a point at most:
-what a draw moves in one direction is a small part of what quantization moves (on the demo, of AWQ and GPTQ at 4 bits, 0.3 points
+what a draw moves in one direction is a small part of what quantization moves (on the demo, of AWQ and GPTQ at 4 bits, 0.2 points
 where 5 % of answers differ: `benchmarks/verdicts.py`). Of a recipe quantized once the prior is all that is known, so an
 interval never says that a single draw was all draws; from a few replicates on, the data say s. What is drawn is s from its
 posterior, then the mean of R effects, N(0, s^2 / R).

@@ -19,17 +19,17 @@ from ptqflow.evaluation.requests import perplexity as perplexity_requests
 from ptqflow.evaluation.scoring import choices as choices_scoring
 from ptqflow.evaluation.scoring import generation as generation_scoring
 from ptqflow.evaluation.scoring import perplexity as perplexity_scoring
-from ptqflow.sources import Source
+from ptqflow.sources import Source, Sources, each
 
 
 class _Task(Model):
-    """Keys left out take the benchmark's defaults, then the protocol's."""
+    """Keys left out take the benchmark's defaults, then the protocol's. `source`: one, or several whose rows are one task."""
 
     PROTOCOL: ClassVar[type[Model]]
     METRIC: ClassVar[type[Model]]
 
     benchmark: str
-    source: Source
+    source: Sources
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +59,12 @@ class _Task(Model):
         return found
 
     @property
-    def protocol(self) -> dict[str, Any]:
+    def sources(self) -> list[Source]:
+        """Where its rows are, in order."""
+        return each(self.source)
+
+    @property
+    def asks(self) -> dict[str, Any]:
         """How it is asked: the keys that a generation depends on."""
         return self.model_dump(mode="json", include=set(self.PROTOCOL.model_fields), exclude_none=True)
 
@@ -70,9 +75,17 @@ class _Task(Model):
 
 
 class GenerationTask(_Task, generation_requests.Protocol, generation_scoring.Metric):
-    """A task answered in words. `temperature` 0 is greedy; `scorer` `legacy` reads answers inside the thinking, too."""
+    """A task answered in words. `temperature` 0 is greedy; `scorer` `legacy` reads answers inside the thinking, too;
+    `protocol: aisbench` asks in AISBench's words, and reads answers as it does unless `scorer` says otherwise.
+    """
 
     PROTOCOL, METRIC = generation_requests.Protocol, generation_scoring.Metric
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scorer(cls, entry: Any) -> Any:
+        asked = isinstance(entry, Mapping) and entry.get("protocol") == "aisbench"
+        return {"scorer": "aisbench", **entry} if asked else entry
 
 
 class ChoicesTask(_Task, choices_requests.Protocol, choices_scoring.Metric):

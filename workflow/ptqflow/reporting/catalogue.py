@@ -15,6 +15,8 @@ TABLES = {
     "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
+    "overlap": ("parquet", "csv", "md", "html"),
+    "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
 }
 _FOLDER = Path(__file__).with_name("figures")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
+from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
@@ -50,6 +51,8 @@ from ptqflow.reporting import (
     layer_error,
     noise,
     origins,
+    overlap,
+    published,
     render,
     runs,
     selftest,
@@ -59,19 +62,23 @@ from ptqflow.reporting import (
 from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
 
 class Settings(Model):
-    """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap."""
+    """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap;
+    `names`: which of the study's names stand for published ones.
+    """
 
     scores: tuple[Scores, ...] = ()
     diagnostics: tuple[Chunk, ...] = ()
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
+    overlaps: tuple[overlap.Pair, ...] = ()
     selftest: tuple[Probed, ...] = ()
     seed: int = 0
+    names: published.Ours = published.Ours()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,12 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
+    parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
+    parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
         "--tables",
         required=True,
         type=Path,
-        help="folder: accuracy, cost, layer_error, latency, sizes, verification and selftest as .parquet, .csv, ...",
+        help="folder: accuracy, cost, layer_error, latency, sizes, verification, overlap, published, ... as .parquet, .csv, ...",
     )
 
 
@@ -110,13 +119,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
+        shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
         probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
     _check_origins(settings, args, manifests)
     cache = HashCache()
-    inputs = {str(path): cache.sha256(path) for path in paths}
+    inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
     def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.Grid] = ()) -> None:
@@ -135,6 +145,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     floors = noise.build(gathered)
     publish("noise", NOISE, floors, [noise.printed(floors)])
     scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
+    overlap.mark(scores, shared)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
     ends = collapse.build(samples, settings.seed)
@@ -150,6 +161,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)
     publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
+    seen = overlap.build(shared)
+    publish("overlap", OVERLAP_SUMMARY, seen, [overlap.printed(seen)])
+    known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
+    publish("published", PUBLISHED, known, published.printed(known))
     publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
     print(render.markdown(grids[:1]))
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +34,7 @@ from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation import benchmark
 from ptqflow.evaluation.items import Item
-from ptqflow.sources import Source
+from ptqflow.sources import Sources, each
 
 if TYPE_CHECKING:
     from ptqflow.devices.device import Device
@@ -48,7 +48,7 @@ class Settings(Model):
 
     task: str
     benchmark: str
-    source: Source
+    source: Sources
     protocol: dict[str, Any] = {}
     engine: str = "transformers"
     seed: int = 0
@@ -84,7 +84,8 @@ class _Question:
         return {
             "settings": settings.model_copy(update={"protocol": self.protocol.model_dump()}).model_dump(mode="json"),
             "code": self.planned_code or code_digest(*(f"ptqflow.{name}" for name in found)),
-            "inputs": inputs | {str(file): hashes.sha256(file) for file in data_files(settings.source)},
+            "inputs": inputs
+            | {str(file): hashes.sha256(file) for source in each(settings.source) for file in data_files(source)},
         }
 
 
@@ -119,7 +120,7 @@ def _question(settings: Settings, checkpoint: Path, code: str | None) -> _Questi
     except ValidationError as error:
         raise ConfigError(f"--settings: protocol: {explain(error, requests.Protocol)}") from None
     limit = None if definition.kind == "perplexity" else protocol.limit  # a text is limited by windows
-    items = benchmark.load_items(settings.task, settings.benchmark, settings.source, limit)
+    items = benchmark.load_items(settings.task, settings.benchmark, settings.source, limit, partial(print, file=sys.stderr))
     return _Question(settings, definition.kind, requests, protocol, items, checkpoint, code)
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,21 @@ from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError, explain
 from ptqflow.evaluation import benchmark, symptoms
+from ptqflow.evaluation.items import GenerationItem
+from ptqflow.sources import Sources
 
 _COPIED = [name for name in SAMPLES.names if name in GENERATIONS.names]
 
 
 class Settings(Model):
-    """`metric`: the keys of `evaluation/scoring/<kind>.py`; `version`: the benchmark's, on record."""
+    """`metric`: the keys of `evaluation/scoring/<kind>.py`; `version`: the benchmark's, on record; `source`: the data
+    set's rows, of a benchmark that is judged by them.
+    """
 
     benchmark: str
     version: int = 1
     metric: dict[str, Any] = {}
+    source: Sources | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +54,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     asked = generated.get("settings", {}).get("benchmark")
     if asked != settings.benchmark:
         raise ArtifactError(f"{args.generations} holds answers to {asked}, not to {settings.benchmark}; generate this task again")
-    scored, unscored = [], dict[str, int]()
-    for row in rows:
+    scored, unscored = list[dict[str, Any]](), dict[str, int]()
+    for row in _with_data(rows, settings) if module.BENCHMARK.judged_by_rows else rows:
         verdict = module.score(row, metric)
         if verdict.unscored:
             unscored[verdict.unscored] = unscored.get(verdict.unscored, 0) + 1
@@ -59,4 +66,25 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     metadata = provenance(
         "score", recorded, args.code or "", inputs={"generations": sha256(args.generations)}, generated=generated
     )
+    scored.sort(key=lambda row: (row["item"], row["completion"]))
     write_rows(args.output, SAMPLES, scored, metadata)
+
+
+def _with_data(rows: Sequence[dict[str, Any]], settings: Settings) -> Iterator[dict[str, Any]]:
+    """Each row with the data set's under `data`, in that one's order, so that one is in memory at a time.
+
+    Raises ArtifactError for rows that were asked otherwise than the data set says now, or are not in it.
+    """
+    if settings.source is None:
+        raise ConfigError(f"--settings: source: {settings.benchmark} is judged by its data set; name it")
+    waiting = defaultdict[str, list[dict[str, Any]]](list)
+    for row in rows:
+        waiting[row["item"]].append(row)
+    for item, data in benchmark.items_and_rows(settings.benchmark, settings.benchmark, settings.source):
+        for row in waiting.pop(item.id, []):
+            if not isinstance(item, GenerationItem) or row["gold"] != item.gold:
+                raise ArtifactError(f"item {item.id} has other tests than when it was asked; generate the task again")
+            yield row | {"data": data}
+        if not waiting:
+            return
+    raise ArtifactError(f"the data set has no item {', '.join(sorted(waiting)[:3])}, which was asked; generate the task again")

@@ -1,4 +1,4 @@
-"""AIME (AIME90: 2022-2024; 2024; 2025; split train): answers are integers from 0 to 999. AIME-120 = AIME90 and 2025."""
+"""AIME (AIME90: 2022-2024; 2024; 2025; split train): answers are integers from 0 to 999."""
 
 from ptqflow.evaluation.items import Benchmark, GenerationItem, Row
 from ptqflow.evaluation.scoring.generation import score as score

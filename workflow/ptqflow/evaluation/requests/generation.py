@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from ptqflow.artifacts.journal import Journal
-from ptqflow.chat import END_THINK, THINK, prompt_of
+from ptqflow.chat import END_THINK, THINK, ChatSettings, prompt_of
 from ptqflow.evaluation.hashing import completion_seed, requests_sha256, tokens_sha256
 from ptqflow.evaluation.items import GenerationItem
 from ptqflow.evaluation.requests.known import refuse_unknown
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
 
 
-class Protocol(Limited):
-    """How completions are drawn; the defaults are the source paper's.
+class Protocol(Limited, ChatSettings):
+    """How problems are asked and completions are drawn; the defaults are the source paper's.
 
-    `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per completion; `completions` per item and seed.
+    `protocol`: in whose words; `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 are off; `max_new_tokens` per
+    completion; `completions` per item and seed.
     """
 
+    protocol: Literal["paper", "aisbench"] = "paper"
     max_new_tokens: Annotated[int, Field(ge=1)] = 32768
     temperature: Annotated[float, Field(ge=0)] = 0.6
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -31,13 +33,17 @@ class Protocol(Limited):
     completions: Annotated[int, Field(ge=1)] = 1
 
 
-def chat_prompt(tokenizer: Any, content: str, where: str = "generation") -> tuple[list[int], bool]:
+def chat_prompt(
+    tokenizer: Any, content: str, where: str = "generation", chat: ChatSettings | None = None
+) -> tuple[list[int], bool]:
     """Token ids of one user turn with the generation prompt, and whether that opens a thinking section.
 
     The template writes BOS itself where the model wants one, so its text is tokenized without special tokens: a second BOS
     is a known way to lose accuracy. Raises ConfigError for a tokenizer without a chat template, or with one that fails.
     """
-    text = prompt_of(tokenizer, [{"role": "user", "content": content}], where)
+    chat = chat or ChatSettings()
+    messages = chat.conversation([{"role": "user", "content": content}])
+    text = prompt_of(tokenizer, messages, where, chat.chat_template_kwargs)
     return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
 
 
@@ -69,8 +75,9 @@ def generate(
 
     sampling = Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p, protocol.top_k)
     prompts = []
-    for item in items:
-        prompts.append(chat_prompt(engine.tokenizer, item.prompt, f"task {task}, item {item.id}"))
+    questions = [item.asked(protocol.protocol, seed) for item in items]
+    for item, question in zip(items, questions, strict=True):
+        prompts.append(chat_prompt(engine.tokenizer, question.prompt, f"task {task}, item {item.id}", protocol))
     refuse_unknown(task, (token for tokens, _ in prompts for token in tokens), engine)
     requests = [(index, completion) for index in range(len(items)) for completion in range(protocol.completions)]
     seeds = [completion_seed(seed, task, items[index].id, completion) for index, completion in requests]
@@ -88,7 +95,8 @@ def generate(
         row = {
             "item": items[index].id,
             "completion": number,
-            "gold": items[index].gold,
+            "gold": questions[index].gold,
+            "options": questions[index].options,
             "prompt_sha256": tokens_sha256(tokens),
             "prompt_tokens": len(tokens),
             "completion_tokens": len(said["tokens"]),

@@ -1,0 +1,40 @@
+r"""The letter of the option that a completion chooses: `Answer: B`, as it was asked for, also bold, boxed or in brackets; else
+what is boxed; else what is said to be the answer; else a letter alone on the last line. The last of each counts.
+"""
+
+import re
+
+from ptqflow.evaluation.answers import after_thinking, last_boxed
+
+_WRAPPED = (
+    r"(?:\*\*|__|[\s$(\[{`\"'<]|\\\(|\\text\s*|\\textbf\s*|\\mathrm\s*|\\mathbf\s*|\\boxed\s*|\\fbox\s*|(?:option|choice)\s+)*"
+)
+# "Answer: A detailed look" begins with an article, not with a letter.
+_LETTER = r"(?P<letter>[B-Z]|A(?!\s+(?!because|since|as|is|and|which|with)(?-i:[a-z])))(?![\w'-])"
+_ASKED = re.compile(rf"\banswer\**\s*[::]\**{_WRAPPED}{_LETTER}", re.IGNORECASE)
+_SAID = re.compile(
+    rf"\b(?:answer|option|choice)\b\**(?:\s+(?:here|therefore))?\s+(?:is|would be|must be|should be)\**[::]?{_WRAPPED}{_LETTER}",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(r"\W*(?:option\s+)?([A-Z])\W*", re.IGNORECASE)
+_INSIDE = re.compile(rf"{_WRAPPED}([A-Z])(?![\w])", re.IGNORECASE)
+
+
+def letter(text: str, *, thinking: bool, truncated: bool, legacy: bool, letters: str = "ABCD") -> str | None:
+    """The letter chosen, one of `letters`; None without one. Arguments as of `answers.extract`: a completion that was cut off
+    counts only where it has given its answer as it was asked to, or boxed it.
+    """
+    said = text if legacy else after_thinking(text, thinking)
+    if said is None:
+        return None
+    found = [*_ASKED.finditer(said)]
+    chosen = [match["letter"] for match in found if match["letter"] in letters]  # "answer: a" is no option's name
+    if not chosen and (boxed := last_boxed(said)):
+        inside = _INSIDE.match(boxed)
+        chosen = [inside[1].upper()] if inside else []
+    if not chosen and not (truncated and not legacy):
+        chosen = [match["letter"] for match in _SAID.finditer(said) if match["letter"] in letters]
+        last = said.strip().splitlines()[-1:]
+        if not chosen and last and (alone := _ALONE.fullmatch(last[0])):
+            chosen = [alone[1].upper()]
+    return chosen[-1] if chosen and chosen[-1] in letters else None
