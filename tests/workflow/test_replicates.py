@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from ptqflow import configfile, paths, replicates
+from ptqflow import configfile, paths, replicate_names, replicates
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
@@ -88,5 +88,5 @@ def test_a_recipe_that_draws_nothing_has_no_replicates():
 def test_names_of_a_study_cannot_be_those_of_replicates():
     with pytest.raises(ConfigError, match="awq-w4@1"):
         load(CONFIG | {"recipes": CONFIG["recipes"] | {"awq-w4@1": {"preset": "awq-w4a16"}}})
-    assert replicates.split(replicates.name("r", 3)) == ("r", 3)
-    assert replicates.split("r") == ("r", 0)
+    assert replicate_names.split(replicate_names.name("r", 3)) == ("r", 3)
+    assert replicate_names.split("r") == ("r", 0)

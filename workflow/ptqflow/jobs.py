@@ -10,7 +10,7 @@ from itertools import filterfalse, product
 from pathlib import Path
 from typing import Any
 
-from ptqflow import paths, replicates
+from ptqflow import paths, replicate_names
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
@@ -52,7 +52,7 @@ def _local_files(source: Source) -> list[Path]:
 def _who(variant: str) -> dict[str, Any]:
     """Recipe, form and replicate of a variant; the baseline has no form, and a recipe itself is no replicate."""
     name, _, form = variant.partition(".")
-    recipe, replicate = replicates.split(name)
+    recipe, replicate = replicate_names.split(name)
     return {"recipe": recipe} | ({"form": form} if form else {}) | ({"replicate": replicate} if replicate else {})
 
 
@@ -278,7 +278,7 @@ class Jobs:
         ]
 
     def _asked(self, platform: str, who: dict[str, Any]) -> Asked:
-        return Asked(self.study, platform, who["model"], replicates.name(who["recipe"], who.get("replicate", 0)))
+        return Asked(self.study, platform, who["model"], replicate_names.name(who["recipe"], who.get("replicate", 0)))
 
     def _reason(self, platform: str, kind: str, who: dict[str, Any], path: str) -> str | None:
         if kind == "selftest":  # of a device, whatever ran on it

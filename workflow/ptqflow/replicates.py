@@ -12,8 +12,8 @@ from pydantic import Field
 
 from ptqflow.datamodel import Model
 from ptqflow.recipes import Recipe
+from ptqflow.replicate_names import name
 
-MARK = "@"  # no name of a study holds it
 Seeded = TypeVar("Seeded", bound=Model)
 
 
@@ -25,17 +25,6 @@ class Replicated(Recipe):
     def dump(self) -> dict[str, Any]:
         """As `Recipe.dump`: what quantizes is told nothing of replicates."""
         return {key: value for key, value in super().dump().items() if key != "replicates"}
-
-
-def name(base: str, replicate: int) -> str:
-    """The name of a replicate; number 0 is the recipe, or calibration set, itself."""
-    return f"{base}{MARK}{replicate}" if replicate else base
-
-
-def split(name: str) -> tuple[str, int]:
-    """The recipe, or calibration set, and the number of a replicate."""
-    base, _, replicate = name.partition(MARK)
-    return base, int(replicate or 0)
 
 
 def is_drawn(recipe: Recipe) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from ptqflow import paths, replicates
+from ptqflow import paths, replicate_names, replicates
 from ptqflow.artifacts.datasets import data_files, first_row
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
@@ -144,7 +144,7 @@ class Study(Model):
         recipes, calibrations = replicates.unfolded(self.recipes, self.calibrations, self.calibration)
         run = self.run
         if run != "all":
-            run = [name for base in run for name in recipes if replicates.split(name)[0] == base]
+            run = [name for base in run for name in recipes if replicate_names.split(name)[0] == base]
         return self.model_copy(update={"recipes": recipes, "calibrations": calibrations, "run": run})
 
     def variants(self, forms: Sequence[str], architecture: Mapping[str, Any] | None) -> list[str]:
@@ -164,8 +164,8 @@ class Study(Model):
         found = [(name, FAKE) for name in self.chosen]
         scored = {form for suite in self.suites.values() for form in suite.forms}  # replicates serve to be scored
         for form, recipes in self._forms().items():
-            asked = [name for name in self.chosen if isinstance(recipes, str) or replicates.split(name)[0] in recipes]
-            asked = [name for name in asked if form in scored or not replicates.split(name)[1]]
+            asked = [name for name in self.chosen if isinstance(recipes, str) or replicate_names.split(name)[0] in recipes]
+            asked = [name for name in asked if form in scored or not replicate_names.split(name)[1]]
             reasons = {name: refusal(form, self.recipes[name], architecture) for name in asked}
             if recipes == "servable":
                 asked = [name for name in asked if reasons[name] is None]

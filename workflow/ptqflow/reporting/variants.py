@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ptqflow import replicates
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
+from ptqflow.replicate_names import name as name_of
 
 BASELINE = "baseline"
 
@@ -47,7 +47,7 @@ class Variant(Model):
     @property
     def label(self) -> str:
         """`recipe.form`, or `baseline`: the name of the variant in paths and messages."""
-        recipe = replicates.name(self.recipe, self.replicate)
+        recipe = name_of(self.recipe, self.replicate)
         return recipe if self.form is None else f"{recipe}.{self.form}"
 
     def __str__(self) -> str:
