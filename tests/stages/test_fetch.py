@@ -90,7 +90,7 @@ def _truncated(folder):
         (lambda f: (f / "config.json").write_text("[]"), "not a JSON object"),
         (lambda f: (f / "model.safetensors").unlink(), "holds neither model.safetensors"),
         (_only_pickle, "pytorch_model.bin; only .safetensors is read: convert"),
-        (_auto_map, "remote code .auto_map: AutoModelForCausalLM.*never trusted"),
+        (_auto_map, "remote code .auto_map: .*AutoModelForCausalLM.*never trusted"),
         (_truncated, r"has \d+ bytes, its header says \d+ .truncated"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "not a whole safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "not a whole safetensors file"),

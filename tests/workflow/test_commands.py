@@ -1,6 +1,8 @@
 """Commands that a user starts with: what they print is true, and what cannot be is one sentence."""
 
 import json
+import os
+import signal
 
 import pytest
 import yaml
@@ -78,6 +80,15 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
         str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
     ]
     assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
+
+
+def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
+    with run_command._interrupts_go_to_jobs() as came:
+        os.kill(os.getpid(), signal.SIGINT)
+    said = run_command.why_it_ended(tmp_path, 130, bool(came))
+    assert said == "Stopped by Ctrl-C. All jobs that are done are kept: the same command goes on where it ended."
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):

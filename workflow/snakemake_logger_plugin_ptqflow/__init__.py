@@ -20,7 +20,10 @@ class LogHandler(LogHandlerBase):
         """Show one record of Snakemake's."""
         try:
             event = getattr(record, "event", None)
-            if (event is None or not self.console.event(str(event), record.__dict__)) and record.levelno >= logging.WARNING:
+            told = event is not None and self.console.event(str(event), record.__dict__)
+            if getattr(record, "exception", None) == "RuleException" and self.console.begun is not None:
+                told = True  # of a job whose failure and log the console has shown
+            if not told and record.levelno >= logging.WARNING:
                 print(self.format(record), file=sys.stderr, flush=True)
         except Exception:
             self.handleError(record)

@@ -70,7 +70,7 @@ def workflow(study: Path, profile: str, options: Sequence[str], report: bool = T
     command += profile_options(profile, options)
     if PLANS_ONLY & set(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
-    with _alone(folder) as lock, _interrupts_go_to_jobs():
+    with _alone(folder) as lock, _interrupts_go_to_jobs() as interrupts:
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
@@ -79,7 +79,7 @@ def workflow(study: Path, profile: str, options: Sequence[str], report: bool = T
         )
         status = done.wait()
         if status:
-            print(_why_it_ended(folder, status), file=sys.stderr)
+            print(why_it_ended(folder, status, bool(interrupts)), file=sys.stderr)
         elif report:
             made = [*command, "--report", REPORT, "--quiet", "all", *_configuring(options)]
             status = subprocess.run(made, env=environment(), stdout=subprocess.DEVNULL, check=False).returncode
@@ -139,21 +139,22 @@ def _unused(folder: Path) -> bool:
 
 
 @contextmanager
-def _interrupts_go_to_jobs() -> Iterator[None]:
-    """Ctrl-C reaches Snakemake by itself; who waits for it goes on waiting, to say how it ended."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+def _interrupts_go_to_jobs() -> Iterator[list[int]]:
+    """Ctrl-C reaches Snakemake by itself; who waits for it goes on waiting, to say how it ended. Yields those that came."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _why_it_ended(folder: Path, status: int) -> str:
+def why_it_ended(folder: Path, status: int, interrupted: bool) -> str:
+    """What a run that did not finish leaves, and how to go on."""
     log = max((folder / ".snakemake/log").glob("*.log"), default=None, key=lambda path: path.stat().st_mtime)
     more = f" Snakemake's log: {log}." if log else ""
-    return (
-        f"The run ended early (status {status}). All jobs that are done are kept: the same command goes on where it ended.{more}"
-    )
+    ended = "Stopped by Ctrl-C" if interrupted else f"The run ended early (status {status})"
+    return f"{ended}. All jobs that are done are kept: the same command goes on where it ended.{more}"
 
 
 def _print_end(study: Path) -> None:
