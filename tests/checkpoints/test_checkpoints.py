@@ -98,7 +98,7 @@ def test_checkpoint_holds_what_its_specification_says_and_nothing_else(name, for
     assert checkpoint.file_of.keys() == spec.keys()
     for key, expected in spec.items():
         assert checkpoint.header(key) == (expected.dtype, expected.shape)
-        assert expected.complaint(checkpoint[key]) is None, key
+        assert expected.mismatch(checkpoint[key]) is None, key
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(s.bytes for s in spec.values())
     stored = {part for prefix in study.layout(name, form).linears for part in (f"{prefix}.weight",) if part in spec}

@@ -7,7 +7,7 @@ from compressed_tensors.entrypoints.convert.converters.autoawq import AutoAWQCon
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptqflow.checkpoints import registry
-from ptqflow.checkpoints.layout import GridWeight, Linear
+from ptqflow.checkpoints.layout import GridWeight, QuantizedLinear
 from ptqflow.checkpoints.schemes import LinearScheme
 from ptqflow.errors import ArtifactError
 from ptqflow.numerics.grid import integer_range, storage_dtype
@@ -20,7 +20,7 @@ CT, AWQ, GPTQ = (object.__new__(registry.layout(form)) for form in ("compressed-
 def linear_of(bits, symmetric, rows, columns, group, dtype=torch.float16):
     args = WeightArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=group)
     scheme = LinearScheme(0, "q_proj", "qkv", "self_attn.q_proj", args, None, group)
-    return Linear(scheme, args, (rows, columns), columns // group, dtype)
+    return QuantizedLinear(scheme, args, (rows, columns), columns // group, dtype)
 
 
 def random_weight(linear, seed):
@@ -56,7 +56,7 @@ def test_compressed_tensors_autoawq_and_gptq_hold_the_same_weight(case):
         tensors = layout.encode(linear, weight)
         spec = layout.linear_spec(linear)
         assert tensors.keys() == spec.keys()
-        assert [s.complaint(tensors[name]) for name, s in spec.items()] == [None] * len(spec)
+        assert [s.mismatch(tensors[name]) for name, s in spec.items()] == [None] * len(spec)
         assert same(layout.decode(linear, tensors), weight)
 
 

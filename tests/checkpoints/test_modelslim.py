@@ -77,7 +77,7 @@ def test_checkpoint_and_description_hold_what_the_specification_says_and_nothing
     spec, checkpoint = layout.spec(), Weights(folder, layout.stem)
     assert {name for file in folder.glob("*.safetensors") for name in [file.name.split("-")[0]]} == {"quant_model_weights"}
     assert checkpoint.file_of.keys() == spec.keys()
-    assert all(expected.complaint(checkpoint[key]) is None for key, expected in spec.items())
+    assert all(expected.mismatch(checkpoint[key]) is None for key, expected in spec.items())
     description = json.loads((folder / DESCRIPTION).read_text())
     assert description.keys() - spec.keys() == {"model_quant_type", "version", "group_size"}
     assert spec.keys() <= description.keys()
@@ -150,7 +150,7 @@ def test_verification_finds_nothing_to_complain_about(exported):
     layout, _, folder, fake_checkpoint = exported
     found = list(findings(layout, folder, fake_checkpoint))
     assert len(found) > len(layout.linears)
-    assert [finding for finding in found if finding.complaint] == []
+    assert [finding for finding in found if finding.mismatch] == []
 
 
 def test_types_follow_the_recipe(model, quantized):

@@ -27,7 +27,7 @@ from ptqflow.artifacts import schemas
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.presets import resolve
-from ptqflow.reporting.render import Grid, markdown, number
+from ptqflow.reporting.render import TextTable, markdown, number
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -215,7 +215,7 @@ def judged(row: dict[str, Any], limits: Limits, number_type_change: float) -> di
     }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     """What is printed."""
     header = [
         "form",
@@ -259,7 +259,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Grid:
     for why in dict.fromkeys(row["message"] for row in left_out):
         names = [f"{row['recipe']} ({row['form']}, {row['engine']})" for row in left_out if row["message"] == why]
         notes.append(f"{why}: {', '.join(names)}.")
-    return Grid("Checkpoints in engines", header, [cells(row) for row in rows], names=4, notes=notes)
+    return TextTable("Checkpoints in engines", header, [cells(row) for row in rows], names=4, notes=notes)
 
 
 def main() -> int:

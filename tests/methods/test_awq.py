@@ -86,8 +86,8 @@ def test_points_that_leave_the_race_would_have_lost(args, seed, monkeypatch):
     scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
     everything = sum(awq.row_losses(w, LowerHalf(inputs.gram), args, scales).double().sum(1) for w in weights)
     measured = []
-    energies = LowerHalf.energies
-    monkeypatch.setattr(LowerHalf, "energies", lambda half, lost: measured.append(len(lost)) or energies(half, lost))
+    forms = LowerHalf.quadratic_forms
+    monkeypatch.setattr(LowerHalf, "quadratic_forms", lambda half, lost: measured.append(len(lost)) or forms(half, lost))
     assert awq.best_point([(w, args) for w in weights], inputs.gram, scales) == everything.argmin()
     assert sum(measured) < 0.7 * 20 * 1050 or args is TENSOR
 
@@ -100,11 +100,11 @@ def test_rough_losses_save_products_and_however_wrong_mislead_nobody(rough, seed
     inputs = site(x, weights, [GROUPED, GROUPED])
     scales = awq.scale_candidates(inputs, AwqTransform(name="awq"))
     exact = sum(awq.row_losses(w, LowerHalf(inputs.gram), GROUPED, scales).double().sum(1) for w in weights)
-    measured, energies = [], LowerHalf.energies
-    monkeypatch.setattr(LowerHalf, "energies", lambda half, lost: measured.append(len(lost)) or energies(half, lost))
+    measured, forms = [], LowerHalf.quadratic_forms
+    monkeypatch.setattr(LowerHalf, "quadratic_forms", lambda half, lost: measured.append(len(lost)) or forms(half, lost))
     if rough != "as it is":
         wrong = {"nothing": lambda lost: lost.new_zeros(len(lost)), "misleading": lambda lost: 1e4 / lost.square().sum(1)}[rough]
-        monkeypatch.setattr(LeadingPart, "energies", lambda part, lost: wrong(lost))
+        monkeypatch.setattr(LeadingPart, "quadratic_forms", lambda part, lost: wrong(lost))
     best = awq.best_point([(w, GROUPED) for w in weights], inputs.gram, scales)
     assert exact[best] <= 1.002 * exact.min()
     assert sum(measured) < 0.15 * 20 * 2200 or rough != "as it is"

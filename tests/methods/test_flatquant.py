@@ -361,9 +361,24 @@ def test_transforms_and_clips_learn_at_their_own_rates(model, calibration, monke
 
     monkeypatch.setattr(flatquant, "Descent", spy)
     own = {"learning_rate": 0.002, "clip_learning_rate": 0.03, "weight_decay": 0.1, "max_gradient_norm": 0.7}
+    own |= {"scale_learning_rate": 0.01}
     learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 0} | own}))
     matrices, scales, clips = 2 * 3 + 1 + 2, 3, 4 + 2 + 7
-    assert seen == {0.002: matrices + scales, 0.03: clips, "rest": (0.1, 0.7)}
+    assert seen == {0.002: matrices, 0.01: scales, 0.03: clips, "rest": (0.1, 0.7)}
+
+
+def test_scales_learn_as_matrices_do_unless_told_otherwise(model, calibration, monkeypatch):
+    rates = []
+
+    def spy(groups, *rest):
+        rates.extend(group.learning_rate for group in groups)
+        return Descent(groups, *rest)
+
+    monkeypatch.setattr(flatquant, "Descent", spy)
+    learn(
+        model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 0, "learning_rate": 0.002}})
+    )
+    assert rates == [0.002, 0.002, 0.05]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
-from ptqflow.modeling.blocks import Blocks, Room, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.blocks import Blocks, Buffer, batches, forward, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.fake_quant import FakeQuantLinear
 from ptqflow.scheme import ActivationArgs
 from safetensors.torch import load_file, save_file
@@ -56,8 +56,8 @@ def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(
     with watch_sites(block, lambda site, x: seen.setdefault(site, []).append(x)):
         expected = torch.cat([forward(block, hidden[part], positions) for part in batches(5, 700)])
     assert set(calls.values()) == {3}
-    walked, found, room = hidden.clone(), {}, Room()
-    for site, inputs in walk_sites(block, walked, positions, room=room):
+    walked, found, buffer = hidden.clone(), {}, Buffer()
+    for site, inputs in walk_sites(block, walked, positions, buffer=buffer):
         found[site.name] = [x.clone() for x in inputs]
     assert {calls[name] for name in ("self_attn.o_proj", "mlp.down_proj")} == {6}
     once = {"self_attn": held_bytes == 1 << 30 or (held_bytes and kind != "qwen3"), "mlp": held_bytes == 1 << 30}
@@ -67,7 +67,7 @@ def test_walking_site_by_site_is_one_forward_pass_where_inputs_can_be_held_back(
     assert torch.equal(walked, expected)
     assert found.keys() == seen.keys()
     assert all(torch.equal(torch.cat(found[site]), torch.cat(seen[site])) for site in seen)
-    for _, inputs in walk_sites(block, partly := hidden.clone(), positions, finished=2, room=room):
+    for _, inputs in walk_sites(block, partly := hidden.clone(), positions, finished=2, buffer=buffer):
         list(inputs)
     assert torch.equal(partly[:2], expected[:2])
     assert not torch.equal(partly[4:], expected[4:])

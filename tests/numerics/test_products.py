@@ -1,4 +1,4 @@
-"""Float32 products and energies, against float64."""
+"""Float32 products and quadratic_forms, against float64."""
 
 import itertools
 
@@ -67,8 +67,8 @@ def test_energies_are_those_of_the_outputs_though_one_channel_is_huge(n):
     gram = (x.T @ x).float()
     expected = (rows.double() @ gram.double() * rows.double()).sum(1)
     gram[:256, 512:] = torch.nan  # only the lower half is read, by blocks
-    torch.testing.assert_close(LowerHalf(gram).energies(rows).double(), expected, rtol=2e-5, atol=0)
-    torch.testing.assert_close(Rows(x.float()).energies(rows).double(), expected, rtol=2e-5, atol=0)
+    torch.testing.assert_close(LowerHalf(gram).quadratic_forms(rows).double(), expected, rtol=2e-5, atol=0)
+    torch.testing.assert_close(Rows(x.float()).quadratic_forms(rows).double(), expected, rtol=2e-5, atol=0)
 
 
 def test_energies_of_bfloat16_inputs_are_as_good_though_products_are_in_bfloat16():
@@ -76,7 +76,7 @@ def test_energies_of_bfloat16_inputs_are_as_good_though_products_are_in_bfloat16
     x = torch.randn(1024, 300, generator=random) * torch.logspace(-2, 2, 300)
     x, rows = x.bfloat16(), torch.randn(33, 300, generator=random)
     expected = (rows.double() @ x.double().T).square().sum(1)
-    found = Rows(x).energies(rows)
+    found = Rows(x).quadratic_forms(rows)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1 / 128, atol=0)
     torch.testing.assert_close(found.double().sum(), expected.sum(), rtol=1e-3, atol=0)
@@ -97,7 +97,7 @@ def test_the_leading_part_is_near_and_with_as_many_directions_as_channels_exact(
     random = torch.Generator().manual_seed(0)
     x = torch.randn(900, 40, generator=random) @ torch.randn(40, 500, generator=random) + torch.randn(900, 500, generator=random)
     rows = torch.randn(100, 500, generator=random)
-    exact = LowerHalf(gram := x.T @ x).energies(rows)
-    assert ((LeadingPart(gram).energies(rows) - exact) / exact).abs().max() < 0.03
+    exact = LowerHalf(gram := x.T @ x).quadratic_forms(rows)
+    assert ((LeadingPart(gram).quadratic_forms(rows) - exact) / exact).abs().max() < 0.03
     rows, gram = rows[:, :50], gram[:50, :50]
-    torch.testing.assert_close(LeadingPart(gram).energies(rows), LowerHalf(gram).energies(rows), rtol=1e-3, atol=0)
+    torch.testing.assert_close(LeadingPart(gram).quadratic_forms(rows), LowerHalf(gram).quadratic_forms(rows), rtol=1e-3, atol=0)

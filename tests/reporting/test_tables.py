@@ -374,7 +374,7 @@ def test_settings_that_do_not_fit_the_files_are_refused(tmp_path, capsys, change
 
 
 def test_renderings_escape_what_would_break_them():
-    grid = render.Grid("T", ["a|b", "50 %_x"], [[render.Bold("<m&m>"), "−1 ≤ 2"]], notes=["x_y"])
+    grid = render.TextTable("T", ["a|b", "50 %_x"], [[render.Bold("<m&m>"), "−1 ≤ 2"]], notes=["x_y"])
     assert "a\\|b" in render.markdown([grid])
     assert "**<m&m>**" in render.markdown([grid])
     latex = render.latex([grid])

@@ -49,7 +49,7 @@ def complaints(made, folder, form=FORM, recipe=RECIPE):
     model, qparams, fake, _ = made
     config = json.loads((model / "config.json").read_text())
     layout = registry.layout(form)(Weights(model), QParams(qparams), recipe, config)
-    return [f"{f.check} {f.subject}: {f.complaint}" for f in findings(layout, folder, Weights(fake)) if f.complaint]
+    return [f"{f.check} {f.subject}: {f.mismatch}" for f in findings(layout, folder, Weights(fake)) if f.mismatch]
 
 
 def shard_of(folder, name):
@@ -103,8 +103,8 @@ def test_every_form_is_verified_by_its_own_reader(form, recipe, made, tmp_path):
     name = next(name for name in sorted(tensors) if "scale" in name)
     tensors[name] = tensors[name] * 2
     save_file(tensors, shard, metadata={"format": "pt"})
-    (complaint,) = complaints(found, folder, form, recipe)
-    assert complaint.startswith(f"tensors {name}: ")
+    (mismatch,) = complaints(found, folder, form, recipe)
+    assert mismatch.startswith(f"tensors {name}: ")
 
 
 @pytest.mark.parametrize("engine", [None, "transformers"])
@@ -168,8 +168,8 @@ def test_another_recipes_checkpoint_is_refused(made, copy, tmp_path, capsys):
 def test_a_truncated_shard_is_named(made, copy):
     shard = shard_of(copy, SCALE)
     shard.write_bytes(shard.read_bytes()[:-100])
-    (complaint,) = complaints(made, copy)
-    assert shard.name in complaint
+    (mismatch,) = complaints(made, copy)
+    assert shard.name in mismatch
 
 
 def test_swapped_scales_are_named(made, copy):

@@ -263,7 +263,8 @@ def test_what_scores_changes_no_generation_and_what_asks_no_score(name: str, tmp
         assert changed(file, scorer, scorer.replace("score\n", "other\n\n\ndef score(r, m):\n    return other(r, m)\n")) == (0, 1)
     else:
         assert changed(file, own, own.replace("Metric", "object")) == (0, 1)
-    assert changed(file, "def item(row: Row, index: int)", "def item(row: Row, index: int = 0)") == (1, 0)
+    if "import item as item\n" not in (root / file).read_text():  # of another benchmark's file
+        assert changed(file, "def item(row: Row, index: int)", "def item(row: Row, index: int = 0)") == (1, 0)
     assert changed(f"evaluation/scoring/{kind}.py", "    return Verdict(", "    return (0, Verdict)[1](") == (0, 1)
     assert changed(f"evaluation/requests/{kind}.py", '"completion": ', '"completion": 0 + ') == (1, 0)
     assert changed("evaluation/scoring/verdict.py", "correct: bool | None = None", "correct: bool | None = True") == (0, 1)

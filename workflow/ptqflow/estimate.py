@@ -16,7 +16,7 @@ from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.shapes import packed_bytes, shards_of
 from ptqflow.recipes import Recipe
-from ptqflow.study import Study, architecture_of
+from ptqflow.study import Study, config_of
 
 _START = 6.0  # seconds until a process has imported what it needs, on one core
 _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
@@ -57,7 +57,7 @@ def sizes(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None) 
     """Size of every model. `configs`: config.json of those that are not fetched yet. Raises ConfigError for one without."""
     found = {}
     for name in study.models:
-        config = architecture_of(study, name) or (configs or {}).get(name)
+        config = config_of(study, name) or (configs or {}).get(name)
         if config is None:
             raise ConfigError(
                 f"models.{name} is not here yet, so its size is not known; fetch it first, or let its hub be reached"
@@ -84,7 +84,7 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
             work = 2 * model.linears * _tokens(study, study.calibration_of(recipe)) * passes(study.recipes[recipe]) / rate
             chunks = study.models[name].chunks
             yield from (("quantize", _START + work / chunks) for _ in range(chunks))
-        architecture = architecture_of(study, name)
+        architecture = config_of(study, name)
         for _ in study.checkpoints(architecture):
             yield "export", _START + model.bytes / 50e6
             yield "verify", 2 * _START + model.bytes / 50e6 + 3 * 2 * model.parameters * 8 * 512 / rate
@@ -137,7 +137,7 @@ def disk(study: Study, models: Mapping[str, Size]) -> int:
     """Bytes that the study leaves: models, states of calibration, integers and scales, checkpoints."""
     total = 0
     for name, model in models.items():
-        architecture = architecture_of(study, name)
+        architecture = config_of(study, name)
         used = {study.calibration_of(recipe) for recipe in study.chosen}
         states = sum(4 * _tokens(study, calibration) * model.hidden * study.models[name].chunks for calibration in used)
         total += model.bytes + states

@@ -28,7 +28,7 @@ from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
-from ptqflow.study import Study, Suite, architecture_of, layers_of, model_type_of
+from ptqflow.study import Study, Suite, config_of, layers_of, model_type_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
@@ -246,7 +246,7 @@ class Jobs:
         if any(study.recipes[recipe].relies_on() for recipe in study.chosen):
             yield "selftest", {"platform": platform}, paths.selftest(platform)
         for model in study.models:
-            place, architecture = {"platform": platform, "model": model}, architecture_of(study, model)
+            place, architecture = {"platform": platform, "model": model}, config_of(study, model)
             yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
             for recipe, form in study.checkpoints(architecture):
                 variant = f"{recipe}.{form}"

@@ -8,7 +8,7 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.demands import UNKNOWN, Demand, Dimensions
 from ptqflow.errors import ConfigError
 from ptqflow.slurm import Limits
-from ptqflow.study import Study, architecture_of, layers_of
+from ptqflow.study import Study, config_of, layers_of
 
 SNAKEMAKE_MB = 300  # of the two Snakemakes that run a job on a node, which a scheduler counts as the job's
 DEVICE_THREADS = 8  # of a job that computes on a device: its inverses and its files are the host's
@@ -46,7 +46,7 @@ class Needs:
     def _dimensions(self, model: str) -> Dimensions | None:
         """Those of a model; None while a hub model is not here."""
         name = model.partition(".")[0]
-        if name not in self._known and (config := architecture_of(self.study, name)) is not None:
+        if name not in self._known and (config := config_of(self.study, name)) is not None:
             self._known[name] = Dimensions.of(config, self._device)
         return self._known.get(name)
 

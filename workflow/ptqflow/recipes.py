@@ -16,7 +16,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of a block
 ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
 
@@ -111,7 +111,7 @@ class Override(Model):
     """
 
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | Literal["all"] = "all"
-    linears: Annotated[list[Linear], Field(min_length=1)] | Literal["all"] = "all"
+    linears: Annotated[list[LinearName], Field(min_length=1)] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
     transform: dict[str, Any] | None = None

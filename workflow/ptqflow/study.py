@@ -201,7 +201,7 @@ def load(config: Mapping[str, Any]) -> Study:
         raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
     for name, entry in study.models.items():
         with _named(f"models.{name}"):
-            if (stated := architecture_of(study, name)) is not None:
+            if (stated := config_of(study, name)) is not None:
                 anatomy.architecture_of(stated)  # before what its folder lacks: an unknown architecture has other tensors
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
@@ -222,7 +222,7 @@ def load(config: Mapping[str, Any]) -> Study:
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
-            study.checkpoints(architecture_of(study, name))
+            study.checkpoints(config_of(study, name))
     return study.replicated
 
 
@@ -238,7 +238,7 @@ def _named(key: str) -> Iterator[None]:
 
 
 def _check_architecture(study: Study, name: str) -> None:
-    architecture = architecture_of(study, name)
+    architecture = config_of(study, name)
     layers, entry = layers_of(study, name), study.models[name]
     stated = entry.model_type
     if stated and (stated not in anatomy.known() or (architecture is not None and architecture["model_type"] != stated)):
@@ -289,7 +289,7 @@ def layers_of(study: Study, model: str) -> int:
     """Number of decoder blocks of a model, as stated or as its local config.json says."""
     if (layers := study.models[model].layers) is not None:
         return layers
-    architecture = architecture_of(study, model)
+    architecture = config_of(study, model)
     assert architecture is not None, "a local model has a config.json: source_files checked it"
     return int(architecture["num_hidden_layers"])
 
@@ -297,11 +297,11 @@ def layers_of(study: Study, model: str) -> int:
 def model_type_of(study: Study, model: str) -> str | None:
     """`model_type` of a model, as stated or as its local config.json says; None for a hub model that does not state it."""
     entry = study.models[model]
-    config = architecture_of(study, model) if entry.source.path is not None else None
+    config = config_of(study, model) if entry.source.path is not None else None
     return str(config["model_type"]) if config is not None else entry.model_type
 
 
-def architecture_of(study: Study, model: str) -> dict[str, Any] | None:
+def config_of(study: Study, model: str) -> dict[str, Any] | None:
     """`config.json` of a model: from its local folder, or as fetched; None for a hub model that is not here yet."""
     source = study.models[model].source
     folder = Path(source.path) if source.path is not None else Path(paths.model(model)).parent

@@ -11,14 +11,23 @@ import torch
 from torch import Tensor
 
 from ptqflow.checkpoints.autoawq_scheme import BITS, quantization_config
-from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, on_grid, scale_spec, stored_scale, unsigned
+from ptqflow.checkpoints.layout import (
+    BaseLayout,
+    GridWeight,
+    QuantizedLinear,
+    TensorSpec,
+    on_grid,
+    scale_spec,
+    stored_scale,
+    unsigned,
+)
 from ptqflow.numerics.packing import pack, packed_length, reorder_awq, restore_awq, unpack
 
 
 class Layout(BaseLayout):
     """Words of 8 outputs."""
 
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """Words, zero points and scales, transposed."""
         (rows, columns), groups = linear.shape, linear.groups
         return {
@@ -27,7 +36,7 @@ class Layout(BaseLayout):
             "scales": scale_spec(torch.float16, groups, rows),
         }
 
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """The tensors of `linear_spec`."""
         integers, zero_point = unsigned(linear, weight)
         return {
@@ -36,7 +45,7 @@ class Layout(BaseLayout):
             "scales": stored_scale(linear, weight, torch.float16).T.contiguous(),
         }
 
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """Integers, scale and zero point from these tensors."""
         integers, zero_point = (restore_awq(unpack(tensors[name], BITS, linear.shape[0])).T for name in ("qweight", "qzeros"))
         return on_grid(linear, integers, tensors["scales"].T.float(), zero_point)

@@ -16,7 +16,7 @@ from compressed_tensors.quantization import QuantizationConfig
 from torch import Tensor
 
 from ptqflow.checkpoints.compressed_tensors_scheme import INT, layout_of, quantization_config
-from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, on_grid, scale_spec, stored_scale
+from ptqflow.checkpoints.layout import BaseLayout, GridWeight, QuantizedLinear, TensorSpec, on_grid, scale_spec, stored_scale
 from ptqflow.numerics.grid import integer_range
 from ptqflow.numerics.packing import packed_length, unpack
 
@@ -24,7 +24,7 @@ from ptqflow.numerics.packing import packed_length, unpack
 class Layout(BaseLayout):
     """Scales have the model's dtype; everything that is not a quantized weight is as in the float model, transforms folded in."""
 
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """Bytes and scales, or words, scales, shape and zero points."""
         (rows, columns), bits, groups = linear.shape, linear.weights.num_bits, linear.groups
         scale = scale_spec(linear.dtype, rows, groups)
@@ -41,7 +41,7 @@ class Layout(BaseLayout):
             spec["weight_zero_point"] = TensorSpec(torch.int32, (packed_length(rows, bits), groups))
         return spec
 
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """The tensors of `linear_spec`."""
         bits = linear.weights.num_bits
         scale = stored_scale(linear, weight, linear.dtype)
@@ -58,7 +58,7 @@ class Layout(BaseLayout):
             tensors["weight_zero_point"] = pack_to_int32(self._signed(linear, weight.zero_point), bits, packed_dim=0)
         return tensors
 
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """Integers, scale and zero point from these tensors."""
         (rows, columns), bits, symmetric = linear.shape, linear.weights.num_bits, linear.weights.symmetric
         scale = tensors["weight_scale"].float()
@@ -78,13 +78,13 @@ class Layout(BaseLayout):
         return {"config.json": {**self.config, "quantization_config": found}}
 
     @staticmethod
-    def _signed(linear: Linear, integers: Tensor) -> Tensor:
+    def _signed(linear: QuantizedLinear, integers: Tensor) -> Tensor:
         """Integers of the grid as int8 in [-2^(b-1), 2^(b-1)-1]."""
         if linear.weights.symmetric:
             return integers
         return (integers.to(torch.int16) - 2 ** (linear.weights.num_bits - 1)).to(torch.int8)
 
 
-def _is_static(linear: Linear) -> bool:
+def _is_static(linear: QuantizedLinear) -> bool:
     inputs = linear.scheme.input_activations
     return inputs is not None and not inputs.dynamic

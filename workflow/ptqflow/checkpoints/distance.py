@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptqflow.checkpoints.layout import WEIGHT, Linear
+from ptqflow.checkpoints.layout import WEIGHT, QuantizedLinear
 from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import Architecture, block_prefix
 from ptqflow.modeling.qparams import transformed
@@ -36,7 +36,12 @@ class Distance(NamedTuple):
 
 
 def distance(
-    weight: Tensor, linear: Linear, recipe: Recipe, qparams: Mapping[str, Tensor], read: Tensor, architecture: Architecture
+    weight: Tensor,
+    linear: QuantizedLinear,
+    recipe: Recipe,
+    qparams: Mapping[str, Tensor],
+    read: Tensor,
+    architecture: Architecture,
 ) -> Distance | None:
     """Of the weight `read` [out, in] from a checkpoint to the float model's `weight`, transformed as by the recipe.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, Linear, TensorSpec
+from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, QuantizedLinear, TensorSpec
 from ptqflow.modeling import online
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.qparams import deployed
@@ -29,19 +29,19 @@ class Layout(BaseLayout):
             self._online.setdefault(prefix + neighbour, []).append(name)
         assert all(prefix in self.source.file_of for prefix in self._online), f"{neighbour} in every block"
 
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """The weight in its own dtype."""
         return {"weight": TensorSpec(linear.dtype, linear.shape)}
 
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """The dequantized weight, rounded to its own dtype."""
         return {"weight": weight.dequantized().to(linear.dtype)}
 
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """There are no integers in this form: use `read_weight`."""
         raise NotImplementedError("form fake holds no integers")
 
-    def read_weight(self, checkpoint: Weights, linear: Linear) -> Tensor:
+    def read_weight(self, checkpoint: Weights, linear: QuantizedLinear) -> Tensor:
         """A linear's weight [out, in] in float32."""
         return checkpoint[linear.prefix + WEIGHT].float()
 

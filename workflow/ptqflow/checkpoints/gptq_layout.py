@@ -12,14 +12,23 @@ import torch
 from torch import Tensor
 
 from ptqflow.checkpoints.gptq_scheme import quantization_config
-from ptqflow.checkpoints.layout import BaseLayout, GridWeight, Linear, TensorSpec, on_grid, scale_spec, stored_scale, unsigned
+from ptqflow.checkpoints.layout import (
+    BaseLayout,
+    GridWeight,
+    QuantizedLinear,
+    TensorSpec,
+    on_grid,
+    scale_spec,
+    stored_scale,
+    unsigned,
+)
 from ptqflow.numerics.packing import pack, packed_length, unpack
 
 
 class Layout(BaseLayout):
     """Words along the inputs; groups in their natural order."""
 
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """Words, zero points, scales, and the group of each input."""
         (rows, columns), bits, groups = linear.shape, linear.weights.num_bits, linear.groups
         return {
@@ -29,7 +38,7 @@ class Layout(BaseLayout):
             "g_idx": TensorSpec(torch.int32, (columns,), 0, groups - 1),
         }
 
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """The tensors of `linear_spec`."""
         bits, (_, columns) = linear.weights.num_bits, linear.shape
         integers, zero_point = unsigned(linear, weight)
@@ -40,7 +49,7 @@ class Layout(BaseLayout):
             "g_idx": torch.arange(columns, dtype=torch.int32) // (columns // linear.groups),
         }
 
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """Integers, scale and zero point from these tensors."""
         (rows, columns), bits = linear.shape, linear.weights.num_bits
         integers = unpack(tensors["qweight"].T.contiguous(), bits, columns)
@@ -53,6 +62,6 @@ class Layout(BaseLayout):
         return {"config.json": {**self.config, "quantization_config": found}, "quantize_config.json": found}
 
 
-def _minus(linear: Linear) -> int:
+def _minus(linear: QuantizedLinear) -> int:
     """What the stored zero points lack: 1 in version 1, which only symmetric weights (zero point 2^(b-1)) use."""
     return 1 if linear.weights.symmetric else 0

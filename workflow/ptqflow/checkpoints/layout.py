@@ -51,7 +51,7 @@ class TensorSpec:
         """Size of its data."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def complaint(self, tensor: Tensor) -> str | None:
+    def mismatch(self, tensor: Tensor) -> str | None:
         """What is wrong with a tensor, or None."""
         if tensor.dtype != self.dtype:
             return f"dtype {tensor.dtype}, expected {self.dtype}"
@@ -96,7 +96,7 @@ class GridWeight(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Linear:
+class QuantizedLinear:
     """A quantized linear: `shape` (out, in) and `dtype` of its float weight, `groups` scales per row."""
 
     scheme: LinearScheme
@@ -123,24 +123,24 @@ class BaseLayout(ABC):
         """`source`: the float model's tensors; `config`: its config.json."""
         self.source, self.qparams, self.recipe, self.config = source, qparams, recipe, config
         self.architecture, shapes = architecture(config["model_type"]), linear_shapes(config)
-        self.linears: dict[str, Linear] = {}
+        self.linears: dict[str, QuantizedLinear] = {}
         for scheme in schemes(recipe, config):
             if scheme.weights is not None:
                 shape = shapes[scheme.linear]
                 groups = shape[1] // scheme.group_size if scheme.group_size else 1
                 dtype, _ = source.header(scheme.prefix + WEIGHT)
-                self.linears[scheme.prefix] = Linear(scheme, scheme.weights, shape, groups, dtype)
+                self.linears[scheme.prefix] = QuantizedLinear(scheme, scheme.weights, shape, groups, dtype)
 
     @abstractmethod
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """The tensors that take the place of a linear's weight, by name after its prefix (`weight_packed`)."""
 
     @abstractmethod
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """These tensors. Raises ArtifactError naming one that its dtype cannot hold."""
 
     @abstractmethod
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """The weight on its grid from these tensors: the inverse of `encode`."""
 
     def documents(self) -> dict[str, dict[str, Any]]:
@@ -173,41 +173,41 @@ class BaseLayout(ABC):
         if wrong := sorted(tensors.keys() ^ spec.keys()):
             raise ArtifactError(f"{wrong[0]}: the tensors made of {name} and their specification differ; report this")
         for key, tensor in tensors.items():
-            if complaint := spec[key].complaint(tensor):
+            if mismatch := spec[key].mismatch(tensor):
                 remedy = "run quantize again" if linear else "fetch the model again or use another one, then quantize it"
-                raise ArtifactError(f"{key}: {complaint}; {remedy}")
+                raise ArtifactError(f"{key}: {mismatch}; {remedy}")
         return tensors
 
     def spec(self) -> dict[str, TensorSpec]:
         """Every tensor of the checkpoint."""
         return {key: spec for name in sorted(self.source.file_of) for key, spec in self.spec_of(name).items()}
 
-    def grid_weight(self, linear: Linear) -> GridWeight:
+    def grid_weight(self, linear: QuantizedLinear) -> GridWeight:
         """A linear's integers, scale and zero point as quantized."""
         return GridWeight(*(self.qparams[f"{linear.prefix}.{part}"] for part in GridWeight._fields))
 
-    def read(self, checkpoint: Weights, linear: Linear) -> GridWeight:
+    def read(self, checkpoint: Weights, linear: QuantizedLinear) -> GridWeight:
         """The same, read back from a checkpoint. Raises ArtifactError for a missing tensor."""
         names = {part: f"{linear.prefix}.{part}" for part in self.linear_spec(linear)}
         tensors = checkpoint.load(names.values())
         return self.decode(linear, {part: tensors[name] for part, name in names.items()})
 
-    def read_weight(self, checkpoint: Weights, linear: Linear) -> Tensor:
+    def read_weight(self, checkpoint: Weights, linear: QuantizedLinear) -> Tensor:
         """A linear's dequantized weight [out, in], float32, read back from a checkpoint."""
         return self.read(checkpoint, linear).dequantized()
 
-    def _linear(self, name: str) -> Linear | None:
+    def _linear(self, name: str) -> QuantizedLinear | None:
         return self.linears.get(name.removesuffix(WEIGHT)) if name.endswith(WEIGHT) else None
 
 
-def unsigned(linear: Linear, weight: GridWeight) -> tuple[Tensor, Tensor]:
+def unsigned(linear: QuantizedLinear, weight: GridWeight) -> tuple[Tensor, Tensor]:
     """Integers and zero points on the unsigned grid [0, 2^b-1], uint8: signed ones are offset by 2^(b-1)."""
     offset = 2 ** (linear.weights.num_bits - 1) if linear.weights.symmetric else 0
     integers, zero_point = (part.to(torch.int16) + offset for part in (weight.integers, weight.zero_point))
     return integers.to(torch.uint8), zero_point.to(torch.uint8)
 
 
-def on_grid(linear: Linear, integers: Tensor, scale: Tensor, zero_point: Tensor) -> GridWeight:
+def on_grid(linear: QuantizedLinear, integers: Tensor, scale: Tensor, zero_point: Tensor) -> GridWeight:
     """The inverse of `unsigned`: integers and zero points as qparams hold them."""
     offset = 2 ** (linear.weights.num_bits - 1) if linear.weights.symmetric else 0
     dtype = storage_dtype(linear.weights.symmetric)
@@ -215,7 +215,7 @@ def on_grid(linear: Linear, integers: Tensor, scale: Tensor, zero_point: Tensor)
     return GridWeight(integers, scale.contiguous(), zero_point)
 
 
-def stored_scale(linear: Linear, weight: GridWeight, dtype: torch.dtype) -> Tensor:
+def stored_scale(linear: QuantizedLinear, weight: GridWeight, dtype: torch.dtype) -> Tensor:
     """A linear's scales [out, groups] in the dtype that a form stores, rounded once.
 
     Raises ArtifactError where that overflows or vanishes; a group that holds nothing but zeros gets the smallest scale there is.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, Linear, TensorSpec, scale_spec
+from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, GridWeight, QuantizedLinear, TensorSpec, scale_spec
 from ptqflow.checkpoints.modelslim_scheme import FLATQUANT, FLOAT, W8A8, type_of
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling import online
@@ -39,7 +39,7 @@ class Layout(BaseLayout):
 
     stem = "quant_model_weights"
 
-    def linear_spec(self, linear: Linear) -> dict[str, TensorSpec]:
+    def linear_spec(self, linear: QuantizedLinear) -> dict[str, TensorSpec]:
         """Integers, scales, offsets, and what FlatQuant leaves to do at inference."""
         rows = linear.shape[0]
         low, high = integer_range(linear.weights.num_bits, symmetric=True)
@@ -61,7 +61,7 @@ class Layout(BaseLayout):
             spec["quant_bias"] = TensorSpec(torch.int32, (rows,))
         return spec | self._cache_spec(linear.prefix)
 
-    def encode(self, linear: Linear, weight: GridWeight) -> dict[str, Tensor]:
+    def encode(self, linear: QuantizedLinear, weight: GridWeight) -> dict[str, Tensor]:
         """The tensors of `linear_spec`. Raises ArtifactError for what the type has no place for, naming the tensor."""
         if weight.zero_point.any():
             raise ArtifactError(f"{linear.prefix}.zero_point is not 0, and this form has none; use weights.symmetric: true")
@@ -72,7 +72,7 @@ class Layout(BaseLayout):
             tensors |= self._static(linear, weight.scale[:, 0])
         return tensors | self._cache(linear.prefix)
 
-    def _static(self, linear: Linear, weight_scale: Tensor) -> dict[str, Tensor]:
+    def _static(self, linear: QuantizedLinear, weight_scale: Tensor) -> dict[str, Tensor]:
         """What W8A8 needs beside the weight; weight_scale [out] float32."""
         input_scale = self.qparams[f"{linear.prefix}.input_scale"].to(linear.dtype)
         deq_scale = weight_scale / input_scale.reciprocal().float()
@@ -117,7 +117,7 @@ class Layout(BaseLayout):
         prefix = name.removesuffix(WEIGHT)
         return super().float_tensors(name) | {f"{prefix}.{part}": tensor for part, tensor in self._cache(prefix).items()}
 
-    def _transform(self, linear: Linear) -> dict[str, Tensor]:
+    def _transform(self, linear: QuantizedLinear) -> dict[str, Tensor]:
         """L, R and the clip ratio of a linear, from qparams."""
         site, layer = self.architecture.site_of(linear.scheme.linear), linear.scheme.layer
         readers = [self.architecture.linear_prefix(layer, reader) for reader in site.linears]
@@ -135,7 +135,7 @@ class Layout(BaseLayout):
         }
         return {part: side[0].to(linear.dtype) for part, side in sides.items()} | {"clip_ratio": ratio[0, :1].clone()}
 
-    def decode(self, linear: Linear, tensors: Mapping[str, Tensor]) -> GridWeight:
+    def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """Integers, scale and zero point from these tensors."""
         scale = tensors["weight_scale"]
         return GridWeight(tensors["weight"], scale, torch.zeros(scale.shape, dtype=torch.int8))

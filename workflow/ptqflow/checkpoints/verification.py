@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.checkpoints.distance import BEYOND, distance
-from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, Linear
+from ptqflow.checkpoints.layout import WEIGHT, BaseLayout, QuantizedLinear
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.weights import Weights, index_name, open_safetensors
 from ptqflow.progress import progress
@@ -27,13 +27,13 @@ _FOREIGN = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 
 
 class Finding(NamedTuple):
-    """One thing that was checked: `value` is what was measured (None: equality), `complaint` what is wrong, if anything."""
+    """One thing that was checked: `value` is what was measured (None: equality), `mismatch` what is wrong, if anything."""
 
     check: str
     subject: str
     value: float | None = None
     limit: float | None = None
-    complaint: str | None = None
+    mismatch: str | None = None
 
 
 def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator[Finding]:
@@ -45,15 +45,15 @@ def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator
     try:
         stored = dict(_headers(folder, layout.stem))
     except ArtifactError as error:
-        yield Finding("files", layout.stem, complaint=str(error))
+        yield Finding("files", layout.stem, mismatch=str(error))
         return
     yield from _index(folder, layout.stem, stored)
     yield from (_document(folder / name, expected) for name, expected in layout.documents().items())
     spec = layout.spec()
     for name in sorted(spec.keys() - stored.keys()):
-        yield Finding("names", name, complaint="missing")
+        yield Finding("names", name, mismatch="missing")
     for name in sorted(stored.keys() - spec.keys()):
-        yield Finding("names", name, complaint="not a tensor of this form: stale, or renamed")
+        yield Finding("names", name, mismatch="not a tensor of this form: stale, or renamed")
     if spec.keys() != stored.keys():
         return
     yield _bytes([folder / name for name in set(stored.values())], sum(tensor.bytes for tensor in spec.values()))
@@ -85,19 +85,19 @@ def _index(folder: Path, stem: str, stored: dict[str, str]) -> Iterator[Finding]
     """The index lists each tensor at its file, and the sum of their bytes."""
     path = folder / index_name(stem)
     if not path.is_file():
-        complaint = "missing, though there are several weight files" if len(set(stored.values())) > 1 else None
-        if complaint:
-            yield Finding("index", path.name, complaint=complaint)
+        mismatch = "missing, though there are several weight files" if len(set(stored.values())) > 1 else None
+        if mismatch:
+            yield Finding("index", path.name, mismatch=mismatch)
         return
     try:
         index = json.loads(path.read_text())
         listed, total = dict(index["weight_map"]), int(index["metadata"]["total_size"])
     except (ValueError, KeyError, TypeError) as error:
-        yield Finding("index", path.name, complaint=f"not an index ({error})")
+        yield Finding("index", path.name, mismatch=f"not an index ({error})")
         return
     for name in sorted(listed.keys() | stored.keys()):
         if listed.get(name) != stored.get(name):
-            yield Finding("index", name, complaint=f"listed in {listed.get(name)}, found in {stored.get(name)}")
+            yield Finding("index", name, mismatch=f"listed in {listed.get(name)}, found in {stored.get(name)}")
     found = sum(file.stat().st_size - _header_bytes(file) for file in (folder / name for name in set(stored.values())))
     wrong = f"total_size {total}, found {found}" if total != found else None
     yield Finding("index", path.name, float(found), float(total), wrong)
@@ -108,8 +108,8 @@ def _document(path: Path, expected: dict[str, Any]) -> Finding:
     try:
         same = json.loads(path.read_text()) == json.loads(json.dumps(expected))
     except (OSError, ValueError) as error:
-        return Finding("documents", path.name, complaint=f"not readable ({error})")
-    return Finding("documents", path.name, complaint=None if same else "does not say what this recipe and form need")
+        return Finding("documents", path.name, mismatch=f"not readable ({error})")
+    return Finding("documents", path.name, mismatch=None if same else "does not say what this recipe and form need")
 
 
 def _bytes(paths: list[Path], data: int) -> Finding:
@@ -117,8 +117,8 @@ def _bytes(paths: list[Path], data: int) -> Finding:
     expected = data + sum(map(_header_bytes, paths))
     found = sum(path.stat().st_size for path in paths)
     off = abs(found / expected - 1) > BYTES_TOLERANCE
-    complaint = f"{found} bytes, {expected} expected" if off else None
-    return Finding("bytes", "weights", float(found), float(expected), complaint)
+    mismatch = f"{found} bytes, {expected} expected" if off else None
+    return Finding("bytes", "weights", float(found), float(expected), mismatch)
 
 
 def _header_bytes(path: Path) -> int:
@@ -133,31 +133,31 @@ def _of_source(layout: BaseLayout, checkpoint: Weights, fake: Weights | None, na
     made, sound = layout.tensors_of(name), True
     for key, spec in layout.spec_of(name).items():
         tensor = checkpoint[key]
-        complaint = spec.complaint(tensor)
-        if complaint is None and not _same(tensor, made[key]):
-            complaint = "differs from what the integers and scales of quantize give"
-        sound &= complaint is None
-        yield Finding("tensors", key, complaint=complaint)
+        mismatch = spec.mismatch(tensor)
+        if mismatch is None and not _same(tensor, made[key]):
+            mismatch = "differs from what the integers and scales of quantize give"
+        sound &= mismatch is None
+        yield Finding("tensors", key, mismatch=mismatch)
     if linear is not None and sound:
         yield from _of_linear(layout, linear, checkpoint, fake)
         yield from _distance(layout, linear, checkpoint)
 
 
-def _of_linear(layout: BaseLayout, linear: Linear, checkpoint: Weights, fake: Weights | None) -> Iterator[Finding]:
+def _of_linear(layout: BaseLayout, linear: QuantizedLinear, checkpoint: Weights, fake: Weights | None) -> Iterator[Finding]:
     """The form's own reader gives back the integers, and a weight within rounding of the fake checkpoint's."""
     if fake is None:
         return
     read, made = layout.read(checkpoint, linear), layout.grid_weight(linear)
     for part in ("integers", "zero_point"):
         same = torch.equal(getattr(read, part).int(), getattr(made, part).int())
-        yield Finding(part, linear.prefix, complaint=None if same else "read back, they differ from quantize's")
+        yield Finding(part, linear.prefix, mismatch=None if same else "read back, they differ from quantize's")
     yield _close("scale", linear.prefix, read.scale, made.scale, _half_step(torch.bfloat16))
     fake_weight = fake[linear.prefix + WEIGHT]
     limit = _half_step(torch.bfloat16) + _half_step(fake_weight.dtype)
     yield _close("weight", linear.prefix, layout.read_weight(checkpoint, linear), fake_weight.float(), limit)
 
 
-def _distance(layout: BaseLayout, linear: Linear, checkpoint: Weights) -> Iterator[Finding]:
+def _distance(layout: BaseLayout, linear: QuantizedLinear, checkpoint: Weights) -> Iterator[Finding]:
     """The weight is as near to the float model's as its bits allow, whatever integers and scales it was made from."""
     read = layout.read_weight(checkpoint, linear)
     found = distance(layout.source[linear.prefix + WEIGHT], linear, layout.recipe, layout.qparams, read, layout.architecture)
@@ -171,8 +171,8 @@ def _distance(layout: BaseLayout, linear: Linear, checkpoint: Weights) -> Iterat
 def _close(check: str, subject: str, found: Tensor, expected: Tensor, limit: float) -> Finding:
     """The largest relative difference; zeros must be zeros."""
     difference = ((found - expected).abs() / expected.abs().clamp(min=torch.finfo(torch.float32).tiny)).max().item()
-    complaint = None if difference <= limit else f"relative difference {difference:.3g}, at most {limit:.3g} expected"
-    return Finding(check, subject, difference, limit, complaint)
+    mismatch = None if difference <= limit else f"relative difference {difference:.3g}, at most {limit:.3g} expected"
+    return Finding(check, subject, difference, limit, mismatch)
 
 
 def _half_step(dtype: torch.dtype) -> float:

@@ -15,7 +15,7 @@ from ptqflow.commands.run import CONFIG, environment, profile_options
 from ptqflow.console import span
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
-from ptqflow.study import Study, architecture_of, load
+from ptqflow.study import Study, config_of, load
 
 EXAMPLES = """examples:
   ptqflow check              the study in this folder
@@ -87,7 +87,7 @@ def _of_hub(study: Study) -> dict[str, Any]:
     """config.json of the models that are not fetched yet, from the hub where it can be reached."""
     found = {}
     for name, entry in study.models.items():
-        if architecture_of(study, name) is None:
+        if config_of(study, name) is None:
             try:
                 found[name] = located(f"{entry.source.repo}@{entry.source.revision}").config
             except PtqflowError as error:

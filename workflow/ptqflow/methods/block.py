@@ -212,8 +212,8 @@ def _seen(site: Site, gram: Tensor | None, sample: Tensor | None, dtype: torch.d
 def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:
     """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
     difference = dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point).sub_(weight)
-    total = _energy(weight, inputs)
-    lost = rounded.lost if rounded.lost is not None else _energy(difference, inputs)
+    total = _squared_norm(weight, inputs)
+    lost = rounded.lost if rounded.lost is not None else _squared_norm(difference, inputs)
     inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
         "weight_error": _ratio(_squares(difference), _squares(weight)),
@@ -235,9 +235,9 @@ def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
     return _ratio((expected - output).square().sum().item(), expected.square().sum().item())
 
 
-def _energy(weight: Tensor, inputs: LowerHalf | Rows) -> float:
+def _squared_norm(weight: Tensor, inputs: LowerHalf | Rows) -> float:
     """|X Wᵀ|² = tr(W XᵀX Wᵀ)."""
-    return max(0.0, inputs.energies(weight).cpu().double().sum().item())
+    return max(0.0, inputs.quadratic_forms(weight).cpu().double().sum().item())
 
 
 def _squares(matrix: Tensor) -> float:

@@ -238,7 +238,7 @@ def _by_site(
     positions = run.blocks.positions(run.tokens)
     finished = len(hidden if everything else entering)
     with sample_linears(block, _SAMPLED_TOKENS) as sampled:
-        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished, run.blocks.room):
+        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished, run.blocks.buffer):
             if not rounder.quantized(site):
                 deque(inputs, maxlen=0)  # made and left
                 continue

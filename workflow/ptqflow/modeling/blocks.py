@@ -23,7 +23,7 @@ _RECOMPUTED = ".rotary_emb.inv_freq"  # older Llama checkpoints hold it in every
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
 
-class Room:
+class Buffer:
     """Memory (on the CPU) for one large tensor at a time: the same for all that follow each other, as large as the largest was.
 
     Taken anew each time it would be cleared page by page, or scatter the heap.
@@ -50,7 +50,7 @@ class Blocks:
         config = json.loads((folder / "config.json").read_text())
         self.weights = Weights(folder)
         self.device, self.dtype = device, dtype
-        self.room = Room()  # for what `walk_sites` holds back
+        self.buffer = Buffer()  # for what `walk_sites` holds back
         self.architecture = architecture_of(config)
         with self._understood():
             self.config: Any = self.architecture.class_of("Config").from_dict(config)
@@ -159,7 +159,7 @@ def walk_sites(
     positions: Positions,
     precision: Callable[[], AbstractContextManager[None]] = nullcontext,
     finished: int | None = None,
-    room: Room | None = None,
+    buffer: Buffer | None = None,
 ) -> Iterator[tuple[Site, Iterable[Tensor]]]:
     """Run `hidden` [sequences, tokens, hidden] through a block one distinct linear input at a time, all sequences at each.
 
@@ -167,15 +167,15 @@ def walk_sites(
     site. The linears that read a site run after that, so they can be replaced according to x, and what follows is made by the new
     ones. `hidden` becomes the block's output, in place (only of the first `finished` sequences, if given). Forward passes run
     under `precision`. It is one pass in all where the inputs of linears can be held back (`_HELD_BYTES` each; those of o_proj
-    and down_proj in `room`); else it is two.
+    and down_proj in `buffer`); else it is two.
     """
-    room = room or Room()
+    buffer = buffer or Buffer()
     found = of_block(block)
     for half, first, second in zip(found.halves, found.sites[::2], found.sites[1::2], strict=True):
         attention = {"position_embeddings": positions, "attention_mask": None} if half.module == ATTENTION else {}
         run = partial(block.get_submodule(half.module), **attention)
         wanted = len(hidden) if finished is None or second is not found.sites[-1] else finished
-        yield from _walk_half(block, half, run, (first, second), hidden, precision, wanted, room)
+        yield from _walk_half(block, half, run, (first, second), hidden, precision, wanted, buffer)
 
 
 def _walk_half(
@@ -186,7 +186,7 @@ def _walk_half(
     hidden: Tensor,
     precision: Callable[[], AbstractContextManager[None]],
     finished: int,
-    room: Room,
+    buffer: Buffer,
 ) -> Iterator[tuple[Site, Iterable[Tensor]]]:
     """hidden += after(last linear of module(norm(hidden))), as `walk_sites`."""
     device = next(block.parameters()).device
@@ -208,7 +208,7 @@ def _walk_half(
             first_inputs.forget()
         return x
 
-    first_inputs, last_inputs = _Held(normed, len(hidden), dtype, Room()), _Held(entered, len(hidden), dtype, room)
+    first_inputs, last_inputs = _Held(normed, len(hidden), dtype, Buffer()), _Held(entered, len(hidden), dtype, buffer)
     yield sites[0], map(first_inputs, parts)
     yield sites[1], map(last_inputs, parts)
     for part in parts:
@@ -219,13 +219,13 @@ def _walk_half(
 
 
 class _Held:
-    """What `make` makes of parts of all sequences, as linears see it (in `dtype`), held back in `room` for the next time.
+    """What `make` makes of parts of all sequences, as linears see it (in `dtype`), held back in `buffer` for the next time.
 
     Where that would be too much it is made again.
     """
 
-    def __init__(self, make: Callable[[slice], Tensor], sequences: int, dtype: torch.dtype, room: Room) -> None:
-        self._make, self._sequences, self._dtype, self._room = make, sequences, dtype, room
+    def __init__(self, make: Callable[[slice], Tensor], sequences: int, dtype: torch.dtype, buffer: Buffer) -> None:
+        self._make, self._sequences, self._dtype, self._buffer = make, sequences, dtype, buffer
         self._held: Tensor | None = None
         self._known = 0  # sequences
 
@@ -235,7 +235,7 @@ class _Held:
             return self._held[part]
         x = self._make(part)
         if part.start == 0 and x.device.type == "cpu" and x[0].numel() * self._sequences * self._dtype.itemsize <= _HELD_BYTES:
-            self._held = self._room.take((self._sequences, *x.shape[1:]), self._dtype)
+            self._held = self._buffer.take((self._sequences, *x.shape[1:]), self._dtype)
         if self._held is None:
             return x.to(self._dtype)
         self._held[part] = x
@@ -244,7 +244,7 @@ class _Held:
 
     def forget(self) -> None:
         """Hold nothing any more."""
-        self._held, self._room = None, Room()
+        self._held, self._buffer = None, Buffer()
 
 
 def _input_of(linear: nn.Module, run: Callable[[], Any]) -> Tensor:

@@ -24,7 +24,7 @@ from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs
 
-CacheTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+CacheFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class FakeQuantLinear(nn.Linear):
@@ -73,7 +73,7 @@ def cache_attention(
     The cache keeps float keys and values (but keys that are quantized before RoPE); every read quantizes them, token by token or
     on fixed grids, to the same numbers. So decoding with a cache equals a full forward pass.
     """
-    transform: CacheTransform | None = getattr(module, "cache_transform", None)
+    transform: CacheFunction | None = getattr(module, "cache_transform", None)
     if transform is not None:
         key, value = transform(key, value)
         if isinstance(transform, online.FlatCache):
@@ -113,7 +113,7 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
         cache.quantize_cache(block, recipe.scheme.kv_cache)
 
 
-def set_cache_transform(block: nn.Module, transform: CacheTransform | None) -> None:
+def set_cache_transform(block: nn.Module, transform: CacheFunction | None) -> None:
     """What this block's attention does to keys and values before it reads them (needs ATTENTION_NAME as implementation)."""
     attention: Any = block.get_submodule(ATTENTION)
     attention.cache_transform = transform

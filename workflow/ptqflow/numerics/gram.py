@@ -1,4 +1,4 @@
-"""Gram matrices XᵀX of a linear's inputs, and the energies that they give. Only their lower halves are computed."""
+"""Gram matrices XᵀX of a linear's inputs, and the quadratic_forms that they give. Only their lower halves are computed."""
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def mirror(gram: Tensor) -> Tensor:
 
 
 class LowerHalf:
-    """The lower half of a symmetric matrix XᵀX [n, n] as `energies` reads it, by blocks: a copy."""
+    """The lower half of a symmetric matrix XᵀX [n, n] as `quadratic_forms` reads it, by blocks: a copy."""
 
     def __init__(self, gram: Tensor) -> None:
         self.width = max(_COLUMNS, -(-len(gram) // _SLICES))
@@ -44,7 +44,7 @@ class LowerHalf:
             part[: part.shape[1]] /= 2
             self.slices.append(part)
 
-    def energies(self, rows: Tensor) -> Tensor:
+    def quadratic_forms(self, rows: Tensor) -> Tensor:
         """w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
         found = rows.new_zeros(len(rows))
         for start, part in zip(range(0, rows.shape[1], self.width), self.slices, strict=True):
@@ -54,7 +54,7 @@ class LowerHalf:
 
 
 class Rows:
-    """X [k, n] itself, for energies that XᵀX would give: less work where the rows are fewer than the columns.
+    """X [k, n] itself, for quadratic_forms that XᵀX would give: less work where the rows are fewer than the columns.
 
     Products are in the dtype of X. Bfloat16 rounds each factor and product by up to 1/512, at random: what is summed over many
     channels, tokens and rows is off by far less.
@@ -63,16 +63,16 @@ class Rows:
     def __init__(self, x: Tensor) -> None:
         self.x = x.T
 
-    def energies(self, rows: Tensor) -> Tensor:
+    def quadratic_forms(self, rows: Tensor) -> Tensor:
         """|X wᵀ|² [k] (float32) of each row w of `rows` [k, n] (float32)."""
         return multiply(rows.to(self.x.dtype), self.x).float().square_().sum(1)
 
 
 class LeadingPart:
-    """A symmetric XᵀX [n, n] as its leading directions and the diagonal of the rest: near its energies, for little work.
+    """A symmetric XᵀX [n, n] as its leading directions and the diagonal of the rest: near its quadratic_forms, for little work.
 
     XᵀX ~ F Fᵀ + diag(d); F [n, 64] from a projection on 64 random directions, once multiplied (Halko et al., 2011). Rounding
-    errors of channels are nearly independent, so that the rest beside the diagonal adds little to their energies.
+    errors of channels are nearly independent, so that the rest beside the diagonal adds little to their quadratic_forms.
     """
 
     def __init__(self, gram: Tensor) -> None:
@@ -82,6 +82,6 @@ class LeadingPart:
         self.factor = basis @ turn * size.clamp(min=0).sqrt()
         self.diagonal = gram.diagonal() - self.factor.square().sum(1)
 
-    def energies(self, rows: Tensor) -> Tensor:
+    def quadratic_forms(self, rows: Tensor) -> Tensor:
         """Near w XᵀX wᵀ [k] of each row w of `rows` [k, n]."""
         return multiply(rows, self.factor).square_().sum(1) + rows.square() @ self.diagonal

@@ -5,7 +5,7 @@ from typing import Any
 
 from ptqflow.evaluation.decision import DECIDED, drop_class
 from ptqflow.evaluation.statistics import LEVEL
-from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
@@ -30,7 +30,7 @@ _LEGEND = [
 ]
 
 
-def printed(rows: Sequence[Row]) -> list[Grid]:
+def printed(rows: Sequence[Row]) -> list[TextTable]:
     """Scores with average, drop, class and recovery; then every task's drop; then truncation, if anything was truncated."""
     lines: Lines = {}
     several = len({row["engine"] for row in rows}) > 1  # one engine goes without saying
@@ -49,7 +49,7 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
     return grids
 
 
-def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> Grid:
+def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> TextTable:
     names = _names(lines)
     header = [*names, *tasks]
     header += ["Average", "Drop", "Noise", "Class", "To decide", "Recovery (%)"] if tasks else []
@@ -67,15 +67,15 @@ def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> 
                 number(average.get("recovery"), 1),
             ]
         body.append([*line, *(_perplexity(cells.get(task)) for task in perplexities)])
-    return Grid(
+    return TextTable(
         "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), [*_LEGEND, *_notes(lines)]
     )
 
 
-def _by_task(title: str, lines: Lines, tasks: Sequence[str], cell: Callable[[Row | None], str]) -> Grid:
+def _by_task(title: str, lines: Lines, tasks: Sequence[str], cell: Callable[[Row | None], str]) -> TextTable:
     body = [[*key, *(cell(cells.get(task)) for task in tasks)] for key, cells in lines.items()]
     names = _names(lines)
-    return Grid(title, [*names, *tasks], body, len(names))
+    return TextTable(title, [*names, *tasks], body, len(names))
 
 
 def _names(lines: Lines) -> list[str]:

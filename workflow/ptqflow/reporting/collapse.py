@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy import stats
 
 from ptqflow.evaluation import statistics
-from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.variants import BASELINE, Served
 
 READS = ["looping", "open_thinking", "silent"]  # of schema SAMPLES, beside those of `runs`
@@ -84,7 +84,7 @@ def _length(frame: pd.DataFrame, baseline: pd.DataFrame, rng: np.random.Generato
     return {"inflation": float(after[items].sum() / before[items].sum()), "inflation_low": low, "inflation_high": high}
 
 
-def printed(rows: Sequence[Row]) -> Grid:
+def printed(rows: Sequence[Row]) -> TextTable:
     """The table for reading, what is a sign of collapse in bold."""
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Task", *(f"{said} (%)" for said in SYMPTOMS.values())]
     header += ["tokens", "of baseline", "Signs"]
@@ -100,7 +100,7 @@ def printed(rows: Sequence[Row]) -> Grid:
             Bold(text) if said in signs else text for text, said in [*shares, (number(row["tokens"], 0), ""), (length, "longer")]
         ]
         body.append([*names, *cells, "–" if row["recipe"] == BASELINE else row.get("signs") or "none"])
-    return Grid(
+    return TextTable(
         "Collapse",
         header,
         body,

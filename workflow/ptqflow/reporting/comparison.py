@@ -12,7 +12,7 @@ import numpy as np
 
 from ptqflow.artifacts.schemas import COMPARISON
 from ptqflow.evaluation import decision, difference, random_effects, statistics
-from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
 from ptqflow.reporting.variants import BASELINE, Served
 
@@ -81,7 +81,7 @@ def _pair(
     return [*(row(task, [task]) for task in pairs), *average]
 
 
-def printed(rows: Sequence[Row]) -> list[Grid]:
+def printed(rows: Sequence[Row]) -> list[TextTable]:
     """A matrix for each model on a platform and engine, of the averages; one without rows where there is nothing to compare."""
     averages = [row for row in rows if row["task"] == AVERAGE]
     grids = []
@@ -98,8 +98,8 @@ def printed(rows: Sequence[Row]) -> list[Grid]:
             cells[other, one] = _cell(row, -1)
         names = list(dict.fromkeys(name for pair in cells for name in pair))
         body = [[name, *(cells.get((name, other), "–") for other in names)] for name in names]
-        grids.append(Grid(f"Is the row better than the column? {', '.join(place)}", ["Recipe", *names], body, 1, _NOTES))
-    return grids or [Grid("Is the row better than the column?", ["Recipe"], [], 1, ["Less than two recipes were scored."])]
+        grids.append(TextTable(f"Is the row better than the column? {', '.join(place)}", ["Recipe", *names], body, 1, _NOTES))
+    return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, ["Less than two recipes were scored."])]
 
 
 def _cell(row: Row, sign: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ptqflow.reporting.accuracy import PERPLEXITY
-from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import BASELINE
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ _SIDE_BY_SIDE = [
 ]
 
 
-def printed(rows: Sequence[Row]) -> list[Grid]:
+def printed(rows: Sequence[Row]) -> list[TextTable]:
     """Cost by task over all seeds, then scores with times by seed: the layout of the source paper's Table 3."""
     return [_by_task([row for row in rows if row["seed"] is None]), _side_by_side([r for r in rows if r["seed"] is not None])]
 
@@ -33,7 +33,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _by_task(rows: Sequence[Row]) -> Grid:
+def _by_task(rows: Sequence[Row]) -> TextTable:
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Task", "Samples", "Time (s)", "Tokens", "Tokens/s", "Solved"]
     header += ["Time per solved (s)", "Tokens per solved", "Length ×", "Time ×"]
     body = []
@@ -43,10 +43,10 @@ def _by_task(rows: Sequence[Row]) -> Grid:
         solved = ["–" if r["solved"] is None else str(r["solved"]), number(r["seconds_per_solved"], 3)]
         ratios = [number(r["tokens_per_solved"], 0), number(r["length_ratio"], 2), number(r["seconds_ratio"], 2)]
         body.append(names + amounts + solved + ratios)
-    return Grid("Cost of each task", header, body, names=6, notes=_LEGEND)
+    return TextTable("Cost of each task", header, body, names=6, notes=_LEGEND)
 
 
-def _side_by_side(rows: Sequence[Row]) -> Grid:
+def _side_by_side(rows: Sequence[Row]) -> TextTable:
     lines: dict[tuple[Any, ...], dict[str, Row]] = {}
     for r in rows:
         lines.setdefault((r["platform"], r["model"], r["recipe"], r["form"], r["engine"], r["seed"]), {})[r["task"]] = r
@@ -63,7 +63,7 @@ def _side_by_side(rows: Sequence[Row]) -> Grid:
         body.append([*names, *scores])
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Seed", *(f"{task} (perplexity)" for task in perplexities)]
     title = "Float, simulated and real quantization: scores and times by seed"
-    return Grid(title, [*header, *tasks, *(["Average"] if tasks else [])], body, names=6, notes=_SIDE_BY_SIDE)
+    return TextTable(title, [*header, *tasks, *(["Average"] if tasks else [])], body, names=6, notes=_SIDE_BY_SIDE)
 
 
 def _score(row: Row | None, digits: int) -> str:

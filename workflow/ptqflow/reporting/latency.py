@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Served, Timing
 
 _POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens")
@@ -44,7 +44,7 @@ def _summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Phase", "Batch", "Prompt tokens", "New tokens"]
     header += ["Median (s)", "Min to max (s)", "Tokens/s", "Speed-up", "Peak memory (MiB)"]
@@ -55,4 +55,4 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         numbers = [str(r["batch_size"]), str(r["prompt_tokens"]), str(r["new_tokens"]), number(r["seconds_median"], 4), seconds]
         numbers += [number(r["tokens_per_second"], 0), number(r["speedup"], 2), number(r["peak_bytes"] / 2**20, 0)]
         body.append(names + numbers)
-    return Grid("Latency", header, body, names=6)
+    return TextTable("Latency", header, body, names=6)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from ptqflow.artifacts.schemas import NOISE
 from ptqflow.evaluation.statistics import LEVEL, Floats
-from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs
 from ptqflow.reporting.variants import BASELINE, Served
 
@@ -92,7 +92,7 @@ def beside(scores: Sequence[Row], floors: Sequence[Row]) -> list[Row]:
     return [row | {"noise_floor": largest.get((*(row[c] for c in _PLACE), row["task"]))} for row in scores]
 
 
-def printed(rows: Sequence[Row]) -> Grid:
+def printed(rows: Sequence[Row]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Engine", "Task", "Other", "Items", "Pairs of runs", "Changed (%)"]
     header += ["Largest difference", "Floor (points)"]
@@ -111,4 +111,4 @@ def printed(rows: Sequence[Row]) -> Grid:
     ]
     if not rows:
         notes.append("Nothing was run twice: give a suite a second seed, or a second engine.")
-    return Grid("Noise floor", header, body, 5, notes)
+    return TextTable("Noise floor", header, body, 5, notes)

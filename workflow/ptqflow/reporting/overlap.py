@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from ptqflow.datamodel import Model
 from ptqflow.evaluation.overlap import LONGEST, MARKED, SEEN, SHORTEST
-from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.render import Bold, TextTable, number
 
 
 class Pair(Model):
@@ -41,7 +41,7 @@ def mark(scores: Sequence[dict[str, Any]], files: Sequence[tuple[Pair, pa.Table]
                 score["note"] = f"{score['note']}; {said}" if score.get("note") else said
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """One line per calibration set and task."""
     body = []
     for row in rows:
@@ -54,4 +54,4 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         f"Bold: more than {MARKED:.0%} are; notes below the accuracy table then name each score that this touches.",
     ]
     header = ["Model", "Calibration", "Task", "Items", "Judged", "Seen", "Share (%)"]
-    return Grid("Items that stand in calibration sets", header, body, 3, notes)
+    return TextTable("Items that stand in calibration sets", header, body, 3, notes)

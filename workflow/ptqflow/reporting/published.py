@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError
-from ptqflow.reporting.render import Bold, Grid, number
+from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.variants import BASELINE
 
 AVERAGE, ACCURACY = "average", "accuracy"
@@ -148,7 +148,7 @@ def _own(row: Published, scores: Sequence[Mapping[str, Any]], ours: Ours) -> Ite
             }
 
 
-def printed(rows: Sequence[Mapping[str, Any]]) -> list[Grid]:
+def printed(rows: Sequence[Mapping[str, Any]]) -> list[TextTable]:
     """Ours beside published; what does not add up; which published differences are larger than their noise, by source."""
     return [_beside(rows), _contradicted(rows), _beyond(rows)]
 
@@ -157,7 +157,7 @@ def _place(row: Mapping[str, Any]) -> str:
     return f"{row['source']}, {row['table']}"
 
 
-def _beside(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def _beside(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     body = []
     for row in rows:
         if row.get("our_score") is not None:
@@ -181,12 +181,12 @@ def _beside(rows: Sequence[Mapping[str, Any]]) -> Grid:
     ]
     if not body:
         notes = ["This study has no model, recipe and task together that was published (resources/reference)."]
-    return Grid(
+    return TextTable(
         "Published numbers beside ours", ["Model", "Recipe", "Task", "Source", "Device", "Published", "Ours"], body, 5, notes
     )
 
 
-def _contradicted(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def _contradicted(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     marks = ("cells average", "no whole number")
     said = {
         (row["model"], row["recipe"], row["task"], _place(row), row["printed"], row["note"]): None
@@ -194,10 +194,10 @@ def _contradicted(rows: Sequence[Mapping[str, Any]]) -> Grid:
         if any(mark in (row["note"] or "") for mark in marks)
     }
     header = ["Model", "Recipe", "Task", "Source", "Published", "What contradicts it"]
-    return Grid("Published numbers that do not add up", header, [list(line) for line in said], 4)
+    return TextTable("Published numbers that do not add up", header, [list(line) for line in said], 4)
 
 
-def _beyond(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def _beyond(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     tested: dict[tuple[str, str], dict[tuple[str, ...], bool]] = {}
     for row in rows:
         if row.get("beyond_noise") is not None:
@@ -212,4 +212,4 @@ def _beyond(rows: Sequence[Mapping[str, Any]]) -> Grid:
         "for the number of differences, of which one in twenty is expected to be.",
     ]
     title = "Published differences from the baseline that are larger than their noise"
-    return Grid(title, ["Source", "Recipe", "Larger", "Which"], body, 4, notes)
+    return TextTable(title, ["Source", "Recipe", "Larger", "Which"], body, 4, notes)

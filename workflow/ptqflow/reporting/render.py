@@ -16,7 +16,7 @@ class Bold(str):
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """A table as printed. The first `names` columns are names (left-aligned), the others numbers (right-aligned).
 
     `notes` go below it: how to read it, and what is missing.
@@ -37,12 +37,12 @@ def number(value: float | None, digits: int) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
-def markdown(grids: Sequence[Grid]) -> str:
+def markdown(grids: Sequence[TextTable]) -> str:
     """Pipe tables, padded so that they also read well as plain text."""
     return "\n".join(_markdown(grid) for grid in grids)
 
 
-def _markdown(grid: Grid) -> str:
+def _markdown(grid: TextTable) -> str:
     def cell(text: str) -> str:
         escaped = text.replace("\\", "\\\\").replace("|", "\\|")
         return f"**{escaped}**" if isinstance(text, Bold) else escaped
@@ -67,12 +67,12 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(grids: Sequence[Grid]) -> str:
+def latex(grids: Sequence[TextTable]) -> str:
     """One `tabular` (booktabs) per grid, its notes below; needs \\usepackage{booktabs}."""
     return "\n".join(_latex(grid) for grid in grids)
 
 
-def _latex(grid: Grid) -> str:
+def _latex(grid: TextTable) -> str:
     def cell(text: str) -> str:
         escaped = "".join(_LATEX.get(character, character) for character in text)
         return rf"\textbf{{{escaped}}}" if isinstance(text, Bold) else escaped
@@ -101,14 +101,14 @@ ul { color: #57606a; padding-left: 1.2rem; max-width: 60rem }
 """
 
 
-def html(grids: Sequence[Grid]) -> str:
+def html(grids: Sequence[TextTable]) -> str:
     """A self-contained page, titled as its first grid: no script, no font or style from elsewhere."""
     body = "\n".join(_html_grid(grid) for grid in grids)
     head = f'<meta charset="utf-8"><title>{_html.escape(grids[0].title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def _html_grid(grid: Grid) -> str:
+def _html_grid(grid: TextTable) -> str:
     def cell(tag: str, i: int, text: str) -> str:
         escaped = _html.escape(text)
         inner = f"<b>{escaped}</b>" if isinstance(text, Bold) else escaped

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ptqflow.reporting.render import Grid
+from ptqflow.reporting.render import TextTable
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading, of rows of schema SELFTEST; probes that failed first."""
     header = ["Platform", "Device", "Probe", "Relied on by", "Verdict", "Found", "Allowed"]
     body, notes = [], []
@@ -17,4 +17,4 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         if r["detail"]:
             notes.append(f"{r['platform']}, {r['probe']}: {r['detail']}")
     notes.insert(0, "Relative errors, or counts. Recipes are refused whose calibration relies on a probe that failed.")
-    return Grid("Self-test of the devices", header, body, names=5, notes=notes)
+    return TextTable("Self-test of the devices", header, body, names=5, notes=notes)

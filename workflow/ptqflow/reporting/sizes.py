@@ -5,7 +5,7 @@ from typing import Any
 
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.errors import ArtifactError
-from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import BASELINE, Variant
 
 _ORIGIN = ("qparams_bytes", "packed_bytes", "linear_weights")
@@ -27,7 +27,7 @@ def build(checkpoints: Sequence[tuple[Variant, Manifest]]) -> list[dict[str, Any
     return rows
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Recipe", "Form", "On disk (MiB)", "qparams (MiB)", "Packed (MiB)", "Bits per weight"]
     body = []
@@ -35,4 +35,4 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
         sizes = [None if r.get(key) is None else r[key] / 2**20 for key in ("bytes", "qparams_bytes", "packed_bytes")]
         names = [r["platform"], r["model"], r["recipe"], r["form"] or "–"]
         body.append([*names, *(number(size, 2) for size in sizes), number(r.get("bits_per_weight"), 2)])
-    return Grid("Sizes", header, body, names=4)
+    return TextTable("Sizes", header, body, names=4)

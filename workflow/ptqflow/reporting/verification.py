@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ptqflow.reporting.render import Grid, number
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Variant
 
 
@@ -32,7 +32,7 @@ def _summary(checks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def printed(rows: Sequence[dict[str, Any]]) -> Grid:
+def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Recipe", "Form", "Tensors", "Weights (MiB)", "of baseline (%)"]
     header += ["Weight difference", "log p difference (nats)", "allowed"]
@@ -50,4 +50,4 @@ def printed(rows: Sequence[dict[str, Any]]) -> Grid:
     # A form that no engine of ours loads is one note for all recipes; what is not as a recipe says is one of its own.
     said = {(r["recipe"] if "fallback" in r["note"] else "", r["form"], r["note"]) for r in rows if r["note"]}
     notes += [f"{' '.join(filter(None, (recipe, form)))}: {note}" for recipe, form, note in sorted(said)]
-    return Grid("Verified checkpoints", header, body, names=4, notes=notes)
+    return TextTable("Verified checkpoints", header, body, names=4, notes=notes)

@@ -129,7 +129,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
-    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.Grid] = ()) -> None:
+    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable] = ()) -> None:
         table = to_table(schema, rows)
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"

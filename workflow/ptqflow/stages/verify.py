@@ -105,7 +105,7 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def _refuse_failures(found: list[Finding], checkpoint: Path) -> None:
-    failed = [f"{f.subject}: {f.complaint} ({f.check})" for f in found if f.complaint]
+    failed = [f"{f.subject}: {f.mismatch} ({f.check})" for f in found if f.mismatch]
     if failed:
         more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
         raise ArtifactError(
@@ -142,8 +142,8 @@ def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> lis
         limit += NOISE_LIMIT * (fake - scored(args.model)).abs().mean().item()
     differences = (scored(args.checkpoint) - fake).abs()
     mean = differences.mean().item()
-    complaint = None if mean <= limit else f"mean |difference of log p| is {mean:.3g} nats, at most {limit:.3g} expected"
+    mismatch = None if mean <= limit else f"mean |difference of log p| is {mean:.3g} nats, at most {limit:.3g} expected"
     return [
-        Finding("mean_logprob_difference", settings.engine, mean, limit, complaint),
+        Finding("mean_logprob_difference", settings.engine, mean, limit, mismatch),
         Finding("largest_logprob_difference", settings.engine, differences.max().item()),
     ]

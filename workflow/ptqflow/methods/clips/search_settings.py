@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Clip, Linear, Need, Recipe
+from ptqflow.recipes import Clip, LinearName, Need, Recipe
 
 
 class SearchClip(Clip):
@@ -18,7 +18,7 @@ class SearchClip(Clip):
     name: Literal["search"]
     n_grid: Annotated[int, Field(ge=1)] = 20
     max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    skip: list[Linear] = ["q_proj", "k_proj"]
+    skip: list[LinearName] = ["q_proj", "k_proj"]
 
     def covers(self, linear: str) -> bool:
         """All linears but those in `skip`."""

@@ -23,11 +23,11 @@ from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
 from ptqflow.scheme import WeightArgs
 
-_Heat = Sequence[Tensor | slice]  # rows of each weight
+_Batch = Sequence[Tensor | slice]  # rows of each weight
 _FLOOR = 1e-4
 _ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
-_FIRST_SHARE = 1 / 32  # of the rows, in the first heat
+_FIRST_SHARE = 1 / 32  # of the rows, in the first batch
 _FEWEST_SAMPLES = 64  # rows before any point drops out
 _STANDARD_ERRORS = 4.0  # of certainty with which it does
 _HEAVY = 8.0  # times the mean of what rows may lose: measured for sure
@@ -52,43 +52,43 @@ def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
 
 
 def best_point(quantized: Sequence[tuple[Tensor, WeightArgs]], gram: Tensor, scales: Tensor, input_shards: int = 1) -> int:
-    """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of equals the first.
+    """Which s of `scales` [points, in] has the least |X (W - Q(W s) / s)ᵀ|² summed over weights [out_i, in]; of ties the first.
 
-    A race: rows are measured in heats, the heaviest and a fixed random part first, then as many again as before. A point drops
-    out after a heat when, four standard errors granted, its mean loss is above 99.8 % of the leader's; the race ends when one is
-    left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After the first heat,
-    rough losses of all rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that were measured.
-    Raises ArtifactError where no point has a finite loss.
+    Successive elimination: rows are measured in batches, the heaviest and a fixed random part first, then as many again as
+    before. A point drops out after a batch when, four standard errors granted, its mean loss is above 99.8 % of the leader's; it
+    ends when one is left. So the loss of the point that wins is the least, or but for unlikely samples within 0.2 % of it. After
+    the first batch, rough losses of all rows (`LeadingPart`) join in, and only what they miss is estimated from the rows that
+    were measured. Raises ArtifactError where no point has a finite loss.
     """
     exact, total = LowerHalf(gram), sum(len(weight) for weight, _ in quantized)
-    alive = torch.arange(len(scales), device=scales.device)
-    heavy, heats = _heats(quantized, gram.diagonal(), input_shards)
+    points = torch.arange(len(scales), device=scales.device)
+    heavy, batches = _row_batches(quantized, gram.diagonal(), input_shards)
 
-    def measured(heats: Iterable[_Heat], by: LowerHalf | LeadingPart) -> Tensor:
-        rows = ((weight[some], args) for heat in heats for (weight, args), some in zip(quantized, heat, strict=True))
-        return torch.cat([row_losses(weight, by, args, scales[alive], input_shards) for weight, args in rows], 1)
+    def measured(batches: Iterable[_Batch], by: LowerHalf | LeadingPart) -> Tensor:
+        rows = ((weight[some], args) for batch in batches for (weight, args), some in zip(quantized, batch, strict=True))
+        return torch.cat([row_losses(weight, by, args, scales[points], input_shards) for weight, args in rows], 1)
 
     losses, rough = measured([heavy], exact), gram.new_zeros(len(scales), total)
     sure = losses.shape[1]
-    for number, heat in enumerate(heats):
-        losses = torch.cat([losses, measured([heat], exact)], 1)
-        alive, losses, rough = _hopeful(alive, losses, rough, sure)
-        if number == 0 and len(alive) > 1:
-            rough = measured([heavy, *heats], LeadingPart(gram))
-            alive, losses, rough = _hopeful(alive, losses, rough, sure)
-        if len(alive) == 1:
+    for number, batch in enumerate(batches):
+        losses = torch.cat([losses, measured([batch], exact)], 1)
+        points, losses, rough = _survivors(points, losses, rough, sure)
+        if number == 0 and len(points) > 1:
+            rough = measured([heavy, *batches], LeadingPart(gram))
+            points, losses, rough = _survivors(points, losses, rough, sure)
+        if len(points) == 1:
             break
-    return int(alive[0])
+    return int(points[0])
 
 
-def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor, sure: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of the points `alive` can still win; with their `losses` [points, rows measured] and `rough` ones [points, rows].
+def _survivors(points: Tensor, losses: Tensor, rough: Tensor, sure: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of `points` can still win; with their `losses` [points, rows measured] and `rough` ones [points, rows].
 
     The first `sure` rows speak for themselves alone; the others measured, for all others.
     """
     finite = losses.isfinite().all(1) & rough.isfinite().all(1)
-    alive, losses, rough = alive[finite], losses[finite], rough[finite]
-    if not len(alive):
+    points, losses, rough = points[finite], losses[finite], rough[finite]
+    if not len(points):
         raise ArtifactError(
             "awq: no output error of rounded weights is finite, so the inputs of a linear overflow float32; "
             "use another calibration set or model"
@@ -98,16 +98,18 @@ def _hopeful(alive: Tensor, losses: Tensor, rough: Tensor, sure: int) -> tuple[T
     known = losses[:, :sure].sum(1, dtype=torch.float64) / total
     mean = known + rough[:, sure:].mean(1, dtype=torch.float64) + missed.mean(1, dtype=torch.float64)
     leader = int(mean.argmin())
-    hopeful = torch.zeros_like(finite[finite])
+    surviving = torch.zeros_like(finite[finite])
     if count < total:  # of a finite population, of which the sample is a part
         margin = _STANDARD_ERRORS * (missed - missed[leader]).std(1) * ((1 - count / total) / count) ** 0.5
-        hopeful = mean - margin < (1 - _INDIFFERENCE) * mean[leader]
-    hopeful[leader] = True
-    return alive[hopeful], losses[hopeful], rough[hopeful]
+        surviving = mean - margin < (1 - _INDIFFERENCE) * mean[leader]
+    surviving[leader] = True
+    return points[surviving], losses[surviving], rough[surviving]
 
 
-def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, input_shards: int) -> tuple[_Heat, list[_Heat]]:
-    """Which rows of all weights are the heaviest, and the others in random order, in heats. `diagonal` [in]: of XᵀX.
+def _row_batches(
+    quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, input_shards: int
+) -> tuple[_Batch, list[_Batch]]:
+    """Which rows of all weights are the heaviest, and the others in random order, in batches. `diagonal` [in]: of XᵀX.
 
     None is heavy, and all run at once, where they are few, or where rows share a scale.
     """
@@ -119,13 +121,13 @@ def _heats(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, inp
     orders = [torch.randperm(len(weight), generator=random).to(weight.device) for weight, _ in quantized]
     others = [order[~mask[order]] for order, mask in zip(orders, heavy, strict=True)]
     share = max(_FIRST_SHARE, _FEWEST_SAMPLES / sum(map(len, others)))
-    heats: list[_Heat] = []
+    batches: list[_Batch] = []
     start = 0.0
     while start < 1:
         stop = min(1.0, max(share, 2 * start))
-        heats.append([order[math.ceil(start * len(order)) : math.ceil(stop * len(order))] for order in others])
+        batches.append([order[math.ceil(start * len(order)) : math.ceil(stop * len(order))] for order in others])
         start = stop
-    return [mask.nonzero().flatten() for mask in heavy], heats
+    return [mask.nonzero().flatten() for mask in heavy], batches
 
 
 def _heavy(quantized: Sequence[tuple[Tensor, WeightArgs]], diagonal: Tensor, input_shards: int) -> list[Tensor]:
@@ -186,5 +188,5 @@ def row_losses(weight: Tensor, gram: LowerHalf | LeadingPart, args: WeightArgs, 
             groups = group_weight(scaled, args.strategy, args.group_size, input_shards)
             rounded = ungroup_weight(fake_quantize_groups(groups, args.grid), scaled.shape)
             lost = rounded.sub_(scaled).view(-1, *part.shape).mul_(scale.reciprocal())
-            losses[i : i + points, start : start + rows] = gram.energies(lost.flatten(0, 1)).view(-1, len(part))
+            losses[i : i + points, start : start + rows] = gram.quadratic_forms(lost.flatten(0, 1)).view(-1, len(part))
     return losses

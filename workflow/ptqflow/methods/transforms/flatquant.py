@@ -111,7 +111,7 @@ class _Trainer:
         descent = Descent(
             [
                 Group(matrices, settings.learning_rate),
-                Group(scales, settings.scale_learning_rate),
+                Group(scales, settings.scale_learning_rate or settings.learning_rate),
                 Group(clips, settings.clip_learning_rate),
             ],
             lambda indices: self._loss(self._state(learned.values()), indices),

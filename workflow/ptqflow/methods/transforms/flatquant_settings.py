@@ -21,7 +21,8 @@ class FlatQuantTransform(Transform):
     """Learned Kronecker transforms, channel scales and clips, block by block (FlatQuant); AdamW with cosine annealing per step.
 
     `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
-    `smoothing_strength` initializes the channel scales as SmoothQuant would; `clip_logit` the clips, to its sigmoid.
+    `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
+    matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
     Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
@@ -36,7 +37,7 @@ class FlatQuantTransform(Transform):
     epochs: Annotated[int, Field(ge=0)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
-    scale_learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    scale_learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
