@@ -79,7 +79,7 @@ format: $(READY) ## rewrite the code in the house's format
 	$(BIN)/snakefmt Snakefile workflow/rules
 
 schema: $(READY) ## rewrite workflow/schemas/config.schema.json from the data models
-	$(BIN)/python -m ptqflow.study > workflow/schemas/config.schema.json
+	$(BIN)/python -m ptqflow.config_schema > workflow/schemas/config.schema.json
 
 bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor and GPTQModel
 	$(BIN)/python benchmarks/stages.py

@@ -1,7 +1,8 @@
 """The collapse detector finds what was planted, and nothing in a recipe that ends as the baseline does."""
 
 import pytest
-from ptqflow.artifacts.schemas import COLLAPSE, SAMPLES
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.table_schemas import COLLAPSE
 from ptqflow.artifacts.tables import to_table
 from ptqflow.reporting import collapse, render, runs
 from synthetic_study import sample, served

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ptqflow.artifacts.schemas import COMPARISON, SAMPLES
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.table_schemas import COMPARISON
 from ptqflow.artifacts.tables import to_table
 from ptqflow.reporting import comparison, render, runs
 from synthetic_study import sample, served

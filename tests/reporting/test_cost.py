@@ -1,7 +1,8 @@
 """The cost table says what a solved problem takes, and compares with the baseline only what both were asked."""
 
 import pytest
-from ptqflow.artifacts.schemas import COST, SAMPLES
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.table_schemas import COST
 from ptqflow.artifacts.tables import to_table
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting import accuracy, cost, cost_table, render, runs

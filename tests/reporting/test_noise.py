@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ptqflow.artifacts.schemas import NOISE, SAMPLES
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.table_schemas import NOISE
 from ptqflow.artifacts.tables import to_table
 from ptqflow.reporting import accuracy, accuracy_table, noise, render, runs
 from synthetic_study import sample, served

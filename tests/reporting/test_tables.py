@@ -7,7 +7,8 @@ import re
 import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, SAMPLES, SIZES, VERIFICATION
+from ptqflow.artifacts.schemas import SAMPLES, VERIFICATION
+from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, SIZES
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError

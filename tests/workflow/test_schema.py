@@ -9,9 +9,10 @@ import yaml
 from checkout import REPOSITORY, SMALL_STUDY
 from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.config_schema import schema
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
-from ptqflow.study import load, schema
+from ptqflow.study import load
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 

@@ -53,6 +53,8 @@ class ChatSettings(Model):
 
 def _arguments(tokenizer: Any, template: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The arguments, if the template reads each. A name that it does not know would change nothing, silently."""
+    if not arguments:
+        return {}
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
     for name in arguments:
         if name in taken or not re.search(rf"\b{re.escape(name)}\b", template):

@@ -6,7 +6,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import filterfalse, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.evaluation import tasks
+from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
 from ptqflow.platforms import PLATFORMS
 from ptqflow.published_names import published_names
@@ -28,7 +29,7 @@ from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
-from ptqflow.study import Study, Suite, config_of, layers_of, model_type_of
+from ptqflow.study import Study, Suite, layers_of, model_type_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
 
@@ -47,18 +48,6 @@ def fingerprint(paths: Iterable[str | Path]) -> str:
 def _local_files(source: Source) -> list[Path]:
     """The local files that hold the rows of a source; a hub source's revision says it already."""
     return data_files(source) if source.local is not None else []
-
-
-def _who(variant: str) -> dict[str, Any]:
-    """Recipe, form and replicate of a variant; the baseline has no form, and a recipe itself is no replicate."""
-    name, _, form = variant.partition(".")
-    recipe, replicate = replicate_names.split(name)
-    return {"recipe": recipe} | ({"form": form} if form else {}) | ({"replicate": replicate} if replicate else {})
-
-
-def _is_replicate(variant: str) -> bool:
-    """Whether it serves to be scored alone."""
-    return "replicate" in _who(variant)
 
 
 @dataclass(frozen=True)
@@ -240,32 +229,6 @@ class Jobs:
         reading = self._reading(model, f"{recipe}.{form}")
         return code("verify", *checkpoints.modules_of(form), *([engines.module_of(engine)] if engine else []), *reading)
 
-    def _expected(self, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
-        study = self.study
-        if any(study.recipes[recipe].relies_on() for recipe in study.chosen):
-            yield "selftest", {"platform": platform}, paths.selftest(platform)
-        for model in study.models:
-            place, architecture = {"platform": platform, "model": model}, config_of(study, model)
-            yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
-            for recipe, form in study.checkpoints(architecture):
-                variant = f"{recipe}.{form}"
-                yield "checkpoints", place | _who(variant), paths.checkpoint(platform, model, variant)
-                if not _is_replicate(variant):
-                    yield "verification", place | _who(variant), paths.verification(platform, model, variant)
-            for suite in study.suites.values():
-                for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
-                    path = paths.scores(platform, model, variant, suite.engine, task, seed)
-                    yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
-            for timing, entry in study.latency.items():
-                for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
-                    path = paths.latency(platform, model, variant, entry.engine, timing)
-                    yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
-            for recipe in filterfalse(_is_replicate, study.chosen):
-                for chunk in range(study.models[model].chunks):
-                    path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
-                    yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
-
     @cached_property
     def _others(self) -> list[tuple[str, dict[str, Any], str, str | None]]:
         """What other platforms left of this study's files, each with the reason why it is not what is asked for now, if any."""
@@ -273,7 +236,7 @@ class Jobs:
             (kind, who, path, self._reason(platform, kind, who, path))
             for platform in PLATFORMS
             if platform != self.study.platform
-            for kind, who, path in self._expected(platform)
+            for kind, who, path in expected(self.study, platform)
             if Path(path).is_file()
         ]
 
@@ -290,7 +253,7 @@ class Jobs:
         there = [(kind, who, path) for kind, who, path, reason in self._others if reason is None]
         active = {who["platform"] for kind, who, _ in there if kind not in ("checkpoints", "selftest")}
         return [
-            *self._expected(self.study.platform),
+            *expected(self.study, self.study.platform),
             *self._overlaps(),
             *(file for file in there if file[1]["platform"] in active),
         ]
@@ -314,11 +277,11 @@ class Jobs:
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
-        return [path for _, _, path in (*self._expected(self.study.platform), *self._overlaps())]
+        return [path for _, _, path in (*expected(self.study, self.study.platform), *self._overlaps())]
 
     def promised(self) -> list[str]:
         """Manifests of this platform's checkpoints, and their verification: what must be there at the end, tables or not."""
-        return [path for kind, _, path in self._expected(self.study.platform) if kind in ("checkpoints", "verification")]
+        return [path for kind, _, path in expected(self.study, self.study.platform) if kind in ("checkpoints", "verification")]
 
     def aggregate_source(self) -> str:
         """Fingerprint of the files that no job of this platform remakes: other platforms' here, and published numbers."""

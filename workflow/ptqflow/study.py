@@ -3,7 +3,6 @@
 Import-light (no torch): the Snakefile reads this at every parse, also in every remote job.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +22,13 @@ from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model, Seed
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
-from ptqflow.evaluation.tasks import KINDS, TaskConfig, benchmarks_of
+from ptqflow.evaluation.benchmark import check_first
+from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
 from ptqflow.platforms import Platform
-from ptqflow.presets import PRESETS, without_preset
+from ptqflow.presets import without_preset
 from ptqflow.replicates import Replicated
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Settings as LatencySettings
@@ -215,6 +215,7 @@ def load(config: Mapping[str, Any]) -> Study:
             for source in task.sources:
                 if source.local is not None:
                     data_files(source)
+                    check_first(f"task {name}", task.benchmark, source)
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
@@ -316,22 +317,3 @@ def _is_fetched(manifest: Path, source: ModelSource) -> bool:
     if not manifest.is_file():
         return False
     return Manifest.read(manifest).origin.get("source") == {"repo": source.repo, "revision": source.revision}
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of `config.yaml`, for editors: the data models', with the `preset` that a recipe may start from."""
-    data = Study.model_json_schema()
-    recipe = data["$defs"]["Replicated"]
-    recipe["properties"]["preset"] = {"enum": list(PRESETS), "title": "Preset", "description": "named recipe to start from"}
-    recipe["required"].remove("scheme")  # a preset brings what an entry leaves out, down to the leaves
-    scheme = [data["$defs"][name] for name in ("WeightArgs", "ActivationArgs", "CacheArgs")]
-    parts = [method for part in ("transform", "clip", "rounding") for method in recipe["properties"][part]["anyOf"]]
-    for model in (*scheme, *parts):
-        model.pop("required", None)
-    for kind, task in KINDS.items():  # so that one of them fits, with its keys
-        data["$defs"][task.__name__]["properties"]["benchmark"] |= {"enum": benchmarks_of(kind)}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ptqflow config.yaml", **data}
-
-
-if __name__ == "__main__":
-    print(json.dumps(schema(), indent=2))

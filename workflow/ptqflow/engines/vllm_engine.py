@@ -18,6 +18,7 @@ import torch
 from ptqflow.devices.device import Device
 from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing, room_for
 from ptqflow.errors import ConfigError
+from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -177,7 +178,8 @@ class VllmEngine:
 def load(folder: Path, device: Device) -> VllmEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
 
-    Raises ConfigError where vLLM is not installed, has no right kernel for the checkpoint on this machine, or refuses it.
+    Raises ConfigError where vLLM is not installed or has no right kernel for the checkpoint on this machine, ArtifactError where
+    it cannot load it.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _VARIABLES.items()})
     try:
@@ -191,7 +193,7 @@ def load(folder: Path, device: Device) -> VllmEngine:
 
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
-    try:
+    with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         llm = vllm.LLM(
             str(folder),
@@ -201,8 +203,6 @@ def load(folder: Path, device: Device) -> VllmEngine:
             enforce_eager=device.torch_device.type == "cpu",
             seed=0,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"{folder} cannot be loaded by vLLM ({error}); check its config.json and files") from None
     stop = {tokenizer.eos_token_id}
     if (folder / "generation_config.json").is_file():
         configured = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id

@@ -60,21 +60,33 @@ def items_and_rows(who: str, benchmark: str, sources: Sources) -> Iterator[tuple
         yield from _of_source(who, benchmark, source, f"{number}-" if len(several) > 1 else "")
 
 
+def check_first(who: str, benchmark: str, source: Source) -> None:
+    """Raise ArtifactError unless the first row of a local source is one of the benchmark's; reads no other."""
+    from ptqflow.artifacts.datasets import first_row
+
+    if (row := first_row(source)) is not None:
+        _read(who, benchmark, source, _present(row), 0)
+
+
+def _read(who: str, benchmark: str, source: Source, row: dict[str, Any], index: int) -> Item:
+    try:
+        item: Item = load(benchmark).item(row, index)
+        json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{who}: row {index} of {source.label} is not a row of {benchmark} "
+            f"({type(error).__name__}: {error}); correct benchmark, subset or split"
+        ) from None
+    return item
+
+
 def _of_source(who: str, benchmark: str, source: Source, prefix: str) -> Iterator[tuple[Item, dict[str, Any]]]:
     from ptqflow.artifacts.datasets import rows_of
 
-    read = load(benchmark).item
     ids = set[str]()
     for index, row in enumerate(rows_of(source)):
         present = _present(row)
-        try:
-            item = read(present, index)
-            json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ArtifactError(
-                f"{who}: row {index} of {source.label} is not a row of {benchmark} "
-                f"({type(error).__name__}: {error}); correct benchmark, subset or split"
-            ) from None
+        item = _read(who, benchmark, source, present, index)
         if item.id in ids:
             raise ArtifactError(f"{who}: ids repeat in {source.label} ({item.id}); give each row its own id")
         ids.add(item.id)

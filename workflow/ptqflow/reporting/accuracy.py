@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ptqflow.artifacts.schemas import ACCURACY
+from ptqflow.artifacts.table_schemas import ACCURACY
 from ptqflow.evaluation import decision, difference, random_effects, statistics
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
 from ptqflow.reporting.variants import Served

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ptqflow.artifacts.schemas import COMPARISON
+from ptqflow.artifacts.table_schemas import COMPARISON
 from ptqflow.evaluation import decision, difference, random_effects, statistics
 from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ptqflow.artifacts.schemas import COST
+from ptqflow.artifacts.table_schemas import COST
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting.accuracy import PERPLEXITY
 from ptqflow.reporting.variants import Served

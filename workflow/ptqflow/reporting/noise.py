@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ptqflow.artifacts.schemas import NOISE
+from ptqflow.artifacts.table_schemas import NOISE
 from ptqflow.evaluation.statistics import LEVEL, Floats
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs

@@ -17,20 +17,16 @@ from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISH
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import (
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES, SELFTEST, VERIFICATION
+from ptqflow.artifacts.table_schemas import (
     ACCURACY,
     COLLAPSE,
     COMPARISON,
     COST,
-    DIAGNOSTICS,
-    LATENCY,
     LATENCY_SUMMARY,
     LAYER_ERROR,
     NOISE,
-    SAMPLES,
-    SELFTEST,
     SIZES,
-    VERIFICATION,
     VERIFICATION_SUMMARY,
 )
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table

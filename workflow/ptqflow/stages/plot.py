@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import ACCURACY, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, SIZES
+from ptqflow.artifacts.table_schemas import ACCURACY, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, SIZES
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError

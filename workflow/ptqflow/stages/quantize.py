@@ -62,6 +62,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     check_device(recipe, device)
     check_recipe(recipe, json.loads((model / "config.json").read_text()), "of --settings", str(model))
     blocks = Blocks(model, device.torch_device, device.compute_dtype)
+    if not 0 <= layers.start < layers.stop <= (count := blocks.config.num_hidden_layers):
+        raise ConfigError(
+            f"--settings: layers {list(settings.layers)}: {model} has blocks 0 to {count - 1}; give [first, last + 1]"
+        )
     names = [name for layer in layers for name in blocks.weights.names_under(block_prefix(layer))]
     if args.tokens is not None:
         names.append(EMBEDDING)

@@ -1,0 +1,210 @@
+"""Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
+
+from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
+from ptqflow.artifacts.tables import column, versioned
+
+VARIANT = [
+    column("platform", text, "cpu, gpu or ascend"),
+    column("model", text, "model name"),
+    column("recipe", text, "recipe name, or baseline"),
+    column("form", text, "fake or a real format; null for the baseline", nullable=True),
+]
+
+_NEEDED = [
+    column(
+        "needed_items", i32, "distinct items that would decide, were all as estimated; null: decided, or no number", nullable=True
+    ),
+    column("needed_seeds", i32, "the same of seeds", nullable=True),
+    column("needed_replicates", i32, "the same of replicates", nullable=True),
+    column("needed_together", flag, "that many items and that many replicates, not one or the other", nullable=True),
+]
+
+ACCURACY = versioned(
+    "accuracy",
+    3,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("items", i32, "distinct items scored (0: not evaluated; average: sum)"),
+        column("seeds", i32, "distinct seeds scored (average: fewest)"),
+        column("replicates", i32, "calibration draws scored (average: fewest)"),
+        column("score", f64, "the metric; null where not evaluated", nullable=True),
+        column("score_low", f64, "lower end of the 95 % interval", nullable=True),
+        column("score_high", f64, "upper end of the 95 % interval", nullable=True),
+        column("paired_items", i32, "distinct items in common with the baseline (average: sum)", nullable=True),
+        column("paired_runs", i32, "(item, seed) pairs in common with the baseline (average: sum)", nullable=True),
+        column(
+            "drop", f64, "baseline - score in points (perplexity: score / baseline - 1 in percent), on the pairs", nullable=True
+        ),
+        column("drop_low", f64, "lower end of the paired 95 % interval", nullable=True),
+        column("drop_high", f64, "upper end of the paired 95 % interval", nullable=True),
+        column(
+            "noise_floor", f64, "largest measured floor of the baseline against itself, in points (table noise)", nullable=True
+        ),
+        column("replicate_sd", f64, "between replicates, in points of score: posterior median; null of one", nullable=True),
+        column("p_value", f64, "two-sided p of no drop: by changes of sign (perplexity: Student's t over blocks)", nullable=True),
+        column("p_holm", f64, "the same by Holm, over the recipes of this platform, model, engine and task", nullable=True),
+        column("p_tasks", f64, "the same by Holm, over this variant's tasks", nullable=True),
+        column("recovery", f64, "score / baseline in percent, on the pairs (accuracy only)", nullable=True),
+        column("p_lossless", f64, "probability, flat prior, that the drop is at most 1 point", nullable=True),
+        column("p_fair", f64, "probability that the drop is between 1 and 3 points", nullable=True),
+        column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
+        column("verdict", text, "lossless, fair or risky, where its probability reaches 0.9; else undecided", nullable=True),
+        column("doubt", text, "why the evidence is too thin for a verdict, whatever its probability", nullable=True),
+        *_NEEDED,
+        column("truncated", f64, "share of completions cut at the token limit", nullable=True),
+        column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
+    ],
+)
+
+COST = versioned(
+    "cost",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("seed", i64, "run seed; null: all seeds together", nullable=True),
+        column("metric", text, "accuracy (percent) or perplexity"),
+        column("score", f64, "the metric; null where the model collapsed", nullable=True),
+        column("samples", i64, "completions, items of alternatives, or windows"),
+        column("solved", i64, "samples answered right (accuracy only)", nullable=True),
+        column("seconds", f64, "the engine's wall time on them, without loading", unit="s"),
+        column("tokens", i64, "generated or scored", unit="tokens"),
+        column("tokens_per_second", f64, "tokens / seconds", nullable=True),
+        column("seconds_per_solved", f64, "seconds / solved; null where none is", unit="s", nullable=True),
+        column("tokens_per_solved", f64, "tokens / solved", unit="tokens", nullable=True),
+        column("length_ratio", f64, "tokens / the baseline's, on the samples that both have (generation only)", nullable=True),
+        column("seconds_ratio", f64, "seconds / the baseline's, on the same", nullable=True),
+    ],
+)
+
+NOISE = versioned(
+    "noise",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("engine", text, "what served the baseline"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("kind", text, "what differs between two runs of the baseline: seeds, engines or platforms"),
+        column("other", text, "the other engine or platform", nullable=True),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("pairs", i32, "pairs of runs (average: fewest)"),
+        column("changed", f64, "share of items with another outcome"),
+        column("difference", f64, "largest difference of two runs' scores, in points; null of the average", nullable=True),
+        column("floor", f64, "95 % of differences between two evaluations of as many seeds are smaller, in points"),
+    ],
+)
+
+COMPARISON = versioned(
+    "comparison",
+    1,
+    [
+        *VARIANT,
+        column("other_recipe", text, "recipe that it is compared with"),
+        column("other_form", text, "form of the same", nullable=True),
+        column("engine", text, "what served the model"),
+        column("task", text, "task name, or 'average' over the accuracy tasks"),
+        column("items", i32, "distinct items in common (average: sum)"),
+        column("seeds", i32, "distinct seeds (average: fewest)"),
+        column("replicates", i32, "calibration draws, fewest of the two"),
+        column("difference", f64, "score - the other's score, in points"),
+        column("difference_low", f64, "lower end of the paired 95 % interval"),
+        column("difference_high", f64, "upper end of the paired 95 % interval"),
+        column("p_better", f64, "probability, flat prior, that the score is higher than the other's"),
+        column("p_value", f64, "two-sided p of no difference: by changes of sign"),
+        column("p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task"),
+        *_NEEDED,
+    ],
+)
+
+COLLAPSE = versioned(
+    "collapse",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("completions", i32, "all items, seeds and replicates"),
+        column("truncated", f64, "share of completions cut at the token limit", nullable=True),
+        column("looping", f64, "share that ends in a loop", nullable=True),
+        column("open_thinking", f64, "share of those that think whose thinking never ends", nullable=True),
+        column("silent", f64, "share that says nothing outside of thinking", nullable=True),
+        column("tokens", f64, "mean length", unit="tokens"),
+        column("inflation", f64, "mean length / the baseline's, on the same items", nullable=True),
+        column("inflation_low", f64, "lower end of its 95 % interval", nullable=True),
+        column("inflation_high", f64, "upper end of the same", nullable=True),
+        column("signs", text, "what is worse than the baseline's noise", nullable=True),
+    ],
+)
+
+LAYER_ERROR = versioned(
+    "layer_error",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("recipe", text, "recipe name"),
+        column("chunk", i32, "chunk of decoder blocks that the job quantized"),
+        *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
+    ],
+)
+
+LATENCY_SUMMARY = versioned(
+    "latency_summary",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("phase", text, "prefill or decode"),
+        column("batch_size", i32, "sequences served at once"),
+        column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
+        column("new_tokens", i32, "tokens decoded per sequence (0 for prefill)", unit="tokens"),
+        column("repetitions", i32, "timed repetitions"),
+        column("seconds_median", f64, "median wall time", unit="s"),
+        column("seconds_min", f64, "shortest wall time", unit="s"),
+        column("seconds_max", f64, "longest wall time", unit="s"),
+        column(
+            "tokens_per_second", f64, "processed (prefill) or generated (decode) tokens per second, all sequences, at the median"
+        ),
+        column("speedup", f64, "baseline's median time / this median time; null without a like measurement", nullable=True),
+        column("peak_bytes", i64, "largest peak memory", unit="bytes"),
+    ],
+)
+
+SIZES = versioned(
+    "sizes",
+    1,
+    [
+        *VARIANT,
+        column("bytes", i64, "files of the checkpoint on disk", unit="bytes"),
+        column("qparams_bytes", i64, "integers, scales and zero points as stored by quantize", unit="bytes", nullable=True),
+        column(
+            "packed_bytes",
+            i64,
+            "weights of the blocks' linears at their nominal bits with scales and zero points; unquantized ones as stored",
+            unit="bytes",
+            nullable=True,
+        ),
+        column("bits_per_weight", f64, "packed bits per weight of the blocks' linears, scales included", nullable=True),
+    ],
+)
+
+VERIFICATION_SUMMARY = versioned(
+    "verification_summary",
+    1,
+    [
+        *VARIANT,
+        column("tensors", i32, "tensors found right: name, dtype, shape, range, content"),
+        column("linears", i32, "quantized linears whose integers were read back equal"),
+        column("bytes", i64, "weight files", unit="bytes"),
+        column("baseline_share", f64, "these bytes / the float model's"),
+        column("weight_difference", f64, "largest relative difference from a weight of the fake checkpoint", nullable=True),
+        column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
+        column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
+        column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
+    ],
+)

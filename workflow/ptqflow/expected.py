@@ -1,0 +1,46 @@
+"""The files of a study that the tables are made of, as they will lie on a platform."""
+
+from collections.abc import Iterator
+from itertools import filterfalse, product
+from typing import Any
+
+from ptqflow import paths, replicate_names
+from ptqflow.study import Study, config_of
+
+
+def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Kind, identity and path of every file of the study on a platform that `aggregate` can read."""
+    if any(study.recipes[recipe].relies_on() for recipe in study.chosen):
+        yield "selftest", {"platform": platform}, paths.selftest(platform)
+    for model in study.models:
+        place, architecture = {"platform": platform, "model": model}, config_of(study, model)
+        yield "checkpoints", place | {"recipe": "baseline"}, paths.checkpoint(platform, model, "baseline")
+        for recipe, form in study.checkpoints(architecture):
+            variant = f"{recipe}.{form}"
+            yield "checkpoints", place | _who(variant), paths.checkpoint(platform, model, variant)
+            if not _is_replicate(variant):
+                yield "verification", place | _who(variant), paths.verification(platform, model, variant)
+        for suite in study.suites.values():
+            for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
+                path = paths.scores(platform, model, variant, suite.engine, task, seed)
+                yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
+        for timing, entry in study.latency.items():
+            for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
+                path = paths.latency(platform, model, variant, entry.engine, timing)
+                yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
+        for recipe in filterfalse(_is_replicate, study.chosen):
+            for chunk in range(study.models[model].chunks):
+                path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
+                yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
+
+
+def _who(variant: str) -> dict[str, Any]:
+    """Recipe, form and replicate of a variant; the baseline has no form, and a recipe itself is no replicate."""
+    name, _, form = variant.partition(".")
+    recipe, replicate = replicate_names.split(name)
+    return {"recipe": recipe} | ({"form": form} if form else {}) | ({"replicate": replicate} if replicate else {})
+
+
+def _is_replicate(variant: str) -> bool:
+    """Whether it serves to be scored alone."""
+    return "replicate" in _who(variant)
