@@ -10,7 +10,7 @@ from checkout import REPOSITORY, SMALL_STUDY
 from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.config_schema import schema
-from ptqflow.errors import ConfigError
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.presets import resolve
 from ptqflow.study import load
 
@@ -211,3 +211,12 @@ def test_all_recipes_that_do_not_fit_are_named_at_once():
     bad = {"preset": "rtn-w4a16", "scheme": {"weights": {"group_size": 96}}}
     with pytest.raises(ConfigError, match=r"recipe 'one': weights\.group_size 96 .*; recipe 'two': weights\.group_size 96"):
         load({**SMALL_STUDY, "recipes": {"one": bad, "two": bad}, "run": "all", "forms": ["fake"]})
+
+
+def test_rows_of_another_benchmark_are_refused_before_any_job(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "2 + 2?", "reply": "4"}\n')
+    tasks = {"sums": {"benchmark": "gsm8k", "source": {"path": str(tmp_path / "rows.jsonl")}}}
+    with pytest.raises(
+        ArtifactError, match=r"tasks\.sums\.source: task sums: row 0 of .*rows\.jsonl is not a row of gsm8k .*'answer'"
+    ):
+        load({**SMALL_STUDY, "tasks": tasks, "suites": {"s": {"tasks": ["sums"]}}})

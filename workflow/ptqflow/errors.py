@@ -28,7 +28,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
     `model` is the data model that refused; its field names serve as suggestions for unknown keys.
     """
-    complaints: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     found: dict[str, str] = {}
     for entry in error.errors():
         path = ".".join(str(part) for part in entry["loc"] if not _BRANCH.fullmatch(str(part)))
@@ -48,10 +48,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             value = entry["input"]
             if value is None or isinstance(value, str | int | float | bool):
                 found[path] = f" (found {'null' if value is None else repr(value)})"
-        if message not in complaints.setdefault(path, []):
-            complaints[path].append(message)
+        if message not in messages.setdefault(path, []):
+            messages[path].append(message)
     return "; ".join(
-        (f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in complaints.items()
+        (f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in messages.items()
     )
 
 

@@ -276,14 +276,14 @@ def _check_positions(study: Study, name: str, positions: int | None) -> None:
 
 def _all(check: Callable[[str], None], recipes: Iterable[str]) -> None:
     """Check every recipe. Raises one ConfigError that names all that do not fit."""
-    complaints = []
+    messages = []
     for recipe in recipes:
         try:
             check(recipe)
         except ConfigError as error:
-            complaints.append(str(error))
-    if complaints:
-        raise ConfigError("; ".join(complaints))
+            messages.append(str(error))
+    if messages:
+        raise ConfigError("; ".join(messages))
 
 
 def layers_of(study: Study, model: str) -> int:

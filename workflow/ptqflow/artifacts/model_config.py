@@ -43,12 +43,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a model folder. Raises ArtifactError or ConfigError naming the file, the key and the value."""
     path = folder / "config.json"
     config = read_object(path)
-    for key, wanted in _complaints(config):
+    for key, wanted in _ill_typed(config):
         raise ConfigError(f"{path}: {key} is {json.dumps(config[key])[:60]}, where {wanted} belongs; correct it")
     return config
 
 
-def _complaints(config: Mapping[str, Any]) -> Any:
+def _ill_typed(config: Mapping[str, Any]) -> Any:
     """(key, what belongs there) of each value that has another type."""
     for key, value in config.items():
         if value is None and key not in _NEVER_NULL:
