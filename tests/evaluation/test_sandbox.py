@@ -157,14 +157,14 @@ def test_without_a_working_sandbox_the_reason_and_the_remedy_are_said(monkeypatc
     with pytest.raises(
         ConfigError, match=r"only in a sandbox, and none works here: bubblewrap .*No permissions.*; install bubblewrap"
     ):
-        runtimes.working(session.mismatch)
+        runtimes.working(session.complaint)
     monkeypatch.setattr(runtimes, "candidates", lambda: [])
     with pytest.raises(ConfigError, match="none is installed"):
-        runtimes.working(session.mismatch)
+        runtimes.working(session.complaint)
 
 
 def test_a_sandbox_that_is_none_is_not_used(tmp_path: Path) -> None:
     """A program that runs the runner without shutting it in is found out by the probe."""
     assert "no file of ours" in str(
-        session.mismatch(runtimes.Sandbox("none", [sys.executable, "-u", runtimes.inside.__file__], True))
+        session.complaint(runtimes.Sandbox("none", [sys.executable, "-u", runtimes.inside.__file__], True))
     )

@@ -89,7 +89,7 @@ def test_a_file_that_snakemake_would_read_first_is_looked_into_before(tmp_path, 
     done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
     assert not (root / "RAN").exists()
     assert done.returncode == 2
-    assert done.stderr.strip().startswith("other.yaml: __use_yte__")
+    assert done.stderr.strip().startswith("ptqflow run: other.yaml: __use_yte__")
     assert "would run Python" in done.stderr
 
 

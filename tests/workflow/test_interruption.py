@@ -17,7 +17,7 @@ def contents(checkout: Checkout) -> dict[str, str]:
     results = checkout.root / "results"
     return {
         str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for pattern in ("models/**/*", "calibration/**/*", "cpu/quantized/**/*.safetensors", "cpu/checkpoints/**/*")
+        for pattern in ("models/**/*", "calibration/**/tokens.parquet", "cpu/quantized/**/*.safetensors", "cpu/checkpoints/**/*")
         for path in sorted(results.glob(pattern))
         if path.is_file()
     }

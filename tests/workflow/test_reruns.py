@@ -107,6 +107,7 @@ def test_replicates_of_a_recipe_draw_quantize_and_score_themselves(study):
     study.configure(lambda c: c["recipes"]["second-order"].update(replicates=2))
     new = {f"quantize recipe=second-order@1 chunk={k}" for k in CHUNKS} | {"export recipe=second-order@1 form=fake"}
     new |= asked("second-order@1.fake", "text") | {"tokens calibration=traces@1", "collect calibration=traces@1"}
+    new |= {"overlap calibration=traces@1 task=text"}
     assert study.planned() == new | END
 
 
@@ -264,12 +265,3 @@ def test_times_of_files_run_nothing_whatever_their_sizes(study):
     for number, path in enumerate(results):
         os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
     assert study.planned() == set()
-
-
-def test_an_input_that_holds_something_else_runs_what_reads_it_though_it_is_older(study):
-    """A file of a backup is older than all that was made of its successor."""
-    place = study.root / "results/cpu/generations/demo/rounded.fake/transformers/text/seed=0.parquet"
-    table = pq.read_table(place)
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"other": b"bytes"}), place)
-    os.utime(place, (0, 0))
-    assert study.planned() == END | {"score variant=rounded.fake engine=transformers task=text seed=0"}

@@ -83,7 +83,7 @@ def test_what_is_still_asked_for_is_shown(left):
         (lambda c: c["recipes"]["rtn"].update(preset="rtn-w3a16"), [], "made by another recipe"),
         (lambda c: c["calibrations"]["traces"].update(seed=3), [], "calibrated otherwise"),
         (
-            lambda c: c["calibrations"]["traces"]["source"].update(path="resources/calibration/text.jsonl"),
+            lambda c: c["calibrations"]["traces"].update(source={"path": "resources/calibration/text.jsonl"}, format="plain"),
             [],
             "calibrated otherwise",
         ),

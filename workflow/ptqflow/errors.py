@@ -50,9 +50,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
                 found[path] = f" (found {'null' if value is None else repr(value)})"
         if message not in messages.setdefault(path, []):
             messages[path].append(message)
-    return "; ".join(
-        (f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in messages.items()
-    )
+    return "; ".join((f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in messages.items())
 
 
 def _keys(model: type[BaseModel]) -> set[str]:

@@ -31,7 +31,6 @@ rule aggregate:
     resources:
         **asks("aggregate", devices=0),
     params:
-        content=content(lambda w: jobs.aggregate_inputs()),
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
         source=jobs.aggregate_source(),
@@ -62,11 +61,6 @@ rule plot:
     resources:
         **asks("plot", devices=0),
     params:
-        content=content(
-            lambda w: [
-                paths.table(name, "parquet") for name in catalogue.tables_of(w.figure)
-            ]
-        ),
         settings=lambda w: jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),
         tables=lambda w: " ".join(

@@ -9,7 +9,6 @@ rule tokens:
     resources:
         **asks("tokens", devices=0),
     params:
-        content=content(lambda w: paths.model(w.model)),
         settings=lambda w: jobs.tokens(w.calibration),
         source=lambda w: jobs.tokens_source(w.calibration),
         code=code("tokens"),
@@ -30,7 +29,6 @@ rule collect:
     resources:
         **asks("collect", devices=1),
     params:
-        content=content(lambda w: [paths.model(w.model), paths.tokens()]),
         settings=lambda w: jobs.collect(w.model),
         code=lambda w: jobs.collect_code(w.model),
     shell:

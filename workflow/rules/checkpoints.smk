@@ -10,7 +10,6 @@ rule export:
     resources:
         **asks("export", devices=0),
     params:
-        content=content(lambda w: [source(w), *qparams(w)]),
         settings=lambda w: jobs.export(w.recipe, w.form),
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
@@ -33,15 +32,6 @@ rule verify:
     resources:
         **asks("verify", devices=1),
     params:
-        content=content(
-            lambda w: [
-                tokens_of(w),
-                source(w),
-                *qparams(w),
-                paths.checkpoint(variant="{recipe}.fake"),
-                paths.checkpoint(),
-            ]
-        ),
         settings=lambda w: jobs.verify(w.recipe, w.form),
         code=lambda w: jobs.verify_code(w.model, w.recipe, w.form),
     shell:

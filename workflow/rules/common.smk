@@ -8,7 +8,7 @@ from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
-from ptqflow.jobs import Jobs, code, fingerprint
+from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.study import load
@@ -70,21 +70,6 @@ PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BA
 def ptqflow(family):
     """How a stage is called in an environment. Jobs of an engine have its interpreter as a resource: another one reruns nothing."""
     return f"{PTQFLOW} {'{resources.python:q}' if family == ENGINE else environments.python(family)} -m ptqflow"
-
-
-def content(files):
-    """A param that says what a job's inputs hold now. It reads them again when the job runs, so it is what the job was given.
-
-    Snakemake itself never looks at an input that is older than what was made of it, as those of a backup are.
-    """
-
-    def of_wildcards(w):
-        found = files(w) if callable(files) else files
-        named = [found] if isinstance(found, str) else found
-        there = (file.format(**dict(w.items())) for file in named)
-        return fingerprint(file for file in there if Path(file).is_file())
-
-    return of_wildcards
 
 
 def python_of(w):

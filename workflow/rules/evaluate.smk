@@ -10,7 +10,6 @@ rule generate:
         **asks("generate", devices=1),
         python=python_of,
     params:
-        content=content(lambda w: paths.checkpoint(w.platform, w.model, w.variant)),
         settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed)),
         source=lambda w: jobs.generate_source(w.task),
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
@@ -31,7 +30,6 @@ rule score:
     resources:
         **asks("score", devices=0),
     params:
-        content=content(paths.generations()),
         settings=lambda w: jobs.score(w.task),
         source=lambda w: jobs.score_source(w.task),
         code=lambda w: jobs.score_code(w.task),

@@ -11,7 +11,6 @@ rule measure:
         **asks("measure", devices=1),
         python=python_of,
     params:
-        content=content(lambda w: paths.checkpoint(w.platform, w.model, w.variant)),
         settings=lambda w: jobs.measure(w.timing),
         code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:

@@ -27,7 +27,6 @@ rule rotate:
     resources:
         **asks("rotate", devices=0),
     params:
-        content=content(paths.model()),
         settings=lambda w: jobs.rotate(w.rotation),
         code=lambda w: jobs.rotate_code(w.model, w.rotation),
     shell:

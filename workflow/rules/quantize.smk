@@ -28,12 +28,6 @@ rule quantize:
     resources:
         **asks("quantize", devices=1),
     params:
-        content=content(
-            lambda w: [
-                paths.model(study.source_of(w.model, w.recipe)),
-                states_of(w)[1],
-            ]
-        ),
         settings=lambda w: jobs.quantize(w.model, w.recipe, int(w.chunk)),
         code=lambda w: jobs.quantize_code(w.model, w.recipe),
         states=lambda w: states_of(w)[0],
