@@ -1,4 +1,6 @@
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,10 +29,17 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Checkout:
-    """A small study, run to its end by the real Snakemake. Tests that change it work on a clone."""
-    checkout = Checkout.create(tmp_path_factory.mktemp("study") / "checkout", SMALL_STUDY)
-    checkout.run()
-    return checkout
+    """A small study, run to its end by the real Snakemake, once for all workers. Tests that change it work on a clone."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    place.mkdir(exist_ok=True)
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "done").exists():
+            shutil.rmtree(place / "checkout", ignore_errors=True)
+            Checkout.create(place / "checkout", SMALL_STUDY).run()
+            (place / "done").touch()
+    return Checkout(place / "checkout")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 from ptqflow import configfile, paths, replicate_names, replicates
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.errors import ConfigError
+from ptqflow.expected import expected as expected_files
 from ptqflow.jobs import Jobs
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.study import load
@@ -23,7 +24,7 @@ def jobs(**changed):
 
 
 def expected(found, kind):
-    return [(who, path) for k, who, path in found._expected("cpu") if k == kind]
+    return [(who, path) for k, who, path in expected_files(found.study, "cpu") if k == kind]
 
 
 def test_a_replicate_is_the_recipe_on_another_draw():
@@ -45,15 +46,15 @@ def test_what_is_planned_without_replicates_is_not_changed_by_them(replicated):
         assert found.quantize("demo", recipe, 0) == alone.quantize("demo", recipe, 0)
         assert found.export(recipe, FAKE) == alone.export(recipe, FAKE)
         assert found.quantize_code("demo", recipe) == alone.quantize_code("demo", recipe)
-    mine = list(alone._expected("cpu"))
-    theirs = list(found._expected("cpu"))
+    mine = list(expected_files(alone.study, "cpu"))
+    theirs = list(expected_files(found.study, "cpu"))
     assert [file for file in theirs if "replicate" not in file[1]] == mine
     assert (len(theirs) == len(mine)) == (replicated.get("replicates", 1) == 1)
 
 
 def test_replicates_are_scored_and_neither_timed_nor_verified_nor_served():
     found = jobs(awq_w4={"replicates": 2})
-    assert [kind for kind, who, _ in found._expected("cpu") if "replicate" in who] == ["checkpoints", *["scores"] * 4]
+    assert [kind for kind, who, _ in expected_files(found.study, "cpu") if "replicate" in who] == ["checkpoints", *["scores"] * 4]
     (who, path), *_ = [file for file in expected(found, "scores") if "replicate" in file[0]]
     assert (who["recipe"], who["replicate"]) == ("awq-w4", 1)
     assert path == paths.scores("cpu", "demo", "awq-w4@1.fake", "transformers", "arithmetic", 0)

@@ -19,6 +19,7 @@ from ptqflow.conversations import has_turns, tools_of, turns_of
 from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
+from ptqflow.tokenizing import tokenizing
 
 _BATCH = 256  # rows tokenized at once
 
@@ -192,17 +193,19 @@ def token_stream(
     """
     order = list(items)
     random.Random(f"order {settings.seed}").shuffle(order)
-    tokens = array("i", _beginning(tokenizer) if settings.format == "plain" else [])
+    with tokenizing(f"calibration source {settings.source.label}"):
+        tokens = array("i", _beginning(tokenizer) if settings.format == "plain" else [])
     starts: list[int] = []
     completion_lengths: list[int] = []
     for first in range(0, len(order), _BATCH):
         batch = order[first : first + _BATCH]
-        # Prompt and completion are tokenized as one text: the model sees no boundary between them.
-        for ids in _encode(tokenizer, [d.prompt + d.completion + d.end for d in batch]):
-            starts.append(len(tokens))
-            tokens.extend(ids)
-        if completions := [d.completion for d in batch if d.completion]:
-            completion_lengths += map(len, _encode(tokenizer, completions))
+        with tokenizing(f"calibration source {settings.source.label}"):
+            # Prompt and completion are tokenized as one text: the model sees no boundary between them.
+            for ids in _encode(tokenizer, [d.prompt + d.completion + d.end for d in batch]):
+                starts.append(len(tokens))
+                tokens.extend(ids)
+            if completions := [d.completion for d in batch if d.completion]:
+                completion_lengths += map(len, _encode(tokenizer, completions))
         report(len(batch))
     mean = sum(completion_lengths) / max(len(completion_lengths), 1)
     if completion_lengths and mean <= 1:

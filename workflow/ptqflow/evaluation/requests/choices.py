@@ -15,6 +15,7 @@ from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress, timed
+from ptqflow.tokenizing import tokenizing
 
 if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
@@ -78,8 +79,9 @@ def generate(
     What the journal keeps is not asked again.
     """
     journal = journal or Journal()
-    first = beginning(engine.tokenizer) if protocol.bos else []
-    pairs = [[encode(engine.tokenizer, *alternative, first) for alternative in item.alternatives] for item in items]
+    with tokenizing(f"task {task}"):
+        first = beginning(engine.tokenizer) if protocol.bos else []
+        pairs = [[encode(engine.tokenizer, *alternative, first) for alternative in item.alternatives] for item in items]
     flat = [pair for alternatives in pairs for pair in alternatives]
     for (context, continuation), text in zip(flat, (a[0] for item in items for a in item.alternatives), strict=True):
         if engine.max_length is not None and len(context) + len(continuation) > engine.max_length:

@@ -13,6 +13,7 @@ from ptqflow.evaluation.items import GenerationItem
 from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress
+from ptqflow.tokenizing import tokenizing
 
 if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
@@ -44,7 +45,9 @@ def chat_prompt(
     chat = chat or ChatSettings()
     messages = chat.conversation([{"role": "user", "content": content}])
     text = prompt_of(tokenizer, messages, where, chat.chat_template_kwargs)
-    return tokenizer(text, add_special_tokens=False).input_ids, THINK in text.rpartition(END_THINK)[2]
+    with tokenizing(where):
+        tokens = tokenizer(text, add_special_tokens=False).input_ids
+    return tokens, THINK in text.rpartition(END_THINK)[2]
 
 
 def hidden_tokens(tokenizer: Any) -> frozenset[int]:

@@ -17,6 +17,7 @@ from ptqflow.evaluation.items import TextItem
 from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress, timed
+from ptqflow.tokenizing import tokenizing
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,8 @@ def generate(
     if engine.max_length is not None and window > engine.max_length:
         raise ConfigError(f"task {task}: window {window} exceeds the model's {engine.max_length} positions; set a smaller window")
     # The stream begins with whatever the tokenizer puts before a text (BOS, for some).
-    stream = engine.tokenizer("\n\n".join(item.text for item in items), verbose=False).input_ids
+    with tokenizing(f"task {task}"):
+        stream = engine.tokenizer("\n\n".join(item.text for item in items), verbose=False).input_ids
     batch = windows(stream, window, protocol.limit)
     if len(batch) == 0:
         raise ConfigError(
