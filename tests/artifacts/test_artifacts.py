@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interrupt import environment, stage_command
 from model_folder import write_model
-from ptqflow.artifacts import hashing, schemas
+from ptqflow.artifacts import evidence_schemas, hashing, schemas, table_schemas
 from ptqflow.artifacts.activations import read_activations, write_activations
 from ptqflow.artifacts.atomic import atomic_path, canonical_json, write_json, write_text
 from ptqflow.artifacts.hashing import HashCache, sha256
@@ -301,8 +301,9 @@ def test_a_table_of_another_version_is_refused_by_name(tmp_path):
 
 
 def test_every_declared_schema_names_its_version():
-    declared = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
-    assert {"GENERATIONS", "SAMPLES", "ACCURACY"} <= declared.keys()
+    rooms = (schemas, table_schemas, evidence_schemas)
+    declared = {name: value for room in rooms for name, value in vars(room).items() if isinstance(value, pa.Schema)}
+    assert {"GENERATIONS", "SAMPLES", "ACCURACY", "OVERLAP"} <= declared.keys()
     assert all(value.metadata[b"schema"].decode().split()[0] == name.lower() for name, value in declared.items())
 
 
