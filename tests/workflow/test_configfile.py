@@ -8,6 +8,7 @@ import pytest
 import yaml
 from checkout import REPOSITORY, Checkout, environment
 from ptqflow import cli, configfile
+from ptqflow.configfile import named_in
 from ptqflow.errors import ConfigError
 
 EVIL = "__use_yte__: true\n__definitions__:\n  - import os\n  - os.system('touch RAN')\n"
@@ -127,3 +128,15 @@ def test_presets_are_shown_without_a_configuration_and_unknown_names_are_refused
     status, _, error = show("mine", "recipes: {mine: {preset: rtn-w4a16, scheme: {weights: {group: 64}}}}\n")
     assert status == 2
     assert "recipes.mine: scheme.weights.group: unknown key; did you mean 'group_size'?" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--config", "run=all"], []),
+        (["-n", "--cores", "2", "--config", "run=all", "--configfile", "a.yaml", "b.yaml", "--quiet"], ["a.yaml", "b.yaml"]),
+        (["--configfiles=a.yaml"], ["a.yaml"]),
+    ],
+)
+def test_files_are_told_from_other_options_of_snakemakes(options, named):
+    assert named_in(options) == named
