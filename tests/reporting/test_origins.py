@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
-from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table, write_table
 from ptqflow.cli import main
+from ptqflow.errors import ArtifactError
+from ptqflow.reporting import origins
+from ptqflow.reporting.variants import Variant
 from synthetic_study import HARM, whole_study
 
 
@@ -109,3 +112,16 @@ def test_a_file_that_does_not_say_what_it_was_made_from_is_refused(study, tmp_pa
 
 def test_every_recipe_has_its_own_origin(study):
     assert len({json.dumps(read_metadata(file_of(study, "scores", r))) for r in HARM}) == len(HARM)
+
+
+def test_a_rotated_recipe_is_of_the_model_that_was_rotated(tmp_path):
+    """Its own inputs are the rotated model's files; what that was made from is compared with the float model."""
+    entry = Variant(platform="cpu", model="m", recipe="r", form="fake")
+    manifest = Manifest(files={"model.safetensors": FileEntry(bytes=1, sha256="float")}, origin={})
+    checkpoints = {entry.baseline: (tmp_path, manifest)}
+    made = {"inputs": {"model": {"model.safetensors": "rotated"}}}
+    with pytest.raises(ArtifactError, match="another model"):
+        origins.of_model(entry, tmp_path, made, checkpoints)
+    origins.of_model(entry, tmp_path, made | {"rotated_from": {"model.safetensors": "float"}}, checkpoints)
+    with pytest.raises(ArtifactError, match="another model"):
+        origins.of_model(entry, tmp_path, made | {"rotated_from": {"model.safetensors": "other"}}, checkpoints)

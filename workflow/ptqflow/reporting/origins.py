@@ -27,7 +27,8 @@ def of_checkpoint(entry: Variant, path: Path, made: Record, checkpoints: Checkpo
 
 
 def of_model(entry: Variant, path: Path, made: Record, checkpoints: Checkpoints) -> None:
-    """Refuse what was not made from the float model of the same name."""
+    """Refuse what was not made from the float model of the same name, or from that model rotated."""
+    made = {"inputs": {"model": made["rotated_from"]}} if "rotated_from" in made else made
     if (found := checkpoints.get(entry.baseline.variant)) is not None:
         asked = {"model": {name: file.sha256 for name, file in found[1].files.items()}}
         refuse_others(path, made, asked, f"make it again from model {entry.model}")

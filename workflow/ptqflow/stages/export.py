@@ -61,6 +61,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["source"] = manifest.origin.get("source")
+    if manifest.origin.get("rotation"):
+        origin["rotated_from"] = manifest.origin["inputs"]["model"]
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):

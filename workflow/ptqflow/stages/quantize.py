@@ -76,6 +76,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
+    if manifest.origin.get("rotation"):
+        origin["rotated_from"] = manifest.origin["inputs"]["model"]
     collected = Manifest.read(args.calibration).origin if args.calibration is not None else None
     origin["calibration_set"] = calibration_set(args.tokens) if collected is None else collected.get("calibration_set")
     rows: list[dict[str, Any]] = []
