@@ -68,18 +68,6 @@ def row(part: str, what: str, value: float | None, unit: str, note: str | None =
     return {"part": part, "what": what, "value": value, "unit": unit, "note": note}
 
 
-def seconds_of(device: Device, action: Callable[[], Any], repetitions: int = 10) -> float:
-    """Median seconds of an action, after three that are not counted."""
-    times = []
-    for _ in range(repetitions + 3):
-        device.synchronize()
-        start = time.perf_counter()
-        action()
-        device.synchronize()
-        times.append(time.perf_counter() - start)
-    return float(torch.tensor(times[3:]).median())
-
-
 def limits(device: Device, folder: Path, shape: Shape) -> Rows:
     """What the card reaches on large products and on a copy."""
     n = 8192 if device.module is not None else 512
@@ -87,10 +75,10 @@ def limits(device: Device, folder: Path, shape: Shape) -> Rows:
     for dtype, name in ((torch.float32, "float32 (true)"), (torch.bfloat16, "bfloat16")):
         x = torch.randn(n, n, device=device.torch_device, dtype=dtype)
         with device.true_float32():
-            rate = 2 * n**3 / seconds_of(device, lambda x=x: x @ x) / 1e12
+            rate = 2 * n**3 / inference.seconds_of(device, lambda x=x: x @ x) / 1e12
         rows.append(row("limits", f"product of {n} x {n} matrices, {name}", rate, "TFLOP/s"))
     source = torch.empty(n * n * 8, device=device.torch_device, dtype=torch.uint8)
-    rate = 2 * source.numel() / seconds_of(device, source.clone) / 1e12
+    rate = 2 * source.numel() / inference.seconds_of(device, source.clone) / 1e12
     return [*rows, row("limits", "copy, bytes read and written", rate, "TB/s")]
 
 
@@ -182,7 +170,7 @@ def latencies(device: Device, folder: Path, shape: Shape) -> Rows:
         for phase in ("prefill", "decode"):
             rows.append(row("inference", f"{what}: {phase}", 1e3 * found[phase], "ms", ", ".join(found["kernels"]) or None))
     for tokens in (1, 64, 2048):
-        for part, seconds in inference.linear(device, shape, tokens, seconds_of).items():
+        for part, seconds in inference.linear(device, shape, tokens).items():
             rows.append(row("inference", f"linear on {tokens} tokens: {part}", 1e6 * seconds, "us"))
     return rows
 

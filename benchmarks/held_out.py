@@ -10,6 +10,8 @@ import json
 import math
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,17 @@ def block_error(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: 
     return lost / total
 
 
+def float_states(blocks: Blocks, states: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each block's index and the float states that enter it, [sequences, tokens, hidden]; one tensor for all."""
+    positions = blocks.positions(states.shape[1])
+    for layer in range(blocks.config.num_hidden_layers):
+        yield layer, states
+        exact = blocks.build(layer, blocks.tensors(layer))
+        with torch.no_grad():
+            for part in batches(*states.shape[:2]):
+                states[part] = forward(exact, states[part], positions)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,20 +94,16 @@ def main() -> None:
         blocks = Blocks(manifest.parent, device.torch_device, torch.float32)
         states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
         found: dict[str, list[float]] = {name: [] for name in recipes}
-        for layer in range(blocks.config.num_hidden_layers):
-            if args.layers is None or layer in args.layers:
-                for seed in args.seeds:
-                    for name, entry in recipes.items():
-                        recipe, own = seeded(entry, seed), states[: args.samples].clone()
-                        with torch.no_grad(), device.true_float32():
-                            qparams, _, _ = quantize_layer(blocks, layer, own, absmax.get(layer, {}), recipe, device, True)
-                        error = block_error(blocks, layer, qparams, recipe, states[args.samples :])
-                        found[name].append(error)
-                        print(f"block {layer} seed {seed} {name}: {error:.4e}", flush=True)
-            exact, positions = blocks.build(layer, blocks.tensors(layer)), blocks.positions(states.shape[1])
-            with torch.no_grad():
-                for part in batches(*states.shape[:2]):
-                    states[part] = forward(exact, states[part], positions)
+        for layer, entering in float_states(blocks, states):
+            if args.layers is not None and layer not in args.layers:
+                continue
+            for seed, (name, entry) in product(args.seeds, recipes.items()):
+                recipe, own = seeded(entry, seed), entering[: args.samples].clone()
+                with torch.no_grad(), device.true_float32():
+                    qparams, _, _ = quantize_layer(blocks, layer, own, absmax.get(layer, {}), recipe, device, True)
+                error = block_error(blocks, layer, qparams, recipe, entering[args.samples :])
+                found[name].append(error)
+                print(f"block {layer} seed {seed} {name}: {error:.4e}", flush=True)
     first = next(iter(found.values()))
     for name, errors in found.items():
         ratios = [e / f for e, f in zip(errors, first, strict=True)]

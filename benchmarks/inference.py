@@ -8,6 +8,7 @@ says what the arithmetic of the quantized model costs in accuracy, never what it
 import argparse
 import json
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,8 +21,6 @@ from ptqflow.devices.device import Device, select
 from ptqflow.engines import protocol
 from ptqflow.engines.protocol import Timing
 from ptqflow.modeling.integer_linear import Int8Linear
-from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
 from ptqflow.presets import resolve
 from ptqflow.stages import export
 from ptqflow.stages import quantize as quantize_stage
@@ -34,6 +33,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 FORM = "compressed-tensors"
 WORKLOADS = {"cpu": ((1, 128), (4, 128)), "cuda": ((1, 512), (8, 512), (1, 2048))}  # batch, prompt tokens
 REPETITIONS = 5
+
+
+def seconds_of(device: Device, action: Callable[[], Any], repetitions: int = 10) -> float:
+    """Median seconds of an action, after three that are not counted."""
+    times = []
+    for _ in range(repetitions + 3):
+        device.synchronize()
+        start = time.perf_counter()
+        action()
+        device.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(torch.tensor(times[3:]).median())
 
 
 def checkpoints(platform: str, folder: Path, shape: Shape) -> Iterator[tuple[str, Path]]:
@@ -83,7 +94,7 @@ def _median(runs: list[list[Timing]], phase: int) -> float:
     return sorted(run[phase].seconds for run in runs)[len(runs) // 2]
 
 
-def linear(device: Device, shape: Shape, rows: int, seconds_of: Callable[..., float]) -> dict[str, float]:
+def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
     """Seconds of the parts of a W8A8 linear [intermediate, hidden] on `rows` tokens, of the whole, and of a float one."""
     generator, out, columns = torch.Generator().manual_seed(0), shape.intermediate, shape.hidden
     where, dtype = device.torch_device, device.compute_dtype
@@ -91,30 +102,20 @@ def linear(device: Device, shape: Shape, rows: int, seconds_of: Callable[..., fl
     x = torch.randn(rows, columns, generator=generator).to(where, dtype)
     module = Int8Linear(weight, torch.rand(out, 1).to(where), None)
     plain = nn.Linear(columns, out, bias=False, device=where, dtype=dtype)
-    grid = Grid(8, True)
-
-    def quantized() -> tuple[torch.Tensor, torch.Tensor]:
-        values = x.float()
-        low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-        scale, zero_point = dynamic_scale_and_zero_point(low, high, 8, True)
-        return quantize(values, scale, zero_point, grid).to(torch.int8), scale
-
-    integers, scale = quantized()
+    integers, scale, _ = module.quantized(x)
     total = module.kernel.product(integers, weight)
     with torch.inference_mode():
         return {
             "float": seconds_of(device, lambda: plain(x)),
             "W8A8": seconds_of(device, lambda: module(x)),
-            "quantize": seconds_of(device, quantized),
+            "quantize": seconds_of(device, lambda: module.quantized(x)),
             "product": seconds_of(device, lambda: module.kernel.product(integers, weight)),
-            "scale": seconds_of(device, lambda: (total * scale * module.weight_scale).to(dtype)),
+            "scale": seconds_of(device, lambda: module.scaled(total, scale).to(dtype)),
         }
 
 
 def main() -> None:
     """Print both tables."""
-    from gpu import seconds_of
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", default="cpu")
     parser.add_argument("--layers", type=int, default=None)
@@ -126,7 +127,7 @@ def main() -> None:
         for row in timed(device, Path(folder), shape):
             print(json.dumps(row), flush=True)
     for rows in (1, 64, 2048):
-        print(json.dumps({"rows": rows} | linear(device, shape, rows, seconds_of)), flush=True)
+        print(json.dumps({"rows": rows} | linear(device, shape, rows)), flush=True)
 
 
 if __name__ == "__main__":

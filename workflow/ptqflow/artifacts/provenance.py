@@ -33,6 +33,11 @@ def provenance(stage: str, settings: Any, code: str, **more: Any) -> dict[str, A
     return {"stage": stage, "settings": settings, "code": code, "versions": versions(), **more}
 
 
+def rotated_from(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the float model, name -> sha256, where `model` (its manifest's origin) is of one rotated."""
+    return {"rotated_from": model["inputs"]["model"]} if model.get("rotation") else {}
+
+
 def differences(recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
     """What of `asked` a file's record does not state, or states otherwise, as `name` or `name (member)`.
 

@@ -21,6 +21,7 @@ from ptqflow.engines import transformers_engine
 from ptqflow.engines.transformers_engine import TransformersEngine
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_linear import Int4Linear, Int8Linear
+from ptqflow.modeling.quantizer import METHOD as FAKE
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.packing import unpack
 
@@ -46,7 +47,7 @@ def load(folder: Path, device: Device) -> IntegerEngine:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     quantization = getattr(config, "quantization_config", None)
     if quantization is None or quantization.get("quant_method") != METHOD:
-        if quantization is not None and quantization.get("quant_method") != "ptqflow":
+        if quantization is not None and quantization.get("quant_method") != FAKE:
             method = quantization.get("quant_method")
             raise ConfigError(f"{folder}: engine {NAME} reads {METHOD}, not {method}; use engine transformers or vllm")
         found = transformers_engine.load(folder, device)

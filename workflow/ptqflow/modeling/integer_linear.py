@@ -45,21 +45,27 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x; scaled in float32."""
-        rows = x.flatten(0, -2).float()
+        integers, scale, zero_point = self.quantized(x.flatten(0, -2))
+        total = self.kernel.product(integers, self.weight)
+        if not self.grid.symmetric:
+            total = total - zero_point.to(torch.int32) * self.row_sums
+        return self.scaled(total, scale).to(x.dtype).unflatten(0, x.shape[:-1])
+
+    def quantized(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Integers int8 [rows, in], scale and zero point (float32, broadcasting) of inputs [rows, in]."""
+        rows = rows.float()
         if self.input_scale is None:
             low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)
             scale, zero_point = dynamic_scale_and_zero_point(low, high, 8, self.grid.symmetric)
         else:
             scale, zero_point = self.input_scale, torch.zeros_like(self.input_scale)
         shift = 0 if self.grid.symmetric else 128  # integers 0 to 255 as int8
-        integers = (quantize(rows, scale, zero_point, self.grid) - shift).to(torch.int8)
-        total = self.kernel.product(integers, self.weight)
-        if shift:
-            total = total - (zero_point - shift).to(torch.int32) * self.row_sums
+        return (quantize(rows, scale, zero_point, self.grid) - shift).to(torch.int8), scale, zero_point - shift
+
+    def scaled(self, total: Tensor, scale: Tensor) -> Tensor:
+        """The result in float32 from the product of integers int32 [rows, out] and the inputs' scale."""
         result = total * scale * self.weight_scale
-        if self.bias is not None:
-            result = result + self.bias
-        return result.to(x.dtype).unflatten(0, x.shape[:-1])
+        return result if self.bias is None else result + self.bias
 
 
 class Int4Linear(nn.Module):

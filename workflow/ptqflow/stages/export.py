@@ -8,7 +8,7 @@ from typing import Any
 from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import NAME, Manifest
-from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
 from ptqflow.checkpoints.parts import check_parts, fallbacks
@@ -61,8 +61,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     }
     origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
     origin["source"] = manifest.origin.get("source")
-    if manifest.origin.get("rotation"):
-        origin["rotated_from"] = manifest.origin["inputs"]["model"]
+    origin |= rotated_from(manifest.origin)
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if found := fallbacks(qparams):

@@ -15,7 +15,7 @@ from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.provenance import provenance, refuse_others
+from ptqflow.artifacts.provenance import provenance, refuse_others, rotated_from
 from ptqflow.artifacts.tables import read_metadata, write_rows
 from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.datamodel import Model
@@ -76,8 +76,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
-    if manifest.origin.get("rotation"):
-        origin["rotated_from"] = manifest.origin["inputs"]["model"]
+    origin |= rotated_from(manifest.origin)
     collected = Manifest.read(args.calibration).origin if args.calibration is not None else None
     origin["calibration_set"] = calibration_set(args.tokens) if collected is None else collected.get("calibration_set")
     rows: list[dict[str, Any]] = []
