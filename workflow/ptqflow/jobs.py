@@ -159,8 +159,10 @@ class Jobs:
         """The one suite that asks `engine` this task at this seed."""
         return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
-    def generate(self, engine: str, task: str, seed: int) -> str:
-        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of them."""
+    def generate(self, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
+        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
+        them, and of the variant only the batches that a repeated baseline is asked in.
+        """
         entry = self.study.tasks[task]
         settings = {
             "task": task,
@@ -169,7 +171,7 @@ class Jobs:
             "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
-            "batch_size": self._suite(engine, task, seed).batch_size,
+            "batch_size": paths.batch_size(variant) or self._suite(engine, task, seed).batch_size,
         }
         return canonical_json(settings)
 
@@ -179,8 +181,8 @@ class Jobs:
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
-        recipe = variant.partition(".")[0]
-        if variant == "baseline":
+        recipe = "baseline" if paths.batch_size(variant) else variant.partition(".")[0]
+        if recipe == "baseline":
             return []
         return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 

@@ -61,13 +61,28 @@ class ModelEntry(Model):
 
 
 class Suite(Model):
-    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks."""
+    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks.
+
+    `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
+    """
 
     tasks: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
     engine: Name = "transformers"
     forms: Forms = [FAKE]
+    noise_batch_sizes: list[AtLeastOne] = []
+
+    @model_validator(mode="after")
+    def _other_batches(self) -> "Suite":
+        sizes = [self.batch_size, *self.noise_batch_sizes]
+        if twice := sorted({size for size in sizes if sizes.count(size) > 1}):
+            raise ValueError(f"noise_batch_sizes: {twice[0]} is asked already; name each other batch size once")
+        if self.noise_batch_sizes and self.engine == "vllm":
+            raise ValueError(
+                "noise_batch_sizes: vllm forms its batches itself; give the suite a second seed, or ask a second engine"
+            )
+        return self
 
 
 class Timing(LatencySettings):
