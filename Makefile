@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean pins hashes model schema
+.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -105,6 +105,15 @@ bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor a
 		--requirement envs/gptqmodel.txt
 	@touch $@
 
+# envs/docs.txt has hashes, too; the builder is no part of the user's environment.
+.venv-docs/.ready: envs/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/docs.txt
+	@touch $@
+
+docs: .venv-docs/.ready ## the documentation as a site, build/site; a broken link ends it
+	NO_MKDOCS_2_WARNING=true .venv-docs/bin/mkdocs build --strict --quiet
+
 model: $(READY) ## train the demo model and its tasks anew, into build/demo-model
 	$(BIN)/python resources/recipe/train.py --out build/demo-model
 
@@ -116,9 +125,10 @@ model: $(READY) ## train the demo model and its tasks anew, into build/demo-mode
 pins: $(READY) .venv-uv/bin/uv ## rewrite envs/core.txt from the installed versions
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(BIN)/python envs/freeze.py core --python $(BIN)/python
 
-hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt and envs/vllm.txt, whose versions stay
+hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, vllm.txt and docs.txt, whose versions stay
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py core
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py vllm
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py docs
 
 clean: ## remove results and the environments
 	rm -rf results .snakemake .ptqflow .venv .venv-* build

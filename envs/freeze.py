@@ -2,8 +2,8 @@
 
 The versions are those installed in the environment whose interpreter is `--python`; without it those that the list names already
 (after a line was added by hand). Hashes are what uv (on the PATH) finds in the index: of all platforms, so that one list serves
-x86_64 and aarch64. torch is in envs/torch.txt, by its version alone: its builds for CPUs, CUDA and beside torch_npu come from several
-indexes, and have other hashes in each.
+x86_64 and aarch64. torch is in envs/torch.txt, by its version alone: its builds for CPUs, CUDA and beside torch_npu come from
+several indexes, and have other hashes in each.
 """
 
 import argparse
@@ -28,15 +28,15 @@ def listed(text: str) -> list[str]:
 
 def hashed(pins: list[str]) -> str:
     """The pins, each with the sha256 of every file of its release."""
-    command = ["uv", "pip", "compile", "--quiet", "--no-deps", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command = ["uv", "pip", "compile", "--no-deps", "--universal", "--python-version", "3.11", "--generate-hashes"]
     command += ["--no-config", "--no-header", "--no-annotate", "-"]
-    return subprocess.run(command, input="\n".join(pins), capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, input="\n".join(pins), stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def main() -> None:
     """Keep the list's opening comment, rewrite what follows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("core", "vllm"))
+    parser.add_argument("name", choices=("core", "docs", "vllm"))
     parser.add_argument("--python", help="interpreter of the environment whose versions are taken")
     args = parser.parse_args()
     file = Path(__file__).with_name(f"{args.name}.txt")
