@@ -8,8 +8,8 @@ from interrupt import environment
 from ptqflow import cli
 
 LARGE = {"accelerate", "altair", "numpy", "pandas", "pyarrow", "scipy", "sympy", "torch", "transformers"}
-# Which of LARGE `import ptqflow.stages.<stage>` may load. What a stage finds by name (an engine, a tokenizer, a benchmark) is imported
-# when its settings are read; an engine not at all by a job that takes what another has asked.
+# Which of LARGE `import ptqflow.stages.<stage>` may load. What a stage finds by name (an engine, a tokenizer, a benchmark) is
+# imported when its settings are read; an engine not at all by a job that takes what another has asked.
 MAY_LOAD = [
     (("fetch", "measure"), {"numpy"}),
     (("tokens", "generate", "score", "overlap"), {"numpy", "pyarrow"}),
