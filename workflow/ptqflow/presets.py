@@ -38,7 +38,7 @@ _W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"nu
 _O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
 
 # What the vendor deploys by hand, linear by linear (msmodelslim 26.1): R1-Distill-Qwen-7B W8A8, and Qwen3-32B W4A4
-# (`lab_practice/qwen3/qwen3-32b-dense-w4a4.yaml`). Its smoothing is iterative, its rotation adapted and its rounding learned there.
+# (`lab_practice/qwen3/qwen3-32b-dense-w4a4.yaml`). Its smoothing is iterated, its rotation adapted, its W4A4 rounding learned.
 _DOWN_IN_FLOAT = {"linears": ["down_proj"], "weights": None, "input_activations": None}
 _ATTENTION_AND_DOWN_AT_8 = {"linears": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"], **_W8A8_SYMMETRIC}
 _GATE_UP_AT_8 = {
