@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED
+from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED, RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
@@ -26,6 +26,7 @@ from ptqflow.artifacts.table_schemas import (
     LATENCY_SUMMARY,
     LAYER_ERROR,
     NOISE,
+    RESCUE_SUMMARY,
     SIZES,
     VERIFICATION_SUMMARY,
 )
@@ -50,15 +51,16 @@ from ptqflow.reporting import (
     overlap,
     published,
     render,
+    rescue,
     runs,
     selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 class Settings(Model):
@@ -73,6 +75,7 @@ class Settings(Model):
     verification: tuple[Variant, ...] = ()
     overlaps: tuple[overlap.Pair, ...] = ()
     selftest: tuple[Probed, ...] = ()
+    rescues: tuple[Rescued, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
 
@@ -85,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
+    parser.add_argument("--rescues", nargs="*", type=Path, default=[], metavar="PARQUET", help="attempts, from rescue")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
@@ -117,6 +121,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
         probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
+        climbed = [(r, read(path, RESCUE)) for r, path in zip(settings.rescues, args.rescues, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -151,6 +156,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     costs = cost.build(samples)
     publish("cost", COST, costs, cost_table.printed(costs))
     publish("layer_error", LAYER_ERROR, layer_error.build(errors))
+    attempts = rescue.build(climbed)
+    publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
