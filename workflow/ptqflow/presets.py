@@ -38,6 +38,16 @@ _C8 = {"kv_cache": {"num_bits": 8, "symmetric": True, "dynamic": False}}
 _W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"num_bits": 4}}
 _O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
 
+# What the vendor deploys by hand, linear by linear (msmodelslim 26.1): R1-Distill-Qwen-7B W8A8, and Qwen3-32B W4A4
+# (`lab_practice/qwen3/qwen3-32b-dense-w4a4.yaml`). Its smoothing is iterated, its rotation adapted, its W4A4 rounding learned.
+_DOWN_IN_FLOAT = {"linears": ["down_proj"], "weights": None, "input_activations": None}
+_ATTENTION_AND_DOWN_AT_8 = {"linears": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"], **_W8A8_SYMMETRIC}
+_GATE_UP_AT_8 = {
+    "layers": [*range(1, 9), *range(30, 33), *range(43, 47), 52, *range(60, 64)],
+    "linears": ["gate_proj", "up_proj"],
+    **_W8A8_SYMMETRIC,
+}
+
 # The reference settings: round-to-nearest floors, GPTQ, AWQ, KVQuant* and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a16": {"scheme": {"weights": _weights(4, False, 128)}},
@@ -79,6 +89,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "transform": {"name": "flatquant", "sites": ["qkv", "gate_up"]},
         "overrides": [_O_AND_DOWN_AT_8],
         "error_propagation": False,
+    },
+    "vendor-w8a8": {"scheme": _W8A8_STATIC, "transform": {"name": "smoothquant"}, "overrides": [_DOWN_IN_FLOAT]},
+    "vendor-w4a4": {
+        "scheme": _W4A4_SYMMETRIC,
+        "rotation": _HADAMARD,
+        "overrides": [_ATTENTION_AND_DOWN_AT_8, _GATE_UP_AT_8],
     },
 }
 
