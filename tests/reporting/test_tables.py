@@ -31,6 +31,7 @@ FILES = {
     "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
+    "rescue": ("parquet", "csv", "md", "html"),
 }
 
 

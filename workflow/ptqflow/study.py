@@ -103,6 +103,8 @@ class Study(Model):
         for name, recipe in self.recipes.items():
             if name == "baseline":
                 raise ValueError("recipes.baseline: this name is the unquantized model's; rename the recipe")
+            if (switch := getattr(recipe.transform, "emulate", None)) and switch not in name.split("-"):
+                raise ValueError(f"recipes.{name} emulates {switch}, which every table row must say; name it {name}-{switch}")
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration

@@ -1,5 +1,6 @@
 """Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
 
+from ptqflow.artifacts.evidence_schemas import RESCUE
 from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
 from ptqflow.artifacts.tables import column, versioned
 
@@ -185,6 +186,8 @@ LAYER_ERROR = versioned(
         *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
     ],
 )
+
+RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",

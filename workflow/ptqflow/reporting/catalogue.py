@@ -14,6 +14,7 @@ TABLES = {
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
+    "rescue": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "overlap": ("parquet", "csv", "md", "html"),

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED
+from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED, RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
@@ -28,6 +28,7 @@ from ptqflow.artifacts.table_schemas import (
     LATENCY_SUMMARY,
     LAYER_ERROR,
     NOISE,
+    RESCUE_SUMMARY,
     SIZES,
     VERIFICATION_SUMMARY,
 )
@@ -57,12 +58,13 @@ from ptqflow.reporting import (
     page,
     published,
     render,
+    rescue,
     runs,
     selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
 _PAGES = {
@@ -74,11 +76,12 @@ _PAGES = {
     "sizes": "Checkpoints",
     "verification": "Checkpoints",
     "noise": "Noise",
+    "rescue": "Rescue",
     "overlap": "Overlap",
     "published": "Published",
     "selftest": "Devices",
 }
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 class Settings(Model):
@@ -93,6 +96,7 @@ class Settings(Model):
     verification: tuple[Variant, ...] = ()
     overlaps: tuple[overlap.Pair, ...] = ()
     selftest: tuple[Probed, ...] = ()
+    rescues: tuple[Rescued, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
     decide: Decide = Decide()
@@ -106,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
+    parser.add_argument("--rescues", nargs="*", type=Path, default=[], metavar="PARQUET", help="attempts, from rescue")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
@@ -138,6 +143,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
         probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
+        climbed = [(r, read(path, RESCUE)) for r, path in zip(settings.rescues, args.rescues, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -179,6 +185,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("cost", COST, costs, cost_table.printed(costs))
     layers = layer_error.build(errors)
     publish("layer_error", LAYER_ERROR, layers)
+    attempts = rescue.build(climbed)
+    publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
