@@ -18,7 +18,7 @@ rule aggregate:
             report(
                 paths.table(name, "html"),
                 caption=f"../report/{name}.rst",
-                category="Tables",
+                category="Answer" if name == "answer" else "Tables",
                 labels={"table": name},
             )
             for name, suffixes in catalogue.TABLES.items()

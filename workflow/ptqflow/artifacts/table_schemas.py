@@ -206,7 +206,9 @@ LATENCY_SUMMARY = versioned(
         column(
             "tokens_per_second", f64, "processed (prefill) or generated (decode) tokens per second, all sequences, at the median"
         ),
-        column("speedup", f64, "baseline's median time / this median time; null without a like measurement", nullable=True),
+        column(
+            "speedup", f64, "baseline's median time / this median time; null of an emulation, or of none like it", nullable=True
+        ),
         column("peak_bytes", i64, "largest peak memory", unit="bytes"),
     ],
 )

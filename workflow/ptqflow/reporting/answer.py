@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.decide import Decide
 from ptqflow.evaluation import decision
 from ptqflow.reporting.accuracy_table import needed
@@ -21,7 +22,6 @@ from ptqflow.reporting.variants import BASELINE
 
 Row = Mapping[str, Any]
 Verdict = Literal["met", "open", "failed"]
-FAKE = "fake"
 _VARIANT = ("platform", "model", "recipe", "form")
 
 

@@ -112,19 +112,23 @@ def lines(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def printed(rows: Sequence[Row]) -> list[TextTable]:
-    """One table per platform and model; its notes are the sentences."""
+def printed(rows: Sequence[Row], sentences: bool = True) -> list[TextTable]:
+    """One table per platform and model, with the sentences among its notes or without."""
     grids = []
     for place, answer in zip(dict.fromkeys((r["platform"], r["model"]) for r in rows), said(rows), strict=True):
         here = [r for r in rows if (r["platform"], r["model"]) == place]
-        sentences = [
+        spoken = [
             answer.recommendation,
             *([f"Doubts: {answer.doubts}."] if answer.doubts else []),
             *([f"Runner-up: {answer.runner_up}"] if answer.runner_up else []),
             *([answer.cost] if answer.cost else []),
             *([f"Serve it: {answer.serve}"] if answer.serve else []),
         ]
-        grids.append(TextTable(f"What to deploy: {answer.place}", HEADER, [cells(r) for r in here], 4, [*sentences, *_NOTES]))
+        grids.append(
+            TextTable(
+                f"What to deploy: {answer.place}", HEADER, [cells(r) for r in here], 4, [*(spoken if sentences else []), *_NOTES]
+            )
+        )
     return grids or [TextTable("What to deploy", HEADER, [], 4, ["Nothing was quantized or scored."])]
 
 
@@ -134,7 +138,7 @@ HEADER = [
     "Form",
     "Standing",
     "Drop (points)",
-    "Within the bound",
+    "P(within bound)",
     "On disk",
     "Tokens/s",
     "To quantize",

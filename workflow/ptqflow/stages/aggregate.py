@@ -55,6 +55,7 @@ from ptqflow.reporting import (
     noise,
     origins,
     overlap,
+    page,
     published,
     render,
     rescue,
@@ -66,6 +67,20 @@ from ptqflow.reporting import (
 from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
+_PAGES = {
+    "accuracy": "Accuracy",
+    "comparison": "Recipe × recipe",
+    "collapse": "Collapse and length",
+    "cost": "Cost",
+    "latency": "Latency",
+    "sizes": "Checkpoints",
+    "verification": "Checkpoints",
+    "noise": "Noise",
+    "rescue": "Rescue",
+    "overlap": "Overlap",
+    "published": "Published",
+    "selftest": "Devices",
+}
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
@@ -137,12 +152,18 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
+    pages: dict[str, list[render.TextTable]] = {}  # of the answer's page, by title
+
     def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable] = ()) -> None:
         table = to_table(schema, rows)
+        if grids:
+            pages.setdefault(_PAGES.get(name, ""), []).extend(grids)  # the answer, published last, is none of them
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
             if suffix == "parquet":
                 write_table(path, table, schema, metadata)
+            elif suffix == "html" and name == "answer":
+                write_text(path, page.page(rows, {title: pages[title] for title in _PAGES.values() if title in pages}))
             elif suffix == "csv":
                 write_text(path, render.csv(table))
             else:
