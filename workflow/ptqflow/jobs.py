@@ -276,7 +276,13 @@ class Jobs:
         """Settings of `aggregate`: what each of its files is, in order."""
         files = self._present()
         listed: dict[str, Any] = {kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED}
-        return canonical_json(listed | {"names": published_names(self.study)})
+        return canonical_json(
+            listed | {"names": published_names(self.study), "decide": self.study.decide.model_dump(mode="json")}
+        )
+
+    def aggregate_code(self) -> str:
+        """Digest of `aggregate` with what each form says of serving it."""
+        return code("aggregate", *(checkpoints.modules_of(form)[1] for form in checkpoints.forms()))
 
     def aggregate_files(self) -> str:
         """The file options of `aggregate`, in the order of its settings."""

@@ -28,6 +28,7 @@ _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 # Of no paper: AWQ's scales where large weights and large inputs both count, then GPTQ's rounding, which needs no clip.
 _AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, "rounding": {"name": "gptq"}}
+_GPTAQ = {"rounding": {"name": "gptq", "asymmetric_calibration": True}}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
 # What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
@@ -56,6 +57,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a4kv4": {"scheme": _W4A4KV4},
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    # GPTAQ in closed form; beside AWQ's scales of no paper.
+    "gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_GPTAQ},
+    "gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_GPTAQ},
+    "awq-gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ_GPTQ, **_GPTAQ},
+    "awq-gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ_GPTQ, **_GPTAQ},
     # As the authors' code by default: groups of 64, 20 iterations, real zero points.
     "hqq-w4a16": {"scheme": {"weights": _weights(4, False, 64)}, "rounding": {"name": "hqq"}},
     # QuaRot's R1 (folded) with GPTQ and with plain rounding; its clip ratios 0.9 and 0.95 and its online rotations are not there.

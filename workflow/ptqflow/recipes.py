@@ -107,6 +107,15 @@ class Rounding(Method):
         """Fraction of the Hessian's mean diagonal that is added, where there is a Hessian."""
         return None
 
+    def ridge_at(self, tokens_per_channel: float) -> float | None:
+        """How much weights resist being corrected for the error of earlier layers (`methods.asymmetric`); None: they are not."""
+        return None
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether weights are corrected for the error of earlier layers before they are rounded."""
+        return self.ridge_at(1.0) is not None
+
 
 class Override(Model):
     """Other settings for some linears of some layers; `weights: null` leaves them in high precision.

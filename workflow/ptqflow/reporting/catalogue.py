@@ -6,6 +6,7 @@ from pathlib import Path
 from ptqflow.errors import ConfigError
 
 TABLES = {
+    "answer": ("parquet", "csv", "md", "html"),
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),

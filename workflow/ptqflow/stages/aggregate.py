@@ -6,6 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES, SELFTEST, VERIFICATION
 from ptqflow.artifacts.table_schemas import (
     ACCURACY,
+    ANSWER,
     COLLAPSE,
     COMPARISON,
     COST,
@@ -31,7 +33,9 @@ from ptqflow.artifacts.table_schemas import (
     VERIFICATION_SUMMARY,
 )
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
+from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.datamodel import Model
+from ptqflow.decide import Decide
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
@@ -39,6 +43,8 @@ from ptqflow.replicates import is_drawn
 from ptqflow.reporting import (
     accuracy,
     accuracy_table,
+    answer,
+    answer_text,
     catalogue,
     collapse,
     comparison,
@@ -65,7 +71,7 @@ KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "sel
 
 class Settings(Model):
     """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap;
-    `names`: which of the study's names stand for published ones.
+    `names`: which of the study's names stand for published ones; `decide`: the constraints that the answer is given under.
     """
 
     scores: tuple[Scores, ...] = ()
@@ -78,6 +84,7 @@ class Settings(Model):
     rescues: tuple[Rescued, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
+    decide: Decide = Decide()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +152,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     exact = _exact(gathered, manifests)
     floors = noise.build(gathered)
     publish("noise", NOISE, floors, [noise.printed(floors)])
-    scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
+    scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
     overlap.mark(scores, shared)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
@@ -155,7 +162,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("comparison", COMPARISON, compared, comparison.printed(compared))
     costs = cost.build(samples)
     publish("cost", COST, costs, cost_table.printed(costs))
-    publish("layer_error", LAYER_ERROR, layer_error.build(errors))
+    layers = layer_error.build(errors)
+    publish("layer_error", LAYER_ERROR, layers)
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
@@ -169,7 +177,27 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
     publish("published", PUBLISHED, known, published.printed(known))
     publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
+    serving = _serving(manifests, args.checkpoints)
+    same = {(served.platform, served.model, served.recipe) for served in exact}
+    answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
+    publish("answer", ANSWER, answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
+
+
+def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path]) -> dict[tuple[Any, ...], str]:
+    """How each checkpoint is served from where it lies, as its form says; only what an engine serves has a command."""
+    found = {}
+    for (variant, manifest), path in zip(manifests, paths, strict=True):
+        if variant.replicate or variant.form == checkpoints.FAKE:
+            continue
+        key = (variant.platform, variant.model, variant.recipe, variant.form)
+        if variant.form is None:
+            found[key] = f"vllm serve {path.parent}"
+        else:
+            recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
+            command = re.search(r"`(vllm serve [^`]+)`", checkpoints.scheme(variant.form).loading(recipe, str(path.parent)))
+            found |= {key: command[1]} if command else {}
+    return found
 
 
 def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:
