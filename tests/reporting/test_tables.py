@@ -18,6 +18,7 @@ from ptqflow.reporting.variants import Variant
 from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
 
 FILES = {
+    "answer": ("parquet", "csv", "md", "html"),
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
@@ -30,6 +31,7 @@ FILES = {
     "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
+    "rescue": ("parquet", "csv", "md", "html"),
 }
 
 

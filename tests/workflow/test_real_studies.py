@@ -41,6 +41,29 @@ def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
             load(yaml.safe_load(path.read_text()))
 
 
+def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    before, after = (Jobs(load(config | {"decide": decide})) for decide in ({}, {"max_drop": 2.0, "engine": "transformers"}))
+    assert before.aggregate() != after.aggregate()
+    assert before.aggregate_code() == after.aggregate_code()
+    told = [
+        (lambda jobs, name=name, args=args: getattr(jobs, name)(*args))
+        for name, args in (
+            ("quantize", ("demo", "awq-w4", 0)),
+            ("quantize_code", ("demo", "awq-w4")),
+            ("export", ("awq-w4", "compressed-tensors")),
+            ("generate", ("transformers", "arithmetic", 0)),
+            ("score", ("arithmetic",)),
+            ("measure", ("transformers",)),
+            ("verify", ("awq-w4", "compressed-tensors")),
+        )
+    ]
+    assert [ask(before) for ask in told] == [ask(after) for ask in told]
+    with pytest.raises(ConfigError, match=r"decide\.engine"):
+        load(config | {"decide": {"engine": "vllm"}})
+
+
 def test_an_evening_is_planned_by_the_real_snakemake(tmp_path, monkeypatch):
     monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
     config, missing = completed(next(path for path in STUDIES if path.stem == "evening"))
