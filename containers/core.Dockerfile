@@ -13,13 +13,16 @@ LABEL org.opencontainers.image.title="ptqflow core" \
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
-# An environment of each family, where environments.py looks for it in an image. All pins are listed: nothing else is resolved.
+# An environment of each family, where environments.py looks for it in an image. All pins are listed, with hashes; nothing else is
+# resolved but what a CUDA build of torch brings.
 COPY envs/ /opt/ptqflow/envs/
 RUN set -eu; \
     for family in ${FAMILIES}; do \
         python3 -m venv "/opt/ptqflow/${family}"; \
-        "/opt/ptqflow/${family}/bin/pip" install --quiet --no-deps ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+        "/opt/ptqflow/${family}/bin/pip" install --quiet --no-deps --require-hashes \
             --requirement "/opt/ptqflow/envs/${family}.txt"; \
+        "/opt/ptqflow/${family}/bin/pip" install --quiet ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+            --requirement /opt/ptqflow/envs/torch.txt; \
     done
 
 ENV PATH=/opt/ptqflow/core/bin:${PATH}
@@ -28,5 +31,5 @@ RUN useradd --create-home --uid 1000 ptqflow
 USER ptqflow
 WORKDIR /work
 
-HEALTHCHECK --interval=5m --timeout=2m CMD ["python", "-c", "import lighteval, torch, transformers; torch.ones(1) + 1"]
+HEALTHCHECK --interval=5m --timeout=2m CMD ["python", "-c", "import torch, transformers; torch.ones(1) + 1"]
 CMD ["python", "-m", "ptqflow", "--help"]

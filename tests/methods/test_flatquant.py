@@ -355,9 +355,9 @@ def test_overrides_of_learning_that_cannot_be_are_refused(wrong, message):
 def test_transforms_and_clips_learn_at_their_own_rates(model, calibration, monkeypatch):
     seen = {}
 
-    def spy(groups, loss, held_out, weight_decay, max_gradient_norm):
+    def spy(groups, loss, held_out, weight_decay, max_gradient_norm, guarded):
         seen.update({group.learning_rate: len(group.parameters) for group in groups}, rest=(weight_decay, max_gradient_norm))
-        return Descent(groups, loss, held_out, weight_decay, max_gradient_norm)
+        return Descent(groups, loss, held_out, weight_decay, max_gradient_norm, guarded)
 
     monkeypatch.setattr(flatquant, "Descent", spy)
     own = {"learning_rate": 0.002, "clip_learning_rate": 0.03, "weight_decay": 0.1, "max_gradient_norm": 0.7}

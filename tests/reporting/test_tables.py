@@ -13,11 +13,12 @@ from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
-from ptqflow.reporting import accuracy, accuracy_table, layer_error, render, runs, sizes, verification
-from ptqflow.reporting.variants import Variant
+from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, runs, sizes, verification
+from ptqflow.reporting.variants import Timing, Variant
 from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
 
 FILES = {
+    "answer": ("parquet", "csv", "md", "html"),
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
@@ -30,6 +31,7 @@ FILES = {
     "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
+    "rescue": ("parquet", "csv", "md", "html"),
 }
 
 
@@ -91,7 +93,19 @@ def test_latency_is_the_median_and_relates_to_the_baseline(tables):
     row = next(r for r in rows if (r["recipe"], r["phase"], r["batch_size"]) == ("rtn-w3a16", "prefill", 8))
     assert row["seconds_median"] == pytest.approx(0.08 * 1.3)
     assert row["tokens_per_second"] == pytest.approx(8 * 64 / (0.08 * 1.3))
-    assert row["speedup"] == pytest.approx(1 / 1.3)
+    assert row["speedup"] is None  # of an emulation
+    assert {r["speedup"] for r in rows if r["recipe"] == "baseline"} == {1.0}
+
+
+def test_a_served_form_has_a_speed_up_and_its_emulation_has_none():
+    point = {"phase": "decode", "batch_size": 1, "prompt_tokens": 8, "new_tokens": 4, "repetition": 0, "peak_bytes": 1}
+
+    def timings(recipe, form, seconds):
+        who = Timing(platform="cpu", model="demo", recipe=recipe, form=form, engine="vllm", timing="short")
+        return who, pa.Table.from_pylist([point | {"seconds": seconds}])
+
+    rows = latency.build([timings("baseline", None, 2.0), timings("rtn", "fake", 4.0), timings("rtn", "gptq", 1.0)])
+    assert [r["speedup"] for r in rows] == [1.0, None, 2.0]
 
 
 def test_sizes_state_bits_per_weight(tables):

@@ -93,6 +93,7 @@ def quantize(model: Path, calibration: Path, recipe: Recipe, work: Path, chunks:
         settings = {"recipe": recipe.for_layers(chunk).dump(), "chunk": k, "layers": [chunk.start, chunk.stop]}
         options = ("--model", model / "manifest.json", "--calibration", calibration)
         outputs = ("--qparams", folder / "qparams.safetensors", "--diagnostics", folder / "diagnostics.parquet")
+        outputs += ("--losses", folder / "losses.parquet")
         assert stage("quantize", settings, *options, *outputs) == 0
         paths.append(folder / "qparams.safetensors")
     return paths

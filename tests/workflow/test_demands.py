@@ -81,7 +81,20 @@ def test_every_stage_of_a_study_has_a_demand(monkeypatch):
     study = load(yaml.safe_load(Path("config.yaml").read_text()))
     w = {"platform": "cpu", "model": "demo", "recipe": "gptq-w4", "chunk": "1", "form": "fake", "variant": "baseline"}
     w |= {"engine": "transformers", "task": "text", "seed": "0", "timing": "transformers", "calibration": "traces"}
-    stages = ("fetch", "rotate", "tokens", "collect", "quantize", "export", "verify", "generate", "score", "measure", "aggregate")
+    stages = (
+        "fetch",
+        "rotate",
+        "tokens",
+        "collect",
+        "quantize",
+        "rescue",
+        "export",
+        "verify",
+        "generate",
+        "score",
+        "measure",
+        "aggregate",
+    )
     for stage in (*stages, "plot", "selftest"):
         found = Needs(study).of(stage, w)
         assert found.threads == 1, "the demo's tables depend on it"

@@ -41,12 +41,41 @@ def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
             load(yaml.safe_load(path.read_text()))
 
 
-def test_an_evening_is_planned_by_the_real_snakemake(tmp_path, monkeypatch):
+def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    before, after = (Jobs(load(config | {"decide": decide})) for decide in ({}, {"max_drop": 2.0, "engine": "transformers"}))
+    assert before.aggregate() != after.aggregate()
+    assert before.aggregate_code() == after.aggregate_code()
+    told = [
+        (lambda jobs, name=name, args=args: getattr(jobs, name)(*args))
+        for name, args in (
+            ("quantize", ("demo", "awq-w4", 0)),
+            ("quantize_code", ("demo", "awq-w4")),
+            ("export", ("awq-w4", "compressed-tensors")),
+            ("generate", ("transformers", "arithmetic", 0)),
+            ("score", ("arithmetic",)),
+            ("measure", ("transformers",)),
+            ("verify", ("awq-w4", "compressed-tensors")),
+        )
+    ]
+    assert [ask(before) for ask in told] == [ask(after) for ask in told]
+    with pytest.raises(ConfigError, match=r"decide\.engine"):
+        load(config | {"decide": {"engine": "vllm"}})
+
+
+@pytest.mark.parametrize("name", ["evening", pytest.param("paper-qa", marks=pytest.mark.slow)])
+def test_a_real_study_is_planned_by_the_real_snakemake(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
-    config, missing = completed(next(path for path in STUDIES if path.stem == "evening"))
-    assert not missing, "a study that runs as it is"
+    config, missing = completed(next(path for path in STUDIES if path.stem == name))
+    assert not missing or name != "evening", "a study that runs as it is"
     study = Checkout.create(tmp_path / "checkout", config)
     done = study.snakemake("-n")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert {"fetch", "quantize recipe=gptq-w4, chunk=3"} & jobs(done.stdout)
-    assert "results/cpu/scores/r1-1b5" in done.stdout
+    for model, entry in config["models"].items():
+        for recipe in config["recipes"]:
+            assert any(
+                job.startswith("quantize") and recipe in job and f"chunk={entry['chunks'] - 1}" in job
+                for job in jobs(done.stdout)
+            )
+        assert f"results/cpu/scores/{model}" in done.stdout

@@ -12,6 +12,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.config_schema import schema
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.presets import resolve
+from ptqflow.recipes import LINEARS
 from ptqflow.study import load
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
@@ -173,7 +174,8 @@ def test_a_change_of_a_preset_reaches_the_leaf_and_nothing_beside_it(changes, ex
 
 def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
     assert resolve({"preset": "gptq-w4a16", "rounding": {"actorder": False}}).rounding.model_dump() == {
-        **{"name": "gptq", "dampening_frac": 0.01, "block_size": 128, "actorder": False}
+        **{"name": "gptq", "dampening_frac": 0.01, "block_size": 128, "actorder": False},
+        **{"asymmetric_calibration": False, "ridge": None},
     }
     flat = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"epochs": 2}}).transform
     assert (flat.epochs, flat.sites) == (2, ["qkv", "gate_up"])
@@ -220,3 +222,22 @@ def test_rows_of_another_benchmark_are_refused_before_any_job(tmp_path):
         ArtifactError, match=r"tasks\.sums\.source: task sums: row 0 of .*rows\.jsonl is not a row of gsm8k .*'answer'"
     ):
         load({**SMALL_STUDY, "tasks": tasks, "suites": {"s": {"tasks": ["sums"]}}})
+
+
+def test_the_vendors_mixes_assign_bits_as_its_own_files_do():
+    w8a8, w4a4 = resolve({"preset": "vendor-w8a8"}), resolve({"preset": "vendor-w4a4"})
+    for layer in range(28):
+        for linear in LINEARS:
+            kept = linear == "down_proj"
+            assert (w8a8.weights(layer, linear) is None, w8a8.input_activations(layer, linear) is None) == (kept, kept)
+    at_8 = {
+        (layer, linear)
+        for layer in range(64)
+        for linear in LINEARS
+        if (w4a4.weights(layer, linear).num_bits, w4a4.input_activations(layer, linear).num_bits) == (8, 8)
+    }
+    gate_up = {layer for layer, linear in at_8 if linear in ("gate_proj", "up_proj")}
+    assert gate_up == {1, 2, 3, 4, 5, 6, 7, 8, 30, 31, 32, 43, 44, 45, 46, 52, 60, 61, 62, 63}
+    assert len(at_8) == 64 * 5 + 20 * 2
+    rest = {(layer, linear) for layer in range(64) for linear in LINEARS} - at_8
+    assert {w4a4.weights(*one).num_bits for one in rest} == {4} == {w4a4.input_activations(*one).num_bits for one in rest}

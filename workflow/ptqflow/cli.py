@@ -30,6 +30,7 @@ STAGES = {
     "selftest": "probe the device: gradients, precision, rounding, factors, against float64 on the CPU",
     "collect": "one float forward pass: channel statistics and hidden states at chunk boundaries",
     "quantize": "quantize one chunk of decoder blocks by a recipe: integers, scales, diagnostics",
+    "rescue": "calibrate the blocks of a quantized model that stand out once more, rung by rung",
     "export": "write a checkpoint from a recipe's integers and scales",
     "verify": "read a checkpoint back and compare it with its integers, and its logits with the fake form",
     "generate": "what one checkpoint says to one task: completions, log-likelihoods of alternatives or of text",

@@ -16,6 +16,7 @@ MB = 2**20
 PYTHON_MB = {"torch": 480, "numpy": 310, "arrow": 350, "scoring": 420}  # a process that has imported so much
 ROOM = 1.2  # of the estimate, for what allocators keep
 TOKENS_AT_ONCE = 2048  # of a pass through a block (modeling/blocks.py: batches)
+HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
 DECODED = 500  # items of a task whose number is not stated
@@ -115,7 +116,9 @@ def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bo
     """Float and quantized states of a chunk, one block and its copies, Gram matrices of its linears' inputs, its integers."""
     held = 4 * tokens * d.hidden * 3 + d.block * (d.stored + 3 * 4) + 8 * 2 * d.widest**2 + d.block * layers
     held += 4 * min(tokens, TOKENS_AT_ONCE) * d.activations
-    passes = 4.0 + 3.0 * getattr(recipe.transform, "epochs", 0)
+    if recipe.rounding.asymmetric:  # the float model's states beside the quantized ones, and a matrix of both
+        held += 4 * tokens * (d.hidden + min(d.widest, HELD_BYTES // (4 * tokens))) + 8 * d.widest**2
+    passes = 4.0 + 2.0 * recipe.rounding.asymmetric + 3.0 * getattr(recipe.transform, "epochs", 0)
     flops = layers * (2.0 * passes * d.block * tokens + 40.0 * d.block * d.widest)
     return _demand(d.block, held, flops, device)
 

@@ -84,6 +84,8 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
             work = 2 * model.linears * _tokens(study, study.calibration_of(recipe)) * passes(study.recipes[recipe]) / rate
             chunks = study.models[name].chunks
             yield from (("quantize", _START + work / chunks) for _ in range(chunks))
+            if (rescue := study.recipes[recipe].rescue) is not None:
+                yield "rescue", _START + work * rescue.budget
         architecture = config_of(study, name)
         for _ in study.checkpoints(architecture):
             yield "export", _START + model.bytes / 50e6

@@ -32,6 +32,8 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
             for chunk in range(study.models[model].chunks):
                 path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                 yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
+            if study.recipes[recipe].rescue is not None:
+                yield "rescues", place | {"recipe": recipe}, paths.rescued("rescue.parquet", platform, model, recipe)
 
 
 def _who(variant: str) -> dict[str, Any]:

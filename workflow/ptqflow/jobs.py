@@ -31,7 +31,7 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, Suite, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
+AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 def code(stage: str, *modules: str) -> str:
@@ -132,6 +132,15 @@ class Jobs:
         layers = self.layers(model, chunk)
         settings: dict[str, Any] = {"chunk": chunk, "layers": [layers.start, layers.stop]}
         return canonical_json(settings | {"recipe": self._recipe(recipe, layers)})
+
+    def rescue(self, recipe: str) -> str:
+        """Settings of `rescue`."""
+        return canonical_json({"recipe": self._recipe(recipe)})
+
+    def rescue_code(self, model: str, recipe: str) -> str:
+        """Digest of `rescue` with the methods that the recipe runs."""
+        entry = self.study.recipes[recipe]
+        return code("rescue", *self._architecture(model), *entry.settings_modules(), *entry.algorithm_modules())
 
     def _recipe(self, recipe: str, layers: range | None = None) -> dict[str, Any]:
         entry = self.study.recipes[recipe].model_copy(update={"calibration": None})  # the input files say which
@@ -267,7 +276,13 @@ class Jobs:
         """Settings of `aggregate`: what each of its files is, in order."""
         files = self._present()
         listed: dict[str, Any] = {kind: [who for k, who, _ in files if k == kind] for kind in AGGREGATED}
-        return canonical_json(listed | {"names": published_names(self.study)})
+        return canonical_json(
+            listed | {"names": published_names(self.study), "decide": self.study.decide.model_dump(mode="json")}
+        )
+
+    def aggregate_code(self) -> str:
+        """Digest of `aggregate` with what each form says of serving it."""
+        return code("aggregate", *(checkpoints.modules_of(form)[1] for form in checkpoints.forms()))
 
     def aggregate_files(self) -> str:
         """The file options of `aggregate`, in the order of its settings."""

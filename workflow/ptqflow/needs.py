@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from ptqflow import demands
 from ptqflow.chunks import chunk_layers
@@ -65,7 +66,7 @@ class Needs:
         if (d := self._dimensions(w["model"])) is None:
             return UNKNOWN
         demand = self._of(stage, w, d)
-        on_device = self._device and stage in ("collect", "quantize", "verify", "generate", "measure")
+        on_device = self._device and stage in ("collect", "quantize", "rescue", "verify", "generate", "measure")
         return replace(demand, threads=DEVICE_THREADS) if on_device else demand
 
     def check(self, limits: Mapping[bool, Limits]) -> None:
@@ -100,6 +101,10 @@ class Needs:
                 chunks = chunk_layers(layers_of(study, w["model"]), study.models[w["model"]].chunks)
                 tokens = self._tokens(study.calibration_of(w["recipe"]))
                 return demands.quantize(d, len(chunks[int(w["chunk"])]), tokens, study.recipes[w["recipe"]], device)
+            case "rescue":
+                layers, recipe = layers_of(study, w["model"]), study.recipes[w["recipe"]]
+                blocks = ceil(layers * (recipe.rescue.budget if recipe.rescue else 1.0))
+                return demands.quantize(d, blocks, self._tokens(study.calibration_of(w["recipe"])), recipe, device)
             case "export":
                 return demands.export(d)
             case "verify":

@@ -54,6 +54,11 @@ def quantized(
     return f"{ROOT}/{platform}/quantized/{model}/{recipe}/chunk={chunk}/{file}"
 
 
+def rescued(file: str, platform: str = "{platform}", model: str = "{model}", recipe: str = "{recipe}") -> str:
+    """A `file` that rescuing a recipe's blocks leaves: qparams.safetensors of all blocks, or rescue.parquet."""
+    return f"{ROOT}/{platform}/rescued/{model}/{recipe}/{file}"
+
+
 def checkpoint(platform: str = "{platform}", model: str = "{model}", variant: str = "{recipe}.{form}") -> str:
     """Manifest of what an engine loads: the model itself (`baseline`), or a recipe's checkpoint in some form."""
     if variant == "baseline":

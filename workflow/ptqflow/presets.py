@@ -28,6 +28,7 @@ _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 # Of no paper: AWQ's scales where large weights and large inputs both count, then GPTQ's rounding, which needs no clip.
 _AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, "rounding": {"name": "gptq"}}
+_GPTAQ = {"rounding": {"name": "gptq", "asymmetric_calibration": True}}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
 # What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
@@ -36,6 +37,16 @@ _W8A8_STATIC = {"weights": _W8, "input_activations": {"num_bits": 8, "strategy":
 _C8 = {"kv_cache": {"num_bits": 8, "symmetric": True, "dynamic": False}}
 _W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"num_bits": 4}}
 _O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
+
+# What the vendor deploys by hand, linear by linear (msmodelslim 26.1): R1-Distill-Qwen-7B W8A8, and Qwen3-32B W4A4
+# (`lab_practice/qwen3/qwen3-32b-dense-w4a4.yaml`). Its smoothing is iterated, its rotation adapted, its W4A4 rounding learned.
+_DOWN_IN_FLOAT = {"linears": ["down_proj"], "weights": None, "input_activations": None}
+_ATTENTION_AND_DOWN_AT_8 = {"linears": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"], **_W8A8_SYMMETRIC}
+_GATE_UP_AT_8 = {
+    "layers": [*range(1, 9), *range(30, 33), *range(43, 47), 52, *range(60, 64)],
+    "linears": ["gate_proj", "up_proj"],
+    **_W8A8_SYMMETRIC,
+}
 
 # The reference settings: round-to-nearest floors, GPTQ, AWQ, KVQuant* and SmoothQuant as in Quantized-Reasoning-Models.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -46,6 +57,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rtn-w4a4kv4": {"scheme": _W4A4KV4},
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
+    # GPTAQ in closed form; beside AWQ's scales of no paper.
+    "gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_GPTAQ},
+    "gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_GPTAQ},
+    "awq-gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ_GPTQ, **_GPTAQ},
+    "awq-gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_AWQ_GPTQ, **_GPTAQ},
     # As the authors' code by default: groups of 64, 20 iterations, real zero points.
     "hqq-w4a16": {"scheme": {"weights": _weights(4, False, 64)}, "rounding": {"name": "hqq"}},
     # QuaRot's R1 (folded) with GPTQ and with plain rounding; its clip ratios 0.9 and 0.95 and its online rotations are not there.
@@ -73,6 +89,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "transform": {"name": "flatquant", "sites": ["qkv", "gate_up"]},
         "overrides": [_O_AND_DOWN_AT_8],
         "error_propagation": False,
+    },
+    "vendor-w8a8": {"scheme": _W8A8_STATIC, "transform": {"name": "smoothquant"}, "overrides": [_DOWN_IN_FLOAT]},
+    "vendor-w4a4": {
+        "scheme": _W4A4_SYMMETRIC,
+        "rotation": _HADAMARD,
+        "overrides": [_ATTENTION_AND_DOWN_AT_8, _GATE_UP_AT_8],
     },
 }
 

@@ -66,6 +66,10 @@ class Transform(Method):
     least_sequences: ClassVar[int] = 1
     changes: ClassVar[type[Model] | None] = None
 
+    def rungs(self) -> dict[str, dict[str, Any]]:
+        """`changes` by which a block that came out badly may be learned again, by name, in the order in which they are tried."""
+        return {}
+
     @property
     def online_sites(self) -> list[SiteName]:
         """Distinct inputs that are transformed while the model runs, keys and queries with them (`modeling.online`)."""
@@ -103,6 +107,15 @@ class Rounding(Method):
         """Fraction of the Hessian's mean diagonal that is added, where there is a Hessian."""
         return None
 
+    def ridge_at(self, tokens_per_channel: float) -> float | None:
+        """How much weights resist being corrected for the error of earlier layers (`methods.asymmetric`); None: they are not."""
+        return None
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether weights are corrected for the error of earlier layers before they are rounded."""
+        return self.ridge_at(1.0) is not None
+
 
 class Override(Model):
     """Other settings for some linears of some layers; `weights: null` leaves them in high precision.
@@ -133,6 +146,22 @@ class Override(Model):
         return (self.layers == "all" or layer in self.layers) and (self.linears == "all" or linear in self.linears)
 
 
+class Rescue(Model):
+    """Blocks whose held-out error stands out are calibrated again, rung by rung (`methods.rescue`).
+
+    `score`: robust standard deviations above its neighbours, and above the trend of all blocks, at which a block stands out.
+    `budget`: calibrations of the whole model that all attempts may cost. `at_8_bits`: share of the model's linears that may be
+    raised to 8 bits. `rungs`: those of the transform, and `eight_bits`, in the order in which they are tried; null: all of them.
+    """
+
+    score: Annotated[float, Field(gt=0)] = 3.5
+    budget: Annotated[float, Field(gt=0)] = 1.0
+    at_8_bits: Annotated[float, Field(ge=0, le=1)] = 0.1
+    rungs: Annotated[list[str], Field(min_length=1)] | None = None
+
+
+EIGHT_BITS = "eight_bits"  # the last rung: a site's linears, weights and input, at 8 bits
+
 _PLAIN = {
     "rotation": "none",
     "transform": "none",
@@ -157,6 +186,21 @@ class Recipe(Model):
     input_shards: Annotated[int, Field(ge=1)] = 1
     error_propagation: bool = True
     calibration: str | None = None
+    rescue: Rescue | None = None
+
+    @model_validator(mode="after")
+    def _rescuable(self) -> "Recipe":
+        if self.rescue is None:
+            return self
+        if not (known := [*self.transform.rungs()]):
+            raise ValueError(f"rescue learns blocks again, and transform {self.transform.name} learns nothing; leave rescue out")
+        if self.error_propagation:
+            raise ValueError(
+                "rescue with error_propagation would change what enters the blocks behind; use error_propagation: false"
+            )
+        if wrong := [rung for rung in self.rescue.rungs or [] if rung not in (*known, EIGHT_BITS)]:
+            raise ValueError(f"rescue.rungs: unknown {', '.join(wrong)}; use some of {', '.join((*known, EIGHT_BITS))}")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
@@ -212,13 +256,20 @@ class Recipe(Model):
         return self.clip if all(self.clip.covers(part) for part in parts) else None
 
     def for_layers(self, layers: range) -> "Recipe":
-        """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun."""
+        """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun.
+
+        So is `rescue`, which looks at all blocks once they are quantized.
+        """
         kept = [
             o.model_copy(update={"layers": o.layers if o.layers == "all" else [i for i in o.layers if i in layers]})
             for o in self.overrides
             if o.layers == "all" or any(i in layers for i in o.layers)
         ]
-        return self.model_copy(update={"overrides": kept})
+        return self.model_copy(update={"overrides": kept, "rescue": None})
+
+    def changed(self, overrides: list[Override]) -> "Recipe":
+        """The recipe, without `rescue`, as the overrides that a rescue found have it."""
+        return self.model_copy(update={"overrides": [*self.overrides, *overrides], "rescue": None})
 
     def methods(self) -> tuple[Rotation, Transform, Clip, Rounding]:
         """The methods that this recipe names."""
@@ -273,4 +324,6 @@ class Recipe(Model):
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""
         data = self.model_dump(mode="json")
         data["overrides"] = [o.model_dump(mode="json", exclude_unset=True) for o in self.overrides]
+        if self.rescue is None:
+            del data["rescue"]  # a recipe that rescues nothing is what it was
         return data

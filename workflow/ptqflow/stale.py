@@ -126,6 +126,15 @@ class Asked:
             return "made from another model"
         return self._of_calibration(metadata)
 
+    def _rescues(self, who: dict[str, Any], path: str) -> str | None:
+        metadata = read_metadata(path)
+        recipe = self.study.recipes[self.recipe].model_copy(update={"calibration": None}).dump()
+        if metadata["asked"] != {"recipe": recipe}:
+            return "made by another recipe"
+        if list(differences(metadata["inputs"], {"model": self._files()})):
+            return "made from another model"
+        return self._of_calibration(metadata)
+
 
 def read_metadata(path: str) -> dict[str, Any]:
     """As `artifacts.tables`, whose import is slow: a study of one platform never asks."""

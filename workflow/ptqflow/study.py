@@ -20,6 +20,7 @@ from ptqflow.calibration import check_columns
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model, Seed
+from ptqflow.decide import Decide
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
@@ -94,6 +95,7 @@ class Study(Model):
     suites: dict[Name, Suite] = {}
     latency: dict[Name, Timing] = {}
     run: list[Name] | Literal["all"] = "all"
+    decide: Decide = Decide()
 
     @model_validator(mode="after")
     def _names(self) -> "Study":
@@ -101,6 +103,8 @@ class Study(Model):
         for name, recipe in self.recipes.items():
             if name == "baseline":
                 raise ValueError("recipes.baseline: this name is the unquantized model's; rename the recipe")
+            if (switch := getattr(recipe.transform, "emulate", None)) and switch not in name.split("-"):
+                raise ValueError(f"recipes.{name} emulates {switch}, which every table row must say; name it {name}-{switch}")
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
@@ -126,6 +130,9 @@ class Study(Model):
         for kind, entries in (("suites", self.suites), ("latency", self.latency)):
             for name, served in entries.items():
                 _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})
+        engines = [suite.engine for suite in self.suites.values()] + [timing.engine for timing in self.latency.values()]
+        if self.decide.engine is not None and engines:
+            _known("decide.engine", [self.decide.engine], dict.fromkeys(engines))
         for form, recipes in self._forms().items():
             if form == FAKE and recipes != "all":
                 raise ValueError(f"forms.{FAKE}: evaluation reads this form of every recipe; write all, or leave it out")

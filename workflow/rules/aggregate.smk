@@ -18,7 +18,7 @@ rule aggregate:
             report(
                 paths.table(name, "html"),
                 caption=f"../report/{name}.rst",
-                category="Tables",
+                category="Answer" if name == "answer" else "Tables",
                 labels={"table": name},
             )
             for name, suffixes in catalogue.TABLES.items()
@@ -34,7 +34,7 @@ rule aggregate:
         settings=jobs.aggregate(),
         files=jobs.aggregate_files(),
         source=jobs.aggregate_source(),
-        code=code("aggregate"),
+        code=jobs.aggregate_code(),
     shell:
         ptqflow(CORE)
         + " aggregate --settings {params.settings:q} --code {params.code} --tables "

@@ -79,8 +79,15 @@ def python_of(w):
 
 def qparams(w):
     """The integers and scales of every chunk of a recipe."""
+    if study.recipes[w.recipe].rescue is not None:
+        return [paths.rescued("qparams.safetensors", w.platform, w.model, w.recipe)]
+    return chunks_of(w, "qparams.safetensors")
+
+
+def chunks_of(w, file):
+    """A file of every chunk of a recipe."""
     return [
-        paths.quantized("qparams.safetensors", w.platform, w.model, w.recipe, k)
+        paths.quantized(file, w.platform, w.model, w.recipe, k)
         for k in range(study.models[w.model].chunks)
     ]
 

@@ -36,3 +36,33 @@ rule quantize:
         + " quantize --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
         " --model {input.model} {params.states} {input.states}"
         " --qparams {output.qparams} --diagnostics {output.diagnostics} --losses {output.losses} 2>&1 | tee {log}"
+
+
+# One job for all blocks, since what stands out shows only beside the others.
+rule rescue:
+    input:
+        model=lambda w: paths.model(study.source_of(w.model, w.recipe)),
+        calibration=lambda w: paths.calibration(
+            w.platform,
+            study.source_of(w.model, w.recipe),
+            study.calibration_of(w.recipe),
+        ),
+        qparams=lambda w: chunks_of(w, "qparams.safetensors"),
+        diagnostics=lambda w: chunks_of(w, "diagnostics.parquet"),
+        losses=lambda w: chunks_of(w, "losses.parquet"),
+    output:
+        qparams=paths.rescued("qparams.safetensors"),
+        table=paths.rescued("rescue.parquet"),
+    log:
+        paths.log(paths.rescued("rescue.parquet")),
+    threads: threads_of("rescue")
+    resources:
+        **asks("rescue", devices=1),
+    params:
+        settings=lambda w: jobs.rescue(w.recipe),
+        code=lambda w: jobs.rescue_code(w.model, w.recipe),
+    shell:
+        ptqflow(CORE)
+        + " rescue --settings {params.settings:q} --code {params.code} --platform {wildcards.platform} --devices {resources.accelerator}"
+        " --model {input.model} --calibration {input.calibration} --qparams {input.qparams} --diagnostics {input.diagnostics}"
+        " --losses {input.losses} --output {output.qparams} --table {output.table} 2>&1 | tee {log}"

@@ -40,6 +40,26 @@ PUBLISHED = versioned(
     ],
 )
 
+RESCUE = versioned(
+    "rescue",
+    1,
+    [
+        column("attempt", i32, "in this order"),
+        column("layer", i32, "decoder block index"),
+        column("rung", text, "what was tried: slower, longer, other_start, other_transform, eight_bits"),
+        column("score_before", f64, "robust score of the block's error among all blocks"),
+        column("score_after", f64, "the same with what was kept"),
+        column("error_before", f64, "held-out error of the best so far / mean square of the float block's update"),
+        column("error_after", f64, "the same of this attempt"),
+        column("kept", flag, "it was better"),
+        column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),
+        column("seconds", f64, "wall time of the attempt", unit="s"),
+        column("calibrations", f64, "what it cost, in calibrations of the block by the recipe"),
+        column("at_8_bits", text, "linears that it raised to 8 bits; may be empty"),
+        column("linears_at_8_bits", i32, "how many these are"),
+    ],
+)
+
 OVERLAP = versioned(
     "overlap",
     1,

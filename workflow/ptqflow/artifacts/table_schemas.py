@@ -1,5 +1,6 @@
 """Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
 
+from ptqflow.artifacts.evidence_schemas import RESCUE
 from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
 from ptqflow.artifacts.tables import column, versioned
 
@@ -21,7 +22,7 @@ _NEEDED = [
 
 ACCURACY = versioned(
     "accuracy",
-    3,
+    4,
     [
         *VARIANT,
         column("engine", text, "what served the model"),
@@ -51,11 +52,44 @@ ACCURACY = versioned(
         column("p_lossless", f64, "probability, flat prior, that the drop is at most 1 point", nullable=True),
         column("p_fair", f64, "probability that the drop is between 1 and 3 points", nullable=True),
         column("p_risky", f64, "probability that the drop is at least 3 points", nullable=True),
+        column("p_within", f64, "probability that the drop is at most `decide.max_drop`", nullable=True),
         column("verdict", text, "lossless, fair or risky, where its probability reaches 0.9; else undecided", nullable=True),
         column("doubt", text, "why the evidence is too thin for a verdict, whatever its probability", nullable=True),
         *_NEEDED,
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
+    ],
+)
+
+ANSWER = versioned(
+    "answer",
+    1,
+    [
+        column("rank", i32, "1: recommended; null: not shown to meet every constraint", nullable=True),
+        *VARIANT,
+        column("status", text, "meets, undecided or excluded"),
+        column("engine", text, "what served the model where it was scored", nullable=True),
+        column("scored_form", text, "form that was scored: fake where the checkpoint itself was not", nullable=True),
+        column("score", f64, "average accuracy in percent", nullable=True),
+        column("drop", f64, "baseline - score in points, paired", nullable=True),
+        column("drop_low", f64, "lower end of its 95 % interval", nullable=True),
+        column("drop_high", f64, "upper end of the same", nullable=True),
+        column("p_within", f64, "probability that the drop is at most max_drop", nullable=True),
+        column("max_drop", f64, "what `decide` allows, in points"),
+        column("probability", f64, "what `decide` asks p_within to reach"),
+        column("bytes", i64, "all files of the checkpoint", unit="bytes", nullable=True),
+        column("share", f64, "the same as a share of the unquantized model's", nullable=True),
+        column("packed_bytes", i64, "the blocks' linears at nominal bits", unit="bytes", nullable=True),
+        column(
+            "tokens_per_second", f64, "fastest point of decoding, at the median; null: this form was not timed", nullable=True
+        ),
+        column("quantize_seconds", f64, "wall time of all linears and blocks, one after the other", unit="s", nullable=True),
+        column("quantize_peak_bytes", i64, "peak memory of a job", unit="bytes", nullable=True),
+        column("quantize_jobs", i32, "jobs that can run side by side, each on its own device", nullable=True),
+        column("frontier", flag, "no other variant loses as little, is as small and as fast, and better in one of these"),
+        column("reasons", text, "why it stands where it stands", nullable=True),
+        column("doubts", text, "what was not shown", nullable=True),
+        column("serve", text, "command that serves it", nullable=True),
     ],
 )
 
@@ -153,6 +187,8 @@ LAYER_ERROR = versioned(
     ],
 )
 
+RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+
 LATENCY_SUMMARY = versioned(
     "latency_summary",
     1,
@@ -170,7 +206,9 @@ LATENCY_SUMMARY = versioned(
         column(
             "tokens_per_second", f64, "processed (prefill) or generated (decode) tokens per second, all sequences, at the median"
         ),
-        column("speedup", f64, "baseline's median time / this median time; null without a like measurement", nullable=True),
+        column(
+            "speedup", f64, "baseline's median time / this median time; null of an emulation, or of none like it", nullable=True
+        ),
         column("peak_bytes", i64, "largest peak memory", unit="bytes"),
     ],
 )

@@ -10,7 +10,7 @@ from ptqflow.artifacts.provenance import refuse_others
 from ptqflow.checkpoints.schemes import schemes
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.qparams import QParams
-from ptqflow.recipes import Recipe
+from ptqflow.recipes import Override, Recipe
 
 
 def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], model: Manifest) -> str:
@@ -44,6 +44,21 @@ def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], mod
         if scheme.weights is not None and f"{scheme.prefix}.integers" not in qparams:
             raise ArtifactError(f"no integers for {scheme.where}; run quantize again")
     return str(asked["tokens"])
+
+
+def as_rescued(qparams: QParams, recipe: Recipe) -> Recipe:
+    """The recipe that qparams really hold: with the overrides that `rescue` found, where the recipe asks for it.
+
+    Raises ConfigError for qparams that were not rescued.
+    """
+    if recipe.rescue is None:
+        return recipe
+    found = [origin["rescued"] for origin in qparams.metadata.values() if "rescued" in origin]
+    if len(found) != 1 or len(qparams.metadata) != 1:
+        raise ConfigError("the recipe asks for rescue; give --qparams the one file that the stage rescue wrote")
+    if next(iter(qparams.metadata.values()))["asked"] != {"recipe": recipe.dump()}:
+        raise ConfigError("--qparams were rescued by another recipe; run rescue again, or export with its recipe")
+    return recipe.changed([Override.model_validate(override) for override in found[0]])
 
 
 def fallbacks(qparams: QParams) -> dict[str, int]:

@@ -159,9 +159,10 @@ def why_it_ended(folder: Path, status: int, interrupted: bool) -> str:
 
 def _print_end(study: Path) -> None:
     """Tables, warnings, and where checkpoints and the report lie."""
-    accuracy = study / paths.table("accuracy", "md")
-    if accuracy.is_file():
-        print(accuracy.read_text())
+    for name in ("accuracy", "answer"):
+        table = study / paths.table(name, "md")
+        if table.is_file():
+            print(table.read_text())
     for line in warnings(study):
         print(f"warning: {line}")
     for manifest in sorted(study.glob(paths.checkpoint("*", "*", "*.*"))):

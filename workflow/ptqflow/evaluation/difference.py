@@ -35,22 +35,23 @@ def of(pairs: Mapping[str, Paired], effects: Sequence[Replicates], seeds: int, s
     noise = np.zeros(statistics.RESAMPLES)
     for i, effect in enumerate(effects):
         noise = noise + effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])))
-    resampled = draws(statistics.drop_distribution, "drop")
-    low, high = statistics.interval(100 * np.clip(statistics.average(resampled) + noise, -1, 1))
+    drawn = draws(statistics.drop_distribution, "drop")
+    mean = float(np.mean([pair.drop.mean() for pair in pairs.values()]))
+    low, high = statistics.drop_interval(np.clip(statistics.average(drawn) + noise, -1, 1), mean)
     flips = statistics.stream(seed, name, "flips")
     return Difference(
-        100 * float(np.mean([pair.drop.mean() for pair in pairs.values()])),
-        low,
-        high,
+        100 * mean,
+        100 * low,
+        100 * high,
         100 * (statistics.average(draws(statistics.drop_posterior, "class")) + noise),
         statistics.flipped_p([pair.drop for pair in pairs.values()], flips, noise=noise),
         Spread(
-            1e4 * float(statistics.average(resampled).var()),
+            1e4 * float(statistics.average(drawn).var()),
             sum(len(pair.before) for pair in pairs.values()),
             1e4 * sum(effect.variance / len(effect.means) for effect in effects),
             min((len(effect.means) for effect in effects), default=1),
             seeds,
-            _shared(list(pairs.values()), [float(draw.var()) for draw in resampled]) if seeds > 1 else None,
+            _shared(list(pairs.values()), [float(draw.var()) for draw in drawn]) if seeds > 1 else None,
         ),
     )
 

@@ -3,20 +3,23 @@
 The unit of resampling is the *item* (a problem; for perplexity, a window of text): seeds and completions of one item are averaged
 first, because they are not independent of each other. All intervals are at level 0.95 unless said otherwise.
 
-Accuracy. A plain bootstrap knows nothing of what it has not seen: if baseline and variant agree on all of 20 items, every
-resample agrees too and the interval has width zero. So one pseudo-item of each extreme joins the sample before it is resampled: a
-right and a wrong one for a score (shrinking like Wilson), a drop of +1 and one of -1 for a paired difference (the resampling form
-of Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on paired data", J. Educ.
-Behav. Stat. 37, 2012). With no observed disagreement the interval is then about +-2.8/n, the rule of three; with many items the
-two pseudo-items weigh nothing and the interval is the closed form mean +- 1.96 s/sqrt(n). The estimate stays the plain mean.
+Scores. A plain bootstrap knows nothing of what it has not seen: if all of 20 items are right, every resample is, and the
+interval has width zero. So one right and one wrong pseudo-item join the sample before it is resampled (shrinking like Wilson);
+with many items they weigh nothing and the interval is the closed form mean +- 1.96 s/sqrt(n). The estimate stays the plain mean.
 A single score whose items are all plainly right or wrong has Wilson's closed interval instead.
 
 Several completions of an item tell more than one, and less than as many items: so the pseudo-items weigh what an item weighs
 against independent completions, w = var(item means) / var(completions), which is (1 + (m - 1) rho) / m for m completions of
 correlation rho (Kish's design effect over m): 1 where all completions of an item agree, 1/m where items do not differ.
 
-Classes. Probabilities are those of a posterior under a flat prior over the shares of items that are lost, gained and unchanged
-(a Dirichlet distribution, its counts divided by w): bootstrap frequencies are none, and overstate what few items can tell.
+Drops. n items are worth n / w independent pairs of completions, each lost, gained or unchanged. The interval is that of the
+posterior of these shares under Jeffreys' prior, a Dirichlet distribution of counts / w + 1/2, and it holds the estimate, as
+Jeffreys' interval of one proportion does at the edge (Brown, Cai and DasGupta, "Interval estimation for a binomial proportion",
+Stat. Sci. 16, 2001). It is as skewed as few discordant items are, and with none of n it is about +-2.2/n. (A bootstrap with two
+pseudo-items of drops +-1 is not: they are whole items, and swamp rare changes that many completions did see.) A w that is
+estimated, from several completions, is that of few items: its variance is stretched to Student's t.
+
+Classes. Probabilities are of the same posterior under a flat prior.
 
 Significance. Under the null hypothesis baseline and variant are exchangeable, item by item, and flipping the sign of an item's
 drop changes nothing: p is the share of flips that reach what was seen (for single completions, McNemar's exact test). Among
@@ -24,9 +27,9 @@ several recipes p is Holm's ("A simple sequentially rejective multiple test proc
 table column in twenty has any significant drop when no recipe changes anything.
 
 The average over T tasks has one such pair in all: each task's pseudo-items weigh 1/T of an item (Price and Bonett, "An improved
-confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal. 45, 2004). A whole pair in every
-task would pull all of them to the middle at once, while their noise averages out: six tasks at 97 % had intervals that held the
-truth half the time, or not even the estimate.
+confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal. 45, 2004), and its prior of a drop is
+1/T of Jeffreys'. A whole pair in every task would pull all of them to the middle at once, while their noise averages out: six
+tasks at 97 % had intervals that held the truth half the time, or not even the estimate.
 
 Perplexity has no extremes to add. Neighbouring windows of a text are alike (correlation about 0.1), so what is resampled are
 blocks of n^(1/3) windows in a circle (Politis and Romano 1992). The interval is that of resampled blocks, its distances from the
@@ -143,22 +146,35 @@ class Paired:
 
     @property
     def weight(self) -> float:
-        """`pseudo_weight` of the drop."""
+        """`pseudo_weight` of the drop; 1 of single completions."""
+        items, completions = len(self.before), self.samples * (1 if self.each is None else len(self.each))
+        if completions == 1 or items == 1:
+            return 1.0
         variance = self.changed - float(self.drop.mean() ** 2)
-        return pseudo_weight(float(self.drop.var()), variance, self.samples)
+        return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, completions)
+
+    def shares(self, prior: float, rng: np.random.Generator, draws: int) -> Floats:
+        """Draws of the mean drop, [draws], `prior` added to each of the counts lost, gained and unchanged."""
+        lost, gained = self.lost.sum(), self.gained.sum()
+        counts = np.array([lost, gained, len(self.before) - lost - gained]) / self.weight
+        shares = rng.dirichlet(np.maximum(counts, 0) + prior, size=draws)
+        return np.asarray(shares[:, 0] - shares[:, 1])
 
 
-def drop_distribution(paired: Paired, rng: np.random.Generator, resamples: int = RESAMPLES, tasks: int = 1) -> Floats:
-    """Distribution of a mean paired drop, [resamples], with pseudo-items -1 and +1; `tasks` as in `accuracy_distribution`."""
-    return resampled_means(paired.drop, (-1.0, 1.0), paired.weight / tasks, rng, resamples)
+def drop_distribution(paired: Paired, rng: np.random.Generator, draws: int = RESAMPLES, tasks: int = 1) -> Floats:
+    """Distribution of a mean paired drop, [draws], under Jeffreys' prior; of an average over `tasks`, 1/`tasks` of it."""
+    return paired.shares(0.5 / tasks, rng, draws)
 
 
 def drop_posterior(paired: Paired, rng: np.random.Generator, draws: int = RESAMPLES, tasks: int = 1) -> Floats:
     """Draws of the mean drop under a flat prior over the shares of items lost, gained, unchanged (of an average, 1/`tasks`)."""
-    lost, gained = paired.lost.sum(), paired.gained.sum()
-    counts = np.array([lost, gained, len(paired.before) - lost - gained]) / paired.weight
-    shares = rng.dirichlet(np.maximum(counts, 0) + 1 / tasks, size=draws)
-    return np.asarray(shares[:, 0] - shares[:, 1])
+    return paired.shares(1 / tasks, rng, draws)
+
+
+def drop_interval(distribution: Floats, estimate: float, level: float = LEVEL) -> tuple[float, float]:
+    """Interval of a drop, or of their mean over tasks: the distribution's, which holds the estimate at an edge, too."""
+    low, high = interval(distribution, level)
+    return min(low, estimate), max(high, estimate)
 
 
 def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMPLES, noise: Floats | float = 0.0) -> float:

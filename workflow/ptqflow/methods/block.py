@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ptqflow.by_name import method
 from ptqflow.devices.device import Device
+from ptqflow.methods.asymmetric import corrected_weights
 from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.anatomy import Architecture, Site, block_prefix, smoothing_key
@@ -77,17 +78,19 @@ class BlockRounder:
         role = self._architecture.role
         return [linear for linear in site.linears if self._recipe.weights(self._layer, role(linear)) is not None]
 
-    def round(self, site: Site, gram: Tensor | None, sample: Tensor | None = None) -> list[str]:
+    def round(self, site: Site, gram: Tensor | None, sample: Tensor | None = None, cross: Tensor | None = None) -> list[str]:
         """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs X, or else X [tokens, in].
 
-        Returns their names in the checkpoint. Raises ValueError with neither.
+        `cross`, beside the former: Xᵀ(F - X) [in, in] with the inputs F that the float model makes, for weights that make up for
+        the difference. Returns their names in the checkpoint. Raises ValueError with neither.
         """
         start = time.perf_counter()
         layer, inputs, recipe, found = self._layer, self._inputs, self._recipe, self._architecture
         quantized = self.quantized(site)
         weights = [self.weight(linear) for linear in quantized]
+        aims, note = self._aims(site, weights, gram, cross)
         targets = []
-        for linear, weight in zip(quantized, weights, strict=True):
+        for linear, weight in zip(quantized, aims, strict=True):
             args = recipe.weights(layer, found.role(linear))
             assert args is not None
             ratios = inputs.weight_clips.get(linear)
@@ -105,13 +108,24 @@ class BlockRounder:
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
-            errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), rounded.fallback])) or None
+            errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), note, rounded.fallback])) or None
             # What linears of a site share is split by their sizes.
             seconds = time.perf_counter() - start + shared * weight.numel() / elements
             self.rows.append(
                 {"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": self._device.peak_bytes()}
             )
         return [f"{found.linear_prefix(layer, linear)}.weight" for linear in quantized]
+
+    def _aims(
+        self, site: Site, weights: list[Tensor], gram: Tensor | None, cross: Tensor | None
+    ) -> tuple[list[Tensor], str | None]:
+        """The weights that are to come near to the float model's outputs, and why they are the float ones, where that is news."""
+        if gram is None or cross is None:
+            return weights, None
+        ridge = self._recipe.rounding.ridge_at(self._inputs.tokens / len(gram))
+        assert ridge is not None
+        corrected = corrected_weights(weights, gram, cross, ridge)
+        return (corrected, None) if corrected is not None else (weights, f"no correction at {site.name}: H could not be factored")
 
     def round_all(self) -> None:
         """Round all linears, by what is known of their unscaled inputs. Raises ValueError where that is nothing."""

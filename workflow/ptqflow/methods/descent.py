@@ -37,7 +37,7 @@ class Descent:
 
     `loss(indices)` is the differentiable loss of some samples, `held_out()` the loss that chooses. A step whose loss or gradient
     is not finite, or an epoch that ends at a held-out loss that is not finite or twice the best, puts the best state back and
-    halves the rates.
+    halves the rates. Not `guarded`, the last state stands, and steps that are not finite are left out.
     """
 
     groups: Sequence[Group]
@@ -45,6 +45,7 @@ class Descent:
     held_out: Callable[[], float]
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
+    guarded: bool = True
     events: list[Event] = field(default_factory=list)
 
     def run(self, samples: int, epochs: int, batch_size: int, generator: torch.Generator) -> float:
@@ -61,7 +62,8 @@ class Descent:
             self._judge(step)
             if self._factor < _SMALLEST_FACTOR:
                 break
-        self._restore()
+        if self.guarded:
+            self._restore()
         return self._best_loss
 
     def _step(self, step: int, steps: int, indices: Sequence[int]) -> None:
@@ -75,8 +77,9 @@ class Descent:
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm)
         value = loss.item()
         if not (math.isfinite(value) and math.isfinite(norm.item())):
-            self.events.append(Event(step, "loss", value, "rollback"))
-            self._roll_back()
+            self.events.append(Event(step, "loss", value, "rollback" if self.guarded else "skipped"))
+            if self.guarded:
+                self._roll_back()
             return
         self._optimizer.step()
         self.events.append(Event(step, "loss", value))
@@ -88,7 +91,7 @@ class Descent:
             self._best_loss = value
             self._keep()
             event = event or "best"
-        elif not first and not value <= _DIVERGED * self._best_loss:
+        elif self.guarded and not first and not value <= _DIVERGED * self._best_loss:
             self._roll_back()
             event = "rollback"
         self.events.append(Event(step, "held_out_loss", value, event))

@@ -9,9 +9,10 @@ from the inputs of the float block, all sites at once (`_at_once`).
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -92,13 +93,18 @@ class _Layer:
             add_gram(gram, rows)
         return gram
 
-    def gram(self, inputs: Iterable[Tensor]) -> Tensor:
-        """XᵀX (float32) of all of a site's inputs [batch, tokens, channels]."""
-        gram = None
-        for x in inputs:
+    def grams(self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """XᵀX and, given the float model's inputs F `exact`, Xᵀ(F - X) of all of a site's inputs X [batch, tokens, channels]."""
+        gram, cross = None, None
+        for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
             gram = self.add_gram(gram, x)
+            if of_float is not None:
+                rows = x.flatten(0, -2).float()
+                cross = torch.zeros_like(gram) if cross is None else cross
+                with self.device.gram_precision(self.stored):
+                    cross.addmm_(rows.T, of_float.flatten(0, -2).float() - rows)
         assert gram is not None
-        return mirror(gram)
+        return mirror(gram), cross
 
 
 def quantize_layer(
@@ -109,10 +115,12 @@ def quantize_layer(
     recipe: Recipe,
     device: Device,
     last: bool = False,
+    exact: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Rows, Rows]:
     """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
 
-    With `error_propagation` that is the quantized block's output, else the float block's. `absmax`: max|x| [channels] of the
+    With `error_propagation` that is the quantized block's output, else the float block's. `exact`: those of the float model, for
+    recipes whose rounding is `asymmetric`; they go on likewise. `absmax`: max|x| [channels] of the
     float model by site, for recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of
     learned transforms). The last row of diagnostics is the block's: its error on a sample of the states that entered it,
     quantized activations and cache included.
@@ -138,8 +146,11 @@ def quantize_layer(
     else:
         rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
     fixed = fixed | _static(run, absmax, rounder.qparams, ranges)
-    finish = _by_site if recipe.rounds_by_site() else _at_once
-    output, sampled = finish(run, rounder, fixed, hidden, entering, everything=propagate and not last)
+    everything = propagate and not last
+    if recipe.rounds_by_site():
+        output, sampled = _by_site(run, rounder, fixed, hidden, entering, everything, exact)
+    else:
+        output, sampled = _at_once(run, rounder, fixed, hidden, entering, everything)
     for row in rounder.rows:
         row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
     rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
@@ -227,25 +238,45 @@ def _static(
 
 
 def _by_site(
-    run: _Layer, rounder: BlockRounder, fixed: Mapping[str, Tensor], hidden: Tensor, entering: Tensor, everything: bool
+    run: _Layer,
+    rounder: BlockRounder,
+    fixed: Mapping[str, Tensor],
+    hidden: Tensor,
+    entering: Tensor,
+    everything: bool,
+    exact: Tensor | None,
 ) -> tuple[Tensor, Samples]:
     """Round each site's linears by the inputs that the sites before, quantized, make of `hidden`, which becomes the outputs.
 
-    (Only on the sample `entering`, unless `everything` is asked for.) Returns the outputs of the sample, and inputs and outputs
+    (Only on the sample `entering`, unless `everything` is asked for.) `exact`, the float model's states, go through the float
+    block beside them, for weights that make up for the difference. Returns the outputs of the sample, and inputs and outputs
     of its linears. The published GPTQ runs all samples anew for each of the four sites, and once more for the outputs.
     """
     block = run.quantized_block({**fixed, **rounder.qparams})
     positions = run.blocks.positions(run.tokens)
     finished = len(hidden if everything else entering)
     with sample_linears(block, _SAMPLED_TOKENS) as sampled:
-        for site, inputs in walk_sites(block, hidden, positions, run.precision, finished, run.blocks.buffer):
+        walk = walk_sites(block, hidden, positions, run.precision, finished, run.blocks.buffer)
+        beside = _float_inputs(run, rounder, exact, everything) if exact is not None else repeat(None)
+        for (site, inputs), of_float in zip(walk, beside, strict=exact is not None):
             if not rounder.quantized(site):
-                deque(inputs, maxlen=0)  # made and left
+                for made in filter(None, (inputs, of_float)):
+                    deque(made, maxlen=0)  # and left
                 continue
-            names = rounder.round(site, run.gram(inputs))
+            gram, cross = run.grams(inputs, of_float)
+            names = rounder.round(site, gram, cross=cross)
+            del gram, cross
             weights = {name: deployed(name, run.tensors[name], rounder.qparams, run.architecture) for name in names}
             run.blocks.fill(block, run.layer, weights, run.dtype)
     return hidden[: len(entering)], sampled
+
+
+def _float_inputs(run: _Layer, rounder: BlockRounder, exact: Tensor, everything: bool) -> Iterator[Iterable[Tensor]]:
+    """Each site's inputs in the float block, scalings folded in, as `walk_sites`; `exact` becomes its outputs if `everything`."""
+    tensors = {n: deployed(n, t, rounder.scales, run.architecture) for n, t in run.tensors.items()}
+    block, positions = run.blocks.build(run.layer, tensors, run.dtype), run.blocks.positions(run.tokens)
+    for _, inputs in walk_sites(block, exact, positions, run.precision, len(exact) if everything else 0):
+        yield inputs
 
 
 def _at_once(

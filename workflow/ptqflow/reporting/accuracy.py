@@ -32,19 +32,26 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _How:
-    """The seed of the bootstrap, and the variants that another draw would make the same."""
+    """The seed of the bootstrap, the variants that another draw would make the same, and the drop that a user allows."""
 
     seed: int
     exact: Collection[Served]
+    max_drop: float
 
 
-def build(runs: Mapping[Served, dict[str, Runs]], seed: int = 0, exact: Collection[Served] = ()) -> list[Row]:
-    """Rows of schema ACCURACY. `exact`: variants of which no calibration draw and no seed could make another checkpoint.
+def build(
+    runs: Mapping[Served, dict[str, Runs]],
+    seed: int = 0,
+    exact: Collection[Served] = (),
+    max_drop: float = decision.LOSSLESS,
+) -> list[Row]:
+    """Rows of schema ACCURACY. `exact`: variants of which no calibration draw and no seed could make another checkpoint;
+    `max_drop`: the points of drop that `p_within` asks about.
 
     Order: as the variants first appear; accuracy tasks, their average, perplexity tasks. Raises ArtifactError when two variants
     were asked different things.
     """
-    how = _How(seed, exact)
+    how = _How(seed, exact, max_drop)
     rows: list[Row] = []
     for place in dict.fromkeys((v.platform, v.model, v.engine) for v in runs):
         group = {v: tasks for v, tasks in runs.items() if (v.platform, v.model, v.engine) == place}
@@ -161,6 +168,7 @@ def _drop(
         "p_lossless": lossless,
         "p_fair": fair,
         "p_risky": risky,
+        "p_within": float(np.mean(found.posterior <= how.max_drop)),
         "verdict": verdict,
         "doubt": doubt,
         **decision.columns(needed),

@@ -146,9 +146,14 @@ def _to_decide(row: Row) -> str:
         return "–"
     if row["doubt"]:
         return str(row["doubt"])
+    return needed(row) or "at a limit of classes"
+
+
+def needed(row: Row) -> str:
+    """How many items, seeds or replicates in all would decide; empty where no number is known."""
     wanted = [(row[f"needed_{of}"], of) for of in ("items", "seeds", "replicates") if row[f"needed_{of}"] is not None]
     parts = [f"{count:,} {of}".replace(",", " ") for count, of in ((_about(count), of) for count, of in wanted)]
-    return (" and " if row["needed_together"] else " or ").join(parts) or "at a limit of classes"
+    return (" and " if row["needed_together"] else " or ").join(parts)
 
 
 def _about(count: int) -> int:

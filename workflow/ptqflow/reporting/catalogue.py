@@ -6,6 +6,7 @@ from pathlib import Path
 from ptqflow.errors import ConfigError
 
 TABLES = {
+    "answer": ("parquet", "csv", "md", "html"),
     "accuracy": ("parquet", "csv", "md", "tex", "html"),
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
@@ -13,6 +14,7 @@ TABLES = {
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
+    "rescue": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
     "overlap": ("parquet", "csv", "md", "html"),

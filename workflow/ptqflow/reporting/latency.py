@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Served, Timing
 
@@ -26,7 +27,8 @@ def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
             rows.append((timing, point, row))
     for timing, point, row in rows:
         baseline = medians.get((timing.baseline, timing.timing, point))
-        row["speedup"] = None if baseline is None else baseline / row["seconds_median"]
+        emulated = timing.form == FAKE  # what a simulation costs is no speed of the recipe
+        row["speedup"] = None if baseline is None or emulated else baseline / row["seconds_median"]
     return [row for _, _, row in rows]
 
 
@@ -53,6 +55,14 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         seconds = f"{number(r['seconds_min'], 4)} to {number(r['seconds_max'], 4)}"
         names = [r["platform"], r["model"], r["recipe"], r["form"] or "–", r["engine"], r["phase"]]
         numbers = [str(r["batch_size"]), str(r["prompt_tokens"]), str(r["new_tokens"]), number(r["seconds_median"], 4), seconds]
-        numbers += [number(r["tokens_per_second"], 0), number(r["speedup"], 2), number(r["peak_bytes"] / 2**20, 0)]
+        numbers += [
+            number(r["tokens_per_second"], 0),
+            "emulation" if r["form"] == FAKE else number(r["speedup"], 2),
+            number(r["peak_bytes"] / 2**20, 0),
+        ]
         body.append(names + numbers)
-    return TextTable("Latency", header, body, names=6)
+    note = (
+        "Speed-up: over the baseline on the same engine. A fake form is an emulation: its time is the cost of simulating a "
+        "recipe and says nothing of integer kernels, so that it has no speed-up."
+    )
+    return TextTable("Latency", header, body, names=6, notes=[note])

@@ -103,12 +103,14 @@ ul { color: #57606a; padding-left: 1.2rem; max-width: 60rem }
 
 def html(grids: Sequence[TextTable]) -> str:
     """A self-contained page, titled as its first grid: no script, no font or style from elsewhere."""
-    body = "\n".join(_html_grid(grid) for grid in grids)
+    body = "\n".join(html_grid(grid) for grid in grids)
     head = f'<meta charset="utf-8"><title>{_html.escape(grids[0].title)}</title><style>{_STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def _html_grid(grid: TextTable) -> str:
+def html_grid(grid: TextTable) -> str:
+    """A table as part of a page, its title above and its notes below."""
+
     def cell(tag: str, i: int, text: str) -> str:
         escaped = _html.escape(text)
         inner = f"<b>{escaped}</b>" if isinstance(text, Bold) else escaped

@@ -98,6 +98,14 @@ class Chunk(Model):
         return f"{self.platform}/{self.model}/{self.recipe}/chunk={self.chunk}"
 
 
+class Rescued(Model):
+    """The attempts to rescue blocks of one recipe."""
+
+    platform: str
+    model: str
+    recipe: str
+
+
 class Probed(Model):
     """The self-test of a platform's device."""
 

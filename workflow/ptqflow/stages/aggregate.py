@@ -6,6 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,28 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED
+from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED, RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES, SELFTEST, VERIFICATION
 from ptqflow.artifacts.table_schemas import (
     ACCURACY,
+    ANSWER,
     COLLAPSE,
     COMPARISON,
     COST,
     LATENCY_SUMMARY,
     LAYER_ERROR,
     NOISE,
+    RESCUE_SUMMARY,
     SIZES,
     VERIFICATION_SUMMARY,
 )
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
+from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.datamodel import Model
+from ptqflow.decide import Decide
 from ptqflow.errors import ConfigError
 from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
@@ -38,6 +43,8 @@ from ptqflow.replicates import is_drawn
 from ptqflow.reporting import (
     accuracy,
     accuracy_table,
+    answer,
+    answer_text,
     catalogue,
     collapse,
     comparison,
@@ -48,22 +55,38 @@ from ptqflow.reporting import (
     noise,
     origins,
     overlap,
+    page,
     published,
     render,
+    rescue,
     runs,
     selftest,
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Scores, Served, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps")
+_PAGES = {
+    "accuracy": "Accuracy",
+    "comparison": "Recipe × recipe",
+    "collapse": "Collapse and length",
+    "cost": "Cost",
+    "latency": "Latency",
+    "sizes": "Checkpoints",
+    "verification": "Checkpoints",
+    "noise": "Noise",
+    "rescue": "Rescue",
+    "overlap": "Overlap",
+    "published": "Published",
+    "selftest": "Devices",
+}
+KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 class Settings(Model):
     """What each input file is, one entry per path and in the same order; `seed` is that of the bootstrap;
-    `names`: which of the study's names stand for published ones.
+    `names`: which of the study's names stand for published ones; `decide`: the constraints that the answer is given under.
     """
 
     scores: tuple[Scores, ...] = ()
@@ -73,8 +96,10 @@ class Settings(Model):
     verification: tuple[Variant, ...] = ()
     overlaps: tuple[overlap.Pair, ...] = ()
     selftest: tuple[Probed, ...] = ()
+    rescues: tuple[Rescued, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
+    decide: Decide = Decide()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
+    parser.add_argument("--rescues", nargs="*", type=Path, default=[], metavar="PARQUET", help="attempts, from rescue")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
@@ -117,6 +143,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
         probes = [row for path in args.selftest for row in read(path, SELFTEST).to_pylist()]
+        climbed = [(r, read(path, RESCUE)) for r, path in zip(settings.rescues, args.rescues, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
@@ -125,12 +152,18 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
+    pages: dict[str, list[render.TextTable]] = {}  # of the answer's page, by title
+
     def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable] = ()) -> None:
         table = to_table(schema, rows)
+        if grids:
+            pages.setdefault(_PAGES.get(name, ""), []).extend(grids)  # the answer, published last, is none of them
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
             if suffix == "parquet":
                 write_table(path, table, schema, metadata)
+            elif suffix == "html" and name == "answer":
+                write_text(path, page.page(rows, {title: pages[title] for title in _PAGES.values() if title in pages}))
             elif suffix == "csv":
                 write_text(path, render.csv(table))
             else:
@@ -140,7 +173,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     exact = _exact(gathered, manifests)
     floors = noise.build(gathered)
     publish("noise", NOISE, floors, [noise.printed(floors)])
-    scores = noise.beside(accuracy.build(gathered, settings.seed, exact), floors)
+    scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
     overlap.mark(scores, shared)
     grids = accuracy_table.printed(scores)
     publish("accuracy", ACCURACY, scores, grids)
@@ -150,7 +183,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("comparison", COMPARISON, compared, comparison.printed(compared))
     costs = cost.build(samples)
     publish("cost", COST, costs, cost_table.printed(costs))
-    publish("layer_error", LAYER_ERROR, layer_error.build(errors))
+    layers = layer_error.build(errors)
+    publish("layer_error", LAYER_ERROR, layers)
+    attempts = rescue.build(climbed)
+    publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
     publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
@@ -162,7 +198,27 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
     publish("published", PUBLISHED, known, published.printed(known))
     publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
+    serving = _serving(manifests, args.checkpoints)
+    same = {(served.platform, served.model, served.recipe) for served in exact}
+    answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
+    publish("answer", ANSWER, answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
+
+
+def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path]) -> dict[tuple[Any, ...], str]:
+    """How each checkpoint is served from where it lies, as its form says; only what an engine serves has a command."""
+    found = {}
+    for (variant, manifest), path in zip(manifests, paths, strict=True):
+        if variant.replicate or variant.form == checkpoints.FAKE:
+            continue
+        key = (variant.platform, variant.model, variant.recipe, variant.form)
+        if variant.form is None:
+            found[key] = f"vllm serve {path.parent}"
+        else:
+            recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
+            command = re.search(r"`(vllm serve [^`]+)`", checkpoints.scheme(variant.form).loading(recipe, str(path.parent)))
+            found |= {key: command[1]} if command else {}
+    return found
 
 
 def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:

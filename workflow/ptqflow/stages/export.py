@@ -11,7 +11,7 @@ from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
-from ptqflow.checkpoints.parts import check_parts, fallbacks
+from ptqflow.checkpoints.parts import as_rescued, check_parts, fallbacks
 from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
@@ -47,11 +47,11 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     manifest = Manifest.read(args.model)
     manifest.verify(model)
     recipe.check_source(manifest.origin, str(model))
-    config = json.loads((model / "config.json").read_text())
+    config, qparams = json.loads((model / "config.json").read_text()), QParams(args.qparams)
+    recipe = as_rescued(qparams, recipe)
     check_recipe(recipe, config, "of --settings", str(model))
     scheme = registry.scheme(settings.form)
     check(settings.form, scheme.refusal(recipe, config), "of --settings")
-    qparams = QParams(args.qparams)
     tokens = check_parts(qparams, recipe, config, manifest)
 
     cache = HashCache()
@@ -59,11 +59,15 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "model": {name: entry.sha256 for name, entry in manifest.files.items()},
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
-    origin = provenance("export", settings.model_dump(mode="json") | {"recipe": recipe.dump()}, args.code or "", inputs=inputs)
+    origin = provenance(
+        "export", settings.model_dump(mode="json") | {"recipe": settings.recipe.dump()}, args.code or "", inputs=inputs
+    )
     origin["source"] = manifest.origin.get("source")
     origin |= rotated_from(manifest.origin)
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
+    if recipe is not settings.recipe:
+        origin["rescued"] = [override.model_dump(mode="json", exclude_unset=True) for override in recipe.overrides]
     if found := fallbacks(qparams):
         origin["fallbacks"] = found
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)

@@ -87,16 +87,17 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         torch.no_grad(),
         device.true_float32(),
     ):
+        exact = hidden.clone() if recipe.rounding.asymmetric else None
         for layer in layers:
-            last = layer == layers[-1]
-            qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, absmax.get(layer, {}), recipe, device, last)
+            last, peaks = layer == layers[-1], absmax.get(layer, {})
+            qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, peaks, recipe, device, last, exact)
             take(qparams)
             rows += found_rows
             losses += found_losses
             bar.update()
         if fallbacks := Counter(row["fallback"] for row in rows if row.get("fallback")):
             origin["fallbacks"] = dict(sorted(fallbacks.items()))  # whoever makes something of these integers says so
-        del hidden, blocks  # before the file is put together
+        del hidden, exact, blocks  # before the file is put together
 
     for reason, count in fallbacks.items():
         print(f"quantize: {count} of {len(rows)} linears and blocks not as the recipe says: {reason}", file=sys.stderr)

@@ -14,7 +14,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints import registry
-from ptqflow.checkpoints.parts import check_parts, fallbacks
+from ptqflow.checkpoints.parts import as_rescued, check_parts, fallbacks
 from ptqflow.checkpoints.verification import Finding, findings
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
@@ -58,6 +58,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     for path, manifest in manifests.items():
         manifest.verify(path.parent)
     config, qparams, cache = json.loads((args.model.parent / "config.json").read_text()), QParams(args.qparams), HashCache()
+    recipe = as_rescued(qparams, recipe)
     check_recipe(recipe, config, "of --settings", str(args.model.parent))
     tokens = check_parts(qparams, recipe, config, manifests[args.model])
     if cache.sha256(args.tokens) != tokens:
@@ -90,7 +91,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     inputs: dict[str, Any] = {name: cache.sha256(getattr(args, name)) for name in ("model", "fake", "checkpoint", "tokens")}
     inputs["qparams"] = asked["qparams"]
-    dump = settings.model_dump(mode="json") | {"recipe": recipe.dump()}
+    dump = settings.model_dump(mode="json") | {"recipe": settings.recipe.dump()}
     write_rows(args.output, schemas.VERIFICATION, rows, provenance("verify", dump, args.code or "", inputs=inputs))
 
 

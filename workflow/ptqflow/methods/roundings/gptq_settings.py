@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ptqflow.recipes import Need, Rounding
+from ptqflow.recipes import Need, Recipe, Rounding
 
 
 class GptqRounding(Rounding):
@@ -17,6 +17,30 @@ class GptqRounding(Rounding):
     dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
     block_size: Annotated[int, Field(ge=1)] = 128
     actorder: bool = True
+    asymmetric_calibration: bool = False
+    ridge: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _ridge_of_something(self) -> "GptqRounding":
+        if self.ridge is not None and not self.asymmetric_calibration:
+            raise ValueError("ridge belongs to asymmetric_calibration; set that to true, or remove ridge")
+        return self
+
+    def conflict(self, recipe: Recipe) -> str | None:
+        """Asymmetric calibration compares the inputs that rounded linears make with the float model's."""
+        if self.asymmetric_calibration and not recipe.rounds_by_site():
+            return (
+                "asymmetric_calibration makes up for errors that reach a linear through its inputs, but this recipe rounds by "
+                f"the float model's inputs (error_propagation: {str(recipe.error_propagation).lower()}, transform "
+                f"{recipe.transform.name}); set error_propagation to true with a transform that is not learned, or remove it"
+            )
+        return None
+
+    def ridge_at(self, tokens_per_channel: float) -> float | None:
+        """`ridge`, or 1 / tokens per channel: few tokens explain the difference of inputs by chance."""
+        if not self.asymmetric_calibration:
+            return None
+        return self.ridge if self.ridge is not None else 1 / tokens_per_channel
 
     @property
     def orders_columns(self) -> bool:

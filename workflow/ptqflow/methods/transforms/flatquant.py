@@ -27,6 +27,7 @@ from ptqflow.modeling.anatomy import ATTENTION, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Positions, batches
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
+from ptqflow.numerics.switches import SWITCHES
 from ptqflow.recipes import Recipe
 
 IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
@@ -58,8 +59,16 @@ class FlatBlock:
 def learn(task: Task, recipe: Recipe, invert: Inverse = inverse) -> FlatBlock:
     """Learn a block's transforms.
 
-    Raises ConfigError where the device loses the gradient of the inverse: training through it would oscillate.
+    Raises ConfigError where the device loses the gradient of the inverse: training through it would oscillate; not where the
+    recipe asks for just that.
     """
+    settings = recipe.transform_of(task.layer)
+    assert isinstance(settings, FlatQuantTransform)
+    if settings.emulate is not None:
+        switched = SWITCHES[settings.emulate] if settings.parametrization == "direct" else invert
+        trainer = _Trainer(task, recipe, switched)
+        trainer.record(0, "inverse_gradient_error", gradient_error(switched, task.blocks.device), f"emulated: {settings.emulate}")
+        return trainer.run()
     if (error := gradient_error(invert, task.blocks.device)) > _GRADIENT_LIMIT:
         raise ConfigError(
             f"the gradient of the matrix inverse on {task.blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
@@ -101,6 +110,9 @@ class _Trainer:
         known = (self.architecture, self.stored, head_dim, self.absmax, self.recipe, self.layer, settings)
         learned, identity = Learned(*known).to(self.device), Learned(*known).to(self.device)
         identity.set_identity()
+        entering = self.hidden[self.samples :].to(torch.float32)
+        update = (self.targets[self.samples :].to(torch.float32) - entering).square().mean().item()
+        self.record(0, "held_out_update", update, "mean square of what the float block adds")
         rtn = self._held_out(self._state(identity.values()))
         self.record(0, "rtn_held_out_loss", rtn)
         self.record(0, "identity_error", self._identity_error(learned.values()), "before training")
@@ -118,6 +130,7 @@ class _Trainer:
             lambda: self._held_out(self._state(learned.values())),
             settings.weight_decay,
             settings.max_gradient_norm,
+            settings.guarded,
         )
         order = torch.Generator().manual_seed(settings.seed + self.layer)
         descent.run(self.samples, settings.epochs, settings.batch_size, order)
@@ -127,7 +140,7 @@ class _Trainer:
 
         result, loss, error = self._deployed(learned, step)
         fallback = None
-        if not (loss <= rtn and error <= IDENTITY_LIMIT):
+        if settings.guarded and not (loss <= rtn and error <= IDENTITY_LIMIT):
             fallback = f"no transform: held-out loss {loss:.3g} (round to nearest {rtn:.3g}), identity error {error:.1e}"
             result, loss, _ = self._deployed(identity, step)
         self.record(step, "deployed_held_out_loss", loss, "fallback" if fallback else None)

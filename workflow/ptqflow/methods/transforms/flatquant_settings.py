@@ -1,6 +1,6 @@
 """Settings of `methods.transforms.flatquant`, what it needs, conflicts with and leaves to do while the model runs."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ class FlatQuantChanges(Model):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     scale_learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    parametrization: Literal["direct", "svd"] | None = None
+    seed: Seed | None = None
 
 
 class FlatQuantTransform(Transform):
@@ -24,6 +26,8 @@ class FlatQuantTransform(Transform):
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
     matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
+    `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` by
+    which the inverse of directly learned matrices is computed (the other parametrization takes no inverse in the reference).
     Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
 
@@ -45,12 +49,26 @@ class FlatQuantTransform(Transform):
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
+    guarded: bool = True
+    emulate: Literal["E0", "E2"] | None = None
     seed: Seed = 0
 
     @property
     def online_sites(self) -> list[SiteName]:
         """All that it learns for."""
         return self.sites
+
+    def rungs(self) -> dict[str, dict[str, Any]]:
+        """Rates of a fifth; then, at these, three times the epochs, another seed, and the other parametrization."""
+        rates = ("learning_rate", "scale_learning_rate", "clip_learning_rate")
+        slower = {name: rate / 5 for name in rates if (rate := getattr(self, name)) is not None}
+        other = "svd" if self.parametrization == "direct" else "direct"
+        return {
+            "slower": slower,
+            "longer": {**slower, "epochs": 3 * self.epochs},
+            "other_start": {**slower, "seed": self.seed + 1009},
+            "other_transform": {**slower, "parametrization": other},
+        }
 
     def conflict(self, recipe: Recipe) -> str | None:
         """It learns its own clips, turns keys after RoPE, and changes the range of inputs as it learns."""

@@ -1,0 +1,189 @@
+import json
+
+import pytest
+import torch
+from ptqflow.artifacts.evidence_schemas import RESCUE
+from ptqflow.artifacts.tables import read_table
+from ptqflow.errors import ArtifactError
+from ptqflow.methods.rescue import Ladder, Outcome, scores
+from ptqflow.modeling.qparams import QParams
+from ptqflow.presets import resolve
+from ptqflow.stages import rescue as stages_rescue
+from tiny_models import collect, export, quantize, stage, tiny_model
+
+SITES = [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+LINEARS = [name for site in SITES for name in site]
+
+
+def rescuing(**changes):
+    return resolve({"preset": "flatquant-w4a4kv4", "rescue": changes})
+
+
+def block(error, fallback=None):
+    return Outcome(error, dict.fromkeys(LINEARS, 0.01) | {"down_proj": 0.5}, fallback)
+
+
+def climbed(errors, outcome, **changes):
+    asked = []
+
+    def calibrate(layer, overrides):
+        asked.append((layer, tuple(overrides)))
+        return outcome(layer, overrides)
+
+    ladder = Ladder(rescuing(**changes), [e if isinstance(e, Outcome) else block(e) for e in errors], SITES, calibrate)
+    ladder.climb()
+    return ladder, asked
+
+
+def test_only_blocks_beside_themselves_stand_out_whatever_the_trend():
+    rising = [0.01 * 1.2**i for i in range(24)]
+    assert max(scores(rising)) < 1
+    for hard in (0, 7, 23):
+        planted = [error * (6 if i == hard else 1) for i, error in enumerate(rising)]
+        found = scores(planted)
+        assert [i for i, score in enumerate(found) if score > 3.5] == [hard]
+    late = [error * (8 if i in (5, 6) else 1) for i, error in enumerate(rising)]
+    assert [i for i, score in enumerate(scores(late)) if score > 3.5] == [
+        5,
+        6,
+    ]  # two side by side do not hide each other
+    assert scores([1.0, float("nan"), 1.1, 0.9, 1.0])[1] > 3.5
+    assert scores([0.1, 9.0]) == [0.0, 0.0]
+
+
+def test_rungs_are_climbed_in_order_until_a_block_stands_out_no_more():
+    def learned(layer, overrides):
+        return block(0.01 if overrides[0].transform.get("epochs") else 0.1)
+
+    ladder, asked = climbed([0.01] * 4 + [0.2] + [0.01] * 4, learned)
+    assert [row["rung"] for row in ladder.rows] == ["slower", "longer"]
+    assert {layer for layer, _ in asked} == {4}
+    assert [row["kept"] for row in ladder.rows] == [True, True]
+    assert [(r["error_before"], r["error_after"], r["calibrations"]) for r in ladder.rows] == [(0.2, 0.1, 1.0), (0.1, 0.01, 3.0)]
+    recipe = rescuing().changed(ladder.overrides())
+    assert recipe.transform_of(4).epochs == 45
+    assert recipe.transform_of(3) == rescuing().transform
+    assert recipe.rescue is None
+
+
+def test_a_worse_attempt_is_not_kept_and_its_changes_are_not_taken_on():
+    ladder, _ = climbed([0.01] * 4 + [0.2] + [0.01] * 4, lambda *_: block(0.3), rungs=["slower", "other_start"])
+    assert [row["kept"] for row in ladder.rows] == [False, False]
+    assert ladder.best[4].error == 0.2
+    assert not ladder.overrides()
+
+
+def test_eight_bits_go_to_the_site_that_lost_most_and_no_further_than_needed():
+    def raised(layer, overrides):
+        return block(0.01 if any("down_proj" in o.linears for o in overrides if o.linears != "all") else 0.2)
+
+    ladder, _asked = climbed([0.01] * 4 + [0.2] + [0.01] * 4, raised, rungs=["eight_bits"])
+    assert [row["at_8_bits"] for row in ladder.rows] == ["down_proj"]
+    recipe = rescuing().changed(ladder.overrides())
+    at_8 = [(i, name) for i in range(9) for name in LINEARS if recipe.weights(i, name).num_bits == 8]
+    assert at_8 == [(4, "down_proj")]
+    assert recipe.input_activations(4, "down_proj").num_bits == 8
+    assert recipe.input_activations(4, "down_proj").symmetric is False  # as the recipe's own
+
+
+def test_the_budget_ends_the_climb_and_the_share_of_linears_is_kept():
+    never = [0.01] * 4 + [0.2] + [0.01] * 4
+    ladder, _asked = climbed(never, lambda *_: block(0.19), budget=5 / 9)
+    assert sum(row["calibrations"] for row in ladder.rows) <= 5
+    assert [r["rung"] for r in ladder.rows][:2] == ["slower", "longer"]
+    ladder, _ = climbed(never, lambda *_: block(0.19), budget=9, at_8_bits=0.0)
+    assert not any(row["linears_at_8_bits"] for row in ladder.rows)
+
+
+def test_a_block_that_fell_back_stands_out_whatever_its_error():
+    errors = [block(0.01)] * 3 + [block(0.011, "no transform")] + [block(0.01)] * 3
+    ladder, _ = climbed(errors, lambda *_: block(0.012))
+    assert [(r["layer"], r["kept"]) for r in ladder.rows] == [(3, True)]  # learned at last, though its error is no smaller
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"preset": "gptq-w4a16", "rescue": {}}, "transform none learns nothing; leave rescue out"),
+        ({"preset": "flatquant-w4a4kv4", "error_propagation": True, "rescue": {}}, "use error_propagation: false"),
+        ({"preset": "flatquant-w4a4kv4", "rescue": {"rungs": ["luck"]}}, "rescue.rungs: unknown luck"),
+    ],
+)
+def test_rescue_is_refused_where_it_makes_no_sense(entry, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(entry)
+
+
+def test_rescue_is_part_of_a_recipe_and_no_chunks_concern():
+    plain, asked = resolve({"preset": "flatquant-w4a4kv4"}), rescuing(score=3.0)
+    assert "rescue" not in plain.dump()
+    assert asked.dump()["rescue"]["score"] == 3.0
+    assert asked.for_layers(range(2)).dump() == plain.for_layers(range(2)).dump()
+
+
+@pytest.fixture(scope="module")
+def rescued(tmp_path_factory):
+    """A model of 6 blocks whose recipe learns nothing in block 3, quantized in 2 chunks, and rescued."""
+    work = tmp_path_factory.mktemp("rescue")
+    model = tiny_model(work / "model", layers=6)
+    calibration = collect(model, work, 2)
+    transform = {"name": "flatquant", "epochs": 1}
+    hard = {"layers": [3], "linears": ["down_proj"], "weights": {"num_bits": 2, "strategy": "channel"}}
+    asked = resolve({"preset": "flatquant-w4a4kv4", "transform": transform, "overrides": [hard], "rescue": {"budget": 3}})
+    chunks = quantize(model, calibration, asked, work / "quantized", 2)
+    return work, model, calibration, asked, chunks
+
+
+def rescue(rescued, folder, status=0):
+    _work, model, calibration, asked, chunks = rescued
+    files = {kind: [path.with_name(f"{kind}.parquet") for path in chunks] for kind in ("diagnostics", "losses")}
+    options = ["--model", model / "manifest.json", "--calibration", calibration, "--qparams", *chunks]
+    options += ["--diagnostics", *files["diagnostics"], "--losses", *files["losses"]]
+    output = folder / "qparams.safetensors"
+    outputs = ("--output", output, "--table", folder / "rescue.parquet")
+    assert stage("rescue", {"recipe": asked.dump()}, *options, *outputs) == status
+    if status:
+        return output, []
+    return output, read_table(folder / "rescue.parquet", RESCUE).to_pylist()
+
+
+def test_a_hard_block_is_found_and_raised_and_no_other_is_touched(rescued, monkeypatch):
+    work, model, _, asked, chunks = rescued
+    output, rows = rescue(rescued, work / "rescued")
+    tried = {row["layer"] for row in rows}
+    own = [row for row in rows if row["layer"] == 3]
+    assert 3 in tried
+    assert own[0]["score_before"] > 3.5
+    assert own[-1]["rung"] == "eight_bits"
+    assert own[-1]["kept"]
+    assert "down_proj" in own[-1]["at_8_bits"]
+    assert min(row["error_after"] for row in own) < 0.5 * own[0]["error_before"]
+    before, after = QParams(chunks), QParams([output])
+    changed = {name for name in after if name not in before or not torch.equal(before[name], after[name])}
+    assert changed
+    assert {int(name.split(".")[2]) for name in changed} <= tried
+    assert set(before) <= set(after)
+
+    folder = export(model, [output], asked, work / "checkpoint")
+    origin = json.loads((folder / "ptqflow.json").read_text())
+    assert origin["rescued"]
+    assert origin["settings"]["recipe"] == asked.dump()
+    assert stage(
+        "export",
+        {"recipe": asked.dump(), "form": "fake"},
+        *("--model", model / "manifest.json", "--qparams", *chunks, "--output", work / "other" / "manifest.json"),
+    )  # chunks that were not rescued are refused
+
+    def cut(*_):
+        raise ArtifactError("cut off")
+
+    def never(*_, **__):
+        raise AssertionError("calibrated again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages_rescue, "_write", cut)
+        rescue(rescued, work / "again", status=2)
+    monkeypatch.setattr(stages_rescue, "quantize_layer", never)
+    again, resumed = rescue(rescued, work / "again")  # the attempts of the run before serve
+    assert [r["error_after"] for r in resumed] == [r["error_after"] for r in rows]
+    assert not again.with_name("attempts").exists()

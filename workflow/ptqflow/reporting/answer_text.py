@@ -1,0 +1,165 @@
+"""The answer in sentences, one recommendation per model and platform, from the rows of the table `answer` alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ptqflow.reporting.answer import Row, drop_in_words, mib, percent
+from ptqflow.reporting.render import TextTable, number
+from ptqflow.reporting.variants import BASELINE
+
+_NOTES = [
+    "Ranked: what meets every constraint, smallest first. Undecided: what may meet them, as far as was measured. Drop: paired, "
+    "with its 95 % interval. On disk: all files of the checkpoint. Tokens/s: decoding by the form that is served, never by an "
+    "emulation. To quantize: time of all linears and blocks, one job after the other, and the peak memory of a job.",
+]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is said of one model on one platform."""
+
+    place: str
+    recommendation: str
+    doubts: str | None
+    runner_up: str | None
+    cost: str | None
+    serve: str | None
+
+
+def said(rows: Sequence[Row]) -> list[Said]:
+    """One answer per platform and model, in the order of the rows."""
+    places = dict.fromkeys((r["platform"], r["model"]) for r in rows)
+    return [_said([r for r in rows if (r["platform"], r["model"]) == place]) for place in places]
+
+
+def _said(rows: Sequence[Row]) -> Said:
+    first = rows[0]
+    winner = first if first["rank"] == 1 else None
+    others = [r for r in rows if r is not winner and r["status"] != "excluded" and r["recipe"] != BASELINE]
+    return Said(
+        place=f"{first['model']} on {first['platform']}",
+        recommendation=_recommendation(winner, rows),
+        doubts=winner["doubts"] if winner else None,
+        runner_up=_runner_up(winner, others[0]) if others else None,
+        cost=_cost(winner) if winner else None,
+        serve=winner["serve"] if winner else None,
+    )
+
+
+def name(row: Row) -> str:
+    """The variant as it is deployed."""
+    if row["recipe"] == BASELINE:
+        return "the unquantized model"
+    return str(row["recipe"]) if row["form"] is None else f"{row['recipe']} as {row['form']}"
+
+
+def _recommendation(winner: Row | None, rows: Sequence[Row]) -> str:
+    if winner is None:
+        return f"Nothing is shown to meet the constraints: {_bounds(rows[0])}, and the size and speed that are asked."
+    if winner["recipe"] == BASELINE:
+        smaller = [r for r in rows if r["status"] == "meets" and r["recipe"] != BASELINE]
+        why = (
+            f"{name(smaller[0])} meets the constraints, but is no smaller"
+            if smaller
+            else f"no recipe that can be served is shown to lose {_bounds(winner)}"
+        )
+        return f"Keep the unquantized model: {why}."
+    share = "" if winner["share"] is None else f", {number(100 * winner['share'], 0)} % of the unquantized model"
+    return f"Deploy {name(winner)}: it {winner['reasons']}{share}."
+
+
+def _bounds(row: Row) -> str:
+    points = "point" if row["max_drop"] == 1 else "points"
+    return f"at most {number(row['max_drop'], 1)} {points} with a probability of {percent(row['probability'])} or more"
+
+
+def _runner_up(winner: Row | None, row: Row) -> str:
+    if row["status"] == "undecided":
+        return f"{name(row)} is undecided: {row['reasons']}."
+    if winner is not None and winner["bytes"] is not None and row["bytes"] is not None:
+        how = "of the same size" if row["bytes"] == winner["bytes"] else f"larger by {mib(row['bytes'] - winner['bytes'])}"
+        return f"{name(row)} meets the constraints, too, and is {how}: it loses {drop_in_words(row)}."
+    return f"{name(row)} meets the constraints, too: it loses {drop_in_words(row)}."
+
+
+def _cost(row: Row) -> str | None:
+    if row["quantize_seconds"] is None:
+        return None
+    jobs = "one job" if row["quantize_jobs"] == 1 else f"{row['quantize_jobs']} jobs, which can run side by side"
+    return (
+        f"To quantize: {duration(row['quantize_seconds'])} in all on {row['platform']} in {jobs}, "
+        f"at most {mib(row['quantize_peak_bytes'])} of memory each."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, two digits or so."""
+    if seconds < 120:
+        return f"{number(seconds, 0 if seconds >= 10 else 1)} s"
+    return f"{number(seconds / 60, 0)} min" if seconds < 7200 else f"{number(seconds / 3600, 1)} h"
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """The answer for a console or a text file."""
+    found = []
+    for answer in said(rows):
+        found.append(f"{answer.place}: {answer.recommendation}")
+        found += [f"  Doubts: {answer.doubts}."] if answer.doubts else []
+        found += [f"  Runner-up: {answer.runner_up}"] if answer.runner_up else []
+        found += [f"  {answer.cost}"] if answer.cost else []
+        found += [f"  Serve it: {answer.serve}"] if answer.serve else []
+    return found
+
+
+def printed(rows: Sequence[Row], sentences: bool = True) -> list[TextTable]:
+    """One table per platform and model, with the sentences among its notes or without."""
+    grids = []
+    for place, answer in zip(dict.fromkeys((r["platform"], r["model"]) for r in rows), said(rows), strict=True):
+        here = [r for r in rows if (r["platform"], r["model"]) == place]
+        spoken = [
+            answer.recommendation,
+            *([f"Doubts: {answer.doubts}."] if answer.doubts else []),
+            *([f"Runner-up: {answer.runner_up}"] if answer.runner_up else []),
+            *([answer.cost] if answer.cost else []),
+            *([f"Serve it: {answer.serve}"] if answer.serve else []),
+        ]
+        grids.append(
+            TextTable(
+                f"What to deploy: {answer.place}", HEADER, [cells(r) for r in here], 4, [*(spoken if sentences else []), *_NOTES]
+            )
+        )
+    return grids or [TextTable("What to deploy", HEADER, [], 4, ["Nothing was quantized or scored."])]
+
+
+HEADER = [
+    "Rank",
+    "Recipe",
+    "Form",
+    "Standing",
+    "Drop (points)",
+    "P(within bound)",
+    "On disk",
+    "Tokens/s",
+    "To quantize",
+    "Memory",
+]
+HEADER += ["Why"]
+
+
+def cells(row: dict[str, Any] | Row) -> list[str]:
+    """A row for reading, as HEADER."""
+    ends = f" [{number(row['drop_low'], 1)}, {number(row['drop_high'], 1)}]"
+    return [
+        "–" if row["rank"] is None else str(row["rank"]),
+        row["recipe"],
+        row["form"] or "–",
+        row["status"] if row["status"] != "meets" else "recommended" if row["rank"] == 1 else "meets all",
+        "–" if row["drop"] is None else number(row["drop"], 1) + ends,
+        "–" if row["p_within"] is None or row["recipe"] == BASELINE else percent(row["p_within"]),
+        "–" if row["bytes"] is None else mib(row["bytes"]),
+        number(row["tokens_per_second"], 0),
+        "–" if row["quantize_seconds"] is None else duration(row["quantize_seconds"]),
+        "–" if row["quantize_peak_bytes"] is None else mib(row["quantize_peak_bytes"]),
+        row["reasons"] or "–",
+    ]
