@@ -20,6 +20,7 @@ from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
+from ptqflow.entries import Suite
 from ptqflow.evaluation import tasks
 from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
@@ -29,7 +30,7 @@ from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
-from ptqflow.study import Study, Suite, layers_of, model_type_of
+from ptqflow.study import Study, layers_of, model_type_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
