@@ -136,6 +136,7 @@ def test_packed_bytes_are_what_the_blocks_linears_take_also_those_left_as_they_a
     assert origin["packed_bytes"] == sum(checkpoint[key].nbytes for key in stored)
     linears = [key for key in Weights(study.model).file_of if key.endswith("_proj.weight")]
     assert origin["linear_weights"] == sum(Weights(study.model)[key].numel() for key in linears)
+    assert origin["float_bytes"] == sum(Weights(study.model)[key].nbytes for key in linears)
 
 
 # Symmetric inputs: compressed-tensors divides by 127.5 (7.5), ptqflow and vLLM by 127 (7), so that most integers of the inputs

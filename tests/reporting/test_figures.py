@@ -5,21 +5,22 @@ import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ptqflow.artifacts.table_schemas import ANSWER
+from ptqflow.artifacts.tables import to_table
 from ptqflow.cli import main
 from ptqflow.digest import closure
 from ptqflow.reporting import theme
 from ptqflow.reporting.figures import accuracy, latency, pareto
-from synthetic_study import HARM, SyntheticStudy, identity, sample, served, whole_study
+from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
 
 FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
     "latency": ["latency"],
-    "pareto": ["accuracy", "sizes"],
+    "pareto": ["answer"],
     "collapse": ["collapse"],
 }
 
@@ -49,7 +50,7 @@ def test_svg_names_every_recipe_and_platform(figure, tables, tmp_path):
 def test_svg_says_which_tables_it_was_drawn_from(tables, tmp_path):
     assert draw("pareto", tables, tmp_path / "f.svg") == 0
     (found,) = [e.text for e in ElementTree.parse(tmp_path / "f.svg").getroot() if e.tag.endswith("metadata")]
-    assert set(json.loads(found)["inputs"]) == {"accuracy", "sizes"}
+    assert set(json.loads(found)["inputs"]) == {"answer"}
 
 
 def test_png_is_an_image(tables, tmp_path):
@@ -68,7 +69,7 @@ def test_same_tables_give_the_same_picture(tables, tmp_path):
 def test_one_item_one_block_one_batch_can_be_drawn(figure, tmp_path):
     """The smallest study: a single recipe with a single sample and single points."""
     study = SyntheticStudy(tmp_path)
-    packed = {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16}
+    packed = {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16, "float_bytes": 32}
     for recipe, sizes in (("baseline", {}), ("rtn-w4a16", packed)):
         study.exported(identity(recipe), sizes)
         study.scored(identity(recipe), [sample("arithmetic", "a", True)])
@@ -90,7 +91,7 @@ def test_empty_tables_are_refused(figure, tmp_path, capsys):
 def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):
     pareto = ["plot", "--settings", '{"figure": "pareto"}', "--accuracy", str(tables / "accuracy.parquet"), "--output"]
     assert main([*pareto, str(tmp_path / "f.svg")]) == 2
-    assert "figure pareto needs --sizes" in capsys.readouterr().err
+    assert "figure pareto needs --answer" in capsys.readouterr().err
     assert main([*pareto, str(tmp_path / "f.pdf")]) == 2
     assert ".svg or .png" in capsys.readouterr().err
 
@@ -147,8 +148,44 @@ def test_throughput_bars_span_the_slowest_and_fastest_repetition():
     assert latency._row(row) | row == row | {"low": 50.0, "high": 200.0}
 
 
-def test_sizes_are_drawn_in_mebibytes():
-    scores = {"task": "average", "score": 50.0, "score_low": 40.0, "score_high": 60.0}
-    rows = {"sizes": {"packed_bytes": 3 * 2**20}, "accuracy": scores}
-    tables = {name: pa.Table.from_pylist([served("rtn").model_dump() | row]) for name, row in rows.items()}
-    assert '"size": 3.0' in json.dumps(pareto.chart(tables).to_dict())
+def variant(recipe, mebibytes, drop, form="compressed-tensors", rate=None, **more):
+    row = {c.name: None for c in ANSWER} | {"platform": "cpu", "model": "demo", "recipe": recipe, "status": "meets"}
+    row |= {"form": form, "packed_bytes": int(mebibytes * 2**20), "score": 80.0, "max_drop": 1.0, "probability": 0.9}
+    ends = {"drop": drop, "drop_low": None if drop is None else drop - 1, "drop_high": None if drop is None else drop + 1}
+    return row | ends | {"tokens_per_second": rate, "frontier": False} | more
+
+
+def drawn_of(*rows):
+    return json.dumps(pareto.chart({"answer": to_table(ANSWER, rows)}).to_dict(), ensure_ascii=False)
+
+
+def test_equal_sizes_stand_at_equal_places_and_their_labels_apart():
+    rows = [pareto._drawn(r, [r]) for r in (variant("a", 2, 0.5), variant("b", 2, 0.6), variant("c", 2, 0.5))]
+    domain = theme.drop_domain(rows)
+    _, labels = pareto._labels(rows, domain, 300)
+    assert {r["size"] for r in labels} == {2.0}
+    heights = sorted(300 * theme.drop_at(r["label_y"], domain) for r in labels)
+    assert all(b - a >= theme.LABEL_SIZE for a, b in pairwise(heights))
+
+
+def test_the_frontier_is_a_step_line_of_true_points_with_the_unquantized_model():
+    rows = [variant("baseline", 8, None, form=None), variant("w4", 2, 0.5), variant("w3", 1, 4.0), variant("worse", 2, 0.6)]
+    drawn = [pareto._drawn(r, rows) for r in rows]
+    corners = [(r["size"], r["drop"]) for r in pareto.steps(drawn, 9.0)]
+    assert corners == [(1.0, 4.0), (2.0, 0.5), (8.0, 0.0), (9.0, 0.0)]
+
+
+def test_speed_is_said_of_real_forms_and_an_emulation_is_called_one():
+    picture = drawn_of(variant("baseline", 8, None, form=None), variant("w4", 2, 0.5, rate=1200.0), variant("w3", 1, 4.0, "fake"))
+    assert "w4, 1200 tokens/s" in picture
+    assert "w3, emulation" in picture
+
+
+def test_what_has_no_place_is_named():
+    assert "Not shown, without a drop or a size: lost" in drawn_of(variant("w4", 2, 0.5), variant("lost", 2, None))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(-20, 100), st.sampled_from([(-3.0, 4.0), (-20.0, 100.0)]))
+def test_a_place_on_the_axis_of_drops_is_its_drop(drop, domain):
+    assert theme.drop_of(theme.drop_at(drop, domain), domain) == pytest.approx(drop, abs=1e-9)

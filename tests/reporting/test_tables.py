@@ -111,7 +111,7 @@ def test_a_served_form_has_a_speed_up_and_its_emulation_has_none():
 def test_sizes_state_bits_per_weight(tables):
     rows = {r["recipe"]: r for r in read_table(tables / "sizes.parquet", SIZES).to_pylist()}
     assert rows["rtn-w4a16"]["bits_per_weight"] == pytest.approx(4.25)
-    assert rows["baseline"]["bits_per_weight"] is None
+    assert rows["baseline"]["bits_per_weight"] == 16
 
 
 def test_csv_holds_every_row_and_column(tables):
@@ -359,7 +359,7 @@ def test_a_verified_checkpoint_is_summed_up_by_its_worst_finding():
 
 def test_export_without_sizes_is_refused():
     manifest = Manifest(files={"a": FileEntry(bytes=1, sha256="0")}, origin={"packed_bytes": 1})
-    with pytest.raises(ArtifactError, match="no qparams_bytes, linear_weights; export it again"):
+    with pytest.raises(ArtifactError, match="no qparams_bytes, linear_weights, float_bytes; export it again"):
         sizes.build([(Variant.model_validate(identity("rtn")), manifest)])
 
 

@@ -154,7 +154,12 @@ def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterabl
         for model in models:
             for recipe, harm in {"baseline": 0.0, **HARM}.items():
                 who = identity(recipe, platform, model)
-                packed = {"qparams_bytes": 3_300_000, "packed_bytes": 1_593_750, "linear_weights": 3_000_000}
+                packed = {
+                    "qparams_bytes": 3_300_000,
+                    "packed_bytes": 1_593_750,
+                    "linear_weights": 3_000_000,
+                    "float_bytes": 6_000_000,
+                }
                 study.exported(who, {} if recipe == "baseline" else packed)
                 for seed in (0, 1):
                     study.scored(who, samples(harm, seed), seed=seed)

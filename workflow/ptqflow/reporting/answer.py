@@ -77,9 +77,15 @@ def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         by = (size, row["recipe"] != BASELINE, sure) if row["status"] == "meets" else (sure, size)
         return (order[row["status"]], *by)
 
-    on_frontier = frontier([(r["drop"], r["packed_bytes"], r["tokens_per_second"]) for r in rows])
+    on_frontier = frontier([(_lost(r), r["packed_bytes"], r["tokens_per_second"]) for r in rows])
     kept = sorted((row | {"frontier": on} for row, on in zip(rows, on_frontier, strict=True)), key=preference)
     return [row | {"rank": i + 1 if row["status"] == "meets" else None} for i, row in enumerate(kept)]
+
+
+def _lost(row: Row) -> float | None:
+    """The unquantized model loses nothing against itself, where it was scored."""
+    lost: float | None = 0.0 if row["recipe"] == BASELINE and row["score"] is not None else row["drop"]
+    return lost
 
 
 def _row(

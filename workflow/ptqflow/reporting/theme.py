@@ -75,6 +75,47 @@ def spread_on(values: Sequence[float], domain: tuple[float, float], height: int,
     return [10**v if log else v for v in moved]
 
 
+_WIDE, _EVEN = 15.0, 2.0  # points: a wider axis would hide the classes around zero; where it turns from even to logarithmic
+WIDE_AXIS = "The axis of drops is even around zero and logarithmic beyond a few points."
+
+
+def drop_domain(rows: Iterable[Row]) -> tuple[float, float]:
+    """The axis of drops in points that holds the intervals of all rows, and the classes around zero."""
+    ends = [(r["drop_low"], r["drop_high"]) for r in rows]
+    return 1.05 * min(-3.0, *(low for low, _ in ends)), 1.05 * max(4.0, *(high for _, high in ends))
+
+
+def wide(domain: tuple[float, float]) -> bool:
+    """Whether an axis of drops holds a collapse."""
+    return domain[1] > _WIDE
+
+
+def drop_axis(domain: tuple[float, float]) -> tuple[alt.Scale, alt.Axis]:
+    """Scale and ticks of an axis of drops: logarithmic away from zero where it is wide."""
+    if wide(domain):
+        scale = alt.Scale(type="symlog", constant=_EVEN, domain=list(domain), nice=False)
+        return scale, alt.Axis(values=[-30, -10, -3, 0, 3, 10, 30, 100])
+    return alt.Scale(domain=list(domain), nice=False), alt.Axis(tickCount=5)
+
+
+def drop_at(value: float, domain: tuple[float, float]) -> float:
+    """Where a drop lies on its axis, from 0 to 1."""
+    low, high = (_even(end, domain) for end in domain)
+    return (_even(value, domain) - low) / (high - low)
+
+
+def drop_of(at: float, domain: tuple[float, float]) -> float:
+    """The drop that lies at a place of its axis: the inverse of `drop_at`."""
+    low, high = (_even(end, domain) for end in domain)
+    place = low + at * (high - low)
+    return math.copysign(_EVEN * math.expm1(abs(place)), place) if wide(domain) else place
+
+
+def _even(value: float, domain: tuple[float, float]) -> float:
+    """The scale of `drop_axis`: d3's symlog where it is wide."""
+    return math.copysign(math.log1p(abs(value) / _EVEN), value) if wide(domain) else value
+
+
 def log_domain(values: Sequence[float]) -> tuple[float, float]:
     """A domain with a little air around positive values, at least a factor of two wide."""
     low, high = math.log10(min(values)), math.log10(max(values))

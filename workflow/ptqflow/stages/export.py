@@ -82,17 +82,19 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def _sizes(recipe: Recipe, config: dict[str, Any], weights: Weights) -> dict[str, int]:
-    """`packed_bytes` and `linear_weights` of all linears of the blocks, for tables of sizes.
+    """`packed_bytes` and `linear_weights` of all linears of the blocks, for tables of sizes; `float_bytes`: of them unquantized.
 
     Linears left in high precision count as they are stored: else a recipe would look smaller for each that it leaves.
     """
-    shapes, total, count = linear_shapes(config), 0, 0
+    shapes, total, count, unquantized = linear_shapes(config), 0, 0, 0
     for scheme in schemes(recipe, config):
         shape = shapes[scheme.linear]
         elements = shape[0] * shape[1]
+        stored = elements * weights.header(f"{scheme.prefix}.weight")[0].itemsize
         if scheme.weights is not None:
             total += packed_bytes(shape, scheme.weights, shards_of(recipe, scheme.linear), recipe.rounding.real_zero_points)
         else:
-            total += elements * weights.header(f"{scheme.prefix}.weight")[0].itemsize
+            total += stored
+        unquantized += stored
         count += elements
-    return {"packed_bytes": total, "linear_weights": count}
+    return {"packed_bytes": total, "linear_weights": count, "float_bytes": unquantized}

@@ -14,7 +14,6 @@ from ptqflow.reporting.variants import BASELINE
 TABLES = ("accuracy",)
 _WHERE = ("platform", "model", "engine")
 _WIDTH, _ROW = 190, 24
-_WIDE = 15.0  # points; a wider axis would hide the classes around zero
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
@@ -29,7 +28,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     tasks = [t for t in dict.fromkeys(r["task"] for r in rows) if t != AVERAGE]
     columns = [*tasks, AVERAGE] if len(tasks) > 1 else tasks
     names = list(dict.fromkeys(r["name"] for r in drops))
-    domain = _domain(drops)
+    domain = theme.drop_domain(drops)
     panels = {}
     several = len({r["engine"] for r in rows}) > 1
     for place in dict.fromkeys(tuple(r[c] for c in _WHERE) for r in drops):
@@ -43,18 +42,13 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "Points lost (right is worse) with the paired 95 % interval; filled where the drop differs from zero (5 %, Holm).",
         "Grey band: the 95 % interval of the baseline's own score. Dashed lines: lossless up to 1 point, risky from 3.",
     ]
-    if domain[1] > _WIDE:
-        subtitle.append("The axis is even around zero and logarithmic beyond a few points.")
+    if theme.wide(domain):
+        subtitle.append(theme.WIDE_AXIS)
     return theme.grid(panels, "Drop in accuracy against the baseline", subtitle)
 
 
 def _clear(row: Mapping[str, Any]) -> bool:
     return row["p_holm"] <= 0.05
-
-
-def _domain(drops: list[dict[str, Any]]) -> list[float]:
-    low, high = min(-3.0, *(r["drop_low"] for r in drops)), max(4.0, *(r["drop_high"] for r in drops))
-    return [low * 1.05, high * 1.05]
 
 
 def _band(group: list[dict[str, Any]], task: str) -> dict[str, float] | None:
@@ -66,11 +60,14 @@ def _band(group: list[dict[str, Any]], task: str) -> dict[str, float] | None:
 
 
 def _panel(
-    rows: list[dict[str, Any]], band: dict[str, float] | None, title: str, names: list[str], domain: list[float], first: bool
+    rows: list[dict[str, Any]],
+    band: dict[str, float] | None,
+    title: str,
+    names: list[str],
+    domain: tuple[float, float],
+    first: bool,
 ) -> theme.Panel:
-    wide = domain[1] > _WIDE
-    scale = alt.Scale(type="symlog", constant=2, domain=domain, nice=False) if wide else alt.Scale(domain=domain, nice=False)
-    ticks = alt.Axis(values=[-30, -10, -3, 0, 3, 10, 30, 100]) if wide else alt.Axis(tickCount=5)
+    scale, ticks = theme.drop_axis(domain)
     x = alt.X("drop:Q", title="drop (points)", scale=scale, axis=ticks)
     y = alt.Y(
         "name:N", sort=names, scale=alt.Scale(domain=names), title=None, axis=alt.Axis(labels=first, ticks=False, domain=False)

@@ -1,122 +1,131 @@
-"""Average accuracy against the packed size of the weights: what each byte buys."""
+"""Drop against size and speed: what each byte buys, and which variants nothing else beats."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import pyarrow as pa
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting import theme
-from ptqflow.reporting.runs import AVERAGE
+from ptqflow.reporting.frontier import frontier
+from ptqflow.reporting.render import number
 from ptqflow.reporting.variants import BASELINE
 
-TABLES = ("accuracy", "sizes")
-_WIDTH, _HEIGHT = 400, 280
-_LETTER = 6.3  # pixels of a letter of a name, on average
-_VARIANT = ("platform", "model", "recipe", "form")
+TABLES = ("answer",)
+_WIDTH, _HEIGHT, _MARGIN = 520, 300, 20
+_LETTER, _LINE = 6.3, theme.LABEL_SIZE + 3  # pixels of a label: of a letter on average, and from one to the next below
+_AWAY = 26  # pixels from a mark to its label
+_LARGEST, _UNTIMED = 420, 60  # areas of marks in square pixels
+Row = dict[str, Any]
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
-    """One panel per platform and engine (rows) and model (columns), one point per variant; the baseline is a line and a band."""
-    sizes = {tuple(r[c] for c in _VARIANT): r["packed_bytes"] for r in tables["sizes"].to_pylist()}
-    table = [r for r in tables["accuracy"].to_pylist() if r["task"] == AVERAGE and r["score"] is not None]
-    rows = [r | {"name": theme.label(r, table), "size": sizes.get(tuple(r[c] for c in _VARIANT))} for r in table]
-    points = [r | {"size": r["size"] / 2**20} for r in rows if r["size"]]
-    theme.present(points, "variants with both an average and a packed size")
-    baselines = {(r["platform"], r["engine"], r["model"]): r for r in rows if r["recipe"] == BASELINE}
-    names = list(dict.fromkeys(r["name"] for r in points))
-    models = list(dict.fromkeys(r["model"] for r in points))
-    panels = {}
-    several = len({r["engine"] for r in rows}) > 1
-    for where in dict.fromkeys((r["platform"], r["engine"]) for r in points):
-        cells = [[r for r in points if (r["platform"], r["engine"], r["model"]) == (*where, model)] for model in models]
-        title = f"Platform {where[0]}" + (f", {where[1]}" if several else "")
-        panels[title] = [_panel(c, baselines.get((*where, c[0]["model"])), names) for c in cells if c]
-    subtitle = [
-        "Average over tasks with its 95 % interval. Size: linears of the blocks at nominal bits, with scales and zero points."
-    ]
-    subtitle += ["Grey: the baseline and its interval. Variants of equal size are drawn side by side."]
-    return theme.grid(panels, "Accuracy against size", subtitle)
-
-
-def _side_by_side(rows: list[dict[str, Any]], width: float) -> list[dict[str, Any]]:
-    """Rows with `x`: their size, moved by `width` within groups that would overlap."""
-    moved = theme.spread([r["size"] for r in rows], width)
-    return [r | {"x": x} for r, x in zip(rows, moved, strict=True)]
-
-
-def _panel(rows: list[dict[str, Any]], baseline: dict[str, Any] | None, names: list[str]) -> theme.Panel:
-    sizes = [r["size"] for r in rows]
-    span = max(max(sizes) - min(sizes), 0.2 * max(sizes))
-    longest = min((_LETTER * max(len(r["name"]) for r in rows) + 20) / _WIDTH, 0.6)  # room for a name right of the last point
-    left, right = min(sizes) - 0.45 * span, max(sizes) + 1.45 * span * longest / (1 - longest)
-    ends = [r[c] for r in [*rows, *([baseline] if baseline else [])] for c in ("score_low", "score_high")]
-    low, high = min(ends), max(ends)
-    domain = (low - 0.05 * (high - low), high + 0.05 * (high - low))
-    placed = _side_by_side(rows, 0.025 * (right - left))
-    scale = alt.Scale(domain=list(domain), nice=False, zero=False)
-    x = alt.X(
-        "x:Q",
-        title="packed weights (MiB)",
-        scale=alt.Scale(domain=[left, right], nice=False, zero=False),
-        axis=alt.Axis(tickCount=6),
-    )
-    layers: list[alt.Chart] = []
-    if baseline:
-        data = alt.Chart(alt.Data(values=[baseline]))
-        y = alt.Y("score_low:Q", scale=scale)
-        layers.append(data.mark_rect(color=theme.BAND, opacity=0.7).encode(y=y, y2="score_high:Q"))
-        layers.append(data.mark_rule(color=theme.GREY).encode(y=alt.Y("score:Q", scale=scale)))
-        name = data.mark_text(align="left", color=theme.GREY, fontSize=theme.LABEL_SIZE)
-        layers.append(name.encode(x=alt.value(_WIDTH + 5), y=alt.Y("score:Q", scale=scale), text=alt.value("baseline")))
-    base = alt.Chart(alt.Data(values=placed)).encode(x=x, color=theme.colour(names))
-    layers.append(base.mark_rule(strokeWidth=2).encode(y=alt.Y("score_low:Q", scale=scale), y2="score_high:Q"))
-    points = base.mark_point(filled=True, size=60, opacity=1)
-    layers.append(points.encode(y=alt.Y("score:Q", scale=scale, title="average accuracy (%)")))
-    named = _labels(placed, (left, right), domain, baseline["score"] if baseline else None)
-    labels = alt.Chart(alt.Data(values=named)).mark_text(align="left", fontSize=theme.LABEL_SIZE)
-    layers.append(labels.encode(x="label_x:Q", y=alt.Y("label_y:Q", scale=scale), text="name:N", color=theme.colour(names)))
-    title = theme.panel_title(rows[0]["model"])
-    return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title)
-
-
-def _labels(
-    rows: list[dict[str, Any]], x: tuple[float, float], y: tuple[float, float], line: float | None
-) -> list[dict[str, Any]]:
-    """Rows with `label_x` and `label_y`, the left middle of their names: beside the point, else below or above its interval, else
-    beside it but higher or lower: the first place that is free (also of the baseline's `line`) and inside the panel.
-    """
-
-    def right(value: float) -> float:
-        return (value - x[0]) / (x[1] - x[0]) * _WIDTH
-
-    def down(value: float) -> float:
-        return (y[1] - value) / (y[1] - y[0]) * _HEIGHT
-
-    taken = [(right(r["x"]) - 4, down(r["score_high"]), right(r["x"]) + 4, down(r["score_low"])) for r in rows]
-    taken += [] if line is None else [(0, down(line) - 1, _WIDTH, down(line) + 1)]
-    placed = []
+    """One panel per platform (rows) and model (columns), one mark per variant, the unquantized model among them."""
+    table = tables["answer"].to_pylist()
+    rows = [row for r in table if (row := _drawn(r, table)) is not None]
+    theme.present([r for r in rows if r["recipe"] != BASELINE], "variants with both a drop and a packed size")
+    fastest = max((r["tokens_per_second"] or 0.0 for r in rows), default=0.0)
     for row in rows:
-        width, half, at, middle = _LETTER * len(row["name"]), theme.LABEL_SIZE / 2 + 1, right(row["x"]), down(row["score"])
-        over = [(at - width / 2, down(row["score_low"]) + half), (at - width / 2, down(row["score_high"]) - half)]
-        beside = [
-            (left, middle + step * half) for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5) for left in (at + 9, at - 9 - width)
+        row["area"] = _LARGEST * row["tokens_per_second"] / fastest if row["tokens_per_second"] else _UNTIMED
+    names = list(dict.fromkeys(r["name"] for r in rows))
+    domain = theme.drop_domain(rows)
+    panels = {}
+    for platform in dict.fromkeys(r["platform"] for r in rows):
+        here = [r for r in rows if r["platform"] == platform]
+        panels[f"Platform {platform}"] = [
+            _panel([r for r in here if r["model"] == model], names, domain) for model in dict.fromkeys(r["model"] for r in here)
         ]
-        places = [*beside[:2], *over, *beside[2:]]
-        boxes = [(left, top - half, left + width, top + half) for left, top in places]
-        box = next((b for b in boxes if _inside(b) and not any(_overlap(b, other) for other in taken)), boxes[0])
-        taken.append(box)
-        label_x, label_y = x[0] + box[0] / _WIDTH * (x[1] - x[0]), y[1] - (box[1] + half) / _HEIGHT * (y[1] - y[0])
-        placed.append(row | {"label_x": label_x, "label_y": label_y})
-    return placed
+    subtitle = [
+        "Points lost on average (down is better) with the paired 95 % interval. Size: linears of the blocks at nominal bits with",
+        "scales and zero points; the unquantized model's as stored. Line: the least drop to be had at a size, as estimated.",
+    ]
+    timed = "of drop, size and speed (speed counts where all were timed)" if fastest else "of drop and size"
+    subtitle.append(f"Filled: on the frontier {timed}. Dashed: the drop that `decide` allows.")
+    if fastest:
+        subtitle.append("Circles: area by tokens per second of decoding, at the fastest point. Diamonds: no real form was timed.")
+    if theme.wide(domain):
+        subtitle.append(theme.WIDE_AXIS)
+    if left := list(dict.fromkeys(r["recipe"] for r in table if _drawn(r, table) is None)):
+        subtitle.append(f"Not shown, without a drop or a size: {', '.join(left)}.")
+    return theme.grid(panels, "Drop against size and speed", subtitle)
 
 
-_Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+def _drawn(row: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> Row | None:
+    """A row with its `name`, `text` and `size` in MiB; the unquantized model loses nothing. None: it has no place."""
+    none = dict.fromkeys(("drop", "drop_low", "drop_high"), 0.0)
+    placed = {**row} | (none if row["recipe"] == BASELINE and row["score"] is not None else {})
+    if placed["drop"] is None or not placed["packed_bytes"]:
+        return None
+    same = [r for r in table if all(r[c] == row[c] for c in ("platform", "model", "recipe"))]
+    name = theme.label(row, same)
+    text = f"{name}, emulation" if row["form"] == FAKE else name
+    if row["tokens_per_second"]:
+        text += f", {number(row['tokens_per_second'], 0)} tokens/s"
+    return placed | {"name": name, "text": text, "size": row["packed_bytes"] / 2**20}
 
 
-def _inside(box: _Box) -> bool:
-    return box[0] >= 0 and box[1] >= 0 and box[2] <= _WIDTH and box[3] <= _HEIGHT
+def _panel(rows: list[Row], names: list[str], domain: tuple[float, float]) -> theme.Panel:
+    height = max(_HEIGHT, _LINE * (len(rows) + 2))
+    (left, right), labels = _labels(rows, domain, height)
+    x_scale = alt.Scale(domain=[left, right], nice=False, zero=False)
+    y_scale, ticks = theme.drop_axis(domain)
+    x = alt.X("size:Q", title="packed weights (MiB)", scale=x_scale, axis=alt.Axis(tickCount=6))
+    y = alt.Y("drop:Q", title="drop (points)", scale=y_scale, axis=ticks)
+    bounds = alt.Chart(alt.Data(values=[{"at": limit} for limit in sorted({r["max_drop"] for r in rows})]))
+    layers: list[alt.Chart] = [
+        bounds.mark_rule(color=theme.GREY, strokeDash=[3, 3]).encode(y=alt.Y("at:Q", scale=y_scale)),
+        alt.Chart(alt.Data(values=steps(rows, right)))
+        .mark_line(interpolate="step-after", color=theme.GREY, strokeWidth=1.5, clip=True)
+        .encode(x=x, y=y),
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=theme.colour(names))
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6)
+    layers.append(bars.encode(y=alt.Y("drop_low:Q", scale=y_scale), y2="drop_high:Q"))
+    leaders = alt.Chart(alt.Data(values=labels)).mark_rule(strokeWidth=0.8, opacity=0.7)
+    layers.append(leaders.encode(x=x, y=y, x2="label_x:Q", y2="label_y:Q", color=theme.colour(names)))
+    for shape, timed in (("circle", True), ("diamond", False)):
+        marks = alt.Chart(alt.Data(values=[r for r in rows if bool(r["tokens_per_second"]) == timed]))
+        fill = alt.condition("datum.frontier", theme.colour(names), alt.value("white"))
+        drawn = marks.mark_point(shape=shape, strokeWidth=2, opacity=1)
+        layers.append(drawn.encode(x=x, y=y, size=alt.Size("area:Q", scale=None), stroke=theme.colour(names), fill=fill))
+    texts = alt.Chart(alt.Data(values=labels)).encode(
+        x=alt.X("label_x:Q", scale=x_scale), y=alt.Y("label_y:Q", scale=y_scale), text="text:N"
+    )
+    words: Row = {"align": "left", "dx": 3, "fontSize": theme.LABEL_SIZE}
+    layers.append(texts.mark_text(**words, stroke="white", strokeWidth=5))  # lines do not strike a label through
+    layers.append(texts.mark_text(**words).encode(color=theme.colour(names)))
+    return alt.layer(*layers).properties(width=_WIDTH, height=height, title=theme.panel_title(rows[0]["model"]))
 
 
-def _overlap(a: _Box, b: _Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def steps(rows: Sequence[Row], right: float) -> list[Row]:
+    """Corners of the least drop to be had at each size, from the smallest variant to the `right` end of the axis."""
+    on = frontier([(r["drop"], r["packed_bytes"], None) for r in rows])
+    corners = sorted({(r["size"], r["drop"]) for r, best in zip(rows, on, strict=True) if best})
+    return [{"size": size, "drop": drop} for size, drop in [*corners, (right, corners[-1][1])]]
+
+
+def _labels(rows: list[Row], domain: tuple[float, float], height: float) -> tuple[tuple[float, float], list[Row]]:
+    """The axis of sizes with room for labels, and the rows with the left middle of their labels, `label_x` and `label_y`.
+
+    Marks stay at their size; the labels of those that stand close share a column right of them, spread over the height.
+    """
+    widths = {id(r): _LETTER * len(r["text"]) + _AWAY for r in rows}
+    sizes = [r["size"] for r in rows]
+    span = max(sizes) - min(sizes) or 0.2 * max(sizes)
+    pixel = span / (_WIDTH - 2 * _MARGIN - min(max(widths.values()), 0.6 * _WIDTH))
+    left = min(sizes) - _MARGIN * pixel
+    columns: list[list[Row]] = []
+    for row in sorted(rows, key=lambda r: r["size"]):
+        room = max((widths[id(r)] for r in columns[-1]), default=0) if columns else 0
+        if columns and (row["size"] - columns[-1][-1]["size"]) / pixel < room:
+            columns[-1].append(row)
+        else:
+            columns.append([row])
+    placed = []
+    for column in columns:
+        half = _LINE / 2 / height
+        at = theme.spread([theme.drop_at(r["drop"], domain) for r in column], _LINE / height, half, 1 - half)
+        label_x = column[-1]["size"] + (_AWAY - 3) * pixel
+        placed += [r | {"label_x": label_x, "label_y": theme.drop_of(y, domain)} for r, y in zip(column, at, strict=True)]
+    return (left, left + _WIDTH * pixel), placed
