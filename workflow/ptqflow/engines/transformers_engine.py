@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
+from ptqflow.engines import packing
 from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
 from ptqflow.modeling.quantizer import register
@@ -130,28 +131,40 @@ class TransformersEngine:
     ) -> Iterator[dict[int, Likelihood]]:
         """For pairs of token ids, neither empty, yield those of each batch by the pair's index. Longest first, so that little is
         padded (on the right: causal attention never sees it). Log-softmax is in float32 whatever the logits' dtype.
+
+        Pairs of one context share a row (`engines.packing`) where the model's attention allows it: the context is computed once.
         """
-        lengths = [len(before) + len(after) for before, after in zip(contexts, continuations, strict=True)]
-        order = sorted(range(len(lengths)), key=lambda pair: -lengths[pair])
-        end = 0
-        while end < len(order):
-            start, width = end, lengths[order[end]]
-            end += max(1, min(batch_size, _LOGITS_AT_ONCE // (width * self.vocab_size)))
-            batch = [pair for pair in order[start:end] if pair not in skip]
+        rows = packing.rows(contexts, continuations, batch_size if packing.allowed(self.model) else 1)
+        order = sorted(rows, key=lambda row: -len(row.tokens))
+        for whole in packing.batches(order, batch_size, _LOGITS_AT_ONCE // self.vocab_size):
+            width, alone = len(whole[0].tokens), all(len(row.pairs) == 1 for row in whole)
+            batch = [row for row in whole if not skip or any(pair not in skip for pair in row.pairs)]
             if not batch:
                 continue
-            inputs = torch.zeros(len(batch), width, dtype=torch.long)  # any valid token will do for what is padded
-            for row, pair in enumerate(batch):
-                inputs[row, : lengths[pair]] = torch.tensor([*contexts[pair], *continuations[pair]])
-            skipped = min(len(contexts[pair]) for pair in batch) - 1  # positions whose logits nobody asks for
-            inputs = inputs.to(self.model.device)
-            logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=width - skipped).logits
+            inputs = packing.padded([row.tokens for row in batch], width)
+            asked = sorted({position for row in batch for positions in row.before for position in positions})
+            arguments: dict[str, Any] = {}
+            if not alone:
+                arguments = {
+                    "position_ids": packing.padded([row.positions for row in batch], width).to(self.model.device),
+                    "attention_mask": packing.mask(batch, width).to(self.model.device),
+                }
+            logits = self.model(
+                input_ids=inputs.to(self.model.device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(asked, device=self.model.device),
+                **arguments,
+            ).logits
+            column = {position: index for index, position in enumerate(asked)}
             found = {}
-            for row, pair in enumerate(batch):
-                first, after = len(contexts[pair]) - 1 - skipped, torch.tensor(continuations[pair], device=logits.device)
-                asked = logits[row, first : first + len(after)].float()
-                logprob = asked.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
-                found[pair] = Likelihood(logprob, bool((asked.argmax(-1) == after).all()))
+            for index, row in enumerate(batch):
+                for pair, positions in zip(row.pairs, row.before, strict=True):
+                    if pair in skip:
+                        continue
+                    after = torch.tensor(continuations[pair], device=logits.device)
+                    own = logits[index, [column[position] for position in positions]].float()
+                    logprob = own.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
+                    found[pair] = Likelihood(logprob, bool((own.argmax(-1) == after).all()))
             yield found
 
     @torch.inference_mode()
