@@ -14,9 +14,10 @@ Lines = dict[tuple[str, ...], dict[str, Row]]  # (platform, model, recipe, form[
 _NAMES = ["Platform", "Model", "Recipe", "Form", "Engine"]
 _LEGEND = [
     "Scores in percent. Drop: baseline − score in points, on the items and seeds that both have; in brackets its 95 % "
-    "interval over items (paired bootstrap) and calibration draws (random effect of replicates; of a recipe that was quantized "
+    "interval over paired items and calibration draws (random effect of replicates; of a recipe that was quantized "
     "once, a prior: half a point at most). A recipe that draws nothing, as plain rounding, has the items' noise alone.",
-    "Noise: what the baseline differs from itself by, with other seeds, in another engine or on another platform (table noise); "
+    "Noise: what the baseline differs from itself by, with other seeds, in other batches, in another engine or on another "
+    "platform (table noise); "
     "– where nothing was run twice.",
     "Bold: the drop differs from zero at 5 %, by Holm's correction over the recipes of a column, and of a task over the tasks of "
     "the recipe, too: where no recipe changes anything, one column in twenty at most has a bold drop. Everything else may be "
