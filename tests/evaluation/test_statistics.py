@@ -282,7 +282,7 @@ def test_intervals_of_a_study_hold_the_truth(of, items, seeds, accuracy, correla
 @pytest.mark.parametrize("accuracy", simulated_study.ACCURACIES)
 @pytest.mark.parametrize("correlation", simulated_study.CORRELATION.values())
 def test_intervals_of_the_whole_grid_hold_the_truth(of, items, seeds, accuracy, correlation):
-    """From 93 % on, within two standard errors of 1000 studies; what is above 97 % and why is in docs/statistics.md."""
+    """93 % or more, within two standard errors of 1000 studies; what is above 97 % and why is in docs/statistics.md."""
     assert simulated_study.coverage(of, items, seeds, accuracy, correlation, 1000) >= simulated_study.LEAST
 
 

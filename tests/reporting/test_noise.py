@@ -6,6 +6,7 @@ from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.table_schemas import NOISE
 from ptqflow.artifacts.tables import to_table
 from ptqflow.reporting import accuracy, accuracy_table, noise, render, runs
+from ptqflow.reporting.variants import Scores
 from synthetic_study import sample, served
 
 ITEMS = 200
@@ -80,3 +81,19 @@ def test_floor_stands_beside_every_drop():
 def test_nothing_run_twice_says_what_to_do():
     assert noise.build(gathered((served("baseline"), answered(np.ones(ITEMS))))) == []
     assert "second seed" in render.markdown([noise.printed([])])
+
+
+def test_other_batches_are_a_floor_of_greedy_runs():
+    right = np.arange(ITEMS) % 3 > 0
+    turned = right.copy()
+    turned[:6] = ~turned[:6]
+    entry = Scores(**served("baseline").model_dump(), task="math", seed=0)
+    scored = [
+        (one, to_table(SAMPLES, answered(rows)))
+        for one, rows in ((entry, right), (entry.model_copy(update={"batch_size": 16}), turned))
+    ]
+    rows = noise.build(gathered((served("baseline"), answered(right))), noise.repeated(scored))
+    assert [(r["kind"], r["other"], r["changed"]) for r in rows] == [("batches", "16", 6 / ITEMS)]
+    assert rows[0]["floor"] == pytest.approx(100 * 1.96 * (6 / ITEMS / ITEMS) ** 0.5, rel=1e-3)
+    drops = noise.beside(accuracy.build(gathered((served("baseline"), answered(right)), (served("rtn"), answered(turned)))), rows)
+    assert {row["noise_floor"] for row in drops if row["task"] == "math"} == {rows[0]["floor"]}

@@ -19,7 +19,7 @@ def completed(path: Path) -> tuple[dict, int]:
     text = path.read_text()
     config = yaml.safe_load(text)
     missing = [e["source"] for part in ("models", "calibrations", "tasks") for e in config[part].values()]
-    missing = [source for source in missing if source["revision"] is None]
+    missing = [source for source in missing if "repo" in source and source["revision"] is None]
     for source in missing:
         source["revision"] = "0" * 40
     return config, len(missing)

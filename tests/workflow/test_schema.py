@@ -72,6 +72,14 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             {"suites": {"s": {"tasks": ["text"]}, "t": {"tasks": ["text"], "engine": "transformers"}}},
             "suites.t: task text at seed 0 is in suites.s already; drop one",
         ),
+        (
+            {"suites": {"s": {"tasks": ["text"], "noise_batch_sizes": [1, 64]}}},
+            "suites.s: noise_batch_sizes: 64 is asked already; name each other batch size once",
+        ),
+        (
+            {"suites": {"s": {"tasks": ["text"], "noise_batch_sizes": [1], "engine": "vllm"}}},
+            "suites.s: noise_batch_sizes: vllm forms its batches itself",
+        ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         (
             {"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}},

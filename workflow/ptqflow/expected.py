@@ -24,6 +24,11 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
             for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
                 path = paths.scores(platform, model, variant, suite.engine, task, seed)
                 yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
+            accuracy = [task for task in suite.tasks if study.tasks[task].definition.kind != "perplexity"]
+            for size, task, seed in product(suite.noise_batch_sizes, accuracy, suite.seeds):
+                path = paths.scores(platform, model, paths.repeated(size), suite.engine, task, seed)
+                run = {"engine": suite.engine, "task": task, "seed": seed, "batch_size": size}
+                yield "scores", place | {"recipe": "baseline"} | run, path
         for timing, entry in study.latency.items():
             for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
                 path = paths.latency(platform, model, variant, entry.engine, timing)

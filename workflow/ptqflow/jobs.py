@@ -20,6 +20,7 @@ from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
+from ptqflow.entries import Suite
 from ptqflow.evaluation import tasks
 from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
@@ -29,7 +30,7 @@ from ptqflow.recipes import Rotation
 from ptqflow.reporting import catalogue
 from ptqflow.sources import Source
 from ptqflow.stale import Asked
-from ptqflow.study import Study, Suite, layers_of, model_type_of
+from ptqflow.study import Study, layers_of, model_type_of
 
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
@@ -168,8 +169,10 @@ class Jobs:
         """The one suite that asks `engine` this task at this seed."""
         return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
-    def generate(self, engine: str, task: str, seed: int) -> str:
-        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of them."""
+    def generate(self, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
+        """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
+        them, and of the variant only the batches that a repeated baseline is asked in.
+        """
         entry = self.study.tasks[task]
         settings = {
             "task": task,
@@ -178,7 +181,7 @@ class Jobs:
             "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
-            "batch_size": self._suite(engine, task, seed).batch_size,
+            "batch_size": paths.batch_size(variant) or self._suite(engine, task, seed).batch_size,
         }
         return canonical_json(settings)
 
@@ -188,8 +191,8 @@ class Jobs:
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
-        recipe = variant.partition(".")[0]
-        if variant == "baseline":
+        recipe = "baseline" if paths.batch_size(variant) else variant.partition(".")[0]
+        if recipe == "baseline":
             return []
         return [*self._architecture(model), *self.study.recipes[recipe].settings_modules()]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-from ptqflow import demands
+from ptqflow import demands, paths
 from ptqflow.chunks import chunk_layers
 from ptqflow.demands import UNKNOWN, Demand, Dimensions
 from ptqflow.errors import ConfigError
@@ -112,7 +112,8 @@ class Needs:
             case "generate":
                 task, seed = w["task"], int(w["seed"])
                 suite = next(s for s in study.suites.values() if s.engine == w["engine"] and task in s.tasks and seed in s.seeds)
-                return demands.generate(d, study.tasks[task].asks, suite.batch_size, device)
+                size = paths.batch_size(w.get("variant", "baseline")) or suite.batch_size
+                return demands.generate(d, study.tasks[task].asks, size, device)
             case "measure":
                 timing = study.latency[w["timing"]]
                 tokens = max(timing.prompt_tokens) + timing.new_tokens

@@ -61,10 +61,21 @@ def rescued(file: str, platform: str = "{platform}", model: str = "{model}", rec
 
 def checkpoint(platform: str = "{platform}", model: str = "{model}", variant: str = "{recipe}.{form}") -> str:
     """Manifest of what an engine loads: the model itself (`baseline`), or a recipe's checkpoint in some form."""
-    if variant == "baseline":
+    if variant.partition("@")[0] == "baseline":
         return _model(model)
     recipe, form = variant.split(".")
     return f"{ROOT}/{platform}/checkpoints/{model}/{recipe}/{form}/manifest.json"
+
+
+def repeated(batch_size: int) -> str:
+    """The variant that is the baseline, asked once more in batches of another size."""
+    return f"baseline@{batch_size}"
+
+
+def batch_size(variant: str) -> int | None:
+    """Of `repeated`; None of every other variant."""
+    name, _, size = variant.partition("@")
+    return int(size) if name == "baseline" and size else None
 
 
 def verification(platform: str = "{platform}", model: str = "{model}", variant: str = "{recipe}.{form}") -> str:

@@ -14,14 +14,15 @@ from ptqflow import paths, replicate_names, replicates
 from ptqflow.artifacts.datasets import data_files, first_row
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.model_config import MOST_LAYERS, read_config
+from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import source_files, weight_files
 from ptqflow.calibration import check_columns
 from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
-from ptqflow.datamodel import Model, Seed
+from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
 from ptqflow.engines.registry import module_of
+from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
 from ptqflow.evaluation.tasks import TaskConfig
@@ -32,53 +33,7 @@ from ptqflow.platforms import Platform
 from ptqflow.presets import without_preset
 from ptqflow.replicates import Replicated
 from ptqflow.stages.fetch import Settings as ModelSource
-from ptqflow.stages.measure import Settings as LatencySettings
 from ptqflow.stages.tokens import Settings as CalibrationSettings
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-Forms = Annotated[list[Form], Field(min_length=1)]  # which forms of a recipe's checkpoint an engine is given
-AtLeastOne = Annotated[int, Field(ge=1)]
-Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
-
-
-class ModelEntry(Model):
-    """A model: where it comes from, and into how many independent chunks its blocks are cut.
-
-    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download. Where it states
-    its `model_type`, too, its jobs rerun when that architecture's file changes, else when any architecture's does.
-    """
-
-    source: ModelSource
-    chunks: Layers = 1
-    layers: Layers | None = None
-    model_type: str | None = None
-
-    @model_validator(mode="after")
-    def _layers_of_hub_model(self) -> "ModelEntry":
-        if self.source.path is None and self.layers is None:
-            raise ValueError("a hub model needs `layers`; copy num_hidden_layers from its config.json")
-        return self
-
-
-class Suite(Model):
-    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks."""
-
-    tasks: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
-    batch_size: AtLeastOne = 64
-    engine: Name = "transformers"
-    forms: Forms = [FAKE]
-
-
-class Timing(LatencySettings):
-    """What is timed of each of these forms, and how."""
-
-    forms: Forms = [FAKE]
-
-    def asked(self) -> dict[str, Any]:
-        """What `measure` is told."""
-        return self.model_dump(mode="json", exclude={"forms"})
 
 
 class Study(Model):

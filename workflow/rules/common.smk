@@ -122,7 +122,7 @@ wildcard_constraints:
     recipe=r"[A-Za-z0-9_-]+(@\d+)?",
     chunk=r"\d+",
     form=r"[A-Za-z0-9_-]+",
-    variant=r"baseline|[A-Za-z0-9_-]+(@\d+)?\.[A-Za-z0-9_-]+",
+    variant=r"baseline(@\d+)?|[A-Za-z0-9_-]+(@\d+)?\.[A-Za-z0-9_-]+",
     task=r"[A-Za-z0-9_-]+",
     seed=r"-?\d+",
     engine=r"[A-Za-z0-9_-]+",

@@ -5,11 +5,12 @@ own seed, so a completion does not depend on who else is served, up to the float
 VLLM_BATCH_INVARIANT=1 (on Ascend HCCL_DETERMINISTIC=true too) removes that where the device's kernels can.
 """
 
+import json
 import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import torch
 from ptqflow.devices.device import Device
 from ptqflow.engines.protocol import Completion, Likelihood, Sampling, Timing, room_for
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.dimensions import head_dim, queries_per_key
 from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+_SEQUENCES = 256  # vLLM's max_num_seqs
 _RECORDED = (
     "VLLM_BATCH_INVARIANT",
     "HCCL_DETERMINISTIC",
@@ -175,6 +178,15 @@ class VllmEngine:
                     yield index, output, seconds.pop(index)
 
 
+def _cache_bytes(config: Mapping[str, Any]) -> int:
+    """Of the KV cache in main memory: what vLLM's sequences need in float32, at most half of what is free."""
+    import psutil
+
+    keys = config["num_attention_heads"] // queries_per_key(config) * head_dim(config)
+    token = 2 * config["num_hidden_layers"] * keys * torch.float32.itemsize
+    return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
+
+
 def load(folder: Path, device: Device) -> VllmEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
 
@@ -193,14 +205,18 @@ def load(folder: Path, device: Device) -> VllmEngine:
 
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
+    on_cpu = device.torch_device.type == "cpu"
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
+        config = json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         llm = vllm.LLM(
             str(folder),
             dtype=str(device.compute_dtype).removeprefix("torch."),
             skip_tokenizer_init=True,
             enable_prefix_caching=False,
-            enforce_eager=device.torch_device.type == "cpu",
+            enforce_eager=on_cpu,
+            # On a CPU vLLM takes nearly all of the machine's memory otherwise, and refuses to start beside another job.
+            kv_cache_memory_bytes=_cache_bytes(config) if on_cpu else None,
             seed=0,
         )
     stop = {tokenizer.eos_token_id}

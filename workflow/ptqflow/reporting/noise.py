@@ -1,8 +1,10 @@
-"""The noise floor: the baseline against itself with other seeds, in another engine, on another platform, where there are runs.
+"""The noise floor: the baseline against itself with other seeds, in other batches, in another engine, on another platform, where
+there are runs.
 
 Two runs of one model on the same items differ by the items whose answer changed. Of n items with differences d the mean
 difference has variance mean(d^2) / n, whatever the true scores are; a drop within 1.96 of its standard deviations is what a model
-loses against itself. Greedy decoding repeats itself under another seed, so its floor is what engines and platforms change.
+loses against itself. Greedy decoding repeats itself under another seed, so its floor is what batches, engines and platforms
+change.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,25 +12,38 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 
 from ptqflow.artifacts.table_schemas import NOISE
 from ptqflow.evaluation.statistics import LEVEL, Floats
 from ptqflow.reporting.render import TextTable, number
-from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs
-from ptqflow.reporting.variants import BASELINE, Served
+from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, gather
+from ptqflow.reporting.variants import BASELINE, Scores, Served
 
 Row = dict[str, Any]
 _PLACE = ("platform", "model", "engine")
 
 
-def build(runs: Mapping[Served, dict[str, Runs]]) -> list[Row]:
-    """Rows of schema NOISE: every baseline, task and kind of repetition that there are runs of, and their average over tasks."""
+Repeated = Mapping[int, Mapping[Served, dict[str, Runs]]]  # by batch size
+
+
+def repeated(scored: Sequence[tuple[Scores, pa.Table]]) -> Repeated:
+    """Runs of the baselines that were asked once more, from tables as `runs.gather` reads them."""
+    sizes = sorted({entry.batch_size for entry, _ in scored if entry.batch_size is not None})
+    return {size: gather([(entry.served, table) for entry, table in scored if entry.batch_size == size]) for size in sizes}
+
+
+def build(runs: Mapping[Served, dict[str, Runs]], others: Repeated | None = None) -> list[Row]:
+    """Rows of schema NOISE: every baseline, task and kind of repetition that there are runs of, and their average over tasks.
+
+    `others`: runs in other batches.
+    """
     baselines = [variant for variant in runs if variant.recipe == BASELINE]
     rows: list[Row] = []
     for variant in baselines:
         tasks = {task: found for task, found in runs[variant].items() if found.metric != PERPLEXITY and not found.collapsed}
-        found = [row for task, own in tasks.items() for row in _of_task(variant, task, own, runs, baselines)]
+        found = [row for task, own in tasks.items() for row in _of_task(variant, task, own, runs, baselines, others or {})]
         rows += found
         for kind, other in dict.fromkeys((row["kind"], row["other"]) for row in found):
             same = [row for row in found if (row["kind"], row["other"]) == (kind, other)]
@@ -38,13 +53,24 @@ def build(runs: Mapping[Served, dict[str, Runs]]) -> list[Row]:
 
 
 def _of_task(
-    variant: Served, task: str, own: Runs, runs: Mapping[Served, dict[str, Runs]], baselines: Sequence[Served]
+    variant: Served,
+    task: str,
+    own: Runs,
+    runs: Mapping[Served, dict[str, Runs]],
+    baselines: Sequence[Served],
+    others: Repeated,
 ) -> Iterator[Row]:
     who = {column: getattr(variant, column) for column in _PLACE} | {"task": task}
     values = own.frames[0]["value"].unstack("seed")  # [items, seeds]
     pairs = [(values[a] - values[b]).dropna().to_numpy() for a, b in combinations(values.columns, 2)]
     if pairs := [pair for pair in pairs if len(pair)]:
         yield who | {"kind": "seeds", "other": None} | _floor(pairs, len(values.columns))
+    for size, again in others.items():
+        found = again.get(variant, {}).get(task)
+        if found is not None and not found.collapsed:
+            alike = (values - found.frames[0]["value"].unstack("seed")).dropna(axis=1, how="all")
+            if pairs := [alike[seed].dropna().to_numpy() for seed in alike]:
+                yield who | {"kind": "batches", "other": str(size)} | _floor(pairs, len(values.columns))
     for other in baselines:
         kind = next((c for c in ("engine", "platform") if _alike(variant, other, c)), None)
         if kind is None or task not in runs[other] or runs[other][task].collapsed:
@@ -105,10 +131,11 @@ def printed(rows: Sequence[Row]) -> TextTable:
         for row in rows
     ]  # fmt: skip
     notes = [
-        "The baseline against itself: what changes with other seeds, in another engine or on another platform. Changed: items "
+        "The baseline against itself: what changes with other seeds, in batches of another size, in another engine or on another "
+        "platform. Changed: items "
         "whose answers are not right as often in both runs. Floor: 95 % of differences between two evaluations of the "
         "unquantized model, with as many seeds as here, are smaller; a drop below it says nothing.",
     ]
     if not rows:
-        notes.append("Nothing was run twice: give a suite a second seed, or a second engine.")
+        notes.append("Nothing was run twice: give a suite a second seed, noise_batch_sizes, or a second engine.")
     return TextTable("Noise floor", header, body, 5, notes)

@@ -63,6 +63,8 @@ def asked_alike(scores: Sequence[tuple[Scores, Path, Record]]) -> None:
                 f"{path}: task {entry.task} of {entry.variant} was asked with another {', another '.join(differ)} than {place}; "
                 "generate and score both again"
             )
+        if entry.batch_size is not None and settings.get("batch_size") != entry.batch_size:
+            raise ArtifactError(f"{path} was asked in batches of {settings.get('batch_size')}, where {entry.batch_size} is told")
         said = settings.get("task"), settings.get("engine"), settings.get("seed")
         if generated and said != (entry.task, entry.engine, entry.seed):
             wanted = f"task {entry.task}, engine {entry.engine}, seed {entry.seed}"

@@ -74,10 +74,11 @@ class Served(Variant):
 
 
 class Scores(Served):
-    """Verdicts on one task at one seed."""
+    """Verdicts on one task at one seed. `batch_size`: of a baseline that was asked once more, in other batches."""
 
     task: str
     seed: int
+    batch_size: int | None = None
 
 
 class Timing(Served):

@@ -135,9 +135,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             bar.update()
             return read_table(path, schema, columns)
 
-        samples = [
-            (entry.served, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)
-        ]
+        scored = [(entry, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
@@ -169,9 +167,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             else:
                 write_text(path, render.GRIDS[suffix](grids))
 
+    samples = [(entry.served, table) for entry, table in scored if entry.batch_size is None]
     gathered = runs.gather(samples)
     exact = _exact(gathered, manifests)
-    floors = noise.build(gathered)
+    floors = noise.build(gathered, noise.repeated(scored))
     publish("noise", NOISE, floors, [noise.printed(floors)])
     scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
     overlap.mark(scores, shared)

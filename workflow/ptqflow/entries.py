@@ -1,0 +1,71 @@
+"""Entries of `config.yaml`: a model, the tasks that an engine is asked, what is timed. Import-light (no torch)."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from ptqflow.artifacts.model_config import MOST_LAYERS
+from ptqflow.checkpoints.registry import FAKE
+from ptqflow.datamodel import Model, Seed
+from ptqflow.stages.fetch import Settings as ModelSource
+from ptqflow.stages.measure import Settings as LatencySettings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+Forms = Annotated[list[Form], Field(min_length=1)]  # which forms of a recipe's checkpoint an engine is given
+AtLeastOne = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+
+
+class ModelEntry(Model):
+    """A model: where it comes from, and into how many independent chunks its blocks are cut.
+
+    A hub model states its number of `layers` (decoder blocks), so that every job is known before the download. Where it states
+    its `model_type`, too, its jobs rerun when that architecture's file changes, else when any architecture's does.
+    """
+
+    source: ModelSource
+    chunks: Layers = 1
+    layers: Layers | None = None
+    model_type: str | None = None
+
+    @model_validator(mode="after")
+    def _layers_of_hub_model(self) -> "ModelEntry":
+        if self.source.path is None and self.layers is None:
+            raise ValueError("a hub model needs `layers`; copy num_hidden_layers from its config.json")
+        return self
+
+
+class Suite(Model):
+    """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks.
+
+    `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
+    """
+
+    tasks: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    batch_size: AtLeastOne = 64
+    engine: Name = "transformers"
+    forms: Forms = [FAKE]
+    noise_batch_sizes: list[AtLeastOne] = []
+
+    @model_validator(mode="after")
+    def _other_batches(self) -> "Suite":
+        sizes = [self.batch_size, *self.noise_batch_sizes]
+        if twice := sorted({size for size in sizes if sizes.count(size) > 1}):
+            raise ValueError(f"noise_batch_sizes: {twice[0]} is asked already; name each other batch size once")
+        if self.noise_batch_sizes and self.engine == "vllm":
+            raise ValueError(
+                "noise_batch_sizes: vllm forms its batches itself; give the suite a second seed, or ask a second engine"
+            )
+        return self
+
+
+class Timing(LatencySettings):
+    """What is timed of each of these forms, and how."""
+
+    forms: Forms = [FAKE]
+
+    def asked(self) -> dict[str, Any]:
+        """What `measure` is told."""
+        return self.model_dump(mode="json", exclude={"forms"})
