@@ -1,0 +1,71 @@
+"""Log-likelihood tasks beside lm-evaluation-harness (its HFLM class), item by item and in turn: one table, in Markdown.
+
+Usage: PTQFLOW_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/peer_choices.py [ITEMS]; needs the data sets in the hub's layout,
+and `pip install "lm-eval[hf]"`. The demo model, float32, batches of 16 pairs, medians of three rounds of both.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from peer_lm_eval import theirs
+from ptqflow.devices.device import Device
+from ptqflow.engines.transformers_engine import load
+from ptqflow.evaluation.benchmark import load_items
+from ptqflow.evaluation.requests.choices import Protocol, generate
+from ptqflow.sources import Source
+
+MODEL = Path(__file__).resolve().parents[1] / "resources/demo-model"
+BATCH, ROUNDS = 16, 3
+TASKS = {
+    "hellaswag": ("hellaswag", "hellaswag", None, "validation"),
+    "arc-easy": ("arc", "ai2_arc", "ARC-Easy", "test"),
+    "arc-challenge": ("arc", "ai2_arc", "ARC-Challenge", "test"),
+    "piqa": ("piqa", "piqa", None, "validation"),
+    "winogrande": ("winogrande", "winogrande", None, "validation"),
+    "lambada": ("lambada", "lambada_openai", None, "test"),
+}
+
+
+def timed(ask: Callable[[], list[list[float]]]) -> tuple[list[list[float]], float, float]:
+    """What was told, the process's CPU seconds and the wall's."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    found = ask()
+    return found, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def main() -> None:
+    """Print the table."""
+    root, limit = Path(os.environ["PTQFLOW_DATA"]), int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    torch.set_num_threads(1)
+    engine = load(MODEL, Device("cpu", torch.device("cpu"), torch.float32))
+    peer = HFLM(str(MODEL), device="cpu", dtype="float32", batch_size=BATCH, add_bos_token=False)
+    print("| task | alternatives | nats | picks that differ | CPU s, ours | lm-eval | ratio | ratio of wall times |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for task, (benchmark, folder, subset, split) in TASKS.items():
+        items = load_items(task, benchmark, Source(path=str(root / folder), subset=subset, split=split))[:limit]
+
+        def own(task: str = task, items: list = items) -> list[list[float]]:
+            return [row["choice_logprobs"] for row in generate(task, items, engine, Protocol(), 0, BATCH)]
+
+        def others(items: list = items) -> list[list[float]]:
+            return theirs(peer, items)
+
+        rounds = [(timed(own), timed(others)) for _ in range(ROUNDS)]
+        (mine, *_), (expected, *_) = rounds[0]
+        cpu, wall = ([statistics.median(both[side][part] for both in rounds) for side in (0, 1)] for part in (1, 2))
+        pairs = list(zip(mine, expected, strict=True))
+        largest = max(abs(a - b) for one, two in pairs for a, b in zip(one, two, strict=True))
+        differ = sum(one.index(max(one)) != two.index(max(two)) for one, two in pairs)
+        cells = [task, str(sum(map(len, mine))), f"{largest:.0e}", f"{differ} of {len(items)}"]
+        cells += [f"{cpu[0]:.2f}", f"{cpu[1]:.2f}", f"{cpu[1] / cpu[0]:.2f}", f"{wall[1] / wall[0]:.2f}"]
+        print("|", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()
