@@ -16,7 +16,7 @@ MAY_LOAD = [
     (("plot",), {"numpy", "pyarrow", "altair"}),
     (("aggregate",), {"numpy", "pyarrow", "pandas", "scipy"}),
     (("selftest", "export", "verify"), {"numpy", "pyarrow", "torch"}),
-    (("collect", "quantize", "rotate"), LARGE - {"altair", "pandas"}),  # they run stock transformers modules
+    (("collect", "quantize", "rescue", "rotate"), LARGE - {"altair", "pandas"}),  # they run stock transformers modules
 ]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ptqflow.by_name import method
 from ptqflow.devices.device import Device
-from ptqflow.methods.asymmetric import corrected_weights
 from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.anatomy import Architecture, Site, block_prefix, smoothing_key
@@ -124,7 +123,7 @@ class BlockRounder:
             return weights, None
         ridge = self._recipe.rounding.ridge_at(self._inputs.tokens / len(gram))
         assert ridge is not None
-        corrected = corrected_weights(weights, gram, cross, ridge)
+        corrected = method("rounding", self._recipe.rounding.name).corrected_weights(weights, gram, cross, ridge)
         return (corrected, None) if corrected is not None else (weights, f"no correction at {site.name}: H could not be factored")
 
     def round_all(self) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ptqflow.methods.asymmetric import corrected_weights as corrected_weights  # found here by the rounding's name
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.methods.roundings import rtn
 from ptqflow.methods.roundings.gptq_settings import GptqRounding
