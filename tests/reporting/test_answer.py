@@ -210,7 +210,7 @@ def test_nothing_is_claimed_that_was_not_shown(drawn, decide):
             assert p >= decide.probability
             assert not thin
             assert form != "fake"
-    text = " ".join(answer_text.lines(found))
+    text = " ".join(sentence for said in answer_text.said(found) for sentence in said.sentences)
     if found[0]["status"] != "meets":
         assert "Deploy" not in text
     assert "100 %" not in text.replace("100 % of the unquantized", "")

@@ -26,6 +26,18 @@ class Said:
     cost: str | None
     serve: str | None
 
+    @property
+    def remarks(self) -> list[str]:
+        """What is said beside the recommendation, but for the command that serves it."""
+        doubts = self.doubts and f"Doubts: {self.doubts}."
+        runner_up = self.runner_up and f"Runner-up: {self.runner_up}"
+        return [remark for remark in (doubts, runner_up, self.cost) if remark]
+
+    @property
+    def sentences(self) -> list[str]:
+        """All that is said."""
+        return [self.recommendation, *self.remarks, *([f"Serve it: {self.serve}"] if self.serve else [])]
+
 
 def said(rows: Sequence[Row]) -> list[Said]:
     """One answer per platform and model, in the order of the rows."""
@@ -100,51 +112,20 @@ def duration(seconds: float) -> str:
     return f"{number(seconds / 60, 0)} min" if seconds < 7200 else f"{number(seconds / 3600, 1)} h"
 
 
-def lines(rows: Sequence[Row]) -> list[str]:
-    """The answer for a console or a text file."""
-    found = []
-    for answer in said(rows):
-        found.append(f"{answer.place}: {answer.recommendation}")
-        found += [f"  Doubts: {answer.doubts}."] if answer.doubts else []
-        found += [f"  Runner-up: {answer.runner_up}"] if answer.runner_up else []
-        found += [f"  {answer.cost}"] if answer.cost else []
-        found += [f"  Serve it: {answer.serve}"] if answer.serve else []
-    return found
-
-
 def printed(rows: Sequence[Row], sentences: bool = True) -> list[TextTable]:
     """One table per platform and model, with the sentences among its notes or without."""
     grids = []
     for place, answer in zip(dict.fromkeys((r["platform"], r["model"]) for r in rows), said(rows), strict=True):
         here = [r for r in rows if (r["platform"], r["model"]) == place]
-        spoken = [
-            answer.recommendation,
-            *([f"Doubts: {answer.doubts}."] if answer.doubts else []),
-            *([f"Runner-up: {answer.runner_up}"] if answer.runner_up else []),
-            *([answer.cost] if answer.cost else []),
-            *([f"Serve it: {answer.serve}"] if answer.serve else []),
-        ]
-        grids.append(
-            TextTable(
-                f"What to deploy: {answer.place}", HEADER, [cells(r) for r in here], 4, [*(spoken if sentences else []), *_NOTES]
-            )
-        )
+        notes = [*(answer.sentences if sentences else []), *_NOTES]
+        grids.append(TextTable(f"What to deploy: {answer.place}", HEADER, [cells(r) for r in here], 4, notes))
     return grids or [TextTable("What to deploy", HEADER, [], 4, ["Nothing was quantized or scored."])]
 
 
 HEADER = [
-    "Rank",
-    "Recipe",
-    "Form",
-    "Standing",
-    "Drop (points)",
-    "P(within bound)",
-    "On disk",
-    "Tokens/s",
-    "To quantize",
-    "Memory",
+    *("Rank", "Recipe", "Form", "Standing"),
+    *("Drop (points)", "P(within bound)", "On disk", "Tokens/s", "To quantize", "Memory", "Why"),
 ]
-HEADER += ["Why"]
 
 
 def cells(row: dict[str, Any] | Row) -> list[str]:

@@ -98,15 +98,7 @@ def _tables(grids: Sequence[TextTable]) -> str:
 def _said(answer: Said) -> str:
     lines = [
         f"<h2>{html.escape(answer.place)}</h2><strong>{html.escape(answer.recommendation)}</strong>",
-        *(
-            f"<p>{label}{html.escape(text)}</p>"
-            for label, text in (
-                ("Doubts: ", answer.doubts and f"{answer.doubts}."),
-                ("Runner-up: ", answer.runner_up),
-                ("", answer.cost),
-            )
-            if text
-        ),
+        *(f"<p>{html.escape(remark)}</p>" for remark in answer.remarks),
         *([f"<p>Serve it: <code>{html.escape(answer.serve)}</code></p>"] if answer.serve else []),
     ]
     return f'<div class="answer">{"".join(lines)}</div>'

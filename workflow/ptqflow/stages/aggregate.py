@@ -154,8 +154,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable] = ()) -> None:
         table = to_table(schema, rows)
-        if grids:
-            pages.setdefault(_PAGES.get(name, ""), []).extend(grids)  # the answer, published last, is none of them
+        if grids and name != "answer":  # whose page it is, published last
+            pages.setdefault(_PAGES[name], []).extend(grids)
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
             if suffix == "parquet":

@@ -101,7 +101,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     ladder = Ladder(recipe, first, [[role(name) for name in site.linears] for site in blocks.architecture.sites], attempts)
     with torch.no_grad(), device.true_float32():
         ladder.climb()
-    _write(args, ladder, qparams, attempts, origin)
+    _write(args, recipe, ladder, qparams, attempts, origin)
     shutil.rmtree(attempts.folder, ignore_errors=True)
 
 
@@ -116,7 +116,7 @@ def outcome(losses: Sequence[Mapping[str, Any]], diagnostics: Sequence[Mapping[s
         raise ArtifactError("losses and diagnostics do not say what a block held out lost; quantize its chunk again")
     return Outcome(
         measured[_LOSS] / measured[_UPDATE],
-        {row["module"]: row["sampled_error"] or 0.0 for row in diagnostics if row["module"] != "block"},
+        {row["module"]: row.get("sampled_error") or 0.0 for row in diagnostics if row["module"] != "block"},
         block[0]["fallback"],
         block[0]["seconds"],
     )
@@ -156,8 +156,6 @@ class _Attempts:
             with write_qparams(path, {"made": self._made, "said": said}) as take:
                 take(found)
         said = QParams([path]).metadata[path]["said"]
-        for row in said["diagnostics"]:
-            row.setdefault("sampled_error", None)
         return outcome(said["losses"], said["diagnostics"])
 
     @property
@@ -188,11 +186,12 @@ class _Attempts:
         return hidden
 
 
-def _write(args: argparse.Namespace, ladder: Ladder, qparams: QParams, attempts: _Attempts, origin: Mapping[str, Any]) -> None:
+def _write(
+    args: argparse.Namespace, recipe: Recipe, ladder: Ladder, qparams: QParams, attempts: _Attempts, origin: Mapping[str, Any]
+) -> None:
     """All blocks' tensors: a rescued block's from its best attempt, the others' as they are."""
     layers, overrides = range(len(ladder.best)), ladder.overrides()
-    recipe = attempts._recipe.changed(overrides)
-    settings = {"recipe": recipe.for_layers(layers).dump(), "chunk": 0, "layers": [0, len(layers)]}
+    settings = {"recipe": recipe.changed(overrides).for_layers(layers).dump(), "chunk": 0, "layers": [0, len(layers)]}
     record = dict(origin) | {"settings": settings, "asked": origin["settings"]}
     record["rescued"] = [override.model_dump(mode="json", exclude_unset=True) for override in overrides]
     if fallbacks := Counter(best.fallback for best in ladder.best if best.fallback):
