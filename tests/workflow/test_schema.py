@@ -48,6 +48,16 @@ def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
         load(study)
 
 
+def test_a_recipe_whose_numerics_are_switched_says_so_in_its_name():
+    emulating = {"preset": "flatquant-w4a4kv4", "transform": {"emulate": "E0", "guarded": False}}
+    for name in ("flat", "flatE0", "flat-E2"):
+        with pytest.raises(ConfigError, match=rf"recipes\.{name} emulates E0, .*name it {name}-E0"):
+            load({**SMALL_STUDY, "recipes": {name: emulating}, "run": "all"})
+    assert (
+        load({**SMALL_STUDY, "recipes": {"flat-E0-w4": emulating}, "run": "all"}).recipes["flat-E0-w4"].transform.emulate == "E0"
+    )
+
+
 OVERRIDDEN = {"preset": "rtn-w4a16"}
 
 

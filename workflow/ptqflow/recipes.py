@@ -147,15 +147,17 @@ class Override(Model):
 
 
 class Rescue(Model):
-    """Blocks whose held-out error stands out are calibrated again, rung by rung (`methods.rescue`).
+    """Blocks whose held-out error stands out, or that learned nothing, are calibrated again, rung by rung (`methods.rescue`).
 
     `score`: robust standard deviations above its neighbours, and above the trend of all blocks, at which a block stands out.
+    `least_gain`: share of its error before learning that a block must lose to have learned anything (0: whatever is no worse).
     `budget`: calibrations of the whole model that all attempts may cost. `at_8_bits`: share of the model's linears that may be
     raised to 8 bits. `rungs`: those of the transform, and `eight_bits`, in the order in which they are tried; null: all of them.
     """
 
     score: Annotated[float, Field(gt=0)] = 3.5
-    budget: Annotated[float, Field(gt=0)] = 1.0
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    budget: Annotated[float, Field(gt=0)] = 1.5
     at_8_bits: Annotated[float, Field(ge=0, le=1)] = 0.1
     rungs: Annotated[list[str], Field(min_length=1)] | None = None
 
