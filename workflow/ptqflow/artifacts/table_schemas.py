@@ -187,7 +187,7 @@ LAYER_ERROR = versioned(
     ],
 )
 
-RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",
