@@ -5,7 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ptqflow.study import Study, layers_of, model_type_of
 AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
+@cache  # a process plans with the code as it found it; hundreds of jobs share a digest
 def code(stage: str, *modules: str) -> str:
     """Digest of a stage and of the modules it will find by name."""
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
