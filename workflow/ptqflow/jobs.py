@@ -188,7 +188,7 @@ class Jobs:
 
     def generate_source(self, task: str) -> str:
         """Fingerprint of the local data of a task."""
-        return fingerprint(file for source in self.study.tasks[task].sources for file in _local_files(source))
+        return fingerprint(file for source in self.study.tasks[task].read for file in _local_files(source))
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""

@@ -25,7 +25,8 @@ from ptqflow.engines.registry import module_of
 from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.fewshot import examples
+from ptqflow.evaluation.tasks import ChoicesTask, TaskConfig
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
@@ -188,6 +189,9 @@ def load(config: Mapping[str, Any]) -> Study:
                 if source.local is not None:
                     data_files(source)
                     check_first(f"task {name}", task.benchmark, source)
+        if isinstance(task, ChoicesTask) and task.examples is not None and task.examples.local is not None:
+            with _named(f"tasks.{name}.examples"):
+                examples(f"task {name}", task.benchmark, task.examples, task.num_fewshot)
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
