@@ -32,7 +32,7 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+AGGREGATED = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 @cache  # a process plans with the code as it found it; hundreds of jobs share a digest
@@ -312,6 +312,7 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows["learning"] = any(self.study.recipes[name].transform.works == "by_block" for name in self.study.chosen)
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
         rows["collapse"] = generated
