@@ -19,6 +19,7 @@ from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
 FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
+    "linear_error": ["layer_error"],
     "latency": ["latency"],
     "pareto": ["answer"],
     "collapse": ["collapse"],
@@ -92,8 +93,8 @@ def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):
     pareto = ["plot", "--settings", '{"figure": "pareto"}', "--accuracy", str(tables / "accuracy.parquet"), "--output"]
     assert main([*pareto, str(tmp_path / "f.svg")]) == 2
     assert "figure pareto needs --answer" in capsys.readouterr().err
-    assert main([*pareto, str(tmp_path / "f.pdf")]) == 2
-    assert ".svg or .png" in capsys.readouterr().err
+    assert main([*pareto, str(tmp_path / "f.jpg")]) == 2
+    assert ".svg, .pdf or .png" in capsys.readouterr().err
 
 
 def test_a_figure_is_not_part_of_the_code_of_another():
