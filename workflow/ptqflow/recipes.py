@@ -313,9 +313,13 @@ class Recipe(Model):
 
     def relies_on(self) -> frozenset[Reliance]:
         """What of the device must be right for this recipe; empty where a wrong device could only be a little off in rounding."""
-        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.transform.works == "by_block"}
+        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.learns_by_block()}
         reliances = frozenset(reliance for reliance, relied in found.items() if relied)
         return reliances | {"arithmetic"} if reliances else reliances
+
+    def learns_by_block(self) -> bool:
+        """Whether gradients train something in every block."""
+        return self.transform.works == "by_block"
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""

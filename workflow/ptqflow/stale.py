@@ -126,7 +126,7 @@ class Asked:
             return "made from another model"
         return self._of_calibration(metadata)
 
-    _losses = _diagnostics
+    _losses = _diagnostics  # of the same job
 
     def _rescues(self, who: dict[str, Any], path: str) -> str | None:
         metadata = read_metadata(path)
