@@ -59,15 +59,17 @@ class FlatQuantTransform(Transform):
         return self.sites
 
     def rungs(self) -> dict[str, dict[str, Any]]:
-        """Rates of a fifth; then, at these, three times the epochs, another seed, and the other parametrization."""
+        """Rates of a fifth; at these, three times the epochs, and another seed; and the other parametrization: svd, which cannot
+        run away, at the recipe's own rates.
+        """
         rates = ("learning_rate", "scale_learning_rate", "clip_learning_rate")
         slower = {name: rate / 5 for name in rates if (rate := getattr(self, name)) is not None}
-        other = "svd" if self.parametrization == "direct" else "direct"
+        other = {"parametrization": "svd"} if self.parametrization == "direct" else {**slower, "parametrization": "direct"}
         return {
             "slower": slower,
             "longer": {**slower, "epochs": 3 * self.epochs},
             "other_start": {**slower, "seed": self.seed + 1009},
-            "other_transform": {**slower, "parametrization": other},
+            "other_transform": other,
         }
 
     def conflict(self, recipe: Recipe) -> str | None:
