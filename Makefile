@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-engines check-evaluation check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ check-evaluation: $(READY) .venv-harness/.ready ## our log-likelihoods, perplexi
 
 check-gpu: $(READY) ## what a GPU makes of the methods: self-test, seconds per block, agreement with the CPU, peers, the demo
 	$(BIN)/python benchmarks/gpu.py
+
+check-devices: $(READY) ## the self-test on this CPU, and on the dispatch of real torch_npu wheels over a stand-in for CANN
+	PYTHONPATH=workflow OMP_NUM_THREADS=1 $(BIN)/python tests/selftest/wheels.py
 
 # IMAGE: core (CPUs), gpu (CUDA) or ascend; BASE: another base image than containers/bases.env names.
 IMAGE ?= core
