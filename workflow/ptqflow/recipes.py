@@ -77,7 +77,26 @@ class Transform(Method):
 
 
 class Clip(Method):
-    """How the ranges of weights are clipped (`clipped_range`)."""
+    """How the ranges of weights are clipped (`clipped_range`).
+
+    Or how that is found on sequences held out: for a whole block from `candidates`, linear by linear by the algorithm's `choose`.
+    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes.
+    """
+
+    least_sequences: ClassVar[int] = 1
+
+    @property
+    def roundings(self) -> int:
+        """Of a block, until it is quantized."""
+        return 1
+
+    def candidates(self) -> Mapping[str, "Clip"]:
+        """By which a whole block is quantized before it takes the best; empty where there is nothing to choose from."""
+        return {}
+
+    def held_out_of(self, sequences: int) -> int:
+        """How many, the last, of so many calibration sequences choose, and so take no part in what they choose from."""
+        return 0
 
     def covers(self, linear: str) -> bool:
         """Whether a linear's weight is clipped."""

@@ -67,10 +67,10 @@ class Study(Model):
             read = recipe.calibration or self.calibration
             if recipe.replicates > 1 and not replicates.is_drawn(recipe):
                 raise ValueError(f"recipes.{name}.replicates: nothing of this recipe is drawn, so all are alike; leave it out")
-            least = recipe.transform.least_sequences
-            if name in self.chosen and self.calibrations[read].samples < least:
-                who = f"recipes.{name} (transform {recipe.transform.name})"
-                raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
+            for kind, method in (("transform", recipe.transform), ("clip", recipe.clip)):
+                if name in self.chosen and self.calibrations[read].samples < (least := method.least_sequences):
+                    who = f"recipes.{name} ({kind} {method.name})"
+                    raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, str, int], str] = {}
