@@ -5,7 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,10 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+AGGREGATED = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
+@cache  # a process plans with the code as it found it; hundreds of jobs share a digest
 def code(stage: str, *modules: str) -> str:
     """Digest of a stage and of the modules it will find by name."""
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
@@ -311,6 +312,7 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows["learning"] = any(self.study.recipes[name].transform.works == "by_block" for name in self.study.chosen)
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
         rows["collapse"] = generated

@@ -126,6 +126,8 @@ class Asked:
             return "made from another model"
         return self._of_calibration(metadata)
 
+    _losses = _diagnostics
+
     def _rescues(self, who: dict[str, Any], path: str) -> str | None:
         metadata = read_metadata(path)
         recipe = self.study.recipes[self.recipe].model_copy(update={"calibration": None}).dump()

@@ -59,7 +59,8 @@ class Study(Model):
         for name, recipe in self.recipes.items():
             if name == "baseline":
                 raise ValueError("recipes.baseline: this name is the unquantized model's; rename the recipe")
-            if (switch := getattr(recipe.transform, "emulate", None)) and switch not in name.split("-"):
+            if unsaid := [switch for switch in recipe.switches if switch not in name.split("-")]:
+                switch = "-".join(unsaid)
                 raise ValueError(f"recipes.{name} emulates {switch}, which every table row must say; name it {name}-{switch}")
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
@@ -86,6 +87,8 @@ class Study(Model):
         for kind, entries in (("suites", self.suites), ("latency", self.latency)):
             for name, served in entries.items():
                 _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})
+                if FAKE in served.forms and served.engine != "transformers":
+                    self._check_no_switch_is_served(f"{kind}.{name}.engine", served.engine)
         engines = [suite.engine for suite in self.suites.values()] + [timing.engine for timing in self.latency.values()]
         if self.decide.engine is not None and engines:
             _known("decide.engine", [self.decide.engine], dict.fromkeys(engines))
@@ -95,6 +98,13 @@ class Study(Model):
             if isinstance(recipes, list):
                 _known(f"forms.{form}", recipes, self.recipes)
         return self
+
+    def _check_no_switch_is_served(self, key: str, engine: str) -> None:
+        if asking := [name for name in self.chosen if self.recipes[name].emulate is not None]:
+            raise ValueError(
+                f"{key}: {engine} cannot compute under switch {self.recipes[asking[0]].emulate} of recipes.{asking[0]}; use "
+                "transformers, or leave form fake out"
+            )
 
     @property
     def chosen(self) -> list[str]:

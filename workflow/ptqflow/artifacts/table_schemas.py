@@ -1,7 +1,7 @@
 """Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
 
 from ptqflow.artifacts.evidence_schemas import RESCUE
-from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LOSSES, f64, flag, i32, i64, text
 from ptqflow.artifacts.tables import column, versioned
 
 VARIANT = [
@@ -187,7 +187,9 @@ LAYER_ERROR = versioned(
     ],
 )
 
-RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+LEARNING = versioned("learning", 1, [*[LAYER_ERROR.field(i) for i in range(4)], *[LOSSES.field(i) for i in range(len(LOSSES))]])
+
+RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",

@@ -12,6 +12,7 @@ TABLES = {
     "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
+    "learning": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
     "rescue": ("parquet", "csv", "md", "html"),

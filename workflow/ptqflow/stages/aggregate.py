@@ -18,7 +18,7 @@ from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISH
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES, SELFTEST, VERIFICATION
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, VERIFICATION
 from ptqflow.artifacts.table_schemas import (
     ACCURACY,
     ANSWER,
@@ -27,6 +27,7 @@ from ptqflow.artifacts.table_schemas import (
     COST,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    LEARNING,
     NOISE,
     RESCUE_SUMMARY,
     SIZES,
@@ -52,6 +53,7 @@ from ptqflow.reporting import (
     cost_table,
     latency,
     layer_error,
+    learning,
     noise,
     origins,
     overlap,
@@ -81,7 +83,7 @@ _PAGES = {
     "published": "Published",
     "selftest": "Devices",
 }
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+KINDS = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
 class Settings(Model):
@@ -91,6 +93,7 @@ class Settings(Model):
 
     scores: tuple[Scores, ...] = ()
     diagnostics: tuple[Chunk, ...] = ()
+    losses: tuple[Chunk, ...] = ()
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
@@ -106,6 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input files by kind, and the folder of the tables."""
     parser.add_argument("--scores", nargs="*", type=Path, default=[], metavar="PARQUET", help="verdicts, from score")
     parser.add_argument("--diagnostics", nargs="*", type=Path, default=[], metavar="PARQUET", help="errors, from quantize")
+    parser.add_argument("--losses", nargs="*", type=Path, default=[], metavar="PARQUET", help="of learning, from quantize")
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
@@ -137,6 +141,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
         scored = [(entry, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
+        learned = [(c, read(path, LOSSES)) for c, path in zip(settings.losses, args.losses, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
@@ -184,6 +189,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("cost", COST, costs, cost_table.printed(costs))
     layers = layer_error.build(errors)
     publish("layer_error", LAYER_ERROR, layers)
+    publish("learning", LEARNING, learning.build(learned))
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
@@ -238,5 +244,6 @@ def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequ
     for kind in ("latency", "verification"):
         for entry, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
             origins.of_checkpoint(entry, path, read_metadata(path), checkpoints)
-    for chunk, path in zip(settings.diagnostics, args.diagnostics, strict=True):
-        origins.of_chunk(chunk, path, read_metadata(path), checkpoints)
+    for kind in ("diagnostics", "losses"):
+        for chunk, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
+            origins.of_chunk(chunk, path, read_metadata(path), checkpoints)

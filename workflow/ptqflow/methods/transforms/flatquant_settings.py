@@ -26,8 +26,8 @@ class FlatQuantTransform(Transform):
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
     matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
-    `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` by
-    which the inverse of directly learned matrices is computed (the other parametrization takes no inverse in the reference).
+    `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` under
+    which it is learned; those of the inverse concern directly learned matrices (the reference takes no other inverse).
     Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
 
@@ -50,7 +50,7 @@ class FlatQuantTransform(Transform):
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
     guarded: bool = True
-    emulate: Literal["E0", "E2"] | None = None
+    emulate: Literal["E0", "E1", "E2", "E3", "E9"] | None = None
     seed: Seed = 0
 
     @property
