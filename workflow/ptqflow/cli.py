@@ -39,6 +39,8 @@ STAGES = {
     "measure": "latency of prefill and decode of one checkpoint",
     "aggregate": "tables across models, recipes and tasks",
     "plot": "one figure from the tables",
+    "samples": "a page of prompts and completions, the baseline beside each variant",
+    "report": "one page of answers, tables and figures",
 }
 # What a user asks for as a whole: modules of `ptqflow.commands`, each with `add_arguments`, `run` and `EXAMPLES`.
 COMMANDS = {
