@@ -18,13 +18,13 @@ from ptqflow.artifacts.models import source_files
 from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
-from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.entries import Suite
 from ptqflow.environments import ROOT
 from ptqflow.evaluation import tasks
 from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
+from ptqflow.planned_code import code_digest
 from ptqflow.platforms import PLATFORMS
 from ptqflow.published_names import published_names
 from ptqflow.recipes import Rotation
