@@ -118,20 +118,28 @@ class VllmEngine:
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens] (until each has its first token), and `new_tokens` decode steps after it.
 
-        Decoding is the difference from a second run that goes on; peak memory is that of the process or device so far.
+        Both are parts of one run: a difference of two would be noise where steps are few. Where vLLM cuts the prompts into
+        several steps, some sequences decode before the last has its first token. Peak memory is that of the process or device so
+        far.
         """
-        seconds = []
-        for tokens in (1, 1 + new_tokens):
-            parameters = self._parameters(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-            self.device.reset_peak()
-            self.device.synchronize()
-            start = time.perf_counter()
-            for _ in self._serve(prompts.tolist(), [parameters] * len(prompts)):
-                pass
-            self.device.synchronize()
-            seconds.append(time.perf_counter() - start)
-        peak = self.device.peak_bytes()
-        return [Timing("prefill", seconds[0], peak), Timing("decode", max(seconds[1] - seconds[0], 0.0), peak)]
+        parameters = self._parameters(temperature=0.0, max_tokens=1 + new_tokens, ignore_eos=True)
+        engine, first = self.llm.llm_engine, self._served
+        self._served += len(prompts)
+        self.device.reset_peak()
+        self.device.synchronize()
+        start = time.perf_counter()
+        for index, prompt in enumerate(prompts.tolist()):
+            engine.add_request(str(first + index), {"prompt_token_ids": prompt}, parameters)
+        begun, prefilled = set[str](), start
+        while engine.has_unfinished_requests():
+            outputs = engine.step()
+            if len(begun) < len(prompts):
+                begun |= {output.request_id for output in outputs if output.outputs[0].token_ids}
+                self.device.synchronize()
+                prefilled = time.perf_counter()
+        self.device.synchronize()
+        end, peak = time.perf_counter(), self.device.peak_bytes()
+        return [Timing("prefill", prefilled - start, peak), Timing("decode", end - prefilled, peak)]
 
     def _parameters(self, **values: Any) -> Any:
         from vllm import SamplingParams
