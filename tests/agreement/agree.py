@@ -153,8 +153,8 @@ def table(rows: Sequence[Row], items: int) -> TextTable:
         "counts right, windows beyond that, or verdicts.",
         f"log-likelihoods: the first {items} items of each task at most, in float32, words and verdicts (acc_norm; acc of "
         "winogrande and lambada_openai) by lm-eval's own definition of the task.",
-        "gold and shuffled: every item, asked and scored as in a study, answered by an oracle; chance: where both answers are the "
-        "same.",
+        "gold and shuffled: every item, asked and scored as in a study, answered by an oracle; chance: where both answers are "
+        "the same.",
     ]
     return TextTable("Agreement with others", header, [cells(row) for row in rows], names=5, notes=notes)
 
