@@ -20,6 +20,8 @@ FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
     "learning": ["learning"],
+    "learning_overview": ["learning"],
+    "linear_error": ["layer_error"],
     "latency": ["latency"],
     "pareto": ["answer"],
     "collapse": ["collapse"],
@@ -118,8 +120,8 @@ def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):
     pareto = ["plot", "--settings", '{"figure": "pareto"}', "--accuracy", str(tables / "accuracy.parquet"), "--output"]
     assert main([*pareto, str(tmp_path / "f.svg")]) == 2
     assert "figure pareto needs --answer" in capsys.readouterr().err
-    assert main([*pareto, str(tmp_path / "f.pdf")]) == 2
-    assert ".svg or .png" in capsys.readouterr().err
+    assert main([*pareto, str(tmp_path / "f.jpg")]) == 2
+    assert ".svg, .pdf or .png" in capsys.readouterr().err
 
 
 def test_a_figure_is_not_part_of_the_code_of_another():

@@ -77,7 +77,26 @@ class Transform(Method):
 
 
 class Clip(Method):
-    """How the ranges of weights are clipped (`clipped_range`)."""
+    """How the ranges of weights are clipped (`clipped_range`).
+
+    Or how that is found on sequences held out: for a whole block from `candidates`, linear by linear by the algorithm's `choose`.
+    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes.
+    """
+
+    least_sequences: ClassVar[int] = 1
+
+    @property
+    def roundings(self) -> int:
+        """Of a block, until it is quantized."""
+        return 1
+
+    def candidates(self) -> Mapping[str, "Clip"]:
+        """By which a whole block is quantized before it takes the best; empty where there is nothing to choose from."""
+        return {}
+
+    def held_out_of(self, sequences: int) -> int:
+        """How many, the last, of so many calibration sequences choose, and so take no part in what they choose from."""
+        return 0
 
     def covers(self, linear: str) -> bool:
         """Whether a linear's weight is clipped."""
@@ -313,9 +332,13 @@ class Recipe(Model):
 
     def relies_on(self) -> frozenset[Reliance]:
         """What of the device must be right for this recipe; empty where a wrong device could only be a little off in rounding."""
-        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.transform.works == "by_block"}
+        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.learns_by_block()}
         reliances = frozenset(reliance for reliance, relied in found.items() if relied)
         return reliances | {"arithmetic"} if reliances else reliances
+
+    def learns_by_block(self) -> bool:
+        """Whether gradients train something in every block."""
+        return self.transform.works == "by_block"
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""

@@ -85,3 +85,21 @@ OVERLAP_SUMMARY = versioned(
         column("marked", flag, "so many that the scores of recipes calibrated on it are marked"),
     ],
 )
+
+AGREEMENT = versioned(
+    "agreement",
+    1,
+    [
+        column("check", text, "what is compared"),
+        column("data", text, "whose rows"),
+        column("model", text, "model that was asked"),
+        column("engine", text, "what ptqflow asked it in"),
+        column("reference", text, "who was asked, too"),
+        column("items", i32, "items, windows or pairs", nullable=True),
+        column("compared", i32, "alternatives, windows or verdicts", nullable=True),
+        column("difference", f64, "largest difference of one of these", unit="nats", nullable=True),
+        column("disagreements", i32, "items or pairs that one side alone counts right, windows beyond the limit", nullable=True),
+        column("passed", flag, "within the limits of tests/agreement; null: not run", nullable=True),
+        column("message", text, "what was found, or why it was not run; may be empty"),
+    ],
+)

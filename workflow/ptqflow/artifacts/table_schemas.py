@@ -177,7 +177,7 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    1,
+    2,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
@@ -246,5 +246,31 @@ VERIFICATION_SUMMARY = versioned(
         column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
         column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
         column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
+    ],
+)
+
+FLIPS = versioned(
+    "flips",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("completions", i32, "completions of items and seeds that the baseline was asked, too; all replicates"),
+        column("both", i32, "of these, right in both"),
+        column("lost", i32, "the baseline's right, this one's wrong"),
+        column("gained", i32, "the baseline's wrong, this one's right"),
+        column("neither", i32, "right in none"),
+    ],
+)
+
+PROVENANCE = versioned(
+    "provenance",
+    1,
+    [
+        column("kind", text, "model, calibration, task, recipe or software"),
+        column("name", text, "of the study; software: platform and stage"),
+        column("detail", text, "where it comes from, or its settings; software: versions, device and digest of the code"),
+        column("files", i32, "files of the study that record this"),
     ],
 )

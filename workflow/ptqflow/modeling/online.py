@@ -51,10 +51,9 @@ class FlatCache(nn.Module):
         key, value = self.unquantized(key, value)
         if self.args is None:
             return key, value
-        bits, symmetric = self.args.num_bits, self.args.symmetric
-        return fake_quantize_clipped(key, bits, symmetric, self.k_clip), fake_quantize_clipped(
-            value, bits, symmetric, self.v_clip
-        )
+        bits, symmetric = self.args.bits, self.args.symmetric
+        key = fake_quantize_clipped(key, bits["k"], symmetric, self.k_clip)
+        return key, fake_quantize_clipped(value, bits["v"], symmetric, self.v_clip)
 
 
 def owner(architecture: Architecture, site: Site) -> str:

@@ -12,6 +12,7 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
+from ptqflow.reporting.learning import HELD_OUT, LOSS, thinned
 
 TABLES = ("learning",)
 _WIDTH, _HEIGHT, _ABREAST = 190, 170, 6
@@ -22,7 +23,7 @@ _Row = dict[str, Any]
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """Per platform, model and recipe (without its switches): one panel per block, one line per recipe; then condition numbers."""
-    drawn_of = ("loss", "held_out_loss", "condition_number")
+    drawn_of = (LOSS, HELD_OUT, "condition_number")
     rows = [r for r in tables["learning"].to_pylist() if r["measure"] in drawn_of]
     table = [r for r in rows if math.isfinite(r["value"]) and r["value"] > 0]
     theme.present([r for r in table if r["measure"] != "condition_number"], "losses of learning")
@@ -63,7 +64,7 @@ def _different(rows: Sequence[_Row]) -> tuple[list[str], dict[str, str]]:
 
 
 def _panels(rows: Sequence[_Row], names: Sequence[str]) -> list[theme.Panel]:
-    losses = [r for r in rows if r["measure"] in ("loss", "held_out_loss")]
+    losses = [r for r in rows if r["measure"] in (LOSS, HELD_OUT)]
     domain = theme.log_domain([r["value"] for r in losses])
     layers = sorted({r["layer"] for r in losses})
     panels = [_losses([r for r in losses if r["layer"] == layer], layer, names, domain, layer == layers[0]) for layer in layers]
@@ -81,7 +82,10 @@ def _losses(rows: list[_Row], layer: int, names: Sequence[str], domain: tuple[fl
         scale=alt.Scale(type="log", domain=list(domain), nice=False),
         axis=alt.Axis(values=theme.log_ticks(domain), format=".0e", labels=first),
     )  # fmt: skip
-    steps, held = ([r for r in rows if r["measure"] == measure] for measure in ("loss", "held_out_loss"))
+    steps, held = (
+        [r for name in names for r in thinned([r for r in rows if (r["recipe"], r["measure"]) == (name, measure)])]
+        for measure in (LOSS, HELD_OUT)
+    )
 
     def line(rows: list[_Row], width: float, opacity: float) -> alt.Chart:
         base = alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=width, opacity=opacity, clip=True)
