@@ -92,12 +92,19 @@ _ANSWER = [
     column("seconds", f64, "its share of the engine's wall time, without loading; the samples' sum up to the task's", unit="s"),
     column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
     column("gold", text, "reference answer", nullable=True),
+    column(
+        "logprob",
+        f64,
+        "log-probability of the generated tokens under the model, summed: before temperature, top-k and top-p (generation only)",
+        unit="nats",
+        nullable=True,
+    ),
     column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
 ]
 
 GENERATIONS = versioned(
     "generations",
-    2,
+    3,
     [
         *_ANSWER,
         column(
@@ -119,7 +126,7 @@ GENERATIONS = versioned(
 
 SAMPLES = versioned(
     "samples",
-    3,
+    4,
     [
         *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),

@@ -38,6 +38,10 @@ class CacheTransform(nn.Module):
         """Values."""
         raise NotImplementedError
 
+    def unquantized(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return key, value
+
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Both as attention is to read them."""
         return key if self.args.keys == "pre_rope" else self.keys(key), self.values(value)
