@@ -64,11 +64,32 @@ def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
         load(config | {"decide": {"engine": "vllm"}})
 
 
-@pytest.mark.parametrize("name", ["evening", pytest.param("paper-qa", marks=pytest.mark.slow)])
+def test_asking_for_a_rescue_quantizes_no_chunk_again_and_plans_one_job(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    config = yaml.safe_load(Path("config/collapse.yaml").read_text())
+    recipe = config["recipes"]["flat-w4a4kv4-E0"]
+
+    def planned(**changes):
+        return Jobs(load(config | {"recipes": {"flat-E0": recipe | changes, "other": {"preset": "rtn-w8a8"}}}))
+
+    plain, asked, changed = planned(), planned(rescue={}), planned(rescue={"budget": 3})
+    chunks = range(2)
+    for rescuing in (asked, changed):
+        assert [rescuing.quantize("demo", "flat-E0", k) for k in chunks] == [plain.quantize("demo", "flat-E0", k) for k in chunks]
+        assert rescuing.quantize_code("demo", "flat-E0") == plain.quantize_code("demo", "flat-E0")
+        assert rescuing.export("flat-E0", "fake") != plain.export("flat-E0", "fake")
+        assert rescuing.export("other", "fake") == plain.export("other", "fake")
+    assert asked.rescue("flat-E0") != changed.rescue("flat-E0")
+    rescues = [path for path in asked.aggregate_inputs() if "/rescued/" in path]
+    assert rescues == ["results/cpu/rescued/demo/flat-E0/rescue.parquet"]
+    assert not [path for path in plain.aggregate_inputs() if "/rescued/" in path]
+
+
+@pytest.mark.parametrize("name", ["evening", *(pytest.param(name, marks=pytest.mark.slow) for name in ("collapse", "paper-qa"))])
 def test_a_real_study_is_planned_by_the_real_snakemake(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
     config, missing = completed(next(path for path in STUDIES if path.stem == name))
-    assert not missing or name != "evening", "a study that runs as it is"
+    assert not missing or name == "paper-qa", "a study that runs as it is"
     study = Checkout.create(tmp_path / "checkout", config)
     done = study.snakemake("-n")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

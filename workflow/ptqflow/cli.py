@@ -19,8 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from ptqflow.devices.visible import claim
-from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
+from ptqflow.planned_code import code_digest
 from ptqflow.system import is_out_of_memory, refused
 
 STAGES = {

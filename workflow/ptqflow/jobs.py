@@ -5,7 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from ptqflow.artifacts.models import source_files
 from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
-from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.entries import Suite
 from ptqflow.environments import ROOT
 from ptqflow.evaluation import tasks
 from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
+from ptqflow.planned_code import code_digest
 from ptqflow.platforms import PLATFORMS
 from ptqflow.published_names import published_names
 from ptqflow.recipes import Rotation
@@ -36,6 +36,7 @@ from ptqflow.study import Study, layers_of, model_type_of
 AGGREGATED = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
+@cache  # a process plans with the code as it found it; hundreds of jobs share a digest
 def code(stage: str, *modules: str) -> str:
     """Digest of a stage and of the modules it will find by name."""
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
@@ -188,7 +189,7 @@ class Jobs:
 
     def generate_source(self, task: str) -> str:
         """Fingerprint of the local data of a task."""
-        return fingerprint(file for source in self.study.tasks[task].sources for file in _local_files(source))
+        return fingerprint(file for source in self.study.tasks[task].read for file in _local_files(source))
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
@@ -339,10 +340,10 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows["learning"] = any(self.study.recipes[name].learns_by_block() for name in self.study.chosen)
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
         rows["collapse"] = generated
-        rows["training"] = any(self.study.recipes[recipe].learns_by_block() for recipe in self.study.chosen)
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
 
     def report(self) -> str:

@@ -1,7 +1,7 @@
 """Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
 
 from ptqflow.artifacts.evidence_schemas import RESCUE
-from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LOSSES, f64, flag, i32, i64, text
 from ptqflow.artifacts.tables import column, versioned
 
 VARIANT = [
@@ -177,7 +177,7 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    1,
+    2,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
@@ -187,7 +187,9 @@ LAYER_ERROR = versioned(
     ],
 )
 
-RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+LEARNING = versioned("learning", 1, [*[LAYER_ERROR.field(i) for i in range(4)], *[LOSSES.field(i) for i in range(len(LOSSES))]])
+
+RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",
@@ -259,18 +261,6 @@ FLIPS = versioned(
         column("lost", i32, "the baseline's right, this one's wrong"),
         column("gained", i32, "the baseline's wrong, this one's right"),
         column("neither", i32, "right in none"),
-    ],
-)
-
-TRAINING = versioned(
-    "training",
-    1,
-    [
-        *[LAYER_ERROR.field(name) for name in ("platform", "model", "recipe", "chunk", "layer")],
-        column("step", i32, "optimization step"),
-        column("measure", text, "loss or held_out_loss"),
-        column("value", f64, "mean squared error of the block's output"),
-        column("event", text, "start, best, rollback, fallback, ...", nullable=True),
     ],
 )
 

@@ -62,5 +62,7 @@ def engine(form: str, recipe: Recipe) -> str | None:
 
 def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why `form` cannot hold a recipe, or None."""
+    if recipe.emulate is not None and form != FAKE:
+        return f"its engines compute as they do, and emulate {recipe.emulate} is of ours; evaluate form {FAKE}"
     reason: str | None = scheme(form).refusal(recipe, config)
     return reason

@@ -13,7 +13,7 @@ TABLES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "flips": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv", "md", "html"),
-    "training": ("parquet", "csv", "md", "html"),
+    "learning": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
     "rescue": ("parquet", "csv", "md", "html"),

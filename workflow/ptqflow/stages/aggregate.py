@@ -27,11 +27,11 @@ from ptqflow.artifacts.table_schemas import (
     FLIPS,
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    LEARNING,
     NOISE,
     PROVENANCE,
     RESCUE_SUMMARY,
     SIZES,
-    TRAINING,
     VERIFICATION_SUMMARY,
 )
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
@@ -55,6 +55,7 @@ from ptqflow.reporting import (
     flips,
     latency,
     layer_error,
+    learning,
     made_from,
     noise,
     origins,
@@ -65,7 +66,6 @@ from ptqflow.reporting import (
     runs,
     selftest,
     sizes,
-    training,
     verification,
 )
 from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input files by kind, and the folder of the tables."""
     parser.add_argument("--scores", nargs="*", type=Path, default=[], metavar="PARQUET", help="verdicts, from score")
     parser.add_argument("--diagnostics", nargs="*", type=Path, default=[], metavar="PARQUET", help="errors, from quantize")
-    parser.add_argument("--losses", nargs="*", type=Path, default=[], metavar="PARQUET", help="of what is learned, from quantize")
+    parser.add_argument("--losses", nargs="*", type=Path, default=[], metavar="PARQUET", help="of learning, from quantize")
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
@@ -173,8 +173,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("cost", COST, costs, cost_table.printed(costs))
     layers = layer_error.build(errors)
     publish("layer_error", LAYER_ERROR, layers, layer_error.printed(layers))
-    steps = training.build(learned)
-    publish("training", TRAINING, steps, [training.printed(steps)])
+    steps = learning.build(learned)
+    publish("learning", LEARNING, steps, [learning.printed(steps)])
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, TRAINING
+from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, LEARNING
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
@@ -23,8 +23,8 @@ SCHEMAS = {
     "answer": ANSWER,
     "collapse": COLLAPSE,
     "layer_error": LAYER_ERROR,
+    "learning": LEARNING,
     "latency": LATENCY_SUMMARY,
-    "training": TRAINING,
 }
 FORMS = ("svg", "pdf", "png")
 

@@ -22,6 +22,7 @@ from ptqflow.reporting import (
     flips,
     latency,
     layer_error,
+    learning,
     made_from,
     noise,
     overlap,
@@ -30,7 +31,6 @@ from ptqflow.reporting import (
     rescue,
     selftest,
     sizes,
-    training,
     verification,
 )
 from ptqflow.reporting.render import TextTable
@@ -52,7 +52,7 @@ TABLES: dict[str, tuple[str, pa.Schema, Printed]] = {
     "collapse": (COLLAPSE, schemas.COLLAPSE, collapse.printed),
     "flips": (SAMPLES, schemas.FLIPS, flips.printed),
     "layer_error": (LAYERS, schemas.LAYER_ERROR, layer_error.printed),
-    "training": (LAYERS, schemas.TRAINING, training.printed),
+    "learning": (LAYERS, schemas.LEARNING, learning.printed),
     "rescue": (LAYERS, schemas.RESCUE_SUMMARY, rescue.printed),
     "latency": (LATENCY, schemas.LATENCY_SUMMARY, latency.printed),
     "cost": ("Cost", schemas.COST, cost_table.printed),
@@ -70,7 +70,8 @@ FIGURES = {
     "collapse": COLLAPSE,
     "layer_error": LAYERS,
     "linear_error": LAYERS,
-    "training": LAYERS,
+    "learning_overview": LAYERS,
+    "learning": LAYERS,
     "latency": LATENCY,
 }
 _VIEWER = (

@@ -9,16 +9,16 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
-from ptqflow.reporting.training import curves
+from ptqflow.reporting.learning import curves, thinned
 
-TABLES = ("training",)
+TABLES = ("learning",)
 _WIDTH, _HEIGHT = 330, 230
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns): by recipe the median block's curve, over the band of all blocks."""
-    found = curves(tables["training"].to_pylist())
-    rows = [row for place, curve in found.items() for row in _relative(place, curve)]
+    found = curves(tables["learning"].to_pylist())
+    rows = [row for place, curve in found.items() for row in _relative(place, thinned(curve))]
     theme.present(rows, "losses of methods that learn")
     names = list(dict.fromkeys(r["name"] for r in rows))
     domain = theme.log_domain([r["ratio"] for r in rows])
@@ -30,7 +30,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "Loss over the first one (held out, where a recipe holds some out); lower is better. Logarithmic axis.",
         "Line: the median block. Band: from the best to the worst block.",
     ]
-    return theme.grid(panels, "Training by step", subtitle)
+    return theme.grid(panels, "Learning by step", subtitle)
 
 
 def _relative(place: tuple[str, str, str, int], curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

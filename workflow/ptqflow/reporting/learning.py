@@ -1,4 +1,4 @@
-"""Curves of the methods that learn: losses of every block by step, thinned; and what became of them, by recipe."""
+"""What every step and check of learned transforms measured, block by block; its curves; and what became of them, by recipe."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -10,21 +10,14 @@ from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Chunk
 
 LOSS, HELD_OUT = "loss", "held_out_loss"
-POINTS = 24  # of a curve that are kept; what is no plain step (a rollback, the best) is kept besides
+POINTS = 60  # of a curve that are drawn; what is no plain step (a rollback) is drawn besides
 _PLAIN = (None, "best")
 Row = dict[str, Any]
 
 
 def build(losses: Sequence[tuple[Chunk, pa.Table]]) -> list[Row]:
-    """Rows of schema TRAINING from tables of schema LOSSES."""
-    rows = []
-    for chunk, table in losses:
-        curves: dict[tuple[int, str], list[Row]] = {}
-        for row in table.to_pylist():
-            if row["measure"] in (LOSS, HELD_OUT):
-                curves.setdefault((row["layer"], row["measure"]), []).append(row)
-        rows += [chunk.model_dump() | row for curve in curves.values() for row in thinned(curve)]
-    return rows
+    """Rows of schema LEARNING from tables of schema LOSSES, in their order."""
+    return [{**chunk.model_dump(), **row} for chunk, table in losses for row in table.to_pylist()]
 
 
 def thinned(curve: Sequence[Row]) -> list[Row]:
@@ -55,4 +48,4 @@ def printed(rows: Sequence[Row]) -> TextTable:
         body.append([*place, str(len(found)), *numbers, str(len(thrown)), str(len({r["layer"] for r in thrown}))])
     header = ["Platform", "Model", "Recipe", "Blocks", "Best loss / first (%), median", "least", "most", "Rollbacks", "in blocks"]
     note = "Losses on the held-out part of the calibration set where the recipe holds one out, else on what it learns from."
-    return TextTable("Training", header, body, names=3, notes=[note])
+    return TextTable("Learning", header, body, names=3, notes=[note])
