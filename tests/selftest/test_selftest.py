@@ -104,7 +104,15 @@ def test_wiring_needs_no_numbers(tmp_path):
     assert main(["selftest", "--settings", "{}", "--wiring-only", "--output", str(path)]) == 0
     rows = read_table(path, schemas.SELFTEST).to_pylist()
     assert {row["passed"] for row in rows} == {True, None}
+    assert {row["probe"] for row in rows if row["passed"]} >= {"gradient of inverse", "Tensor.inverse has a gradient"}
     assert all("only the wiring" in row["detail"] for row in rows if row["passed"] is None)
+
+
+def test_wiring_sees_each_input_that_a_gradient_is_lost_to():
+    function, inputs = gradients.SMOOTH["gated linear unit"]
+    assert gradients.wired(function, inputs, CPU).value == 0
+    assert gradients.wired(lambda x, y: function(x.detach(), y), inputs, CPU) == (1, 0, "no gradient, no warning")
+    assert gradients.wired(lambda x, y: function(x, y).detach(), inputs, CPU).value == 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -42,13 +42,14 @@ PUBLISHED = versioned(
 
 RESCUE = versioned(
     "rescue",
-    1,
+    2,
     [
         column("attempt", i32, "in this order"),
         column("layer", i32, "decoder block index"),
         column("rung", text, "what was tried: slower, longer, other_start, other_transform, eight_bits"),
         column("score_before", f64, "robust score of the block's error among all blocks"),
         column("score_after", f64, "the same with what was kept"),
+        column("error_untrained", f64, "held-out error before learning (relative, as below); null: none", nullable=True),
         column("error_before", f64, "held-out error of the best so far / mean square of the float block's update"),
         column("error_after", f64, "the same of this attempt"),
         column("kept", flag, "it was better"),

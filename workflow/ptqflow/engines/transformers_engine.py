@@ -4,6 +4,7 @@ Decoding is our own short loop around the model's forward with a dynamic cache: 
 `generate` does not do, and reasoning completions differ in length by an order of magnitude.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -79,26 +80,32 @@ class TransformersEngine:
         inputs, mask = inputs.to(self.model.device), mask.to(self.model.device)
         cache = DynamicCache(config=self.model.config)
         alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
+        logprobs = [0.0] * len(prompts)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         share, start = 0.0, time.perf_counter()
         while True:
-            logits = self.model(
-                input_ids=inputs,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            logits = (
+                self.model(
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
             chosen = sampler(logits)
-            sound = logits.amax(-1).isfinite().tolist()
+            steps = (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
             keep: list[int] = []
             ended: list[tuple[int, Reason]] = []
-            for slot, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-                if not sound[slot]:
+            for slot, (row, token, step) in enumerate(zip(alive, chosen.tolist(), steps, strict=True)):
+                if not math.isfinite(step):
                     ended.append((row, "not_finite"))
                     continue
                 generated[row].append(token)
+                logprobs[row] += step
                 if token in self.stop_tokens:
                     ended.append((row, "stop"))
                 elif len(generated[row]) == limits[row]:
@@ -108,7 +115,7 @@ class TransformersEngine:
             now = time.perf_counter()
             share += (now - start) / len(alive)
             for row, reason in ended:
-                yield rows[row], Completion(tuple(generated[row]), reason, share)
+                yield rows[row], Completion(tuple(generated[row]), reason, logprobs[row], share)
             start = time.perf_counter() if ended else now
             if not keep:
                 return

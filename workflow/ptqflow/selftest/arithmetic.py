@@ -9,6 +9,16 @@ from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.selftest.probe import Finding, Probe, numbers, relative_error
 
 _N = 256
+# What is factored, solved, inverted and multiplied in integers, here and in others' methods.
+_OPERATORS = (
+    "linalg_cholesky_ex",
+    "linalg_solve_triangular",
+    "linalg_inv_ex",
+    "_linalg_solve_ex",
+    "linalg_qr",
+    "_linalg_svd",
+    "_int_mm",
+)
 _CPU = torch.device("cpu")
 
 
@@ -79,11 +89,26 @@ def strided_copy(device: torch.device) -> Finding:
     return Finding(float((matrix.T.to(device)[1:, ::2].cpu() != matrix.T[1:, ::2]).sum()), 0)
 
 
+def float64_type(device: torch.device) -> Finding:
+    """1 where float64 becomes another type; asks for no number."""
+    made = {torch.ones(1).to(device).to(torch.float64).dtype, torch.ones(1, dtype=torch.float64).to(device).dtype}
+    other = sorted(str(dtype).removeprefix("torch.") for dtype in made - {torch.float64})
+    return Finding(float(bool(other)), 0, f"float64 becomes {other[0]}" if other else "")
+
+
 def keeps_float64(device: torch.device) -> Finding:
     """1 where float64 loses digits without a word."""
-    there = torch.tensor([1 + 2.0**-40], dtype=torch.float64).to(device)
-    kept = there.dtype == torch.float64 and bool(((there - 1).cpu() == 2.0**-40).all())
-    return Finding(float(not kept), 0, "" if kept else f"float64 becomes {str(there.dtype).removeprefix('torch.')}")
+    if not (found := float64_type(device)).passed:
+        return found
+    kept = bool(((torch.tensor([1 + 2.0**-40], dtype=torch.float64).to(device) - 1).cpu() == 2.0**-40).all())
+    return Finding(float(not kept), 0, "" if kept else "float64 is computed in fewer digits")
+
+
+def without_kernels(device: torch.device) -> Finding:
+    """How many operators have no kernel of the device: the CPU computes them there, or they are refused."""
+    key = torch._C._dispatch_key_for_device(device.type)
+    without = [name for name in _OPERATORS if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", key)]
+    return Finding(float(len(without)), 0, f"computed on the CPU or refused: {', '.join(without)}" if without else "")
 
 
 def overflows(device: torch.device) -> Finding:
@@ -169,7 +194,8 @@ PROBES = [
     Probe("triangular solution", triangular_error, "second_order"),
     Probe("mirrored matrix", mirrored, "second_order"),
     Probe("20 steps of AdamW", optimizer_error, "training"),
-    Probe("float64 is kept", keeps_float64),
+    Probe("float64 is kept", keeps_float64, wiring=float64_type),
+    Probe("factors and inverses have kernels", without_kernels, wiring=without_kernels),
     Probe("float16 overflows to infinity", overflows),
     Probe("the same numbers again", repeatable),
 ]

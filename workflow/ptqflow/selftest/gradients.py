@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional
 
 from ptqflow.numerics.convention import Grid
@@ -117,29 +118,40 @@ def rounding_error(function: Function, inputs: tuple[Tensor, ...], device: torch
     return _said(max(errors), gradients)
 
 
-def wired(function: Function, device: torch.device) -> Finding:
-    """1 where the result of a function of a leaf has no gradient, else 0; asks for no number."""
-    leaf = torch.empty(_N, _N, device=device)
-    leaf.copy_(torch.eye(_N))
-    leaf.requires_grad_(True)
+def wired(function: Function, inputs: tuple[Tensor, ...], device: torch.device) -> Finding:
+    """To how many of its inputs the result has no gradient; asks for no number."""
+    leaves = [x.to(device).requires_grad_(True) for x in inputs]
     with torch.enable_grad():
-        lost = not function(leaf).requires_grad
+        result = function(*leaves)  # keeps its graph alive
+    reached = _leaves_behind(result.grad_fn)
+    lost = sum(id(leaf) not in reached for leaf in leaves)
     return Finding(float(lost), 0.0, "no gradient, no warning" if lost else "")
+
+
+def _leaves_behind(end: Node | None) -> set[int]:
+    """ids of the leaves that a backward pass from `end` would reach."""
+    seen, todo = set(), [end]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    return {id(getattr(node, "variable", None)) for node in seen}
 
 
 def _said(error: float, gradients: list[Tensor]) -> Finding:
     return Finding(error, _LIMIT, "" if all(bool(g.any()) for g in gradients) else "the gradient is lost")
 
 
+def _probe(name: str, error: Callable[..., Finding], tried: tuple[Function, tuple[Tensor, ...]]) -> Probe:
+    return Probe(name, partial(error, *tried), "training", partial(wired, *tried))
+
+
 PROBES = [
+    *(_probe(f"gradient of {name}", smooth_error, tried) for name, tried in SMOOTH.items()),
+    *(_probe(f"straight-through gradient of {name}", rounding_error, tried) for name, tried in ROUNDING.items()),
     *(
-        Probe(f"gradient of {name}", partial(smooth_error, function, inputs), "training")
-        for name, (function, inputs) in SMOOTH.items()
+        Probe(f"{name} has a gradient", partial(wired, function, (_MATRIX,)), wiring=partial(wired, function, (_MATRIX,)))
+        for name, function in INVERSES.items()
     ),
-    *(
-        Probe(f"straight-through gradient of {name}", partial(rounding_error, function, inputs), "training")
-        for name, (function, inputs) in ROUNDING.items()
-    ),
-    *(Probe(f"{name} has a gradient", partial(wired, function), wiring=True) for name, function in INVERSES.items()),
-    Probe("inverse has a gradient", partial(wired, inverse), "training", wiring=True),
 ]

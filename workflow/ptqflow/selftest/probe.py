@@ -32,13 +32,14 @@ class Finding(NamedTuple):
 class Probe:
     """`measure(device)` -> Finding. `relied_on_by` None: on record, and no recipe relies on it.
 
-    `wiring`: it asks how autograd is wired and for no number, so that a device without kernels answers, too.
+    `wiring(device)` asks how autograd is wired, or which kernels and types there are, and for no number, so that a device whose
+    kernels compute nothing answers, too; None: without numbers nothing can be said.
     """
 
     name: str
     measure: Callable[[torch.device], Finding]
     relied_on_by: Reliance | None = None
-    wiring: bool = False
+    wiring: Callable[[torch.device], Finding] | None = None
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

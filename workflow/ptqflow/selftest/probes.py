@@ -13,7 +13,7 @@ PROBES = [*arithmetic.PROBES, *gradients.PROBES]
 
 
 def everything(device: Device, wiring_only: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of all probes. `wiring_only`: the others are rows that say they were not run."""
+    """Rows of all probes. `wiring_only`: of their wirings; those that have none are rows that say they were not run."""
     yield _row(device, arithmetic.UNASKED, wiring_only)
     with progress("selftest", len(PROBES), "probes") as bar, device.true_float32():
         for probe in PROBES:
@@ -29,11 +29,12 @@ def probed(device: Device, relied: Container[Reliance]) -> Iterator[dict[str, An
 
 def _row(device: Device, probe: Probe, wiring_only: bool) -> dict[str, Any]:
     found: Finding | None = None
-    if wiring_only and not probe.wiring:
-        passed, detail = None, "not run: only the wiring of autograd was asked for"
+    measure = probe.wiring if wiring_only else probe.measure
+    if measure is None:
+        passed, detail = None, "not run: only the wiring was asked for, and this is a question of numbers"
     else:
         try:
-            found = probe.measure(device.torch_device)
+            found = measure(device.torch_device)
             passed, detail = found.passed, found.detail
         except (RuntimeError, NotImplementedError) as error:  # a device that cannot do it at all
             passed, detail = False, " ".join(str(error).split())[:300]
