@@ -2,8 +2,8 @@
 
     LD_LIBRARY_PATH=<stand-in> PYTHONPATH=<torch>:<torch_npu>:workflow python tests/selftest/on_wheel.py
 
-Prints a JSON object per probe, then one per recipe: why it would be refused, if it trained through the device's own `Tensor.inverse`
-as others' FlatQuant does. (Ours does not: `ptqflow.numerics.inverse`.)
+Prints a JSON object per probe, then one per recipe: why it would be refused, if it trained through the device's own
+`Tensor.inverse` as others' FlatQuant does. (Ours does not: `ptqflow.numerics.inverse`.)
 """
 
 import json

@@ -1,6 +1,8 @@
 """What every engine offers: generate, loglikelihoods, score, time.
 
-An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
+An engine is a module `ptqflow.engines.<name>_engine` with `load`; one that takes `batch_size` for nothing says
+`FORMS_BATCHES = True`, and has no noise of other batches to measure.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field

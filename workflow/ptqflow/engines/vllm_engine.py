@@ -24,6 +24,7 @@ from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+FORMS_BATCHES = True  # of what is handed over at once; `engines.registry` reads it
 _SEQUENCES = 256  # vLLM's max_num_seqs
 _RECORDED = (
     "VLLM_BATCH_INVARIANT",

@@ -37,6 +37,7 @@ tbody tr:hover { background: var(--raised) }
 ul, details, figcaption { color: var(--soft); max-width: 68rem; overflow-wrap: anywhere }
 ul { padding-left: 1.2rem }
 ul:empty { display: none }
+details { margin: 1rem 0 0 }
 summary { cursor: pointer }
 figure { margin: 1.4rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; align-items: flex-start }
 figcaption { flex: 1 1 22rem }
