@@ -156,11 +156,16 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
     }
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
+    return f"vllm serve {folder}"
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How engines load it from a folder (Markdown)."""
     found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
     text = (
-        f"vLLM: `vllm serve {folder}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
+        f"vLLM: `{serve(recipe, folder)}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
         f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
     )
     if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):

@@ -155,6 +155,11 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
+    return f"vllm serve {folder} --quantization ascend"
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How engines load it from a folder (Markdown)."""
-    return f"vllm-ascend, on an Ascend NPU: `vllm serve {folder} --quantization ascend`."
+    return f"vllm-ascend, on an Ascend NPU: `{serve(recipe, folder)}`."

@@ -6,7 +6,6 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -212,15 +211,15 @@ def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path
     """How each checkpoint is served from where it lies, as its form says; only what an engine serves has a command."""
     found = {}
     for (variant, manifest), path in zip(manifests, paths, strict=True):
-        if variant.replicate or variant.form == checkpoints.FAKE:
+        if variant.replicate:
             continue
         key = (variant.platform, variant.model, variant.recipe, variant.form)
         if variant.form is None:
             found[key] = f"vllm serve {path.parent}"
         else:
             recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
-            command = re.search(r"`(vllm serve [^`]+)`", checkpoints.scheme(variant.form).loading(recipe, str(path.parent)))
-            found |= {key: command[1]} if command else {}
+            command = checkpoints.scheme(variant.form).serve(recipe, str(path.parent))
+            found |= {key: command} if command else {}
     return found
 
 
