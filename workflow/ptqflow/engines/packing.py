@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 
-
 _WORTH = 8  # tokens: what saves fewer is left as it is
 
 
