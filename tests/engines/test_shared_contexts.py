@@ -40,7 +40,7 @@ GENERATOR = torch.Generator().manual_seed(0)
 NUMBERS = torch.randint(1, 97, (400,), generator=GENERATOR).tolist()
 CONTEXTS = [NUMBERS[:20]] * 4 + [NUMBERS[20:51]] * 2 + [NUMBERS[60:61]] * 3 + [NUMBERS[70:110]]
 CONTINUATIONS = [NUMBERS[110 + 9 * n : 110 + 9 * n + (7, 1, 3, 9, 2)[n % 5]] for n in range(len(CONTEXTS))]
-# Three contexts that differ at their ends, and go on alike; a context whose continuations begin alike, one being all of what is shared.
+# Three contexts that differ at their ends, and go on alike; a context whose continuations begin alike.
 BEGINNING, WORDS = NUMBERS[200:230], NUMBERS[240:260]
 CONTEXTS += [[*BEGINNING, 5], [*BEGINNING, 9, 3], BEGINNING[:28], NUMBERS[300:310], NUMBERS[300:310], NUMBERS[300:310]]
 CONTINUATIONS += [NUMBERS[230:236]] * 3 + [[*WORDS, 7, 8, 9], WORDS, [*WORDS[:12], 11]]

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import Checkout, jobs
@@ -10,8 +12,16 @@ from ptqflow import configfile
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
 from ptqflow.study import load
+from tiny_models import tiny_model
 
 STUDIES = sorted(Path(__file__).resolve().parents[2].glob("config/*.yaml"))
+
+ROW = {
+    **{"id": "1", "text": "A line."},
+    **{"question": "One?", "answer": "1", "choices": {"text": ["1", "2"], "label": ["A", "B"]}, "answerKey": "A"},
+    **{"ind": 0, "activity_label": "Counting", "ctx": "One,", "ctx_a": "One,", "ctx_b": "", "endings": ["two", "three"]},
+    **{"goal": "Count", "sol1": "one", "sol2": "two", "label": 0},
+}  # a row of gsm8k, wikitext, ai2_arc, hellaswag and piqa at once
 
 
 def completed(path: Path) -> tuple[dict, int]:
@@ -25,7 +35,21 @@ def completed(path: Path) -> tuple[dict, int]:
     return config, len(missing)
 
 
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A study's folder, with what `make study-real` puts there: files by their names, and a Llama of another size."""
+    tiny_model(tmp_path / "smollm2", "llama", max_position_embeddings=512)
+    texts = ["gsm8k/main/train", "wikitext/wikitext-2-raw-v1/test", "ai2_arc/ARC-Easy/test", "hellaswag/data/validation"]
+    for name in [*texts, "piqa/data/validation"]:
+        file = tmp_path / "data" / f"{name}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([ROW]), file)
+    (tmp_path / "resources").symlink_to(Path(__file__).resolve().parents[2] / "resources")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("beside")
 def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
     configfile.check(path)
     config, missing = completed(path)

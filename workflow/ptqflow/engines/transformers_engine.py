@@ -156,23 +156,27 @@ class TransformersEngine:
                     "position_ids": packing.padded([row.positions for row in batch], width).to(self.model.device),
                     "attention_mask": packing.mask(batch, width).to(self.model.device),
                 }
-            logits = self.model(
-                input_ids=inputs.to(self.model.device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(asked, device=self.model.device),
-                **arguments,
-            ).logits
-            column = {position: index for index, position in enumerate(asked)}
-            found = {}
-            for index, row in enumerate(batch):
-                for pair, positions in zip(row.pairs, row.before, strict=True):
-                    if pair in skip:
-                        continue
-                    after = torch.tensor(continuations[pair], device=logits.device)
-                    own = logits[index, [column[position] for position in positions]].float()
-                    logprob = own.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
-                    found[pair] = Likelihood(logprob, bool((own.argmax(-1) == after).all()))
-            yield found
+            told = {pair: 0.0 for row in batch for pair in row.pairs if pair not in skip}
+            greedy = dict.fromkeys(told, True)
+            most = max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))  # only a continuation of hundreds of tokens has more
+            for part in (asked[first : first + most] for first in range(0, len(asked), most)):
+                logits = self.model(
+                    input_ids=inputs.to(self.model.device),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(part, device=self.model.device),
+                    **arguments,
+                ).logits
+                column = {position: index for index, position in enumerate(part)}
+                for index, row in enumerate(batch):
+                    for pair, positions in zip(row.pairs, row.before, strict=True):
+                        here = [step for step, position in enumerate(positions) if position in column]
+                        if pair in skip or not here:
+                            continue
+                        after = torch.tensor([continuations[pair][step] for step in here], device=logits.device)
+                        own = logits[index, [column[positions[step]] for step in here]].float()
+                        told[pair] += own.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
+                        greedy[pair] &= bool((own.argmax(-1) == after).all())
+            yield {pair: Likelihood(logprob, greedy[pair]) for pair, logprob in told.items()}
 
     @torch.inference_mode()
     def score(
@@ -180,7 +184,8 @@ class TransformersEngine:
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """For token windows [n, length], yield (their indices, float64 -log p(token | its prefix) [rows, length-1] in nats).
 
-        Log-softmax is in float32 whatever the logits' dtype.
+        Log-softmax is in float32 whatever the logits' dtype. A window whose logits are too many to be held at once is read in
+        segments, over a cache of what came before.
         """
         rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (windows.shape[1] * self.vocab_size)))
         for start in range(0, len(windows), rows):
@@ -188,12 +193,19 @@ class TransformersEngine:
             if not batch:
                 continue
             inputs = windows[batch].to(self.model.device)
-            logits = self.model(input_ids=inputs, use_cache=False).logits
-            nll = [
-                cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double()
-                for row, ids in zip(logits, inputs, strict=True)
-            ]
-            yield batch, torch.stack(nll).cpu()
+            length, step = inputs.shape[1], max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))
+            cache = DynamicCache(config=self.model.config) if length > step else None
+            nll = []
+            for first in range(0, length - 1, step):
+                segment, after = inputs[:, first : first + step], inputs[:, first + 1 : first + 1 + step]
+                logits = self.model(input_ids=segment, past_key_values=cache, use_cache=cache is not None).logits
+                losses = [
+                    cross_entropy(row[: len(ids)].float(), ids.to(row.device), reduction="none").double()
+                    for row, ids in zip(logits, after, strict=True)
+                ]
+                del logits  # before the next segment's are made
+                nll.append(torch.stack(losses))
+            yield batch, torch.cat(nll, dim=1).cpu()
 
     @torch.inference_mode()
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
