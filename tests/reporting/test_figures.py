@@ -20,6 +20,7 @@ FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
     "latency": ["latency"],
+    "latency_parts": ["latency_parts"],
     "pareto": ["answer"],
     "collapse": ["collapse"],
 }

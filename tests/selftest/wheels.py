@@ -1,7 +1,7 @@
 """`make check-devices`: the self-test on this CPU and on the dispatch of real torch_npu wheels, without an NPU.
 
-Fetches the wheels of envs/devices.txt into build/npu (5 GB), compiles a stand-in for CANN for each (tests/engines/ascend/cann.py),
-and runs tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how autograd is wired, what dtypes
+Fetches the wheels of envs/devices.txt into build/npu (5 GB), compiles a stand-in for CANN for each, and runs
+tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how autograd is wired, what dtypes
 become and which kernels there are is asked; what is asked of numbers is named below the table. Ends with an error where a
 release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs Python 3.11, gcc,
 binutils and the package index.

@@ -13,6 +13,7 @@ TABLES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv"),
     "latency": ("parquet", "csv", "md", "html"),
+    "latency_parts": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
     "rescue": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),

@@ -25,6 +25,7 @@ from ptqflow.artifacts.table_schemas import (
     COLLAPSE,
     COMPARISON,
     COST,
+    LATENCY_PARTS,
     LATENCY_SUMMARY,
     LAYER_ERROR,
     NOISE,
@@ -51,6 +52,7 @@ from ptqflow.reporting import (
     cost,
     cost_table,
     latency,
+    latency_parts,
     layer_error,
     noise,
     origins,
@@ -73,6 +75,7 @@ _PAGES = {
     "collapse": "Collapse and length",
     "cost": "Cost",
     "latency": "Latency",
+    "latency_parts": "Latency",
     "sizes": "Checkpoints",
     "verification": "Checkpoints",
     "noise": "Noise",
@@ -187,7 +190,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
-    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
+    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times), latency.printed_requests(times)])
+    pieces = latency_parts.build(timings)
+    publish("latency_parts", LATENCY_PARTS, pieces, [latency_parts.printed(pieces)])
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)

@@ -9,13 +9,16 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR
+from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.reporting import catalogue, theme
 
-SCHEMAS = {"accuracy": ACCURACY, "answer": ANSWER, "collapse": COLLAPSE, "layer_error": LAYER_ERROR, "latency": LATENCY_SUMMARY}
+SCHEMAS = {
+    **{"accuracy": ACCURACY, "answer": ANSWER, "collapse": COLLAPSE, "layer_error": LAYER_ERROR},
+    **{"latency": LATENCY_SUMMARY, "latency_parts": LATENCY_PARTS},
+}
 
 
 class Settings(Model):
