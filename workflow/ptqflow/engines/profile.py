@@ -48,7 +48,7 @@ def _above(event: Any) -> Iterator[Any]:
 
 def _products(event: Any) -> Iterator[str]:
     """Products of matrices within an event: operators by name, and on an accelerator its kernels."""
-    if event.name.startswith(("aten::", "npu::")) and event.name.endswith(("mm", "mm_for_cpu", "matmul")):
+    if "::" in event.name and event.name.endswith(("mm", "mm_for_cpu", "matmul")):
         yield event.name
         yield from (kernel.name for kernel in event.kernels)
     for below in event.cpu_children:

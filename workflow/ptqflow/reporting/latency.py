@@ -107,7 +107,7 @@ def printed_requests(rows: Sequence[dict[str, Any]]) -> TextTable:
         body.append([*names, *numbers, number(r["weight_bytes"] / 2**20, 0), str(r["cache_sequences"])])
     notes = [
         "TTFT: time to the first token (prefill). TPOT: time per output token. Tokens/s of the device: new tokens of all "
-        "sequences, prefill counted. Sequences in cache: of this length, in the memory that was free after loading (vLLM: that it "
-        "has reserved). A fake form is an emulation: these are not the recipe's times."
+        "sequences, prefill counted. Sequences in cache: of this length, in the memory that was free after loading (vLLM: it "
+        "has reserved it). A fake form is an emulation: these are not the recipe's times."
     ]
     return TextTable("Requests", header, body, names=6, notes=notes)

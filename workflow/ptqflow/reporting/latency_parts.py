@@ -53,7 +53,7 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         names = [r["platform"], r["model"], r["recipe"], form, r["engine"], r["phase"], r["part"], r["kernels"] or "–"]
         body.append([*names, str(r["batch_size"]), str(r["prompt_tokens"]), f"{r['share']:.0%}", number(1000 * r["seconds"], 2)])
     note = (
-        "Shares of one profiled run, which is slower than the timed ones; times are those shares of the median. Product: of every "
-        "linear, quantized or not; other: attention, norms and launches. The kernels are the proof of what multiplied."
+        "Shares of one profiled run, which is slower than the timed ones; times are those shares of the median. Product: of all "
+        "linears, quantized or not; other: attention, norms and launches. The kernels are the proof of what multiplied."
     )
     return TextTable("Where the time goes", header, body, names=8, notes=[note])
