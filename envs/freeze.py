@@ -36,7 +36,7 @@ def hashed(pins: list[str]) -> str:
 def main() -> None:
     """Keep the list's opening comment, rewrite what follows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("core", "docs", "vllm"))
+    parser.add_argument("name", choices=("core", "docs", "harness", "vllm"))
     parser.add_argument("--python", help="interpreter of the environment whose versions are taken")
     args = parser.parse_args()
     file = Path(__file__).with_name(f"{args.name}.txt")

@@ -14,6 +14,7 @@ from ptqflow.checkpoints.card import card
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
+from ptqflow.recipes import Recipe
 from tiny_models import collect, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -235,6 +236,20 @@ def written_card(tmp_path, form="compressed-tensors", source=HUB, calibration_so
     recipe = RECIPES["w4a16"]
     loading = registry.scheme(form).loading(recipe, ".")
     return card(recipe, form, loading, {"architectures": ["Qwen2ForCausalLM"]}, origin | source, tmp_path)
+
+
+@pytest.mark.parametrize("form", registry.forms())
+def test_a_form_is_served_by_the_command_that_its_card_shows(form):
+    scheme, recipe = registry.scheme(form), RECIPES["w4a16"]
+    command = scheme.serve(recipe, "results/x")
+    assert (command is None) == (form == registry.FAKE)
+    assert command is None or f"`{command}`" in scheme.loading(recipe, "results/x")
+
+
+def test_what_no_engine_serves_has_no_command():
+    three_bits = RECIPES["w4a16"].model_dump()
+    three_bits["scheme"]["weights"]["num_bits"] = 3
+    assert registry.scheme("gptq").serve(Recipe.model_validate(three_bits), ".") is None
 
 
 def test_the_card_says_to_the_hub_what_it_was_made_from(tmp_path):

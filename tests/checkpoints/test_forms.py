@@ -46,6 +46,7 @@ REFUSED = [
     ),
     ("compressed-tensors", recipe(ROW, cache={"num_bits": 4}), "--kv-cache-dtype int4_per_token_head"),
     ("compressed-tensors", recipe(ROW, cache={"num_bits": 3}), "vLLM has no 3-bit KV cache"),
+    ("compressed-tensors", recipe(ROW, cache={"num_bits": 8, "value_bits": 4}), "one dtype, not in 8 and 4 bits"),
     ("compressed-tensors", recipe(inputs={"num_bits": 8}), "it quantizes no weights.*; give the recipe scheme.weights"),
     (
         "compressed-tensors",

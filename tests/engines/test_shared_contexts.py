@@ -40,6 +40,10 @@ GENERATOR = torch.Generator().manual_seed(0)
 NUMBERS = torch.randint(1, 97, (400,), generator=GENERATOR).tolist()
 CONTEXTS = [NUMBERS[:20]] * 4 + [NUMBERS[20:51]] * 2 + [NUMBERS[60:61]] * 3 + [NUMBERS[70:110]]
 CONTINUATIONS = [NUMBERS[110 + 9 * n : 110 + 9 * n + (7, 1, 3, 9, 2)[n % 5]] for n in range(len(CONTEXTS))]
+# Three contexts that differ at their ends, and go on alike; a context whose continuations begin alike.
+BEGINNING, WORDS = NUMBERS[200:230], NUMBERS[240:260]
+CONTEXTS += [[*BEGINNING, 5], [*BEGINNING, 9, 3], BEGINNING[:28], NUMBERS[300:310], NUMBERS[300:310], NUMBERS[300:310]]
+CONTINUATIONS += [NUMBERS[230:236]] * 3 + [[*WORDS, 7, 8, 9], WORDS, [*WORDS[:12], 11]]
 
 
 def engine_of(config: PreTrainedConfig, quantized: bool = False) -> TransformersEngine:
@@ -97,13 +101,28 @@ def test_what_is_known_is_not_told_and_changes_nothing() -> None:
     assert rest == pytest.approx({pair: whole[pair] for pair in rest}, rel=1e-6)
 
 
+def test_what_begins_alike_is_computed_once() -> None:
+    rows = packing.rows(CONTEXTS, CONTINUATIONS, 64)[4:]
+    assert [(row.pairs, row.shared) for row in rows] == [([10, 11, 12], 28), ([13, 14, 15], 10 + 12)]
+    assert len(rows[0].tokens) == 28 + (3 + 5) + (4 + 5) + 5
+    assert [row.pairs for row in packing.rows(CONTEXTS, CONTINUATIONS, 2)[-4:]] == [[10, 11], [12], [13, 14], [15]]
+
+
+def test_little_that_is_alike_changes_no_row() -> None:
+    alike = NUMBERS[:7]
+    rows = packing.rows([[*alike, 1], [*alike, 2]], [[3, 4], [3, 4]], 64)
+    assert [row.pairs for row in rows] == [[0], [1]]
+    (row,) = packing.rows([[5]] * 2, [[*alike, 1, 2], [*alike, 3, 4]], 64)
+    assert row.shared == 1
+
+
 def test_a_context_is_computed_once() -> None:
-    rows = packing.rows(CONTEXTS, CONTINUATIONS, 64)
+    rows = packing.rows(CONTEXTS[:10], CONTINUATIONS[:10], 64)
     assert [row.pairs for row in rows] == [[0, 1, 2, 3], [4, 5], [6, 7, 8], [9]]
     assert len(rows[0].tokens) == 20 + sum(len(after) - 1 for after in CONTINUATIONS[:4])
     assert [len(batch) for batch in packing.batches(rows, 4, 1 << 20)] == [1, 1, 2]
     assert all(
         sum(len(row.pairs) for row in batch) <= 2
-        for batch in packing.batches(packing.rows(CONTEXTS, CONTINUATIONS, 2), 2, 1 << 20)
+        for batch in packing.batches(packing.rows(CONTEXTS[:10], CONTINUATIONS[:10], 2), 2, 1 << 20)
     )
     assert len(list(packing.batches(rows, 64, 1))) == len(rows)

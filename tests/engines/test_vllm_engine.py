@@ -80,6 +80,15 @@ def test_a_sampled_completion_depends_on_its_prompt_and_seed_alone(engine, expec
     assert dict(engine.generate(prompts, [5, 6, 7, 8], sampling, 4)) != together
 
 
+def test_a_completions_logprob_is_that_of_its_tokens_before_temperature(engine, expected):
+    prompts = expected[0][:4, :60].tolist()
+    found = dict(engine.generate(prompts, [1, 2, 3, 4], Sampling(16, temperature=1.5, top_p=0.9, top_k=20), 4))
+    said = [list(found[row].tokens) for row in range(4)]
+    asked = {row: likelihood for part in engine.loglikelihoods(prompts, said, 4) for row, likelihood in part.items()}
+    for row, completion in found.items():
+        assert completion.logprob == pytest.approx(asked[row].logprob, abs=1e-3)
+
+
 def test_a_prompt_that_fills_all_positions_is_refused(engine):
     with pytest.raises(ConfigError, match="leaves no room"):
         list(engine.generate([[5] * engine.max_length], [0], Sampling(1), 1))

@@ -84,6 +84,18 @@ def test_rows_stop_at_their_stop_token_or_limit_and_count_it(engine: Transformer
         assert stopped or len(completion.tokens) == 200
 
 
+def test_a_completions_logprob_is_that_of_its_tokens_under_the_model(engine: TransformersEngine) -> None:
+    """Of an independent pass over prompt and completion, whatever temperature and cuts the tokens were drawn with."""
+    found = completions(engine, list(range(len(PROMPTS))), sampling=Sampling(200, temperature=1.5, top_p=0.98, top_k=250))
+    assert {completion.finish_reason for completion in found.values()} == {"stop", "length"}
+    for index, completion in found.items():
+        prompt, said = PROMPTS[index], torch.tensor(completion.tokens)
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([[*prompt, *completion.tokens]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.double().log_softmax(-1).gather(-1, said[:, None]).sum().item()
+        assert completion.logprob == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("configured", "own", "stop"), [([5, 7], 7, {5, 7}), (5, 9, {5, 9}), ([5, 7], None, {5, 7}), (None, 3, {3})]
 )
@@ -159,7 +171,7 @@ class Scripted:
             asked = self.tokenizer.decode(prompts[index]).partition("<user>")[2].partition("\n")[0]
             said = f"is it 5?</think>\\boxed{{{asked}}} by {seeds[index]}<eos>"
             tokens = tuple(self.tokenizer(said, add_special_tokens=False).input_ids)
-            yield index, Completion(tokens, "stop" if asked != "3" else "length")
+            yield index, Completion(tokens, "stop" if asked != "3" else "length", -1.5)
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["plain marks", "special marks"])
@@ -217,6 +229,7 @@ def test_stages_write_sorted_rows_that_limit_and_batch_size_do_not_change(manife
     assert status == 0
     paths = generations, stages(manifest, tmp_path / "few", 1, limit=2, **asked)[1]
     everything, few = (read_table(path, GENERATIONS).drop_columns(["seconds"]).to_pylist() for path in paths)
+    few = [row | {"logprob": pytest.approx(row["logprob"], rel=1e-5)} for row in few]
     assert [(row["item"], row["completion"]) for row in everything] == [(f"p{i}", c) for i in range(4) for c in range(2)]
     assert [row for row in everything if row["item"] in ("p1", "p3")] == few
     assert {row["finish_reason"] for row in everything} <= {"stop", "length"}
@@ -227,6 +240,8 @@ def test_stages_write_sorted_rows_that_limit_and_batch_size_do_not_change(manife
         (row["item"], row["completion"], row["gold"]) for row in everything
     ]
     assert not any(row["correct"] is None for row in scored)
+    assert [row["logprob"] for row in scored] == [row["logprob"] for row in everything]
+    assert all(row["logprob"] < 0 for row in scored)
     metadata = read_metadata(samples)
     assert metadata["generated"] == read_metadata(generations)
     assert set(metadata["generated"]["inputs"]) == {"checkpoint", str(tmp_path / "test.jsonl")}
@@ -273,7 +288,8 @@ def test_a_row_whose_logits_are_no_numbers_leaves_the_others_alone(
 
     monkeypatch.setattr(engine.model, "forward", broken)
     together = completions(engine, list(range(4)))
-    assert together[2] == Completion(alone[2].tokens[:3], "not_finite")
+    assert together[2] == Completion(alone[2].tokens[:3], "not_finite", 0.0)
+    assert alone[2].logprob < together[2].logprob < 0
     assert together[0] == alone[0] or together[0].finish_reason == "not_finite"
     assert together[1] == alone[1]
 

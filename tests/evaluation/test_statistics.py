@@ -95,6 +95,21 @@ def average_interval(distribution, tasks, random):
     return statistics.drop_interval(spread, float(np.mean([task.mean() for task in tasks])))
 
 
+def test_an_average_of_drops_is_stretched_as_far_as_one_small_task_makes_its_variance():
+    """Student's t of the small task's degrees of freedom; of tasks alike, of all their items'; one task is left as it is."""
+    wide, narrow = rng(0).normal(0.1, 1, 1000), rng(1).normal(0.1, 1e-6, 1000)
+    for tasks, each, freedom in (([wide, narrow], [29, 1000], 29), ([wide] * 4, [50] * 4, 200), ([wide] * 2, [29, np.inf], 116)):
+        spread = statistics.average(tasks)
+        factor = stats.t.ppf(0.975, freedom) / Z * np.sqrt((freedom + 1) / freedom)
+        assert statistics.average_drop(tasks, 0.1, each) - 0.1 == pytest.approx(factor * (spread - 0.1), rel=1e-4)
+    for tasks, each in (([wide], [29]), ([wide] * 2, [np.inf] * 2)):
+        assert (statistics.average_drop(tasks, 0.1, each) == statistics.average(tasks)).all()
+    several = statistics.Paired(np.full(30, 0.5), np.full(30, 0.25), 4)
+    assert (several.freedom, paired(np.zeros(30)).freedom) == (np.inf, 29), (
+        "the weight of several completions is stretched already"
+    )
+
+
 @pytest.mark.parametrize("distribution", [statistics.accuracy_distribution, drop_distribution])
 @pytest.mark.parametrize(
     ("sizes", "share"),
@@ -282,8 +297,10 @@ def test_intervals_of_a_study_hold_the_truth(of, items, seeds, accuracy, correla
 @pytest.mark.parametrize("accuracy", simulated_study.ACCURACIES)
 @pytest.mark.parametrize("correlation", simulated_study.CORRELATION.values())
 def test_intervals_of_the_whole_grid_hold_the_truth(of, items, seeds, accuracy, correlation):
-    """93 % or more, within two standard errors of 1000 studies; what is above 97 % and why is in docs/statistics.md."""
-    assert simulated_study.coverage(of, items, seeds, accuracy, correlation, 1000) >= simulated_study.LEAST
+    """Near 93 % at least; near 97 % at most but for scores at the edges and for drops of 0.2 points (docs/statistics.md)."""
+    edge = accuracy == 0.02 or (of == "score" and accuracy == 0.98)
+    found = simulated_study.coverage(of, items, seeds, accuracy, correlation, 1000)
+    assert simulated_study.LEAST <= found <= (1.0 if edge else simulated_study.MOST)
 
 
 def bold(studies, seeds=1, recipes=12):

@@ -96,7 +96,7 @@ def test_own_keys_win_over_the_benchmarks_which_win_over_the_protocols() -> None
     demo = task({"benchmark": "problems", "source": source, "max_new_tokens": 7})
     assert (demo.asks["temperature"], demo.asks["max_new_tokens"]) == (0.0, 7)
     arc = task({"benchmark": "arc", "source": source})
-    assert (arc.asks, arc.metric) == ({"bos": False}, {"normalization": "characters"})
+    assert (arc.asks, arc.metric) == ({"bos": False, "num_fewshot": 0}, {"normalization": "characters"})
     assert task({"benchmark": "text", "source": source, "limit": 3}).asks == {"window": 2048, "limit": 3}
 
 
@@ -207,7 +207,7 @@ PROBLEM = {"problem": "1+1?", "answer": "2"}
             {"sentence": "A saw B as _ was tall.", "option1": "A", "option2": "B", "answer": "1"},
             ChoiceItem("0004", ("A saw B as A", "A saw B as B"), (" was tall.",), 0),
         ),
-        ("lambada", {"text": "so they went home"}, ChoiceItem("0004", ("so they went",), (" home",), 0)),
+        ("lambada", {"text": "so they went home"}, ChoiceItem("0004", ("so they went",), (" home",), 0, joint=" ")),
         (
             "choices",
             {"id": 7, "question": "Why?", "choices": ["a", "b"], "answer": 1},

@@ -153,6 +153,23 @@ def detached(matrix):
     return inverse(matrix.detach())
 
 
+def test_learning_under_a_switch_departs_by_no_more_than_the_switch_and_says_so(model, calibration):
+    def learned(emulate, **changes):
+        transform = SHORT | {"epochs": 1, "guarded": False, "emulate": emulate, **changes}
+        return learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": transform}))
+
+    plain = learned(None)
+    losses = torch.tensor(values(plain, "loss"))
+    for name, least, most in (("E0", 1e-4, 1.0), ("E1", 0, 1e-2), ("E2", 0, 1e-2), ("E3", 1e-6, 1.0), ("E9", 1e-9, 1e-2)):
+        flat = learned(name)
+        departure = (torch.tensor(values(flat, "loss")) / losses - 1).abs()
+        assert least <= departure.max() <= most, name
+        assert departure[0] <= (0.05 if name == "E3" else 1e-5), name  # before any step, all but the rounding is alike
+        assert any(row["event"] == f"emulated: {name}" for row in flat.rows)
+        assert flat.tensors["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
+    assert values(learned("E0", parametrization="svd"), "loss") == values(learned(None, parametrization="svd"), "loss")
+
+
 def test_an_inverse_that_loses_its_gradient_is_refused(model, calibration):
     with pytest.raises(ConfigError, match="gradient of the matrix inverse on cpu is off by"):
         learn(model, calibration, recipe(1), invert=detached)

@@ -117,36 +117,50 @@ def test_keys_before_rope_are_those_of_the_projection_or_its_norm(kind, tmp_path
     assert not torch.equal(seen["float block"], seen["quantized block"])
 
 
+@pytest.mark.parametrize("values", [None, 2])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_dynamic_ranges_are_of_each_token_and_head_on_the_grid_asked_for(symmetric):
+def test_dynamic_ranges_are_of_each_token_and_head_on_the_grid_asked_for(symmetric, values):
     key, value = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
-    found = CacheQuantizer(CacheArgs(num_bits=4, symmetric=symmetric), 3, 6, key)(key, value)
-    for quantized, x in zip(found, (key, value), strict=True):
-        assert torch.equal(quantized, fake_quantize(x, 4, symmetric))
+    found = CacheQuantizer(CacheArgs(num_bits=4, value_bits=values, symmetric=symmetric), 3, 6, key)(key, value)
+    for quantized, x, bits in zip(found, (key, value), (4, values or 4), strict=True):
+        assert torch.equal(quantized, fake_quantize(x, bits, symmetric))
 
 
 @pytest.mark.parametrize(("dynamic", "static"), [(False, "kv"), ("values", "k")])
 def test_static_ranges_are_of_each_head_and_channel_and_say_what_is_beyond_them(dynamic, static):
     states = {"k": 3 * torch.randn(2, 3, 5, 6), "v": 3 * torch.randn(2, 3, 5, 6)}
-    quantizer = CacheQuantizer(CacheArgs(num_bits=4, dynamic=dynamic), 3, 6, states["k"])
-    scale, zero_point = 0.1 + torch.rand(3, 6), torch.randint(0, 16, (3, 6)).float()
+    quantizer = CacheQuantizer(CacheArgs(num_bits=4, value_bits=3, dynamic=dynamic), 3, 6, states["k"])
+    scale, zero_point = 0.1 + torch.rand(3, 6), torch.randint(0, 8, (3, 6)).float()
     for name in static:
         getattr(quantizer, f"{name}_scale").data, getattr(quantizer, f"{name}_zero_point").data = scale, zero_point
     assert len(list(quantizer.parameters())) == 2 * len(static)
     for (name, x), found in zip(states.items(), quantizer(*states.values()), strict=True):
         s, z = scale.view(1, 3, 1, 6), zero_point.view(1, 3, 1, 6)
-        expected = (((x / s).round() + z).clamp(0, 15) - z) * s if name in static else fake_quantize(x, 4, False)
+        bits = {"k": 4, "v": 3}[name]
+        rounded = (((x / s).round() + z).clamp(0, 2**bits - 1) - z) * s
+        expected = rounded if name in static else fake_quantize(x, bits, False)
         assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_turned_keys_and_values_have_ratios_of_their_own(symmetric):
     key, value = torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
-    flat = FlatCache(CacheArgs(num_bits=4, symmetric=symmetric), 6, key)
+    flat = FlatCache(CacheArgs(num_bits=4, value_bits=2, symmetric=symmetric), 6, key)
     flat.k_trans.data, flat.k_clip.data = torch.randn(6, 6), torch.tensor([[0.9, 0.6]])
     flat.v_clip.data = torch.tensor([[0.5, 0.8]])
-    for quantized, x, ratios in zip(flat(key, value), (key @ flat.k_trans, value), (flat.k_clip, flat.v_clip), strict=True):
-        assert torch.equal(quantized, fake_quantize_clipped(x, 4, symmetric, ratios))
+    keys, values = flat(key, value)
+    assert torch.equal(keys, fake_quantize_clipped(key @ flat.k_trans, 4, symmetric, flat.k_clip))
+    assert torch.equal(values, fake_quantize_clipped(value, 2, symmetric, flat.v_clip))
+
+
+def test_fewer_bits_for_values_cost_less_than_fewer_for_keys_that_are_mostly_bias(biased, calibration, tmp_path):
+    """And each costs what it does alone: the error of both at once is at least that of either at its own bits."""
+    errors = {}
+    for keys, values in ((8, 8), (8, 3), (3, 8), (3, 3)):
+        quantize(biased, calibration, cache(num_bits=keys, value_bits=values), tmp_path / f"{keys}{values}")
+        table = read_table(tmp_path / f"{keys}{values}/chunk=0/diagnostics.parquet", DIAGNOSTICS).to_pylist()
+        errors[keys, values] = next(row["output_error"] for row in table if row["module"] == "block")
+    assert errors[8, 8] < errors[8, 3] < errors[3, 8] <= 1.1 * errors[3, 3]
 
 
 def test_a_bias_kept_out_is_added_back_in_the_dtype_of_the_model():

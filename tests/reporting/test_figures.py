@@ -8,17 +8,20 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptqflow.artifacts.table_schemas import ANSWER
+from ptqflow.artifacts.table_schemas import ANSWER, LEARNING
 from ptqflow.artifacts.tables import to_table
 from ptqflow.cli import main
 from ptqflow.digest import closure
 from ptqflow.reporting import theme
-from ptqflow.reporting.figures import accuracy, latency, pareto
-from synthetic_study import HARM, SyntheticStudy, identity, sample, whole_study
+from ptqflow.reporting.figures import accuracy, latency, learning, pareto
+from synthetic_study import HARM, SyntheticStudy, identity, losses, sample, whole_study
 
 FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
+    "learning": ["learning"],
+    "learning_overview": ["learning"],
+    "linear_error": ["layer_error"],
     "latency": ["latency"],
     "latency_parts": ["latency_parts"],
     "pareto": ["answer"],
@@ -52,6 +55,31 @@ def test_svg_says_which_tables_it_was_drawn_from(tables, tmp_path):
     assert draw("pareto", tables, tmp_path / "f.svg") == 0
     (found,) = [e.text for e in ElementTree.parse(tmp_path / "f.svg").getroot() if e.tag.endswith("metadata")]
     assert set(json.loads(found)["inputs"]) == {"answer"}
+
+
+def test_learning_shows_recipes_beside_those_under_a_switch_and_leaves_out_what_is_alike():
+    def rows(recipe, times):
+        place = {"platform": "cpu", "model": "demo", "recipe": recipe, "chunk": 0}
+        return [place | {"event": None} | row | {"value": times * row["value"]} for row in losses(1.0, range(8))]
+
+    recipes = {"flat": 1.0, "flat-E0": 2.0, "flat-E7": 1.0, "flat-more": 1.0, "flat-E0-more": 1.5}
+    found = [row for recipe, times in recipes.items() for row in rows(recipe, times)]
+    found[0]["value"] = float("nan")
+    chart = learning.chart({"learning": to_table(LEARNING, found)}).to_dict()
+    titles = [row["title"]["text"] for row in chart["vconcat"]]
+    assert titles == [
+        *("flat: demo on cpu", "flat: demo on cpu, row 2"),
+        *("flat-more: demo on cpu", "flat-more: demo on cpu, row 2"),
+    ]
+    panels = [panel["title"]["text"] for row in chart["vconcat"][:2] for panel in row["hconcat"]]
+    assert panels == [*(f"block {i}" for i in range(8)), "largest condition number"]
+    subtitle = " ".join(chart["title"]["subtitle"])
+    assert "Not drawn: 1 values" in subtitle
+    assert "flat-E7 learned as" not in subtitle  # the one whose number is missing is not alike
+    found[0]["value"] = 1.0
+    found = [row for row in found if row["recipe"] != "flat"] + rows("flat", 1.0)
+    subtitle = " ".join(learning.chart({"learning": to_table(LEARNING, found)}).to_dict()["title"]["subtitle"])
+    assert "Not drawn: flat learned as flat-E7." in subtitle
 
 
 def test_png_is_an_image(tables, tmp_path):
@@ -93,8 +121,8 @@ def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):
     pareto = ["plot", "--settings", '{"figure": "pareto"}', "--accuracy", str(tables / "accuracy.parquet"), "--output"]
     assert main([*pareto, str(tmp_path / "f.svg")]) == 2
     assert "figure pareto needs --answer" in capsys.readouterr().err
-    assert main([*pareto, str(tmp_path / "f.pdf")]) == 2
-    assert ".svg or .png" in capsys.readouterr().err
+    assert main([*pareto, str(tmp_path / "f.jpg")]) == 2
+    assert ".svg, .pdf or .png" in capsys.readouterr().err
 
 
 def test_a_figure_is_not_part_of_the_code_of_another():

@@ -69,7 +69,9 @@ def text() -> str:
         "Numbers", ["Name", "Value"], [["ten", "10 %"], ["none", "–"], ["nine", "9"], ["two", "2 MiB"]], notes=["A note."]
     )
     wide = TextTable("Wide", ["Name", *(f"column {i}" for i in range(40))], [["x", *("123.4 [1.0, 2.0]" for _ in range(40))]])
-    return page.page(found, {"Numbers": [numbers], "Wide": [wide]})
+    return page.page(
+        found, {"Numbers": page.Page(tables=[("", [numbers])]), "Wide": page.Page(tables=[("<p>Read it so.</p>", [wide])])}
+    )
 
 
 def test_the_answer_comes_first_and_nothing_comes_from_elsewhere():

@@ -8,7 +8,11 @@ import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import SAMPLES, VERIFICATION
+<<<<<<< HEAD
 from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, SIZES
+=======
+from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
+>>>>>>> main
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
@@ -23,7 +27,10 @@ FILES = {
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
-    "layer_error": ("parquet", "csv"),
+    "flips": ("parquet", "csv", "md", "html"),
+    "layer_error": ("parquet", "csv", "md", "html"),
+    "learning": ("parquet", "csv", "md", "html"),
+    "provenance": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
     "latency_parts": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
@@ -82,6 +89,12 @@ def test_accuracy_has_each_variant_on_each_task_and_their_average(tables):
     assert harmed["drop"] == pytest.approx(of(rows, "baseline", "arithmetic")["score"] - harmed["score"])
     assert average["score"] == pytest.approx((harmed["score"] + of(rows, "rtn-w4a4kv4", "facts")["score"]) / 2)
     assert of(rows, "rtn-w3a16", "text")["drop"] == pytest.approx(35, abs=5)  # exp(0.3) - 1
+
+
+def test_learning_has_every_step_and_check_of_each_block_once(tables):
+    rows = read_table(tables / "learning.parquet", LEARNING).to_pylist()
+    keys = [(r["recipe"], r["layer"], r["step"], r["measure"], r["event"]) for r in rows]
+    assert len(set(keys)) == len(keys) == len(HARM) * LAYERS * (5 + 3 + 2)
 
 
 def test_layer_error_has_each_module_of_each_block_once(tables):

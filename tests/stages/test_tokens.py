@@ -183,6 +183,24 @@ def test_windows_lie_within_the_stream_and_are_disjoint_where_they_can_be(total,
     assert (offsets, disjoint) == windows(total, samples, length, seed)
 
 
+def test_no_more_rows_are_tokenized_than_windows_need(tokenizer):
+    """A random part of the rows, by the seed, and the beginning of what all of them would make."""
+    rows = [{"text": f"row {number} of the source"} for number in range(2000)]
+
+    def read(samples, seed=0):
+        chosen, done = settings(samples=samples, seed=seed), []
+        stream = token_stream(documents(rows, chosen, tokenizer), chosen, tokenizer, done.append)
+        assert sum(done) == len(stream.ids) == len(stream.starts)
+        return stream
+
+    few, whole = read(4), read(10_000)
+    assert 8 * 4 * 16 <= len(few.tokens) < len(whole.tokens) / 4
+    assert len(whole.ids) == 2000
+    assert whole.tokens[: len(few.tokens)] == few.tokens
+    assert set(few.ids) != set(read(4, seed=1).ids)
+    assert max(map(int, few.ids)) > 1000
+
+
 def test_windows_name_the_rows_they_overlap(tokenizer):
     chosen = settings()
     stream = token_stream(documents([{"text": "aaaa"}, {"text": "bbbb"}, {"text": "cccc"}], chosen, tokenizer), chosen, tokenizer)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.presets import resolve
 from ptqflow.reporting.variants import Served
@@ -71,10 +71,25 @@ def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
     return rows
 
 
+<<<<<<< HEAD
 LATENCY_FACTS = {
     **{"part": None, "workload": None, "kernels": None, "load_seconds": 2.0, "weight_bytes": 10**6, "cache_tokens": 1000},
     **{"flops": 1e9, "moved_bytes": 1e7, "device_flops": 1e12, "device_bandwidth": 1e10},
 }
+=======
+def losses(harm: float, layers: range) -> list[dict[str, Any]]:
+    """Rows of schema LOSSES: a loss that falls with each step, held out every other one, and condition numbers."""
+    rows: list[dict[str, Any]] = []
+    for layer in layers:
+        for step in range(5):
+            value = 0.02 * harm * (1 + layer) * (1 + 1 / (1 + step))
+            rows.append({"layer": layer, "step": step, "measure": "loss", "value": value})
+            if step % 2 == 0:
+                rows.append({"layer": layer, "step": step, "measure": "held_out_loss", "value": 1.1 * value, "event": "best"})
+        for name in ("qkv_left", "k"):
+            rows.append({"layer": layer, "step": 4, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
+    return rows
+>>>>>>> main
 
 
 def timings(slowdown: float) -> list[dict[str, Any]]:
@@ -119,7 +134,7 @@ class SyntheticStudy:
         return path
 
     def quantized(self, who: Mapping[str, Any], harm: float) -> None:
-        """Add the diagnostics of each chunk."""
+        """Add the diagnostics and losses of each chunk."""
         for chunk in range(CHUNKS):
             place = {key: who[key] for key in ("platform", "model", "recipe")} | {"chunk": chunk}
             width = LAYERS // CHUNKS
@@ -129,6 +144,7 @@ class SyntheticStudy:
             settings = {"recipe": recipe, "chunk": chunk, "layers": [layers.start, layers.stop]}
             metadata = {"settings": settings, "inputs": {"model": FLOAT, "tokens": TOKENS}}
             write_rows(path, DIAGNOSTICS, diagnostics(harm, layers), metadata)
+            write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers), metadata)
 
     def measured(self, who: Mapping[str, Any], slowdown: float) -> None:
         """Add a file of timings."""

@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from ptqflow.console import Console, described, last_lines, span, warnings_of
+from ptqflow.console import Console, described, last_lines, warnings_of
+from ptqflow.words import span
 
 
 def following(stats: dict[str, int]) -> tuple[Console, list[str], SimpleNamespace]:
@@ -64,4 +65,4 @@ def test_names_that_say_the_same_are_said_once():
 
 
 def test_durations_have_the_unit_that_people_use():
-    assert [span(s) for s in (8.4, 300, 3 * 3600)] == ["8 s", "5 min", "3.0 h"]
+    assert [span(s) for s in (0, 8.4, 40.2, 300, 3 * 3600)] == ["0 s", "8.4 s", "40 s", "5 min", "3.0 h"]

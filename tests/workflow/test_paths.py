@@ -18,6 +18,7 @@ FUNCTIONS = [
     paths.scores,
     paths.latency,
     paths.figure,
+    paths.figure_for_print,
 ]
 
 

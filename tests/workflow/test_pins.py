@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HASHED = ("core", "docs", "vllm")
+HASHED = ("core", "docs", "harness", "vllm")
 
 
 def _name(requirement: str) -> str:
@@ -50,6 +50,6 @@ def test_whoever_installs_hashed_pins_checks_them():
         commands = [c for c in file.read_text().replace("\\\n", " ").splitlines() if not c.startswith("#")]
         steps = [step for command in commands for step in command.split(";")]
         for step in steps:
-            if re.search(r"--requirement \S*(core|docs|vllm|\$\{family\})\.txt", step):
+            if re.search(r"--requirement \S*(core|docs|harness|vllm|\$\{family\})\.txt", step):
                 assert "--require-hashes" in step, f"{file.name}: {step.strip()}"
                 assert "--no-deps" in step, f"{file.name}: {step.strip()}"

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import Checkout, jobs
@@ -10,8 +12,16 @@ from ptqflow import configfile
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
 from ptqflow.study import load
+from tiny_models import tiny_model
 
 STUDIES = sorted(Path(__file__).resolve().parents[2].glob("config/*.yaml"))
+
+ROW = {
+    **{"id": "1", "text": "A line."},
+    **{"question": "One?", "answer": "1", "choices": {"text": ["1", "2"], "label": ["A", "B"]}, "answerKey": "A"},
+    **{"ind": 0, "activity_label": "Counting", "ctx": "One,", "ctx_a": "One,", "ctx_b": "", "endings": ["two", "three"]},
+    **{"goal": "Count", "sol1": "one", "sol2": "two", "label": 0},
+}  # a row of gsm8k, wikitext, ai2_arc, hellaswag and piqa at once
 
 
 def completed(path: Path) -> tuple[dict, int]:
@@ -25,7 +35,21 @@ def completed(path: Path) -> tuple[dict, int]:
     return config, len(missing)
 
 
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A study's folder, with what `make study-real` puts there: files by their names, and a Llama of another size."""
+    tiny_model(tmp_path / "smollm2", "llama", max_position_embeddings=512)
+    texts = ["gsm8k/main/train", "wikitext/wikitext-2-raw-v1/test", "ai2_arc/ARC-Easy/test", "hellaswag/data/validation"]
+    for name in [*texts, "piqa/data/validation"]:
+        file = tmp_path / "data" / f"{name}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([ROW]), file)
+    (tmp_path / "resources").symlink_to(Path(__file__).resolve().parents[2] / "resources")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("beside")
 def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
     configfile.check(path)
     config, missing = completed(path)
@@ -64,11 +88,32 @@ def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
         load(config | {"decide": {"engine": "vllm"}})
 
 
-@pytest.mark.parametrize("name", ["evening", pytest.param("paper-qa", marks=pytest.mark.slow)])
+def test_asking_for_a_rescue_quantizes_no_chunk_again_and_plans_one_job(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    config = yaml.safe_load(Path("config/collapse.yaml").read_text())
+    recipe = config["recipes"]["flat-w4a4kv4-E0"]
+
+    def planned(**changes):
+        return Jobs(load(config | {"recipes": {"flat-E0": recipe | changes, "other": {"preset": "rtn-w8a8"}}}))
+
+    plain, asked, changed = planned(), planned(rescue={}), planned(rescue={"budget": 3})
+    chunks = range(2)
+    for rescuing in (asked, changed):
+        assert [rescuing.quantize("demo", "flat-E0", k) for k in chunks] == [plain.quantize("demo", "flat-E0", k) for k in chunks]
+        assert rescuing.quantize_code("demo", "flat-E0") == plain.quantize_code("demo", "flat-E0")
+        assert rescuing.export("flat-E0", "fake") != plain.export("flat-E0", "fake")
+        assert rescuing.export("other", "fake") == plain.export("other", "fake")
+    assert asked.rescue("flat-E0") != changed.rescue("flat-E0")
+    rescues = [path for path in asked.aggregate_inputs() if "/rescued/" in path]
+    assert rescues == ["results/cpu/rescued/demo/flat-E0/rescue.parquet"]
+    assert not [path for path in plain.aggregate_inputs() if "/rescued/" in path]
+
+
+@pytest.mark.parametrize("name", ["evening", *(pytest.param(name, marks=pytest.mark.slow) for name in ("collapse", "paper-qa"))])
 def test_a_real_study_is_planned_by_the_real_snakemake(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
     config, missing = completed(next(path for path in STUDIES if path.stem == name))
-    assert not missing or name != "evening", "a study that runs as it is"
+    assert not missing or name == "paper-qa", "a study that runs as it is"
     study = Checkout.create(tmp_path / "checkout", config)
     done = study.snakemake("-n")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

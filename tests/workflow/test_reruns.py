@@ -8,8 +8,8 @@ import pytest
 from checkout import Checkout
 
 CHUNKS = ("0", "1")
-FIGURES = ("latency", "layer_error")  # the small study measures no accuracy
-END = {"aggregate", *(f"plot figure={name}" for name in FIGURES)}
+FIGURES = ("latency", "layer_error", "linear_error")  # the small study measures no accuracy
+END = {"aggregate", "report", *(f"plot figure={name}" for name in FIGURES)}
 
 
 def asked(variant: str, task: str, seed: int = 0, stages: tuple[str, ...] = ("generate", "score")) -> set[str]:
@@ -194,7 +194,7 @@ def test_a_renamed_or_split_suite_asks_nothing(study):
 def test_code_of_a_figure_remakes_the_figure(study):
     with open(study.root / "workflow/ptqflow/reporting/figures/layer_error.py", "a") as file:
         file.write("\nNEW_CONSTANT = 1\n")
-    assert study.planned() == {"plot figure=layer_error"}
+    assert study.planned() == {"plot figure=layer_error", "report"}
 
 
 def test_a_fetched_identical_model_runs_nothing(study):

@@ -48,6 +48,25 @@ def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
         load(study)
 
 
+def test_a_recipe_whose_numerics_are_switched_says_so_in_its_name():
+    emulating = {"preset": "flatquant-w4a4kv4", "transform": {"emulate": "E0", "guarded": False}}
+    for name in ("flat", "flatE0", "flat-E2"):
+        with pytest.raises(ConfigError, match=rf"recipes\.{name} emulates E0, .*name it {name}-E0"):
+            load({**SMALL_STUDY, "recipes": {name: emulating}, "run": "all"})
+    named = load({**SMALL_STUDY, "recipes": {"flat-E0-w4": emulating}, "run": "all"})
+    assert named.recipes["flat-E0-w4"].transform.emulate == "E0"
+    both = emulating | {"emulate": "E7"}
+    with pytest.raises(ConfigError, match=r"recipes\.flat-E0 emulates E7, .*name it flat-E0-E7"):
+        load({**SMALL_STUDY, "recipes": {"flat-E0": both}, "run": "all"})
+    study = {**SMALL_STUDY, "recipes": {"flat-E0-E7": both}, "run": "all"}
+    assert load(study).recipes["flat-E0-E7"].emulate == "E7"
+    vllm = {name: suite | {"engine": "vllm"} for name, suite in study["suites"].items()}
+    with pytest.raises(
+        ConfigError, match=r"engine: vllm cannot compute under switch E7 of recipes\.flat-E0-E7; use transformers"
+    ):
+        load(study | {"suites": vllm})
+
+
 OVERRIDDEN = {"preset": "rtn-w4a16"}
 
 

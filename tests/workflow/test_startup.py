@@ -12,9 +12,9 @@ LARGE = {"accelerate", "altair", "numpy", "pandas", "pyarrow", "scipy", "sympy",
 # imported when its settings are read; an engine not at all by a job that takes what another has asked.
 MAY_LOAD = [
     (("fetch", "measure"), {"numpy"}),
-    (("tokens", "generate", "score", "overlap"), {"numpy", "pyarrow"}),
+    (("tokens", "generate", "score", "overlap", "samples"), {"numpy", "pyarrow"}),
     (("plot",), {"numpy", "pyarrow", "altair"}),
-    (("aggregate",), {"numpy", "pyarrow", "pandas", "scipy"}),
+    (("aggregate", "report"), {"numpy", "pyarrow", "pandas", "scipy"}),
     (("selftest", "export", "verify"), {"numpy", "pyarrow", "torch"}),
     (("collect", "quantize", "rescue", "rotate"), LARGE - {"altair", "pandas"}),  # they run stock transformers modules
 ]

@@ -1,6 +1,7 @@
 """Calibration sets: rows of text or of a model's own traces, as one token stream, from which seeded windows are drawn.
 
-All rows are tokenized once, in a seeded order, and joined. Windows are disjoint (aligned at multiples of their length, drawn
+Rows are tokenized once, in a seeded order, and joined, until they hold several times the tokens that are asked for (the order is
+random, so what follows would be more of the same). Windows are disjoint (aligned at multiples of their length, drawn
 without replacement) when the stream holds enough of them; otherwise their starts are uniform over the stream, with
 replacement, as in the reference implementations. Randomness comes from generators of our own: no global state is read or changed.
 """
@@ -22,6 +23,7 @@ from ptqflow.sources import Source
 from ptqflow.tokenizing import tokenizing
 
 _BATCH = 256  # rows tokenized at once
+_ENOUGH = 8  # times the tokens of all windows
 
 
 class Fields(Model):
@@ -70,7 +72,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Stream:
-    """All tokens, the position at which each row starts, the rows' ids, and the mean number of tokens of a completion."""
+    """Tokens, the position at which each row starts, the rows' ids, and the mean number of tokens of a completion."""
 
     tokens: "array[int]"
     starts: list[int]
@@ -186,7 +188,7 @@ def _where(name: str, settings: CalibrationSettings) -> str:
 def token_stream(
     items: Sequence[Document], settings: CalibrationSettings, tokenizer: Any, report: Callable[[int], object] = lambda rows: None
 ) -> Stream:
-    """Tokenize `items` in the order that the seed gives, and join them. `report` receives numbers of rows done.
+    """Tokenize `items` in the order that the seed gives, until there are enough, and join them. `report`: numbers of rows done.
 
     A beginning-of-sequence token comes once, at the start of a plain stream; chat templates write their own. Raises ConfigError
     when completions are one token long on average: then a column holds first characters instead of texts.
@@ -207,13 +209,15 @@ def token_stream(
             if completions := [d.completion for d in batch if d.completion]:
                 completion_lengths += map(len, _encode(tokenizer, completions))
         report(len(batch))
+        if len(tokens) >= _ENOUGH * settings.samples * settings.sequence_length:
+            break
     mean = sum(completion_lengths) / max(len(completion_lengths), 1)
     if completion_lengths and mean <= 1:
         raise ConfigError(
             f"calibration source {settings.source.label}: completions are {mean:.2f} tokens long on average, which is no trace "
             "(first characters instead of texts?); give the whole generated texts, or use trace: prompt_only"
         )
-    return Stream(tokens, starts, [document.id for document in order], mean)
+    return Stream(tokens, starts, [document.id for document in order[: len(starts)]], mean)
 
 
 def _beginning(tokenizer: Any) -> list[int]:

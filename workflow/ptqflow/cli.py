@@ -19,8 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from ptqflow.devices.visible import claim
-from ptqflow.digest import code_digest
 from ptqflow.errors import ArtifactError, ConfigError, PtqflowError, explain
+from ptqflow.planned_code import code_digest
 from ptqflow.system import is_out_of_memory, refused
 
 STAGES = {
@@ -39,6 +39,8 @@ STAGES = {
     "measure": "latency of prefill and decode of one checkpoint",
     "aggregate": "tables across models, recipes and tasks",
     "plot": "one figure from the tables",
+    "samples": "a page of prompts and completions, the baseline beside each variant",
+    "report": "one page of answers, tables and figures",
 }
 # What a user asks for as a whole: modules of `ptqflow.commands`, each with `add_arguments`, `run` and `EXAMPLES`.
 COMMANDS = {

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ptqflow.words import span
+
 _TARGETS = ("all",)  # rules that ask for files and do nothing
 _TELLING = (
     "model",
@@ -28,13 +30,6 @@ _TELLING = (
 )
 _NAMED = {"chunk": "chunk {}", "seed": "seed {}"}
 _LINES_OF_FAILURE = 3
-
-
-def span(seconds: float) -> str:
-    """A duration as people say it: 8 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def described(rule: str, wildcards: Mapping[str, Any]) -> str:

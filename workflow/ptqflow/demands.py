@@ -118,8 +118,11 @@ def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bo
     held += 4 * min(tokens, TOKENS_AT_ONCE) * d.activations
     if recipe.rounding.asymmetric:  # the float model's states beside the quantized ones, and a matrix of both
         held += 4 * tokens * (d.hidden + min(d.widest, HELD_BYTES // (4 * tokens))) + 8 * d.widest**2
-    passes = 4.0 + 2.0 * recipe.rounding.asymmetric + 3.0 * getattr(recipe.transform, "epochs", 0)
-    flops = layers * (2.0 * passes * d.block * tokens + 40.0 * d.block * d.widest)
+    rounded = recipe.clip.roundings
+    if rounded > 1:  # matrices of the sequences that choose, and of the others; states of both
+        held += 8 * 2 * d.widest**2 + 8 * tokens * d.hidden
+    passes = 4.0 * rounded + 2.0 * recipe.rounding.asymmetric + 3.0 * getattr(recipe.transform, "epochs", 0)
+    flops = layers * (2.0 * passes * d.block * tokens + 40.0 * rounded * d.block * d.widest)
     return _demand(d.block, held, flops, device)
 
 

@@ -17,7 +17,7 @@ import ast
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 PACKAGE = "ptqflow"
@@ -56,6 +56,41 @@ class _Module:
     imported: dict[str, frozenset[Target]]
 
 
+@dataclass(frozen=True)
+class _Statement:
+    """A statement and what is in it, found in one walk: imports, names and strings, attributes of names."""
+
+    tree: ast.stmt
+    imports: list[ast.Import | ast.ImportFrom]
+    words: list[ast.Name | ast.Constant]
+    attributes: list[tuple[ast.Name, str]]
+
+    @classmethod
+    def of(cls, tree: ast.stmt) -> "_Statement":
+        found = cls(tree, [], [], [])
+        waiting: list[object] = [tree]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, list):
+                waiting += node
+            elif isinstance(node, ast.Name):
+                found.words.append(node)
+            elif isinstance(node, ast.Constant):
+                if isinstance(node.value, str):
+                    found.words.append(node)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                found.imports.append(node)
+            elif isinstance(node, ast.AST):
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                    found.attributes.append((node.value, node.attr))
+                waiting += [getattr(node, name) for name in node._fields if hasattr(node, name)]
+        return found
+
+    @property
+    def names(self) -> set[str]:
+        return {node.id for node in self.words if isinstance(node, ast.Name)}
+
+
 def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
     """Every module of the package (its folder is `root`) of which `modules` can run something, with the digest of that.
 
@@ -63,21 +98,22 @@ def closure(*modules: str, root: Path = ROOT) -> dict[str, str]:
     """
     reached: set[Target] = set()
     waiting: list[Target] = []
+    read = cache(partial(_module, root=root))  # each file is looked at once
     for entry in modules:
         module, _, name = entry.partition(":")
         if _file(module, root) is None:
             raise ModuleNotFoundError(f"no module {module} in {root}")
-        if name and name not in _module(module, root).parts.keys() | _module(module, root).imported.keys():
+        if name and name not in read(module).parts.keys() | read(module).imported.keys():
             raise ModuleNotFoundError(f"no {name} in {module}")
         waiting.append((module, name or ALL))
     while waiting:
         target = waiting.pop()
         if target not in reached:
             reached.add(target)
-            waiting += _next(target, root)
+            waiting += _next(target, read(target[0]), root)
     parts: dict[str, list[tuple[str, str]]] = {}
     for module, name in reached:
-        if part := _module(module, root).parts.get(name):
+        if part := read(module).parts.get(name):
             parts.setdefault(module, []).append((name, part.digest))
     return {module: _sha256(sorted(found)) for module, found in parts.items()}
 
@@ -93,10 +129,9 @@ def _sha256(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
-def _next(target: Target, root: Path) -> Iterator[Target]:
-    """Where a target leads in one step."""
+def _next(target: Target, module: _Module, root: Path) -> Iterator[Target]:
+    """Where a target of a module leads in one step."""
     name, definition = target
-    module = _module(name, root)
     yield name, RUN
     if definition == RUN and "." in name:
         yield name.rpartition(".")[0], RUN
@@ -130,38 +165,39 @@ def _module(name: str, root: Path) -> _Module:
 @cache
 def _parsed(name: str, path: Path, root: Path, stamp: tuple[int, int]) -> _Module:
     tree = ast.parse(path.read_bytes(), filename=str(path))
+    statements: dict[str, list[_Statement]] = {RUN: []}
     imported: dict[str, set[Target]] = {}
-    for node in ast.walk(tree):
-        for alias, target in _imports(node, name, path, root):
-            imported.setdefault(alias, set()).add(target)
-    statements: dict[str, list[ast.stmt]] = {RUN: []}
-    for statement in _without_docstring(tree.body):
-        for defined in _defines(statement) or [RUN]:
+    origins: dict[str, set[str]] = {}
+    used: set[str] = set()
+    for tree_of_one in _without_docstring(tree.body):
+        statement = _Statement.of(tree_of_one)
+        used |= statement.names
+        for node in statement.imports:
+            for alias, target in _imports(node, name, path, root):
+                imported.setdefault(alias, set()).add(target)
+            for alias, origin in _origins(node):
+                origins.setdefault(alias, set()).add(origin)
+        for defined in _defines(tree_of_one) or [RUN]:
             statements.setdefault(defined, []).append(statement)
     local = {key: frozenset({(name, key)}) for key in statements if key != RUN}
     names = {alias: frozenset(targets) for alias, targets in imported.items()}
-    origins = _origins(tree)
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     for_effect = {(f"{m}.{n}", ALL) for alias in imported.keys() - used for m, n in imported[alias] if _file(f"{m}.{n}", root)}
     parts = {}
     for key, found in statements.items():
         targets = {target for statement in found for target in _targets(statement, names | local, name, path, root)}
-        own = [statement for statement in found if not isinstance(statement, ast.Import | ast.ImportFrom)]
-        words = {node.id for statement in own for node in ast.walk(statement) if isinstance(node, ast.Name)}
-        content = [_canonical(statement) for statement in own], sorted((word, sorted(origins.get(word, []))) for word in words)
+        own = [statement for statement in found if not isinstance(statement.tree, ast.Import | ast.ImportFrom)]
+        words = {word for statement in own for word in statement.names}
+        canonical = [_canonical(statement.tree) for statement in own]
+        content = canonical, sorted((word, sorted(origins.get(word, []))) for word in words)
         parts[key] = _Part(_sha256(content), frozenset(targets | (for_effect if key == RUN else set())))
     return _Module(parts, names)
 
 
-def _origins(tree: ast.AST) -> dict[str, set[str]]:
-    """What each imported name stands for, of other packages too: a definition means something else when its names do."""
-    found: dict[str, set[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            base = "." * node.level + (node.module or "") + ":" if isinstance(node, ast.ImportFrom) else ""
-            for alias in node.names:
-                found.setdefault(alias.asname or alias.name.split(".")[0], set()).add(base + alias.name)
-    return found
+def _origins(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
+    """(name bound, what it stands for) of any import: a definition means something else when its names do."""
+    base = "." * node.level + (node.module or "") + ":" if isinstance(node, ast.ImportFrom) else ""
+    for alias in node.names:
+        yield alias.asname or alias.name.split(".")[0], base + alias.name
 
 
 def _defines(statement: ast.stmt) -> list[str]:
@@ -175,13 +211,13 @@ def _defines(statement: ast.stmt) -> list[str]:
     return [target.id for target in flat if isinstance(target, ast.Name)] if all(isinstance(t, ast.Name) for t in flat) else []
 
 
-def _imports(node: ast.AST, module: str, path: Path, root: Path) -> Iterator[tuple[str, Target]]:
+def _imports(node: ast.Import | ast.ImportFrom, module: str, path: Path, root: Path) -> Iterator[tuple[str, Target]]:
     """(name bound, what it stands for) of an import of this package's own modules."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             if alias.name.split(".")[0] == PACKAGE and _file(alias.name, root):
                 yield alias.asname or PACKAGE, (alias.name, ALL)
-    if isinstance(node, ast.ImportFrom):
+    else:
         base = node.module or ""
         if node.level:
             parts = module.split(".")
@@ -192,23 +228,24 @@ def _imports(node: ast.AST, module: str, path: Path, root: Path) -> Iterator[tup
                 yield alias.asname or alias.name, (base, alias.name)
 
 
-def _targets(statement: ast.stmt, names: dict[str, frozenset[Target]], module: str, path: Path, root: Path) -> Iterator[Target]:
+def _targets(statement: _Statement, names: dict[str, frozenset[Target]], module: str, path: Path, root: Path) -> Iterator[Target]:
     """What the names in a statement lead to. A string may be a forward reference, so it leads where the name would."""
-    through: set[ast.AST] = set()
-    for node in ast.walk(statement):
+    for node in statement.imports:
         for _, (imported, name) in _imports(node, module, path, root):
             yield imported, RUN
             if name == ALL or _file(f"{imported}.{name}", root):
                 yield (imported, ALL) if name == ALL else (f"{imported}.{name}", RUN)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            modules = [f"{m}.{n}" for m, n in names.get(node.value.id, ()) if n not in (ALL, RUN) and _file(f"{m}.{n}", root)]
-            if modules:
-                through.add(node.value)
-                yield from ((found, node.attr) for found in modules)
-        word = node.id if isinstance(node, ast.Name) else node.value if isinstance(node, ast.Constant) else None
-        if node not in through and isinstance(word, str):
+    through: set[ast.Name] = set()
+    for owner, attribute in statement.attributes:
+        modules = [f"{m}.{n}" for m, n in names.get(owner.id, ()) if n not in (ALL, RUN) and _file(f"{m}.{n}", root)]
+        if modules:
+            through.add(owner)
+            yield from ((found, attribute) for found in modules)
+    for leaf in statement.words:
+        word = leaf.id if isinstance(leaf, ast.Name) else leaf.value
+        if isinstance(word, str) and leaf not in through:
             for found, name in names.get(word, ()):
-                yield (f"{found}.{name}", ALL) if isinstance(node, ast.Name) and _file(f"{found}.{name}", root) else (found, name)
+                yield (f"{found}.{name}", ALL) if isinstance(leaf, ast.Name) and _file(f"{found}.{name}", root) else (found, name)
 
 
 def _canonical(node: object, speaks: bool = False) -> object:

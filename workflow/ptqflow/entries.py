@@ -54,10 +54,6 @@ class Suite(Model):
         sizes = [self.batch_size, *self.noise_batch_sizes]
         if twice := sorted({size for size in sizes if sizes.count(size) > 1}):
             raise ValueError(f"noise_batch_sizes: {twice[0]} is asked already; name each other batch size once")
-        if self.noise_batch_sizes and self.engine == "vllm":
-            raise ValueError(
-                "noise_batch_sizes: vllm forms its batches itself; give the suite a second seed, or ask a second engine"
-            )
         return self
 
 

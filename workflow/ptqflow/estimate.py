@@ -115,7 +115,8 @@ def _asking(task: TaskConfig, model: Size, batch: int, rate: float) -> float:
         known: Any = task.PROTOCOL.model_validate({k: v for k, v in protocol.items() if k in task.PROTOCOL.model_fields})
         steps = ceil(items * known.completions / batch) * known.max_new_tokens
         return float(steps * (_STEP + min(batch, items) * 2 * model.parameters / (rate * _DECODING)))
-    tokens = items * (_CHOICES * _CHOICE_TOKENS if kind == "choices" else int(protocol.get("window", 2048)))
+    item = (_CHOICES + int(protocol.get("num_fewshot", 0))) * _CHOICE_TOKENS
+    tokens = items * (item if kind == "choices" else int(protocol.get("window", 2048)))
     return 2 * model.parameters * tokens / rate
 
 

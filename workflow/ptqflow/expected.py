@@ -37,6 +37,9 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
             for chunk in range(study.models[model].chunks):
                 path = paths.quantized("diagnostics.parquet", platform, model, recipe, chunk)
                 yield "diagnostics", place | {"recipe": recipe, "chunk": chunk}, path
+                if study.recipes[recipe].learns_by_block():
+                    path = paths.quantized("losses.parquet", platform, model, recipe, chunk)
+                    yield "losses", place | {"recipe": recipe, "chunk": chunk}, path
             if study.recipes[recipe].rescue is not None:
                 yield "rescues", place | {"recipe": recipe}, paths.rescued("rescue.parquet", platform, model, recipe)
 

@@ -5,7 +5,7 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from ptqflow.artifacts.models import source_files
 from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
-from ptqflow.digest import code_digest
 from ptqflow.engines import registry as engines
 from ptqflow.entries import Suite
+from ptqflow.environments import ROOT
 from ptqflow.evaluation import tasks
 from ptqflow.expected import expected
 from ptqflow.modeling import anatomy
+from ptqflow.planned_code import code_digest
 from ptqflow.platforms import PLATFORMS
 from ptqflow.published_names import published_names
 from ptqflow.recipes import Rotation
@@ -32,9 +33,10 @@ from ptqflow.sources import Source
 from ptqflow.stale import Asked
 from ptqflow.study import Study, layers_of, model_type_of
 
-AGGREGATED = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+AGGREGATED = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
 
 
+@cache  # a process plans with the code as it found it; hundreds of jobs share a digest
 def code(stage: str, *modules: str) -> str:
     """Digest of a stage and of the modules it will find by name."""
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
@@ -187,7 +189,7 @@ class Jobs:
 
     def generate_source(self, task: str) -> str:
         """Fingerprint of the local data of a task."""
-        return fingerprint(file for source in self.study.tasks[task].sources for file in _local_files(source))
+        return fingerprint(file for source in self.study.tasks[task].read for file in _local_files(source))
 
     def _reading(self, model: str, variant: str) -> list[str]:
         """The modules that reading a variant's recipe imports by name: an engine asks them what to do while the model runs."""
@@ -306,16 +308,56 @@ class Jobs:
         mine = set(self.aggregate_inputs())
         return fingerprint([*(path for _, _, path in self._present() if path not in mine), *paths.reference()])
 
+    def _viewed(self) -> list[tuple[dict[str, Any], str]]:
+        """Identity and path of the verdicts that the viewer of samples shows: this platform's, of no text and no replicates."""
+        files = [(who, path) for kind, who, path in expected(self.study, self.study.platform) if kind == "scores"]
+        return [
+            (who, path)
+            for who, path in files
+            if self.study.tasks[who["task"]].definition.kind != "perplexity" and not {"replicate", "batch_size"} & who.keys()
+        ]
+
+    def samples(self) -> str:
+        """Settings of `samples`: what each of its files is, in order."""
+        return canonical_json({"scores": [who for who, _ in self._viewed()]})
+
+    def samples_files(self, kind: str) -> list[str]:
+        """The `scores` or `generations` of `samples`, in the order of its settings."""
+        return [path if kind == "scores" else paths.generations_of(path) for _, path in self._viewed()]
+
+    def samples_source(self) -> str:
+        """Fingerprint of the local data that the prompts are read from."""
+        tasks_shown = sorted({who["task"] for who, _ in self._viewed()})
+        return fingerprint(file for task in tasks_shown for s in self.study.tasks[task].sources for file in _local_files(s))
+
+    def samples_code(self) -> str:
+        """Digest of `samples` with what asks of each task."""
+        modules = {module for who, _ in self._viewed() for module in tasks.generating(self.study.tasks[who["task"]])}
+        return code("samples", *sorted(modules))
+
     def figures(self) -> list[str]:
         """Names of the figures that the study has numbers for: rows in every table that they draw from."""
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+<<<<<<< HEAD
         rows["latency_parts"] = any(timing.parts and timing.engine != "vllm" for timing in self.study.latency.values())
+=======
+        rows["learning"] = any(self.study.recipes[name].learns_by_block() for name in self.study.chosen)
+>>>>>>> main
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())
         rows["collapse"] = generated
         return [figure for figure in catalogue.FIGURES if all(rows[table] for table in catalogue.tables_of(figure))]
+
+    def report(self) -> str:
+        """Settings of `report`."""
+        return canonical_json({"samples": Path(paths.SAMPLES).name} if self._viewed() else {})
+
+    def report_source(self) -> str:
+        """Fingerprint of the captions; by name, wherever they lie."""
+        cache = HashCache()
+        return canonical_json({path.name: cache.sha256(path) for path in sorted((ROOT / "workflow/report").glob("*.rst"))})
 
     def plot(self, figure: str) -> str:
         """Settings of `plot`."""

@@ -57,7 +57,7 @@ class Needs:
 
     def of(self, stage: str, w: Mapping[str, str]) -> Demand:
         """Of a stage's job with these wildcards."""
-        if stage in ("fetch", "tokens", "overlap", "aggregate", "plot"):
+        if stage in ("fetch", "tokens", "overlap", "aggregate", "plot", "samples", "report"):
             return demands.small()
         if stage == "selftest":
             return demands.small("torch")

@@ -112,6 +112,11 @@ def scores(
     return _run("scores", platform, model, variant, engine, task, seed)
 
 
+def generations_of(scores: str) -> str:
+    """What the verdicts of a file are on."""
+    return scores.replace("/scores/", "/generations/", 1)
+
+
 def latency(
     platform: str = "{platform}",
     model: str = "{model}",
@@ -134,6 +139,15 @@ def table(name: str, suffix: str) -> str:
 def figure(figure: str = "{figure}") -> str:
     """A picture drawn from tables."""
     return f"{ROOT}/figures/{figure}.svg"
+
+
+def figure_for_print(figure: str = "{figure}") -> str:
+    """The same as PDF."""
+    return f"{ROOT}/figures/{figure}.pdf"
+
+
+REPORT = f"{ROOT}/report.html"
+SAMPLES = f"{ROOT}/samples.html"
 
 
 def log(path: str) -> str:

@@ -32,8 +32,8 @@ def _bare(recipe: Recipe) -> dict[str, Any]:
 
 
 def _task(entry: Task) -> str | None:
-    """The published name of a task; None for a part of one, and for other windows and subsets."""
-    if entry.asks.get("limit") is not None:
+    """The published name of a task; None for a part of one, for other windows and subsets, and behind examples."""
+    if entry.asks.get("limit") is not None or entry.asks.get("num_fewshot"):
         return None
     subsets = {(source.subset or source.file or "").lower() for source in entry.sources}
     if entry.benchmark == "arc":

@@ -77,7 +77,26 @@ class Transform(Method):
 
 
 class Clip(Method):
-    """How the ranges of weights are clipped (`clipped_range`)."""
+    """How the ranges of weights are clipped (`clipped_range`).
+
+    Or how that is found on sequences held out: for a whole block from `candidates`, linear by linear by the algorithm's `choose`.
+    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes.
+    """
+
+    least_sequences: ClassVar[int] = 1
+
+    @property
+    def roundings(self) -> int:
+        """Of a block, until it is quantized."""
+        return 1
+
+    def candidates(self) -> Mapping[str, "Clip"]:
+        """By which a whole block is quantized before it takes the best; empty where there is nothing to choose from."""
+        return {}
+
+    def held_out_of(self, sequences: int) -> int:
+        """How many, the last, of so many calibration sequences choose, and so take no part in what they choose from."""
+        return 0
 
     def covers(self, linear: str) -> bool:
         """Whether a linear's weight is clipped."""
@@ -147,15 +166,17 @@ class Override(Model):
 
 
 class Rescue(Model):
-    """Blocks whose held-out error stands out are calibrated again, rung by rung (`methods.rescue`).
+    """Blocks whose held-out error stands out, or that learned nothing, are calibrated again, rung by rung (`methods.rescue`).
 
     `score`: robust standard deviations above its neighbours, and above the trend of all blocks, at which a block stands out.
+    `least_gain`: share of its error before learning that a block must lose to have learned anything (0: whatever is no worse).
     `budget`: calibrations of the whole model that all attempts may cost. `at_8_bits`: share of the model's linears that may be
     raised to 8 bits. `rungs`: those of the transform, and `eight_bits`, in the order in which they are tried; null: all of them.
     """
 
     score: Annotated[float, Field(gt=0)] = 3.5
-    budget: Annotated[float, Field(gt=0)] = 1.0
+    least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    budget: Annotated[float, Field(gt=0)] = 1.5
     at_8_bits: Annotated[float, Field(ge=0, le=1)] = 0.1
     rungs: Annotated[list[str], Field(min_length=1)] | None = None
 
@@ -174,8 +195,14 @@ def _plain(kind: str) -> Any:
     return settings_class(kind, _PLAIN[kind])()
 
 
+Served = Literal["E4", "E7", "E8", "E11"]  # switches of `numerics.switches` that act while a model runs
+
+
 class Recipe(Model):
-    """A complete recipe. `input_shards`: tensor-parallel shards that the scales of o_proj and down_proj inputs assume."""
+    """A complete recipe. `input_shards`: tensor-parallel shards that the scales of o_proj and down_proj inputs assume.
+
+    `emulate`: a switch of `numerics.switches` under which form `fake` runs; what is calibrated knows nothing of it.
+    """
 
     scheme: Scheme
     rotation: Annotated[SerializeAsAny[Rotation], ByName("rotation")] = Field(default_factory=lambda: _plain("rotation"))
@@ -187,6 +214,7 @@ class Recipe(Model):
     error_propagation: bool = True
     calibration: str | None = None
     rescue: Rescue | None = None
+    emulate: Served | None = None
 
     @model_validator(mode="after")
     def _rescuable(self) -> "Recipe":
@@ -218,6 +246,20 @@ class Recipe(Model):
                 raise ValueError(f"overrides.transform changes what is learned; transform {self.transform.name} learns nothing")
             validated_at(("overrides", index, "transform"), changes, override.transform)
         return self
+
+    @model_validator(mode="after")
+    def _emulable(self) -> "Recipe":
+        if self.emulate in ("E4", "E7") and not set(self.transform.online_sites) - {"o"}:
+            raise ValueError(f"emulate {self.emulate} is of online transforms; use transform flatquant, or leave it out")
+        cache = self.scheme.kv_cache
+        if self.emulate == "E11" and (cache is None or cache.keys != "post_rope"):
+            raise ValueError("emulate E11 is of a cache quantized after RoPE; give kv_cache with keys post_rope, or leave it out")
+        return self
+
+    @property
+    def switches(self) -> list[str]:
+        """The switches of `numerics.switches` that it emulates, which its name must say."""
+        return [name for name in (getattr(self.transform, "emulate", None), self.emulate) if name is not None]
 
     def weights(self, layer: int, linear: str) -> WeightArgs | None:
         """Weight quantization of one linear; the last override that covers it and names `weights` wins."""
@@ -258,14 +300,14 @@ class Recipe(Model):
     def for_layers(self, layers: range) -> "Recipe":
         """The recipe as these layers see it: overrides of other layers are gone, so that they cannot cause a rerun.
 
-        So is `rescue`, which looks at all blocks once they are quantized.
+        So are `rescue`, which looks at all blocks once they are quantized, and `emulate`, which concerns what runs.
         """
         kept = [
             o.model_copy(update={"layers": o.layers if o.layers == "all" else [i for i in o.layers if i in layers]})
             for o in self.overrides
             if o.layers == "all" or any(i in layers for i in o.layers)
         ]
-        return self.model_copy(update={"overrides": kept, "rescue": None})
+        return self.model_copy(update={"overrides": kept, "rescue": None, "emulate": None})
 
     def changed(self, overrides: list[Override]) -> "Recipe":
         """The recipe, without `rescue`, as the overrides that a rescue found have it."""
@@ -290,9 +332,13 @@ class Recipe(Model):
 
     def relies_on(self) -> frozenset[Reliance]:
         """What of the device must be right for this recipe; empty where a wrong device could only be a little off in rounding."""
-        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.transform.works == "by_block"}
+        found: dict[Reliance, bool] = {"second_order": "gram" in self.needs(), "training": self.learns_by_block()}
         reliances = frozenset(reliance for reliance, relied in found.items() if relied)
         return reliances | {"arithmetic"} if reliances else reliances
+
+    def learns_by_block(self) -> bool:
+        """Whether gradients train something in every block."""
+        return self.transform.works == "by_block"
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""
@@ -309,7 +355,8 @@ class Recipe(Model):
 
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
-        return not self.transform.online_sites and self.scheme.kv_cache is None and not self.all_inputs()
+        online = self.transform.online_sites or self.scheme.kv_cache is not None or self.all_inputs()
+        return not online and self.emulate is None
 
     def check_source(self, origin: Mapping[str, Any], model: str) -> None:
         """Raise ConfigError unless a model, by the `origin` of its manifest, is turned as this recipe says."""
@@ -324,6 +371,7 @@ class Recipe(Model):
         """JSON data that `Recipe.model_validate` reads back to an equal recipe (fields an override leaves unset stay unset)."""
         data = self.model_dump(mode="json")
         data["overrides"] = [o.model_dump(mode="json", exclude_unset=True) for o in self.overrides]
-        if self.rescue is None:
-            del data["rescue"]  # a recipe that rescues nothing is what it was
+        for later in ("rescue", "emulate"):
+            if data[later] is None:
+                del data[later]  # a recipe that says nothing of it is what it was
         return data

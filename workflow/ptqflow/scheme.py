@@ -61,7 +61,7 @@ class ActivationArgs(QuantizationArgs):
 
 
 class CacheArgs(QuantizationArgs):
-    """Keys and values; asymmetric by default.
+    """Keys and values; asymmetric by default. `num_bits` of both, unless values have `value_bits`.
 
     `dynamic`: true, a range per token and head for both; "values", keys have one range per channel, from calibration; false,
     values too. `keys`: quantized after RoPE, or before it; then `key_bias: separate` keeps the bias of k_proj out of the range.
@@ -69,14 +69,20 @@ class CacheArgs(QuantizationArgs):
 
     symmetric: bool = False
     strategy: Literal["token"] = "token"
+    value_bits: Annotated[int, Field(ge=2, le=8)] | None = None
     dynamic: Literal[True, False, "values"] = True  # type: ignore[assignment]
     keys: Literal["post_rope", "pre_rope"] = "post_rope"
     key_bias: Literal["keep", "separate"] = "keep"
 
     @property
-    def static(self) -> tuple[str, ...]:
+    def static(self) -> tuple[Literal["k", "v"], ...]:
         """Which of keys `k` and values `v` have ranges from calibration."""
         return () if self.dynamic is True else ("k",) if self.dynamic == "values" else ("k", "v")
+
+    @property
+    def bits(self) -> dict[Literal["k", "v"], int]:
+        """Of keys `k` and of values `v`."""
+        return {"k": self.num_bits, "v": self.value_bits or self.num_bits}
 
     @model_validator(mode="after")
     def _bias(self) -> "CacheArgs":

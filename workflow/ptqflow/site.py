@@ -36,7 +36,7 @@ class Slurm(Model):
     account: Word | None = None
     qos: Word | None = None
     gres: Gres | None = None
-    head: list[Literal["fetch", "aggregate", "plot"]] = ["fetch"]
+    head: list[Literal["fetch", "aggregate", "plot", "samples", "report"]] = ["fetch"]
 
     def options(self, devices: int) -> dict[str, str | None]:
         """Resources of Snakemake's Slurm executor for a job that needs `devices`; None where Slurm's default is to hold."""

@@ -107,7 +107,7 @@ class Asked:
         asked = {
             "benchmark": (settings["benchmark"], task.benchmark),
             "source": (settings["source"], task.model_dump(mode="json", include={"source"})["source"]),
-            "data": (data, {name: digest for source in task.sources for name, digest in _hashes(source).items()}),
+            "data": (data, {name: digest for source in task.read for name, digest in _hashes(source).items()}),
             "protocol": (settings["protocol"], _whole(task.PROTOCOL, definition.defaults, task.asks)),
             "engine and seed": ((settings["engine"], settings["seed"]), (who["engine"], who["seed"])),
             "version": (scored["settings"]["version"], definition.version),
@@ -125,6 +125,8 @@ class Asked:
         if list(differences(metadata["inputs"], {"model": self._files()})):
             return "made from another model"
         return self._of_calibration(metadata)
+
+    _losses = _diagnostics  # of the same job
 
     def _rescues(self, who: dict[str, Any], path: str) -> str | None:
         metadata = read_metadata(path)

@@ -21,11 +21,12 @@ from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
-from ptqflow.engines.registry import module_of
+from ptqflow.engines.registry import forms_batches, module_of
 from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.fewshot import examples
+from ptqflow.evaluation.tasks import ChoicesTask, TaskConfig
 from ptqflow.modeling import anatomy
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
@@ -58,17 +59,18 @@ class Study(Model):
         for name, recipe in self.recipes.items():
             if name == "baseline":
                 raise ValueError("recipes.baseline: this name is the unquantized model's; rename the recipe")
-            if (switch := getattr(recipe.transform, "emulate", None)) and switch not in name.split("-"):
+            if unsaid := [switch for switch in recipe.switches if switch not in name.split("-")]:
+                switch = "-".join(unsaid)
                 raise ValueError(f"recipes.{name} emulates {switch}, which every table row must say; name it {name}-{switch}")
             if recipe.calibration:
                 _known(f"recipes.{name}.calibration", [recipe.calibration], self.calibrations)
             read = recipe.calibration or self.calibration
             if recipe.replicates > 1 and not replicates.is_drawn(recipe):
                 raise ValueError(f"recipes.{name}.replicates: nothing of this recipe is drawn, so all are alike; leave it out")
-            least = recipe.transform.least_sequences
-            if name in self.chosen and self.calibrations[read].samples < least:
-                who = f"recipes.{name} (transform {recipe.transform.name})"
-                raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
+            for kind, method in (("transform", recipe.transform), ("clip", recipe.clip)):
+                if name in self.chosen and self.calibrations[read].samples < (least := method.least_sequences):
+                    who = f"recipes.{name} ({kind} {method.name})"
+                    raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, str, int], str] = {}
@@ -85,6 +87,8 @@ class Study(Model):
         for kind, entries in (("suites", self.suites), ("latency", self.latency)):
             for name, served in entries.items():
                 _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})
+                if FAKE in served.forms and served.engine != "transformers":
+                    self._check_no_switch_is_served(f"{kind}.{name}.engine", served.engine)
         engines = [suite.engine for suite in self.suites.values()] + [timing.engine for timing in self.latency.values()]
         if self.decide.engine is not None and engines:
             _known("decide.engine", [self.decide.engine], dict.fromkeys(engines))
@@ -94,6 +98,13 @@ class Study(Model):
             if isinstance(recipes, list):
                 _known(f"forms.{form}", recipes, self.recipes)
         return self
+
+    def _check_no_switch_is_served(self, key: str, engine: str) -> None:
+        if asking := [name for name in self.chosen if self.recipes[name].emulate is not None]:
+            raise ValueError(
+                f"{key}: {engine} cannot compute under switch {self.recipes[asking[0]].emulate} of recipes.{asking[0]}; use "
+                "transformers, or leave form fake out"
+            )
 
     @property
     def chosen(self) -> list[str]:
@@ -178,10 +189,19 @@ def load(config: Mapping[str, Any]) -> Study:
                 if source.local is not None:
                     data_files(source)
                     check_first(f"task {name}", task.benchmark, source)
+        if isinstance(task, ChoicesTask) and task.examples is not None and task.examples.local is not None:
+            with _named(f"tasks.{name}.examples"):
+                examples(f"task {name}", task.benchmark, task.examples, task.num_fewshot)
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
                 module_of(served.engine)
+    for name, suite in study.suites.items():
+        if suite.noise_batch_sizes and forms_batches(suite.engine):
+            raise ConfigError(
+                f"config.yaml: suites.{name}: noise_batch_sizes: {suite.engine} forms its batches itself; "
+                "give the suite a second seed, or ask a second engine"
+            )
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):

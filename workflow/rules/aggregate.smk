@@ -48,7 +48,8 @@ rule plot:
             paths.table(name, "parquet") for name in catalogue.tables_of(w.figure)
         ],
     output:
-        report(
+        pdf=paths.figure_for_print(),
+        svg=report(
             paths.figure(),
             caption="../report/figure.rst",
             category="Figures",

@@ -10,6 +10,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.sources import Source
 from ptqflow.system import reading
 
+_ROWS_AT_ONCE = 1024  # of Parquet
 _FORMATS = (".parquet", ".jsonl", ".csv")
 
 
@@ -77,7 +78,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         else:
             import pyarrow.parquet as pq
 
-            yield from pq.read_table(path, partitioning=None).to_pylist()
+            for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
 
 def _csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -101,7 +103,7 @@ def _row(number: int, line: str) -> dict[str, Any]:
 
 
 def rows_of(source: Source) -> Iterator[dict[str, Any]]:
-    """The rows of `source` in file order, one at a time of text files, which may be larger than memory.
+    """The rows of `source` in file order, a few at a time: files may be larger than memory.
 
     Raises ConfigError (nothing there) or ArtifactError (unreadable).
     """

@@ -42,13 +42,14 @@ PUBLISHED = versioned(
 
 RESCUE = versioned(
     "rescue",
-    1,
+    2,
     [
         column("attempt", i32, "in this order"),
         column("layer", i32, "decoder block index"),
         column("rung", text, "what was tried: slower, longer, other_start, other_transform, eight_bits"),
         column("score_before", f64, "robust score of the block's error among all blocks"),
         column("score_after", f64, "the same with what was kept"),
+        column("error_untrained", f64, "held-out error before learning (relative, as below); null: none", nullable=True),
         column("error_before", f64, "held-out error of the best so far / mean square of the float block's update"),
         column("error_after", f64, "the same of this attempt"),
         column("kept", flag, "it was better"),
@@ -82,5 +83,23 @@ OVERLAP_SUMMARY = versioned(
         column("judged", i32, "items long enough to be judged"),
         column("seen", i32, "items that stand in the calibration set"),
         column("marked", flag, "so many that the scores of recipes calibrated on it are marked"),
+    ],
+)
+
+AGREEMENT = versioned(
+    "agreement",
+    1,
+    [
+        column("check", text, "what is compared"),
+        column("data", text, "whose rows"),
+        column("model", text, "model that was asked"),
+        column("engine", text, "what ptqflow asked it in"),
+        column("reference", text, "who was asked, too"),
+        column("items", i32, "items, windows or pairs", nullable=True),
+        column("compared", i32, "alternatives, windows or verdicts", nullable=True),
+        column("difference", f64, "largest difference of one of these", unit="nats", nullable=True),
+        column("disagreements", i32, "items or pairs that one side alone counts right, windows beyond the limit", nullable=True),
+        column("passed", flag, "within the limits of tests/agreement; null: not run", nullable=True),
+        column("message", text, "what was found, or why it was not run; may be empty"),
     ],
 )

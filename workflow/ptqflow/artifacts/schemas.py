@@ -48,7 +48,7 @@ def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dt
 
 DIAGNOSTICS = versioned(
     "diagnostics",
-    1,
+    2,
     [
         column("layer", i32, "decoder block index"),
         column("module", text, "linear (q_proj, ...) or 'block' for the whole block's output"),
@@ -58,6 +58,8 @@ DIAGNOSTICS = versioned(
         column("sampled_error", f64, "the same on a sample of tokens, run with the linear's input quantized", nullable=True),
         column("tokens", i64, "calibration tokens on which output errors were measured", unit="tokens", nullable=True),
         column("clip_fraction", f64, "share of integers at an end of the grid", nullable=True),
+        column("clip", text, "what `clip: auto` chose", nullable=True),
+        column("clip_errors", text, "|X (W - W')^T|^2 / |X W^T|^2 by candidate, on held-out sequences (JSON)", nullable=True),
         column("damping", f64, "fraction of mean(diag H) added before factorization", nullable=True),
         column("condition_number", f64, "of the damped Hessian, at least (from its Cholesky factor)", nullable=True),
         column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),
@@ -90,12 +92,19 @@ _ANSWER = [
     column("seconds", f64, "its share of the engine's wall time, without loading; the samples' sum up to the task's", unit="s"),
     column("finish_reason", text, "stop, length or not_finite (the logits were no numbers); generation only", nullable=True),
     column("gold", text, "reference answer", nullable=True),
+    column(
+        "logprob",
+        f64,
+        "log-probability of the generated tokens under the model, summed: before temperature, top-k and top-p (generation only)",
+        unit="nats",
+        nullable=True,
+    ),
     column("nll", f64, "summed negative log-likelihood of the scored tokens (perplexity: of the window)", nullable=True),
 ]
 
 GENERATIONS = versioned(
     "generations",
-    2,
+    3,
     [
         *_ANSWER,
         column(
@@ -117,7 +126,7 @@ GENERATIONS = versioned(
 
 SAMPLES = versioned(
     "samples",
-    3,
+    4,
     [
         *_ANSWER,
         column("extracted", text, "answer extracted from the text, or the chosen alternative", nullable=True),

@@ -1,7 +1,7 @@
 """Schemas of the tables across a study, which `aggregate` publishes; versioned as those of stages (`schemas`)."""
 
 from ptqflow.artifacts.evidence_schemas import RESCUE
-from ptqflow.artifacts.schemas import DIAGNOSTICS, f64, flag, i32, i64, text
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LOSSES, f64, flag, i32, i64, text
 from ptqflow.artifacts.tables import column, versioned
 
 VARIANT = [
@@ -177,7 +177,7 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    1,
+    2,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
@@ -187,7 +187,9 @@ LAYER_ERROR = versioned(
     ],
 )
 
-RESCUE_SUMMARY = versioned("rescue_summary", 1, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+LEARNING = versioned("learning", 1, [*[LAYER_ERROR.field(i) for i in range(4)], *[LOSSES.field(i) for i in range(len(LOSSES))]])
+
+RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",
@@ -273,5 +275,31 @@ VERIFICATION_SUMMARY = versioned(
         column("logprob_difference", f64, "mean |log p - log p of the fake checkpoint|", unit="nats", nullable=True),
         column("logprob_limit", f64, "what that may be", unit="nats", nullable=True),
         column("note", text, "what was skipped, and why; what is not as the recipe says", nullable=True),
+    ],
+)
+
+FLIPS = versioned(
+    "flips",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("task", text, "task name"),
+        column("completions", i32, "completions of items and seeds that the baseline was asked, too; all replicates"),
+        column("both", i32, "of these, right in both"),
+        column("lost", i32, "the baseline's right, this one's wrong"),
+        column("gained", i32, "the baseline's wrong, this one's right"),
+        column("neither", i32, "right in none"),
+    ],
+)
+
+PROVENANCE = versioned(
+    "provenance",
+    1,
+    [
+        column("kind", text, "model, calibration, task, recipe or software"),
+        column("name", text, "of the study; software: platform and stage"),
+        column("detail", text, "where it comes from, or its settings; software: versions, device and digest of the code"),
+        column("files", i32, "files of the study that record this"),
     ],
 )

@@ -43,6 +43,11 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
+    return f"vllm serve {folder}"
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How engines load it from a folder (Markdown)."""
-    return f"vLLM: `vllm serve {folder}`. transformers reads it with `gptqmodel` installed."
+    return f"vLLM: `{serve(recipe, folder)}`. transformers reads it with `gptqmodel` installed."

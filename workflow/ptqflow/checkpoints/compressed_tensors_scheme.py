@@ -10,6 +10,7 @@ from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
 from ptqflow.recipes import ROW_PARALLEL, Recipe
+from ptqflow.scheme import CacheArgs
 
 INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
@@ -23,15 +24,25 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     if (reason := refusal_of_online_transforms(recipe)) is not None:
         return reason
     if (cache := recipe.scheme.kv_cache) is not None:
-        return (
-            f"vLLM refuses checkpoints with an integer KV cache; take the recipe without scheme.kv_cache and start vLLM with "
-            f"--kv-cache-dtype int{cache.num_bits}_per_token_head, which computes one scale per token and head as it runs"
-            if cache.num_bits in (4, 8)
-            else f"vLLM has no {cache.num_bits}-bit KV cache; take the recipe without scheme.kv_cache, or evaluate form fake"
-        )
+        return _refusal_of_cache(cache)
     if (reason := refusal_of_all(recipe, config)) is not None:
         return reason
     return next((reason for scheme in schemes(recipe, config) if (reason := _refusal_of(scheme, recipe)) is not None), None)
+
+
+def _refusal_of_cache(cache: CacheArgs) -> str:
+    keys, values = cache.bits["k"], cache.bits["v"]
+    if keys != values:
+        return (
+            f"vLLM stores keys and values in one dtype, not in {keys} and {values} bits (kv_cache.value_bits); "
+            "take the recipe without scheme.kv_cache, or evaluate form fake"
+        )
+    if keys not in (4, 8):
+        return f"vLLM has no {keys}-bit KV cache; take the recipe without scheme.kv_cache, or evaluate form fake"
+    return (
+        f"vLLM refuses checkpoints with an integer KV cache; take the recipe without scheme.kv_cache and start vLLM with "
+        f"--kv-cache-dtype int{keys}_per_token_head, which computes one scale per token and head as it runs"
+    )
 
 
 def _refusal_of(scheme: LinearScheme, recipe: Recipe) -> str | None:
@@ -145,11 +156,16 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
     }
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
+    return f"vllm serve {folder}"
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How engines load it from a folder (Markdown)."""
     found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
     text = (
-        f"vLLM: `vllm serve {folder}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
+        f"vLLM: `{serve(recipe, folder)}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
         f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
     )
     if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):

@@ -21,6 +21,11 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     return None
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """None: it emulates what another form is deployed as."""
+    return None
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How an engine loads it from a folder (Markdown)."""
     if recipe.is_weight_only():

@@ -52,9 +52,15 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def loading(recipe: Recipe, folder: str) -> str:
-    """How engines load it from a folder (Markdown)."""
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
     weights = recipe.scheme.weights
     served = weights is not None and weights.symmetric and weights.num_bits in (4, 8)
-    vllm = f"vLLM: `vllm serve {folder}`." if served else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
+    return f"vllm serve {folder}" if served else None
+
+
+def loading(recipe: Recipe, folder: str) -> str:
+    """How engines load it from a folder (Markdown)."""
+    command = serve(recipe, folder)
+    vllm = f"vLLM: `{command}`." if command else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
     return f"{vllm} GPTQModel: `GPTQModel.load('{folder}')`; transformers, with `gptqmodel` and `optimum` installed."

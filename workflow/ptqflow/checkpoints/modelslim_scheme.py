@@ -65,8 +65,8 @@ def _transformed(scheme: LinearScheme, recipe: Recipe) -> bool:
 
 def _refusal_of_cache(cache: CacheArgs, config: Mapping[str, Any] | None) -> str | None:
     without = "take the recipe without scheme.kv_cache, or evaluate form fake"
-    if cache.num_bits != 8:
-        return f"vllm-ascend's attention reads caches of 8-bit integers (C8), not of {cache.num_bits} bits; {without}"
+    if others := [bits for bits in cache.bits.values() if bits != 8]:
+        return f"vllm-ascend's attention reads caches of 8-bit integers (C8), not of {others[0]} bits; {without}"
     if config is not None and "cache" not in architecture(config["model_type"]).ascend:
         return (
             f"vllm-ascend 0.23 loads the scales of an 8-bit cache (C8) into Qwen3, not into {config['model_type']} (KeyError: "
@@ -155,6 +155,11 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
+def serve(recipe: Recipe, folder: str) -> str | None:
+    """The command that serves it; None where no engine does."""
+    return f"vllm serve {folder} --quantization ascend"
+
+
 def loading(recipe: Recipe, folder: str) -> str:
     """How engines load it from a folder (Markdown)."""
-    return f"vllm-ascend, on an Ascend NPU: `vllm serve {folder} --quantization ascend`."
+    return f"vllm-ascend, on an Ascend NPU: `{serve(recipe, folder)}`."

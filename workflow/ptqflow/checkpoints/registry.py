@@ -7,6 +7,7 @@ A scheme module offers
 - `refusal(recipe, config) -> str | None`: `reason; remedy` why no engine that reads the form serves the recipe (`config` is the
   model's config.json, or None while it is not fetched);
 - `SERVED`: who serves the form, for people;
+- `serve(recipe, folder) -> str | None`: the command that serves it, or None where no engine does;
 - `loading(recipe, folder) -> str`: how engines load it, for the model card;
 - `engine(recipe) -> str | None`: the engine of ours (`engines.registry`) that loads it, so that its logits can be verified.
 """
@@ -61,5 +62,7 @@ def engine(form: str, recipe: Recipe) -> str | None:
 
 def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     """`reason; remedy` why `form` cannot hold a recipe, or None."""
+    if recipe.emulate is not None and form != FAKE:
+        return f"its engines compute as they do, and emulate {recipe.emulate} is of ours; evaluate form {FAKE}"
     reason: str | None = scheme(form).refusal(recipe, config)
     return reason

@@ -165,7 +165,9 @@ def in_words(recipe: Recipe, stored: str = "integers") -> str:
         ranges = "one scale per token and head" if cache.dynamic is True else "one scale per channel from calibration"
         of_values = "" if cache.dynamic != "values" else ", values one per token and head"
         before = " before RoPE" if cache.keys == "pre_rope" else ""
-        parts.append(f"keys{before} and values in {cache.num_bits}-bit {_grid(cache)} integers, {ranges}{of_values}")
+        keys, values = cache.bits["k"], cache.bits["v"]
+        bits = f"{keys}-bit" if keys == values else f"{keys}-bit and {values}-bit"
+        parts.append(f"keys{before} and values in {bits} {_grid(cache)} integers, {ranges}{of_values}")
     how = [f"rounding {recipe.rounding.name}"]
     how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
     how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []

@@ -12,10 +12,10 @@ from typing import Any
 from ptqflow import configfile, estimate
 from ptqflow.commands.located import located
 from ptqflow.commands.run import CONFIG, environment, profile_options
-from ptqflow.console import span
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of, load
+from ptqflow.words import span
 
 EXAMPLES = """examples:
   ptqflow check              the study in this folder

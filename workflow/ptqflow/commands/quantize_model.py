@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     manifest = work / paths.checkpoint(platform, model.name, variant)
     checks = work / paths.verification(platform, model.name, variant)
     targets = [str(path.relative_to(work)) for path in (manifest, checks)]
-    if status := workflow(work, args.profile, [*args.rest, "--", *targets], report=False):
+    if status := workflow(work, args.profile, [*args.rest, "--", *targets]):
         return status
     if any(option in ("-n", "--dry-run", "--dryrun") for option in args.rest):
         return 0

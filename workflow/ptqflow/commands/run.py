@@ -1,4 +1,4 @@
-"""`ptqflow run`: Snakemake on a study, with a console of one line per job, then the report and where everything lies.
+"""`ptqflow run`: Snakemake on a study, with a console of one line per job, then where everything lies.
 
 A study is a folder with a `config.yaml`; this repository is one (the demo), `ptqflow new` makes others. What was done is kept,
 whatever ends a run: the same command goes on.
@@ -23,7 +23,6 @@ from ptqflow.errors import ConfigError
 
 CONFIG = "config.yaml"
 PROFILES = ROOT / "workflow/profiles"
-REPORT = f"{paths.ROOT}/report.html"
 PLANS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock", "--summary", "--dag", "--rulegraph", "--lint", "--list-rules", "-l"}
 TAKES_REST = True  # options of Snakemake's
 EXAMPLES = """examples:
@@ -46,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the study and make its report. Returns Snakemake's status."""
+    """Run the study. Returns Snakemake's status."""
     named = bool(args.rest) and not args.rest[0].startswith("-")
     study, options = (Path(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
     status = workflow(study, args.profile, options)
@@ -56,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def workflow(study: Path, profile: str, options: Sequence[str], report: bool = True) -> int:
-    """Run Snakemake on a study's folder, then make its report. Returns the exit status.
+def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
+    """Run Snakemake on a study's folder. Returns the exit status.
 
     Raises ConfigError where another run of the study is active, or its configuration is no data.
     """
@@ -80,9 +79,6 @@ def workflow(study: Path, profile: str, options: Sequence[str], report: bool = T
         status = done.wait()
         if status:
             print(why_it_ended(folder, status, bool(interrupts)), file=sys.stderr)
-        elif report:
-            made = [*command, "--report", REPORT, "--quiet", "all", *_configuring(options)]
-            status = subprocess.run(made, env=environment(), stdout=subprocess.DEVNULL, check=False).returncode
     return status
 
 
@@ -104,16 +100,6 @@ def environment() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT / "workflow"),  # where Snakemake finds its plugin
     }
-
-
-def _configuring(options: Sequence[str]) -> list[str]:
-    """Those of a user's options that say which study is meant; its report is of all that was asked, not of single targets."""
-    found, kept = [], False
-    for option in options:
-        if option.startswith("-"):
-            kept = option.partition("=")[0] in ("--configfile", "--configfiles", "--config", "-C")
-        found += [option] if kept else []
-    return found
 
 
 @contextmanager
@@ -168,7 +154,8 @@ def _print_end(study: Path) -> None:
     for manifest in sorted(study.glob(paths.checkpoint("*", "*", "*.*"))):
         size = sum(entry["bytes"] for entry in json.loads(manifest.read_text())["files"].values())
         print(f"checkpoint: {manifest.parent} ({size / 1e6:.1f} MB)")
-    print(f"report: {(study / REPORT).resolve()}")
+    if (report := study / paths.REPORT).is_file():
+        print(f"report: {report.resolve()}")
 
 
 def warnings(study: Path) -> list[str]:

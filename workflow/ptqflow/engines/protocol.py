@@ -1,6 +1,8 @@
 """What every engine offers: generate, loglikelihoods, score, time.
 
-An engine is a module `ptqflow.engines.<name>_engine` with `load`."""
+An engine is a module `ptqflow.engines.<name>_engine` with `load`; one that takes `batch_size` for nothing says
+`FORMS_BATCHES = True`, and has no noise of other batches to measure.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,14 +32,16 @@ Reason = Literal["stop", "length", "not_finite"]
 
 @dataclass(frozen=True)
 class Completion:
-    """Generated token ids, the stop token included, and why generation ended. Never padded.
+    """Generated token ids, the stop token included, and why generation ended. Never padded. Equal where these are.
 
     `not_finite`: the next token's logits were no numbers, so that there is nothing to choose from (the model collapsed).
+    `logprob`: of the tokens under the model, summed, in nats: before temperature, top-k and top-p.
     `seconds`: its share of the engine's wall time, each step's being shared evenly by the completions that it served.
     """
 
     tokens: tuple[int, ...]
     finish_reason: Reason
+    logprob: float = field(compare=False)
     seconds: float = field(default=0.0, compare=False)
 
 

@@ -4,6 +4,7 @@ Decoding is our own short loop around the model's forward with a dynamic cache: 
 `generate` does not do, and reasoning completions differ in length by an order of magnitude.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -79,26 +80,32 @@ class TransformersEngine:
         inputs, mask = inputs.to(self.model.device), mask.to(self.model.device)
         cache = DynamicCache(config=self.model.config)
         alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
+        logprobs = [0.0] * len(prompts)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         share, start = 0.0, time.perf_counter()
         while True:
-            logits = self.model(
-                input_ids=inputs,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            logits = (
+                self.model(
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
             chosen = sampler(logits)
-            sound = logits.amax(-1).isfinite().tolist()
+            steps = (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
             keep: list[int] = []
             ended: list[tuple[int, Reason]] = []
-            for slot, (row, token) in enumerate(zip(alive, chosen.tolist(), strict=True)):
-                if not sound[slot]:
+            for slot, (row, token, step) in enumerate(zip(alive, chosen.tolist(), steps, strict=True)):
+                if not math.isfinite(step):
                     ended.append((row, "not_finite"))
                     continue
                 generated[row].append(token)
+                logprobs[row] += step
                 if token in self.stop_tokens:
                     ended.append((row, "stop"))
                 elif len(generated[row]) == limits[row]:
@@ -108,7 +115,7 @@ class TransformersEngine:
             now = time.perf_counter()
             share += (now - start) / len(alive)
             for row, reason in ended:
-                yield rows[row], Completion(tuple(generated[row]), reason, share)
+                yield rows[row], Completion(tuple(generated[row]), reason, logprobs[row], share)
             start = time.perf_counter() if ended else now
             if not keep:
                 return
@@ -149,23 +156,27 @@ class TransformersEngine:
                     "position_ids": packing.padded([row.positions for row in batch], width).to(self.model.device),
                     "attention_mask": packing.mask(batch, width).to(self.model.device),
                 }
-            logits = self.model(
-                input_ids=inputs.to(self.model.device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(asked, device=self.model.device),
-                **arguments,
-            ).logits
-            column = {position: index for index, position in enumerate(asked)}
-            found = {}
-            for index, row in enumerate(batch):
-                for pair, positions in zip(row.pairs, row.before, strict=True):
-                    if pair in skip:
-                        continue
-                    after = torch.tensor(continuations[pair], device=logits.device)
-                    own = logits[index, [column[position] for position in positions]].float()
-                    logprob = own.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
-                    found[pair] = Likelihood(logprob, bool((own.argmax(-1) == after).all()))
-            yield found
+            told = {pair: 0.0 for row in batch for pair in row.pairs if pair not in skip}
+            greedy = dict.fromkeys(told, True)
+            most = max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))  # only a continuation of hundreds of tokens has more
+            for part in (asked[first : first + most] for first in range(0, len(asked), most)):
+                logits = self.model(
+                    input_ids=inputs.to(self.model.device),
+                    use_cache=False,
+                    logits_to_keep=torch.tensor(part, device=self.model.device),
+                    **arguments,
+                ).logits
+                column = {position: index for index, position in enumerate(part)}
+                for index, row in enumerate(batch):
+                    for pair, positions in zip(row.pairs, row.before, strict=True):
+                        here = [step for step, position in enumerate(positions) if position in column]
+                        if pair in skip or not here:
+                            continue
+                        after = torch.tensor([continuations[pair][step] for step in here], device=logits.device)
+                        own = logits[index, [column[positions[step]] for step in here]].float()
+                        told[pair] += own.log_softmax(-1).gather(-1, after[:, None]).double().sum().item()
+                        greedy[pair] &= bool((own.argmax(-1) == after).all())
+            yield {pair: Likelihood(logprob, greedy[pair]) for pair, logprob in told.items()}
 
     @torch.inference_mode()
     def score(
@@ -173,7 +184,8 @@ class TransformersEngine:
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """For token windows [n, length], yield (their indices, float64 -log p(token | its prefix) [rows, length-1] in nats).
 
-        Log-softmax is in float32 whatever the logits' dtype.
+        Log-softmax is in float32 whatever the logits' dtype. A window whose logits are too many to be held at once is read in
+        segments, over a cache of what came before.
         """
         rows = max(1, min(batch_size, _LOGITS_AT_ONCE // (windows.shape[1] * self.vocab_size)))
         for start in range(0, len(windows), rows):
@@ -181,12 +193,19 @@ class TransformersEngine:
             if not batch:
                 continue
             inputs = windows[batch].to(self.model.device)
-            logits = self.model(input_ids=inputs, use_cache=False).logits
-            nll = [
-                cross_entropy(row[:-1].float(), ids[1:].to(row.device), reduction="none").double()
-                for row, ids in zip(logits, inputs, strict=True)
-            ]
-            yield batch, torch.stack(nll).cpu()
+            length, step = inputs.shape[1], max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))
+            cache = DynamicCache(config=self.model.config) if length > step else None
+            nll = []
+            for first in range(0, length - 1, step):
+                segment, after = inputs[:, first : first + step], inputs[:, first + 1 : first + 1 + step]
+                logits = self.model(input_ids=segment, past_key_values=cache, use_cache=cache is not None).logits
+                losses = [
+                    cross_entropy(row[: len(ids)].float(), ids.to(row.device), reduction="none").double()
+                    for row, ids in zip(logits, after, strict=True)
+                ]
+                del logits  # before the next segment's are made
+                nll.append(torch.stack(losses))
+            yield batch, torch.cat(nll, dim=1).cpu()
 
     @torch.inference_mode()
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:

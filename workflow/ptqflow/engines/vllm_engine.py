@@ -17,13 +17,18 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
+<<<<<<< HEAD
 from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Sampling, Timing, room_for
 from ptqflow.engines.work import cache_bytes
+=======
+from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
+>>>>>>> main
 from ptqflow.errors import ConfigError
 from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+FORMS_BATCHES = True  # of what is handed over at once; `engines.registry` reads it
 _SEQUENCES = 256  # vLLM's max_num_seqs
 _RECORDED = (
     "VLLM_BATCH_INVARIANT",
@@ -83,18 +88,16 @@ class VllmEngine:
                 top_k=sampling.top_k,
                 max_tokens=room_for(prompt, self.max_length, sampling.max_new_tokens),
                 stop_token_ids=self.stop_tokens,
-                logprobs=0,  # of the chosen token: no number where the model collapsed
+                logprobs=0,  # of the chosen token, before temperature: no number where the model collapsed
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         for index, output, seconds in self._serve(prompts, parameters, skip):
             answer = output.outputs[0]
             logprobs = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
-            sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), None)
-            if sound is not None:
-                yield index, Completion(tuple(answer.token_ids[:sound]), "not_finite", seconds)
-            else:
-                yield index, Completion(tuple(answer.token_ids), answer.finish_reason, seconds)
+            sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), len(logprobs))
+            reason: Reason = answer.finish_reason if sound == len(logprobs) else "not_finite"
+            yield index, Completion(tuple(answer.token_ids[:sound]), reason, math.fsum(logprobs[:sound]), seconds)
 
     def loglikelihoods(
         self,

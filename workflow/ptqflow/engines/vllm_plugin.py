@@ -12,6 +12,7 @@ import torch
 from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 
+from ptqflow.errors import ConfigError
 from ptqflow.modeling.anatomy import ATTENTION, Architecture, architecture
 from ptqflow.modeling.quantizer import METHOD, recipe_of
 
@@ -26,6 +27,8 @@ class PtqflowConfig(QuantizationConfig):
 
     def __init__(self, recipe: Any) -> None:
         super().__init__()
+        if recipe.emulate is not None:
+            raise ConfigError(f"vLLM cannot compute under switch {recipe.emulate}; use engine transformers for this recipe")
         self.recipe = recipe
         self.architecture = Architecture("", "")  # of the model, once vLLM builds its layers
         self.caches: dict[str, torch.nn.Module] = {}  # cache transforms by the prefix of their attention module

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -26,11 +27,13 @@ def load(benchmark: str) -> ModuleType:
     return import_module(f"ptqflow.{module_of(benchmark)}")
 
 
-def known_benchmarks() -> list[str]:
+@cache
+def known_benchmarks() -> tuple[str, ...]:
     """Names of the benchmarks that ship (a new one is one new file beside them)."""
-    return sorted(
+    names = (
         path.stem.replace("_", "-") for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem != "__init__"
     )
+    return tuple(sorted(names))
 
 
 def _present(row: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def of(pairs: Mapping[str, Paired], effects: Sequence[Replicates], seeds: int, s
         noise = noise + effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])))
     drawn = draws(statistics.drop_distribution, "drop")
     mean = float(np.mean([pair.drop.mean() for pair in pairs.values()]))
-    low, high = statistics.drop_interval(np.clip(statistics.average(drawn) + noise, -1, 1), mean)
+    spread = statistics.average_drop(drawn, mean, [pair.freedom for pair in pairs.values()])
+    low, high = statistics.drop_interval(np.clip(spread + noise, -1, 1), mean)
     flips = statistics.stream(seed, name, "flips")
     return Difference(
         100 * mean,

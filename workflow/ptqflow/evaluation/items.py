@@ -97,13 +97,15 @@ class ChoiceItem:
 
     One context with n continuations (the usual case), or n contexts that share one continuation (partial evaluation).
     With a single alternative the question is whether greedy decoding produces it. `gold` is the index of the right one; without
-    one (test splits hide it as -1) ValueError is raised.
+    one (test splits hide it as -1) ValueError is raised. `joint`: where the item is shown as a solved example, what stands
+    between context and continuation, beside the continuation's own space.
     """
 
     id: str
     contexts: tuple[str, ...]
     continuations: tuple[str, ...]
     gold: int
+    joint: str = ""
 
     def __post_init__(self) -> None:
         choices = max(len(self.contexts), len(self.continuations)) if self.continuations else 0

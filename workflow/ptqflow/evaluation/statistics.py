@@ -29,7 +29,9 @@ table column in twenty has any significant drop when no recipe changes anything.
 The average over T tasks has one such pair in all: each task's pseudo-items weigh 1/T of an item (Price and Bonett, "An improved
 confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal. 45, 2004), and its prior of a drop is
 1/T of Jeffreys'. A whole pair in every task would pull all of them to the middle at once, while their noise averages out: six
-tasks at 97 % had intervals that held the truth half the time, or not even the estimate.
+tasks at 97 % had intervals that held the truth half the time, or not even the estimate. Where one small task makes most of its
+variance, a third of a prior is too little of that task's, so an average drop of single completions is stretched to Student's t of
+Satterthwaite's degrees of freedom ("An approximate distribution of estimates of variance components", Biometrics Bull. 2, 1946).
 
 Perplexity has no extremes to add. Neighbouring windows of a text are alike (correlation about 0.1), so what is resampled are
 blocks of n^(1/3) windows in a circle (Politis and Romano 1992). The interval is that of resampled blocks, its distances from the
@@ -153,6 +155,12 @@ class Paired:
         variance = self.changed - float(self.drop.mean() ** 2)
         return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, completions)
 
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom by which the variance of its shares is known; infinite where `weight` makes up for few already."""
+        single = self.samples == 1 and (self.each is None or len(self.each) == 1)
+        return max(len(self.before) - 1, 1) if single else np.inf
+
     def shares(self, prior: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the mean drop, [draws], `prior` added to each of the counts lost, gained and unchanged."""
         lost, gained = self.lost.sum(), self.gained.sum()
@@ -219,6 +227,20 @@ def accuracy_interval(
 def average(distributions: list[Floats]) -> Floats:
     """Distribution of the unweighted mean over tasks, each resampled from a stream of its own and told their number."""
     return np.asarray(np.mean(distributions, axis=0))
+
+
+def average_drop(distributions: list[Floats], estimate: float, freedom: Sequence[float]) -> Floats:
+    """Distribution of the mean of drops over tasks, about the estimate, stretched to Student's t; a single drop stays as it is.
+
+    `freedom` of each task (`Paired.freedom`); of the mean it is Satterthwaite's: little where one small task makes most of the
+    variance.
+    """
+    spread = average(distributions)
+    variance = np.array([distribution.var() for distribution in distributions])
+    lack = float((variance**2 / np.array(freedom)).sum())
+    if len(distributions) == 1 or lack == 0:
+        return spread
+    return np.asarray(estimate + few_items_factor(variance.sum() ** 2 / lack + 1) * (spread - estimate))
 
 
 def few_items_factor(items: float, level: float = LEVEL) -> float:

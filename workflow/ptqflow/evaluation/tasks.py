@@ -64,6 +64,11 @@ class _Task(Model):
         return each(self.source)
 
     @property
+    def read(self) -> list[Source]:
+        """All whose rows are read to ask it."""
+        return self.sources
+
+    @property
     def asks(self) -> dict[str, Any]:
         """How it is asked: the keys that a generation depends on."""
         return self.model_dump(mode="json", include=set(self.PROTOCOL.model_fields), exclude_none=True)
@@ -89,9 +94,16 @@ class GenerationTask(_Task, generation_requests.Protocol, generation_scoring.Met
 
 
 class ChoicesTask(_Task, choices_requests.Protocol, choices_scoring.Metric):
-    """A task of alternatives. `bos`: begin each context with BOS; `normalization`: of log-likelihoods, by length."""
+    """A task of alternatives. `bos`: begin each context with BOS; `num_fewshot` solved examples before it, of the rows of
+    `examples`; `normalization`: of log-likelihoods, by length.
+    """
 
     PROTOCOL, METRIC = choices_requests.Protocol, choices_scoring.Metric
+
+    @property
+    def read(self) -> list[Source]:
+        """Its rows, then those of its examples."""
+        return [*self.sources, *([self.examples] if self.examples else [])]
 
 
 class PerplexityTask(_Task, perplexity_requests.Protocol, perplexity_scoring.Metric):

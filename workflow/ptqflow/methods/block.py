@@ -4,9 +4,11 @@ All that a method sees of the data are a Gram matrix XᵀX per distinct input, a
 comes from the same matrix, |X(W - W')ᵀ|² = tr(ΔW XᵀX ΔWᵀ), or, where no method wants one, from a sample of X.
 """
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,9 +36,9 @@ class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
     By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
-    [tokens, in] float32 itself, instead of grams. tokens: rows of X; head_dim: channels of an attention head; queries_per_key:
-    query heads that share a value head. weight_clips: learned ratios [out, 2] of each row's range, by linear, which are applied
-    before rounding.
+    [tokens, in] float32 itself, instead of grams; held_out, XᵀX of the sequences by which a clip is chosen. tokens: rows of X;
+    head_dim: channels of an attention head; queries_per_key: query heads that share a value head. weight_clips: learned ratios
+    [out, 2] of each row's range, by linear, which are applied before rounding.
     """
 
     grams: Mapping[str, Tensor]
@@ -46,6 +48,7 @@ class BlockInputs:
     head_dim: int
     queries_per_key: int
     samples: Mapping[str, Tensor] = field(default_factory=dict)
+    held_out: Mapping[str, Tensor] = field(default_factory=dict)
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -77,18 +80,26 @@ class BlockRounder:
         role = self._architecture.role
         return [linear for linear in site.linears if self._recipe.weights(self._layer, role(linear)) is not None]
 
-    def round(self, site: Site, gram: Tensor | None, sample: Tensor | None = None, cross: Tensor | None = None) -> list[str]:
+    def round(
+        self,
+        site: Site,
+        gram: Tensor | None,
+        sample: Tensor | None = None,
+        cross: Tensor | None = None,
+        held_out: Tensor | None = None,
+    ) -> list[str]:
         """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs X, or else X [tokens, in].
 
         `cross`, beside the former: Xᵀ(F - X) [in, in] with the inputs F that the float model makes, for weights that make up for
-        the difference. Returns their names in the checkpoint. Raises ValueError with neither.
+        the difference; `held_out`, for clips that choose: XᵀX of the rows by which they do. Returns their names in the
+        checkpoint. Raises ValueError with neither XᵀX nor X.
         """
         start = time.perf_counter()
         layer, inputs, recipe, found = self._layer, self._inputs, self._recipe, self._architecture
         quantized = self.quantized(site)
         weights = [self.weight(linear) for linear in quantized]
         aims, note = self._aims(site, weights, gram, cross)
-        targets = []
+        targets: list[Target] = []
         for linear, weight in zip(quantized, aims, strict=True):
             args = recipe.weights(layer, found.role(linear))
             assert args is not None
@@ -96,11 +107,15 @@ class BlockRounder:
             clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
             targets.append(Target(clipped, args, recipe.clip_of(*found.parts(linear))))
         round_weights = method("rounding", recipe.rounding.name).round_weights
-        results: list[RoundedWeight] = round_weights(targets, gram, recipe.rounding, shards_of(recipe, quantized[0]))
+        by_recipe = partial(round_weights, rounding=recipe.rounding, input_shards=shards_of(recipe, quantized[0]))
+        choices: list[Mapping[str, float]] = [{}] * len(targets)
+        if gram is not None and held_out is not None:
+            targets, choices = method("clip", recipe.clip.name).choose(targets, gram, held_out, by_recipe)
+        results: list[RoundedWeight] = by_recipe(targets, gram)
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
         seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
-        for linear, weight, target, rounded in zip(quantized, weights, targets, results, strict=True):
+        for linear, weight, target, rounded, choice in zip(quantized, weights, targets, results, choices, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             self.qparams |= {f"{found.linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
@@ -108,6 +123,8 @@ class BlockRounder:
                 rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), note, rounded.fallback])) or None
+            if choice:
+                errors |= {"clip": target.clip.name if target.clip else "none", "clip_errors": json.dumps(choice)}
             # What linears of a site share is split by their sizes.
             seconds = time.perf_counter() - start + shared * weight.numel() / elements
             self.rows.append(
@@ -130,10 +147,12 @@ class BlockRounder:
         """Round all linears, by what is known of their unscaled inputs. Raises ValueError where that is nothing."""
         for site in filter(self.quantized, self._architecture.sites):
             gram, sample = self._inputs.grams.get(site.name), self._inputs.samples.get(site.name)
+            held_out = self._inputs.held_out.get(site.name)
             if (scale := self.scales.get(smoothing_key(self._layer, site.name))) is not None:
                 gram = diagonal.apply_to_gram(gram, scale) if gram is not None else None
                 sample = sample / diagonal.columns(scale) if sample is not None else None
-            self.round(site, gram, sample)
+                held_out = diagonal.apply_to_gram(held_out, scale) if held_out is not None else None
+            self.round(site, gram, sample, held_out=held_out)
 
     def weight(self, linear: str) -> Tensor:
         """The unrounded weight [out, in] (float32) of a linear, scalings folded in."""

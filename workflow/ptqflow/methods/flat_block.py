@@ -245,8 +245,8 @@ def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer
     return result
 
 
-def rounded_to(transforms: Transforms, block: Block) -> Transforms:
-    """The transforms as the checkpoint holds them, in float64 on the CPU.
+def rounded_to(transforms: Transforms, block: Block, wide: torch.dtype = torch.float64) -> Transforms:
+    """The transforms as the checkpoint holds them, in float64 (or `wide`) on the CPU.
 
     Matrices and clips are rounded to the dtype of its weights; inverses are then taken of the rounded matrices, so that both
     still cancel. Scales become what its norms can hold.
@@ -255,14 +255,14 @@ def rounded_to(transforms: Transforms, block: Block) -> Transforms:
     dtype = block[f"{found.module_name('o_proj')}.weight"].dtype
 
     def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: t.detach().to(dtype).cpu().double() for name, t in tensors.items()}
+        return {name: t.detach().to(dtype).cpu().to(wide) for name, t in tensors.items()}
 
-    scales = {name: scale.detach().cpu().double() for name, scale in transforms.scales.items()}
+    scales = {name: scale.detach().cpu().to(wide) for name, scale in transforms.scales.items()}
     for site in found.sites:
         if site.norm and site.name in scales:
             held = diagonal.representable(scales[site.name].float().reciprocal(), block[f"{site.norm}.weight"])
-            scales[site.name] = held.double().reciprocal()
-    weight_clips = {name: t.detach().cpu().double() for name, t in transforms.weight_clips.items()}
+            scales[site.name] = held.to(wide).reciprocal()
+    weight_clips = {name: t.detach().cpu().to(wide) for name, t in transforms.weight_clips.items()}
     clips = stored(transforms.input_clips), stored(transforms.cache_clips), weight_clips
     return Transforms(found, stored(transforms.matrices), scales, *clips)
 

@@ -6,105 +6,38 @@ rounded by inputs that the rounded ones before them made, and the same pass make
 from the inputs of the float block, all sites at once (`_at_once`).
 """
 
+import json
 import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptqflow.devices.device import Device
 from ptqflow.errors import ArtifactError
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
+from ptqflow.methods.running import Running
 from ptqflow.methods.static import static_input_scales
-from ptqflow.modeling import online
-from ptqflow.modeling.anatomy import Architecture, block_prefix, smoothing_key
-from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.anatomy import block_prefix, smoothing_key
+from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.dimensions import head_dim, queries_per_key
-from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
-from ptqflow.numerics.gram import add_gram, mirror
-from ptqflow.recipes import FROM_STATES, Recipe
+from ptqflow.numerics.gram import mirror
+from ptqflow.recipes import FROM_STATES, Clip, Recipe
 from ptqflow.transforms import diagonal
 
 _SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured
 MEASURED_TOKENS = 1024  # on which a block's error is measured: sequences that hold as many (or all there are)
 Rows = list[dict[str, Any]]
 Samples = dict[str, tuple[Tensor, Tensor]]  # by linear: inputs [tokens, in] and outputs [tokens, out]
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """Decoder block `layer`, the recipe for it, and how states run through it.
-
-    `tensors`: its float tensors by checkpoint name; `stored`: those that say in which precision it runs.
-    """
-
-    blocks: Blocks
-    layer: int
-    recipe: Recipe
-    device: Device
-    tensors: Mapping[str, Tensor]
-    stored: list[Tensor]
-    tokens: int  # of a sequence
-
-    @property
-    def architecture(self) -> Architecture:
-        """What the block is made of."""
-        return self.blocks.architecture
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the block's parameters."""
-        return self.device.parameter_dtype(self.stored)
-
-    def precision(self) -> AbstractContextManager[None]:
-        """Of the block's forward arithmetic."""
-        return self.device.forward_precision(self.stored)
-
-    def forward(self, block: nn.Module, states: Tensor) -> Tensor:
-        """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere than the block."""
-        with self.precision():
-            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens))
-        return output.to(states.device)
-
-    def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:
-        """The block as `qparams` have it, quantizing activations and cache; weights that are not in there are float."""
-        block = self.blocks.build(
-            self.layer, {n: deployed(n, t, qparams, self.architecture) for n, t in self.tensors.items()}, self.dtype
-        )
-        quantize_block(block, self.recipe, self.layer)
-        online.load(block, self.layer, qparams)
-        return block
-
-    def add_gram(self, gram: Tensor | None, x: Tensor) -> Tensor:
-        """`gram`, or 0, plus XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels]."""
-        rows = x.flatten(0, -2).float()
-        if gram is None:
-            gram = rows.new_zeros(rows.shape[1], rows.shape[1])
-        with self.device.gram_precision(self.stored):
-            add_gram(gram, rows)
-        return gram
-
-    def grams(self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None) -> tuple[Tensor, Tensor | None]:
-        """XᵀX and, given the float model's inputs F `exact`, Xᵀ(F - X) of all of a site's inputs X [batch, tokens, channels]."""
-        gram, cross = None, None
-        for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
-            gram = self.add_gram(gram, x)
-            if of_float is not None:
-                rows = x.flatten(0, -2).float()
-                cross = torch.zeros_like(gram) if cross is None else cross
-                with self.device.gram_precision(self.stored):
-                    cross.addmm_(rows.T, of_float.flatten(0, -2).float() - rows)
-        assert gram is not None
-        return mirror(gram), cross
 
 
 def quantize_layer(
@@ -127,9 +60,14 @@ def quantize_layer(
     """
     start = time.perf_counter()
     device.reset_peak()
+    tried: Mapping[str, float] = {}
+    if candidates := recipe.clip.candidates():
+        tried = {name: _held_out(blocks, layer, hidden, absmax, recipe, clip, device, exact) for name, clip in candidates.items()}
+        recipe = recipe.model_copy(update={"clip": candidates[min(tried, key=tried.__getitem__)]})
     tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
-    run = _Layer(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1])
+    choosing = len(hidden) - recipe.clip.held_out_of(len(hidden))
+    run = Running(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1], choosing)
     entering = hidden[: math.ceil(MEASURED_TOKENS / run.tokens)].clone()  # the first sequences
     # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
     outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
@@ -157,11 +95,38 @@ def quantize_layer(
     if learn and not (propagate or last):
         _pass_on(run, hidden, outputs)
     rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
+    if tried:
+        rows[-1] |= {"clip": min(tried, key=tried.__getitem__), "clip_errors": json.dumps(tried)}
     return fixed | rounder.qparams, rows, losses
 
 
+def _held_out(
+    blocks: Blocks,
+    layer: int,
+    hidden: Tensor,
+    absmax: Mapping[str, Tensor],
+    recipe: Recipe,
+    clip: Clip,
+    device: Device,
+    exact: Tensor | None,
+) -> float:
+    """|block'(x) - block(x)|² / |block(x) - x|² on the sequences that choose a clip, of the block' that the others give."""
+    first = len(hidden) - recipe.clip.held_out_of(len(hidden))
+    recipe = recipe.model_copy(update={"clip": clip})
+    beside = exact[:first].clone() if exact is not None else None
+    qparams, _, _ = quantize_layer(blocks, layer, hidden[:first].clone(), absmax, recipe, device, last=True, exact=beside)
+    tensors, states = blocks.tensors(layer), hidden[first:]
+    run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), hidden.shape[1], len(hidden))
+    block, targets = blocks.build(layer, tensors, run.dtype), torch.empty_like(states)
+    for part in batches(*states.shape[:2]):
+        targets[part] = run.forward(block, states[part])
+    update = (targets.float() - states.float()).square().sum(dtype=torch.float64).item()
+    error = run.lost(qparams, states, targets) / update if update else 0.0
+    return error if math.isfinite(error) else math.inf
+
+
 def _look(
-    run: _Layer, hidden: Tensor, entering: Tensor, outputs: Tensor, absmax: Mapping[str, Tensor]
+    run: Running, hidden: Tensor, entering: Tensor, outputs: Tensor, absmax: Mapping[str, Tensor]
 ) -> tuple[BlockInputs, CacheRanges | None]:
     """Run the float block; `outputs` becomes what it makes of as many of the first sequences.
 
@@ -179,6 +144,7 @@ def _look(
     if ranges is not None:
         attach(block, ranges)
     grams: dict[str, Tensor] = {}
+    held_out: dict[str, Tensor] = {}
     samples: dict[str, list[Tensor]] = {}
     sums: dict[str, Tensor] = {}
 
@@ -187,6 +153,8 @@ def _look(
             samples.setdefault(site, []).append(x.flatten(0, -2).float())
         elif site in wanted:
             grams[site] = run.add_gram(grams.get(site), x)
+            if (found_held_out := run.add_held_out(held_out.get(site), x, part.start)) is not None:
+                held_out[site] = found_held_out
             if means:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
@@ -203,6 +171,7 @@ def _look(
     config = run.blocks.config.to_dict()
     inputs = BlockInputs(
         grams={site: mirror(gram) for site, gram in grams.items()},
+        held_out={site: mirror(gram) for site, gram in held_out.items()},
         samples={site: torch.cat(rows) for site, rows in samples.items()},
         tokens=tokens,
         mean_abs={site: total / tokens for site, total in sums.items()},
@@ -213,7 +182,7 @@ def _look(
     return inputs, ranges
 
 
-def _pass_on(run: _Layer, hidden: Tensor, targets: Tensor) -> None:
+def _pass_on(run: Running, hidden: Tensor, targets: Tensor) -> None:
     """Make `hidden` what `collect` makes of it (`targets`, if that is as exact): the next block sees the same in any chunk."""
     as_collected = replace(run, stored=list(run.tensors.values()))
     if as_collected.dtype == run.dtype:
@@ -225,7 +194,7 @@ def _pass_on(run: _Layer, hidden: Tensor, targets: Tensor) -> None:
 
 
 def _static(
-    run: _Layer, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], ranges: CacheRanges | None
+    run: Running, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], ranges: CacheRanges | None
 ) -> dict[str, Tensor]:
     """Static grids of linear inputs and of the cache, by name. `scales`: the block's scalings by `smoothing_key`."""
     dtype = run.tensors[f"{run.architecture.linear_prefix(run.layer, 'o_proj')}.weight"].dtype
@@ -238,7 +207,7 @@ def _static(
 
 
 def _by_site(
-    run: _Layer,
+    run: Running,
     rounder: BlockRounder,
     fixed: Mapping[str, Tensor],
     hidden: Tensor,
@@ -263,15 +232,15 @@ def _by_site(
                 for made in filter(None, (inputs, of_float)):
                     deque(made, maxlen=0)  # and left
                 continue
-            gram, cross = run.grams(inputs, of_float)
-            names = rounder.round(site, gram, cross=cross)
-            del gram, cross
+            gram, cross, held_out = run.grams(inputs, of_float)
+            names = rounder.round(site, gram, cross=cross, held_out=held_out)
+            del gram, cross, held_out
             weights = {name: deployed(name, run.tensors[name], rounder.qparams, run.architecture) for name in names}
             run.blocks.fill(block, run.layer, weights, run.dtype)
     return hidden[: len(entering)], sampled
 
 
-def _float_inputs(run: _Layer, rounder: BlockRounder, exact: Tensor, everything: bool) -> Iterator[Iterable[Tensor]]:
+def _float_inputs(run: Running, rounder: BlockRounder, exact: Tensor, everything: bool) -> Iterator[Iterable[Tensor]]:
     """Each site's inputs in the float block, scalings folded in, as `walk_sites`; `exact` becomes its outputs if `everything`."""
     tensors = {n: deployed(n, t, rounder.scales, run.architecture) for n, t in run.tensors.items()}
     block, positions = run.blocks.build(run.layer, tensors, run.dtype), run.blocks.positions(run.tokens)
@@ -280,7 +249,7 @@ def _float_inputs(run: _Layer, rounder: BlockRounder, exact: Tensor, everything:
 
 
 def _at_once(
-    run: _Layer, rounder: BlockRounder, fixed: Mapping[str, Tensor], hidden: Tensor, entering: Tensor, everything: bool
+    run: Running, rounder: BlockRounder, fixed: Mapping[str, Tensor], hidden: Tensor, entering: Tensor, everything: bool
 ) -> tuple[Tensor, Samples]:
     """Round all linears by what is known of the float block's inputs, then run the quantized block; as `_by_site`."""
     rounder.round_all()

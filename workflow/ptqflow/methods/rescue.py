@@ -2,8 +2,12 @@
 
 A block stands out where its held-out error, relative to what the float block adds, is far above that of its neighbours and above
 the trend of the model's blocks, both in robust standard deviations of log errors; or where its calibration fell back to plain
-rounding. Only such blocks are calibrated again, worst first, one rung at a time, until they stand out no more or the budget is
-spent. What a rung finds is a list of overrides, so that a rescued recipe is a recipe like any other.
+rounding. Such blocks are calibrated again, worst first, one rung at a time, until they stand out no more or the budget is spent;
+the budget is first for the last rung, at 8 bits, of every such block, and then for the rungs before it.
+
+What harms all blocks alike lets none stand out, so before that each is held against itself untrained, which no fault of learning
+touches: of those that gained nothing one tries every rung, and the others the one that helped it most. What a rung finds is a
+list of overrides, so that a rescued recipe is a recipe like any other.
 """
 
 import math
@@ -25,13 +29,15 @@ _SLOPE_FROM = 12  # blocks whose trend is a line; that of fewer is their median
 @dataclass(frozen=True)
 class Outcome:
     """A calibration of a block. `error`: held-out mean squared error / mean square of the float block's update;
-    `linear_errors`: by linear, relative; `fallback`: what was done instead of the recipe; `overrides`: of the recipe.
+    `untrained`: the same error before learning; `linear_errors`: by linear, relative; `fallback`: what was done instead of the
+    recipe; `overrides`: of the recipe.
     """
 
     error: float
     linear_errors: Mapping[str, float]
     fallback: str | None = None
     seconds: float = 0.0
+    untrained: float | None = None
     overrides: tuple[Override, ...] = ()
 
 
@@ -76,6 +82,10 @@ class Ladder:
         assert recipe.rescue is not None, "asked for by the recipe"
         self._recipe, self._settings, self._sites, self._calibrate = recipe, recipe.rescue, sites, calibrate
         self.best, self.rows = list(blocks), list[dict[str, Any]]()
+        learned = [getattr(recipe.transform_of(layer), "epochs", 0) > 0 for layer in range(len(blocks))]
+        self._untrained = [block.untrained if learns else None for block, learns in zip(blocks, learned, strict=True)]
+        self._rungs = self._settings.rungs or [*recipe.transform.rungs(), EIGHT_BITS]
+        self._climbed = set[int]()
         linears = sum(map(len, sites)) * len(blocks)
         self._left = _Spent(self._settings.budget * len(blocks), math.floor(self._settings.at_8_bits * linears))
 
@@ -84,14 +94,50 @@ class Ladder:
         return [override for outcome in self.best for override in outcome.overrides]
 
     def climb(self) -> None:
-        """Try rungs for all blocks that stand out, worst first."""
-        tried: set[int] = set()
-        while standing := [layer for layer in range(len(self.best)) if layer not in tried and self._stands_out(layer)]:
+        """Try rungs for all blocks that learned nothing; then for those that stand out, worst first."""
+        together = self._climb_together()
+        while standing := self._standing():
             worst = max(standing, key=lambda layer: (self.best[layer].fallback is not None, self._score(layer)))
-            tried.add(worst)
-            for rung in self._settings.rungs or [*self._recipe.transform.rungs(), EIGHT_BITS]:
-                if self._stands_out(worst):
-                    self._raise(worst) if rung == EIGHT_BITS else self._learn(worst, rung)
+            self._climbed.add(worst)
+            for rung in self._rungs:
+                if rung == EIGHT_BITS:
+                    self._raise(worst)
+                elif worst not in together and self._stands_out(worst):
+                    self._learn(worst, rung, keep=self._last_rung(worst, rung))
+
+    def _climb_together(self) -> set[int]:
+        """The block that learned least tries all that learns, cheapest first; if it then learns, the others try its best rung.
+
+        Returns the blocks that tried anything. Once a rung helped, what the others need for it is kept for them.
+        """
+        idle = sorted((layer for layer in range(len(self.best)) if self._idle(layer)), key=self._kept_share, reverse=True)
+        learning = [rung for rung in self._rungs if rung != EIGHT_BITS]
+        for rung in sorted(learning, key=lambda rung: self._recipe.transform.rungs()[rung].get("epochs", 0)):
+            if idle:
+                others = 0.0 if self._idle(idle[0]) else self._cost(self.best[idle[0]].overrides, idle[0]) * (len(idle) - 1)
+                self._learn(idle[0], rung, keep=others)
+        if not idle or self._idle(idle[0]):
+            return set(idle[:1])
+        helped = [row["rung"] for row in self.rows if row["kept"]][-1]
+        for layer in idle[1:]:
+            self._learn(layer, helped)
+        return set(idle)
+
+    def _standing(self) -> list[int]:
+        scored = scores([outcome.error for outcome in self.best])
+        out = (best.fallback is not None or score > self._settings.score for best, score in zip(self.best, scored, strict=True))
+        return [layer for layer, stands in enumerate(out) if stands and layer not in self._climbed]
+
+    def _kept_share(self, layer: int) -> float:
+        """Error / that before learning; 0 where nothing was to be learned, infinite where the block fell back."""
+        untrained = self._untrained[layer]
+        if not untrained:
+            return 0.0
+        share = self.best[layer].error / untrained
+        return share if math.isfinite(share) and self.best[layer].fallback is None else math.inf
+
+    def _idle(self, layer: int) -> bool:
+        return self._kept_share(layer) > 1 - self._settings.least_gain
 
     def _score(self, layer: int) -> float:
         return scores([outcome.error for outcome in self.best])[layer]
@@ -99,10 +145,17 @@ class Ladder:
     def _stands_out(self, layer: int) -> bool:
         return self.best[layer].fallback is not None or self._score(layer) > self._settings.score
 
-    def _learn(self, layer: int, rung: str) -> None:
-        changes = self._recipe.transform_of(layer).rungs()[rung]
-        base = max(getattr(self._recipe.transform_of(layer), "epochs", 1), 1)
-        self._attempt(layer, rung, [Override(layers=[layer], transform=changes)], max(changes.get("epochs", base), 1) / base)
+    def _learn(self, layer: int, rung: str, keep: float = 0.0) -> None:
+        overrides = self._changes(layer, rung)
+        self._attempt(layer, rung, overrides, self._cost(overrides, layer), keep)
+
+    def _changes(self, layer: int, rung: str) -> list[Override]:
+        return [Override(layers=[layer], transform=self._recipe.transform_of(layer).rungs()[rung])]
+
+    def _last_rung(self, layer: int, rung: str) -> float:
+        """What a site of the block at 8 bits may cost after this rung; 0 where none may go there."""
+        costs = (self._cost(overrides, layer) for overrides in (self._changes(layer, rung), self.best[layer].overrides))
+        return max(costs) if self._raisable(layer) else 0.0
 
     def _raise(self, layer: int) -> None:
         """Sites to 8 bits, on top of the best that was learned: the one whose linears lost most first, until it is enough."""
@@ -113,13 +166,18 @@ class Ladder:
             raised = [name for name in site if self._below_8(layer, name)]
             if raised and len(raised) <= self._left.linears:
                 own = [*self.best[layer].overrides, *(self._at_8(layer, name) for name in raised)]
-                if self._attempt(layer, EIGHT_BITS, own, self._cost(layer)):
+                if self._attempt(layer, EIGHT_BITS, own, self._cost(own, layer)):
                     self._left.linears -= len(raised)
 
-    def _cost(self, layer: int) -> float:
-        """Calibrations of the block that one by its best settings costs."""
-        changed = self._recipe.changed(list(self.best[layer].overrides))
-        epochs = [max(getattr(recipe.transform_of(layer), "epochs", 1), 1) for recipe in (changed, self._recipe)]
+    def _raisable(self, layer: int) -> bool:
+        """Whether a site of the block may go to 8 bits."""
+        sizes = [sum(self._below_8(layer, name) for name in site) for site in self._sites]
+        return EIGHT_BITS in self._rungs and any(0 < size <= self._left.linears for size in sizes)
+
+    def _cost(self, overrides: Sequence[Override], layer: int) -> float:
+        """Calibrations of the block that one with these overrides costs."""
+        recipes = (self._recipe.changed([*overrides]), self._recipe)
+        epochs = [max(getattr(recipe.transform_of(layer), "epochs", 1), 1) for recipe in recipes]
         return float(epochs[0] / epochs[1])
 
     def _below_8(self, layer: int, linear: str) -> bool:
@@ -134,9 +192,13 @@ class Ladder:
         raised = {key: args.model_copy(update={"num_bits": 8}) for key, args in given.items() if args is not None}
         return Override.model_validate({"layers": [layer], "linears": [linear], **raised})
 
-    def _attempt(self, layer: int, rung: str, overrides: list[Override], cost: float) -> bool:
-        """Calibrate once more, if the budget has it; keep what is better. Returns whether it is."""
-        if cost > self._left.calibrations + 1e-9:
+    def _attempt(self, layer: int, rung: str, overrides: list[Override], cost: float, keep: float = 0.0) -> bool:
+        """Calibrate once more, if the budget has it; keep what is better. Returns whether it is.
+
+        `keep`: calibrations that must be left after it, beside one at 8 bits for each other block that still stands out.
+        """
+        keep += sum(self._raisable(other) for other in self._standing() if other != layer)
+        if cost + keep > self._left.calibrations + 1e-9:
             return False
         self._left.calibrations -= cost
         before, score = self.best[layer], self._score(layer)
@@ -152,6 +214,7 @@ class Ladder:
                 "rung": rung,
                 "score_before": score,
                 "score_after": self._score(layer) if kept else score,
+                "error_untrained": self._untrained[layer],
                 "error_before": before.error,
                 "error_after": after.error,
                 "kept": kept,

@@ -7,7 +7,7 @@ range of each token would be the bias's. Values have no position.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class CacheTransform(nn.Module):
     def values(self, value: Tensor) -> Tensor:
         """Values."""
         raise NotImplementedError
+
+    def unquantized(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as they are."""
+        return key, value
 
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Both as attention is to read them."""
@@ -71,11 +75,11 @@ class CacheQuantizer(CacheTransform):
         """Values, likewise."""
         return self._quantize("v", value)
 
-    def _quantize(self, name: str, x: Tensor) -> Tensor:
+    def _quantize(self, name: Literal["k", "v"], x: Tensor) -> Tensor:
         if name not in self.args.static:
-            return fake_quantize(x, self.args.num_bits, self.args.symmetric)
+            return fake_quantize(x, self.args.bits[name], self.args.symmetric)
         scale, zero_point = (getattr(self, f"{name}_{part}").float().unsqueeze(1) for part in ("scale", "zero_point"))
-        return dequantize(quantize(x, scale, zero_point, _grid(self.args)), scale, zero_point).to(x.dtype)
+        return dequantize(quantize(x, scale, zero_point, _grid(self.args, name)), scale, zero_point).to(x.dtype)
 
 
 class CacheRanges(CacheTransform):
@@ -132,10 +136,10 @@ def static_qparams(ranges: CacheRanges, value_scale: Tensor | None = None) -> Ma
         low, high = ranges.low[name], ranges.high[name]
         if name == "v" and value_scale is not None:
             low, high = (end / value_scale.to(end).view_as(end) for end in (low, high))
-        for part, tensor in zip(("scale", "zero_point"), scale_and_zero_point(low, high, _grid(ranges.args)), strict=True):
+        for part, tensor in zip(("scale", "zero_point"), scale_and_zero_point(low, high, _grid(ranges.args, name)), strict=True):
             found[f"{CACHE}.{name}_{part}"] = tensor.cpu()
     return found
 
 
-def _grid(args: CacheArgs) -> Grid:
-    return Grid(args.num_bits, args.symmetric)
+def _grid(args: CacheArgs, name: Literal["k", "v"]) -> Grid:
+    return Grid(args.bits[name], args.symmetric)

@@ -15,7 +15,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ptqflow.modeling import cache, causal, online
+from ptqflow.modeling import cache, causal, online, switched
 from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.scopes import scope
@@ -78,10 +78,16 @@ def cache_attention(
     """
     transform: CacheFunction | None = getattr(module, "cache_transform", None)
     if transform is not None:
+<<<<<<< HEAD
         with scope("cache"):
             key, value = transform(key, value)
             if isinstance(transform, online.FlatCache):
                 query = query @ transform.q_trans
+=======
+        key, value = switched.read_by(module, transform, query)(key, value)
+        if isinstance(transform, online.FlatCache):
+            query = query @ transform.q_trans
+>>>>>>> main
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
     if attention_mask is None and window is not None and query.shape[2] == tokens > window:
         attention_mask = causal.window_mask(tokens, window, query.device)
@@ -115,6 +121,8 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
         online.declare(block, recipe, recipe.transform.online_sites, layer)
     elif recipe.scheme.kv_cache is not None:
         cache.quantize_cache(block, recipe.scheme.kv_cache)
+    if recipe.emulate is not None:
+        switched.switch(block, recipe.emulate)
 
 
 def set_cache_transform(block: nn.Module, transform: CacheFunction | None) -> None:

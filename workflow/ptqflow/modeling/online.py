@@ -24,6 +24,7 @@ from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
 from ptqflow.transforms import kronecker
 
+CASTS = "kronecker_casts"  # attribute of a module whose transform rounds between its products (`modeling.switched`)
 PARTS = (
     *("left_trans", "right_trans", "input_clip", "k_trans", "q_trans", "k_clip", "v_clip"),
     *("input_scale", "k_scale", "k_zero_point", "v_scale", "v_zero_point"),
@@ -42,15 +43,18 @@ class FlatCache(nn.Module):
         self.k_trans, self.q_trans = _matrix(like, head_dim), _matrix(like, head_dim)
         self.k_clip, self.v_clip = _clip(like), _clip(like)
 
+    def unquantized(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Both [batch, kv_heads, tokens, head_dim], turned alone."""
+        return key @ self.k_trans, value
+
     def forward(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Both [batch, kv_heads, tokens, head_dim], as attention is to read them."""
-        key = key @ self.k_trans
+        """Both, as attention is to read them."""
+        key, value = self.unquantized(key, value)
         if self.args is None:
             return key, value
-        bits, symmetric = self.args.num_bits, self.args.symmetric
-        return fake_quantize_clipped(key, bits, symmetric, self.k_clip), fake_quantize_clipped(
-            value, bits, symmetric, self.v_clip
-        )
+        bits, symmetric = self.args.bits, self.args.symmetric
+        key = fake_quantize_clipped(key, bits["k"], symmetric, self.k_clip)
+        return key, fake_quantize_clipped(value, bits["v"], symmetric, self.v_clip)
 
 
 def owner(architecture: Architecture, site: Site) -> str:
@@ -118,6 +122,7 @@ def _clip(like: Tensor, shards: int = 1) -> nn.Parameter:
 
 
 def _transform_output(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+<<<<<<< HEAD
     with scope("transform"):
         return kronecker.apply(output, module.left_trans, module.right_trans)
 
@@ -125,3 +130,11 @@ def _transform_output(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -
 def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     with scope("transform"):
         return kronecker.apply(inputs[0], module.left_trans, getattr(module, "right_trans", None)), *inputs[1:]
+=======
+    return kronecker.apply(output, module.left_trans, module.right_trans, getattr(module, CASTS, None))
+
+
+def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    right = getattr(module, "right_trans", None)
+    return kronecker.apply(inputs[0], module.left_trans, right, getattr(module, CASTS, None)), *inputs[1:]
+>>>>>>> main

@@ -7,6 +7,7 @@ from typing import Any
 from ptqflow.reporting.answer import Row, drop_in_words, mib, percent
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import BASELINE
+from ptqflow.words import span
 
 _NOTES = [
     "Ranked: what meets every constraint, smallest first. Undecided: what may meet them, as far as was measured. Drop: paired, "
@@ -100,16 +101,9 @@ def _cost(row: Row) -> str | None:
         return None
     jobs = "one job" if row["quantize_jobs"] == 1 else f"{row['quantize_jobs']} jobs, which can run side by side"
     return (
-        f"To quantize: {duration(row['quantize_seconds'])} in all on {row['platform']} in {jobs}, "
+        f"To quantize: {span(row['quantize_seconds'])} in all on {row['platform']} in {jobs}, "
         f"at most {mib(row['quantize_peak_bytes'])} of memory each."
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, two digits or so."""
-    if seconds < 120:
-        return f"{number(seconds, 0 if seconds >= 10 else 1)} s"
-    return f"{number(seconds / 60, 0)} min" if seconds < 7200 else f"{number(seconds / 3600, 1)} h"
 
 
 def printed(rows: Sequence[Row], sentences: bool = True) -> list[TextTable]:
@@ -140,7 +134,7 @@ def cells(row: dict[str, Any] | Row) -> list[str]:
         "–" if row["p_within"] is None or row["recipe"] == BASELINE else percent(row["p_within"]),
         "–" if row["bytes"] is None else mib(row["bytes"]),
         number(row["tokens_per_second"], 0),
-        "–" if row["quantize_seconds"] is None else duration(row["quantize_seconds"]),
+        "–" if row["quantize_seconds"] is None else span(row["quantize_seconds"]),
         "–" if row["quantize_peak_bytes"] is None else mib(row["quantize_peak_bytes"]),
         row["reasons"] or "–",
     ]

@@ -11,7 +11,9 @@ TABLES = {
     "cost": ("parquet", "csv", "md", "tex", "html"),
     "collapse": ("parquet", "csv", "md", "html"),
     "comparison": ("parquet", "csv", "md", "html"),
-    "layer_error": ("parquet", "csv"),
+    "flips": ("parquet", "csv", "md", "html"),
+    "layer_error": ("parquet", "csv", "md", "html"),
+    "learning": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
     "latency_parts": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
@@ -21,6 +23,7 @@ TABLES = {
     "overlap": ("parquet", "csv", "md", "html"),
     "published": ("parquet", "csv", "md", "html"),
     "selftest": ("parquet", "csv", "md", "html"),
+    "provenance": ("parquet", "csv", "md", "html"),
 }
 _FOLDER = Path(__file__).with_name("figures")
 FIGURES = sorted(path.stem for path in _FOLDER.glob("*.py") if path.stem != "__init__")

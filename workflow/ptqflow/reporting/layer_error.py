@@ -1,11 +1,13 @@
 """The layer-error table: diagnostics of every chunk, side by side (the source paper's Figure 1 and what explains it)."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
 
 from ptqflow.errors import ArtifactError
+from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Chunk
 
 BLOCK = "block"
@@ -29,3 +31,47 @@ def build(diagnostics: Sequence[tuple[Chunk, pa.Table]]) -> list[dict[str, Any]]
             rows.append({**chunk.model_dump(), **entry})
     order = {name: i for i, name in enumerate(dict.fromkeys((r["platform"], r["model"], r["recipe"]) for r in rows))}
     return sorted(rows, key=lambda r: (order[r["platform"], r["model"], r["recipe"]], r["layer"]))
+
+
+def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
+    """By recipe and linear, over blocks: typical and worst error, clipping, damping; then what is not as the recipe says."""
+    parts: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        parts.setdefault((row["platform"], row["model"], row["recipe"], row["module"]), []).append(row)
+    body = []
+    for who, part in parts.items():
+        worst = max(part, key=lambda r: r["output_error"])
+        clipped, damped, condition = (
+            [r[c] for r in part if r[c] is not None] for c in ("clip_fraction", "damping", "condition_number")
+        )
+        weights = [r["weight_error"] for r in part if r["weight_error"] is not None]
+        body.append(
+            [
+                *who,
+                *(small(median(r["output_error"] for r in part)), small(worst["output_error"]), str(worst["layer"])),
+                small(median(weights)) if weights else "–",
+                number(100 * max(clipped), 2) if clipped else "–",
+                number(max(damped), 3) if damped else "–",
+                small(max(condition)) if condition else "–",
+                str(sum(r["fallback"] is not None for r in part) or "–"),
+            ]
+        )
+    header = ["Platform", "Model", "Recipe", "Module", "Output error, median", "worst", "in block", "Weight error, median"]
+    header += ["At an end of the grid, most (%)", "Damping, most", "Condition number, most", "Fallbacks"]
+    note = "Errors are relative: |XW - X'W'|² / |XW|² over the calibration set; of module `block`, of what the block adds."
+    return [TextTable("Errors by recipe and module", header, body, names=4, notes=[note]), _fallbacks(rows)]
+
+
+def small(value: float) -> str:
+    """Two significant digits, as 1.2e-03."""
+    return f"{value:.1e}".replace("-", "−")
+
+
+def _fallbacks(rows: Sequence[dict[str, Any]]) -> TextTable:
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["fallback"] is not None:
+            found.setdefault((row["platform"], row["model"], row["recipe"], row["fallback"]), []).append(row)
+    header = ["Platform", "Model", "Recipe", "Instead of the recipe", "Places", "Blocks"]
+    body = [[*who, str(len(at)), ", ".join(map(str, sorted({r["layer"] for r in at})))] for who, at in found.items()]
+    return TextTable("Fallbacks", header, body, names=4, notes=[] if body else ["Every linear and block is as its recipe says."])

@@ -35,7 +35,7 @@ def of_model(entry: Variant, path: Path, made: Record, checkpoints: Checkpoints)
 
 
 def of_chunk(chunk: Chunk, path: Path, made: Record, checkpoints: Checkpoints) -> None:
-    """Refuse diagnostics of another model, recipe or calibration than the recipe's checkpoint is of."""
+    """Refuse diagnostics or losses of another model, recipe or calibration than the recipe's checkpoint is of."""
     variant = Variant(platform=chunk.platform, model=chunk.model, recipe=chunk.recipe, form="fake")
     of_model(variant, path, made, checkpoints)
     if (found := checkpoints.get(variant)) is None:

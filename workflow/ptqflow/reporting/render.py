@@ -96,9 +96,13 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #d9dee4; white-space: nowrap; text-align: right }
 th { border-bottom: 2px solid #57606a; vertical-align: bottom }
 .name { text-align: left }
+.long { white-space: normal; text-align: left; min-width: 16rem }
 tbody tr:hover { background: #f3f6f9 }
 ul { color: #57606a; padding-left: 1.2rem; max-width: 60rem }
 """
+
+
+_LONG = 60  # characters of a cell from which on those of its column break into lines
 
 
 def html(grids: Sequence[TextTable]) -> str:
@@ -111,10 +115,13 @@ def html(grids: Sequence[TextTable]) -> str:
 def html_grid(grid: TextTable) -> str:
     """A table as part of a page, its title above and its notes below."""
 
+    long = {i for row in grid.rows for i, text in enumerate(row) if len(text) > _LONG}
+
     def cell(tag: str, i: int, text: str) -> str:
         escaped = _html.escape(text)
         inner = f"<b>{escaped}</b>" if isinstance(text, Bold) else escaped
-        return f'<{tag} class="name">{inner}</{tag}>' if i < grid.names else f"<{tag}>{inner}</{tag}>"
+        kinds = [*(["name"] if i < grid.names else []), *(["long"] if i in long else [])]
+        return f'<{tag} class="{" ".join(kinds)}">{inner}</{tag}>' if kinds else f"<{tag}>{inner}</{tag}>"
 
     def line(tag: str, cells: Sequence[str]) -> str:
         return "<tr>" + "".join(cell(tag, i, text) for i, text in enumerate(cells)) + "</tr>"

@@ -22,7 +22,8 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         "Recipe",
         "Block",
         "Rung",
-        "Error before",
+        "Error untrained",
+        "before",
         "after",
         "Score before",
         "after",
@@ -33,6 +34,7 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     body = [
         [
             *(r["platform"], r["model"], r["recipe"], str(r["layer"]), r["rung"]),
+            "–" if r["error_untrained"] is None else f"{r['error_untrained']:.3g}",
             *(f"{r['error_before']:.3g}", f"{r['error_after']:.3g}", f"{r['score_before']:.1f}", f"{r['score_after']:.1f}"),
             *("yes" if r["kept"] else "no", r["at_8_bits"] or "–", f"{r['seconds']:.1f}", f"{r['calibrations']:.1f}"),
         ]

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ PALETTE = ("#332288", "#cc6677", "#117733", "#882255", "#44aa99", "#aa4499", "#9
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
 FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
 LABEL_SIZE = 11
+HEAT = alt.Scale(domain=[0, 1], range=["#f7f4ec", "#e9c88f", "#c8643c", "#6b1d3a"])  # light to dark, also in grey
 
 
 def label(row: Row, rows: Iterable[Row]) -> str:
@@ -166,9 +168,26 @@ def present(rows: Sequence[Row], what: str) -> None:
         )
 
 
-def render(chart: alt.TopLevelMixin, form: Literal["svg", "png"]) -> bytes:
-    """SVG or PNG (twice the pixels), drawn without a browser."""
-    buffer = io.BytesIO() if form == "png" else io.StringIO()
+def render(chart: alt.TopLevelMixin, form: Literal["svg", "pdf", "png"]) -> bytes:
+    """SVG, PDF (fonts embedded) or PNG (twice the pixels), drawn without a browser."""
+    buffer = io.StringIO() if form == "svg" else io.BytesIO()
     chart.save(buffer, format=form, scale_factor=2 if form == "png" else 1)
     content = buffer.getvalue()
-    return content if isinstance(content, bytes) else content.encode()
+    return content if isinstance(content, bytes) else _roomy(content).encode()
+
+
+_LEFT, _RIGHT = 24, 1.15
+
+
+def _roomy(svg: str) -> str:
+    """An SVG with room at both sides: who shows it without the fonts that it was measured with draws wider letters."""
+
+    def root(found: re.Match[str]) -> str:
+        width, height = float(found[1]), float(found[2])
+        wide = _LEFT + _RIGHT * width
+        return f'width="{wide:g}" height="{height:g}" viewBox="{-_LEFT} 0 {wide:g} {height:g}" style="background: white"'
+
+    roomy, count = re.subn(r'width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"', root, svg, count=1)
+    if not count:
+        raise ValueError("an SVG without width, height and viewBox")
+    return roomy

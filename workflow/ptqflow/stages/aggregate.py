@@ -6,8 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,23 @@ from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISH
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, SAMPLES, SELFTEST, VERIFICATION
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, VERIFICATION
 from ptqflow.artifacts.table_schemas import (
     ACCURACY,
     ANSWER,
     COLLAPSE,
     COMPARISON,
     COST,
+<<<<<<< HEAD
     LATENCY_PARTS,
+=======
+    FLIPS,
+>>>>>>> main
     LATENCY_SUMMARY,
     LAYER_ERROR,
+    LEARNING,
     NOISE,
+    PROVENANCE,
     RESCUE_SUMMARY,
     SIZES,
     VERIFICATION_SUMMARY,
@@ -51,13 +56,15 @@ from ptqflow.reporting import (
     comparison,
     cost,
     cost_table,
+    flips,
     latency,
     latency_parts,
     layer_error,
+    learning,
+    made_from,
     noise,
     origins,
     overlap,
-    page,
     published,
     render,
     rescue,
@@ -69,6 +76,7 @@ from ptqflow.reporting import (
 from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
+<<<<<<< HEAD
 _PAGES = {
     "accuracy": "Accuracy",
     "comparison": "Recipe × recipe",
@@ -85,6 +93,9 @@ _PAGES = {
     "selftest": "Devices",
 }
 KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+=======
+KINDS = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+>>>>>>> main
 
 
 class Settings(Model):
@@ -94,6 +105,7 @@ class Settings(Model):
 
     scores: tuple[Scores, ...] = ()
     diagnostics: tuple[Chunk, ...] = ()
+    losses: tuple[Chunk, ...] = ()
     latency: tuple[Timing, ...] = ()
     checkpoints: tuple[Variant, ...] = ()
     verification: tuple[Variant, ...] = ()
@@ -109,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input files by kind, and the folder of the tables."""
     parser.add_argument("--scores", nargs="*", type=Path, default=[], metavar="PARQUET", help="verdicts, from score")
     parser.add_argument("--diagnostics", nargs="*", type=Path, default=[], metavar="PARQUET", help="errors, from quantize")
+    parser.add_argument("--losses", nargs="*", type=Path, default=[], metavar="PARQUET", help="of learning, from quantize")
     parser.add_argument("--latency", nargs="*", type=Path, default=[], metavar="PARQUET", help="timings, from measure")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], metavar="MANIFEST", help="from fetch and export")
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
@@ -140,6 +153,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
         scored = [(entry, read(path, SAMPLES, _OF_SAMPLES)) for entry, path in zip(settings.scores, args.scores, strict=True)]
         errors = [(c, read(path, DIAGNOSTICS)) for c, path in zip(settings.diagnostics, args.diagnostics, strict=True)]
+        learned = [(c, read(path, LOSSES)) for c, path in zip(settings.losses, args.losses, strict=True)]
         timings = [(t, read(path, LATENCY)) for t, path in zip(settings.latency, args.latency, strict=True)]
         verified = [(v, read(path, VERIFICATION)) for v, path in zip(settings.verification, args.verification, strict=True)]
         shared = [(pair, read(path, OVERLAP)) for pair, path in zip(settings.overlaps, args.overlaps, strict=True)]
@@ -153,18 +167,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
-    pages: dict[str, list[render.TextTable]] = {}  # of the answer's page, by title
-
-    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable] = ()) -> None:
+    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:
         table = to_table(schema, rows)
-        if grids and name != "answer":  # whose page it is, published last
-            pages.setdefault(_PAGES[name], []).extend(grids)
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
             if suffix == "parquet":
                 write_table(path, table, schema, metadata)
-            elif suffix == "html" and name == "answer":
-                write_text(path, page.page(rows, {title: pages[title] for title in _PAGES.values() if title in pages}))
             elif suffix == "csv":
                 write_text(path, render.csv(table))
             else:
@@ -181,12 +189,16 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("accuracy", ACCURACY, scores, grids)
     ends = collapse.build(samples, settings.seed)
     publish("collapse", COLLAPSE, ends, [collapse.printed(ends)])
+    changed = flips.build(samples)
+    publish("flips", FLIPS, changed, [flips.printed(changed)])
     compared = comparison.build(gathered, settings.seed, exact)
     publish("comparison", COMPARISON, compared, comparison.printed(compared))
     costs = cost.build(samples)
     publish("cost", COST, costs, cost_table.printed(costs))
     layers = layer_error.build(errors)
-    publish("layer_error", LAYER_ERROR, layers)
+    publish("layer_error", LAYER_ERROR, layers, layer_error.printed(layers))
+    steps = learning.build(learned)
+    publish("learning", LEARNING, steps, [learning.printed(steps)])
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
@@ -202,6 +214,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
     publish("published", PUBLISHED, known, published.printed(known))
     publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
+    made = made_from.build([(variant, manifest.origin) for variant, manifest in manifests], _records(settings, args, manifests))
+    publish("provenance", PROVENANCE, made, made_from.printed(made))
     serving = _serving(manifests, args.checkpoints)
     same = {(served.platform, served.model, served.recipe) for served in exact}
     answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
@@ -209,19 +223,29 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     print(render.markdown(grids[:1]))
 
 
+def _records(
+    settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]
+) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """What every file of a platform says of how it was made: (platform, kind, record)."""
+    kinds = ("scores", "diagnostics", "latency", "verification", "rescues")
+    entries = [(e.platform, kind, p) for kind in kinds for e, p in zip(getattr(settings, kind), getattr(args, kind), strict=True)]
+    made = [(variant.platform, "fetch or export", manifest.origin) for variant, manifest in manifests]
+    return [*made, *((platform, kind, read_metadata(path)) for platform, kind, path in entries)]
+
+
 def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path]) -> dict[tuple[Any, ...], str]:
     """How each checkpoint is served from where it lies, as its form says; only what an engine serves has a command."""
     found = {}
     for (variant, manifest), path in zip(manifests, paths, strict=True):
-        if variant.replicate or variant.form == checkpoints.FAKE:
+        if variant.replicate:
             continue
         key = (variant.platform, variant.model, variant.recipe, variant.form)
         if variant.form is None:
             found[key] = f"vllm serve {path.parent}"
         else:
             recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
-            command = re.search(r"`(vllm serve [^`]+)`", checkpoints.scheme(variant.form).loading(recipe, str(path.parent)))
-            found |= {key: command[1]} if command else {}
+            command = checkpoints.scheme(variant.form).serve(recipe, str(path.parent))
+            found |= {key: command} if command else {}
     return found
 
 
@@ -243,5 +267,6 @@ def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequ
     for kind in ("latency", "verification"):
         for entry, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
             origins.of_checkpoint(entry, path, read_metadata(path), checkpoints)
-    for chunk, path in zip(settings.diagnostics, args.diagnostics, strict=True):
-        origins.of_chunk(chunk, path, read_metadata(path), checkpoints)
+    for kind in ("diagnostics", "losses"):
+        for chunk, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
+            origins.of_chunk(chunk, path, read_metadata(path), checkpoints)

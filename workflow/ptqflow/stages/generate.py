@@ -32,9 +32,9 @@ from ptqflow.datamodel import Model
 from ptqflow.digest import code_digest
 from ptqflow.engines.registry import module_of
 from ptqflow.errors import ConfigError, explain
-from ptqflow.evaluation import benchmark
+from ptqflow.evaluation import benchmark, fewshot
 from ptqflow.evaluation.items import Item
-from ptqflow.sources import Sources, each
+from ptqflow.sources import Source, Sources, each
 
 if TYPE_CHECKING:
     from ptqflow.devices.device import Device
@@ -73,6 +73,7 @@ class _Question:
     items: Sequence[Item]
     checkpoint: Path
     planned_code: str | None
+    sources: Sequence[Source]
 
     @cached_property
     def made_from(self) -> dict[str, Any]:
@@ -84,8 +85,7 @@ class _Question:
         return {
             "settings": settings.model_copy(update={"protocol": self.protocol.model_dump()}).model_dump(mode="json"),
             "code": self.planned_code or code_digest(*(f"ptqflow.{name}" for name in found)),
-            "inputs": inputs
-            | {str(file): hashes.sha256(file) for source in each(settings.source) for file in data_files(source)},
+            "inputs": inputs | {str(file): hashes.sha256(file) for source in self.sources for file in data_files(source)},
         }
 
 
@@ -121,7 +121,12 @@ def _question(settings: Settings, checkpoint: Path, code: str | None) -> _Questi
         raise ConfigError(f"--settings: protocol: {explain(error, requests.Protocol)}") from None
     limit = None if definition.kind == "perplexity" else protocol.limit  # a text is limited by windows
     items = benchmark.load_items(settings.task, settings.benchmark, settings.source, limit, partial(print, file=sys.stderr))
-    return _Question(settings, definition.kind, requests, protocol, items, checkpoint, code)
+    sources = each(settings.source)
+    if shots := getattr(protocol, "num_fewshot", 0):
+        shown = fewshot.examples(f"task {settings.task}", settings.benchmark, protocol.examples, shots)
+        items = fewshot.behind(items, shown, shots)
+        sources = [*sources, protocol.examples]
+    return _Question(settings, definition.kind, requests, protocol, items, checkpoint, code, sources)
 
 
 def _journal(output: Path, metadata: dict[str, Any]) -> Journal:

@@ -1,4 +1,7 @@
-"""One figure from the tables. `figure` names a module of `ptqflow.reporting.figures`; only that one is imported."""
+"""One figure from the tables, once per file that is asked for.
+
+`figure` names a module of `ptqflow.reporting.figures`; only that one is imported.
+"""
 
 import argparse
 from importlib import import_module
@@ -9,16 +12,22 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR
+from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.reporting import catalogue, theme
 
 SCHEMAS = {
-    **{"accuracy": ACCURACY, "answer": ANSWER, "collapse": COLLAPSE, "layer_error": LAYER_ERROR},
-    **{"latency": LATENCY_SUMMARY, "latency_parts": LATENCY_PARTS},
+    "accuracy": ACCURACY,
+    "answer": ANSWER,
+    "collapse": COLLAPSE,
+    "layer_error": LAYER_ERROR,
+    "learning": LEARNING,
+    "latency": LATENCY_SUMMARY,
+    "latency_parts": LATENCY_PARTS,
 }
+FORMS = ("svg", "pdf", "png")
 
 
 class Settings(Model):
@@ -31,29 +40,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option per table, each needed only by the figures that draw it, and the picture."""
     for name in SCHEMAS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PARQUET", help=f"table {name}, from aggregate")
-    parser.add_argument("--output", required=True, type=Path, help="picture: .svg or .png")
+    parser.add_argument("--output", required=True, nargs="+", type=Path, help="pictures: .svg, .pdf or .png")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
     """Draw and write the figure."""
-    form = args.output.suffix.removeprefix(".")
-    if form not in ("svg", "png"):
-        raise ConfigError(f"--output {args.output}: figures are .svg or .png; change the suffix")
+    forms = {path: path.suffix.removeprefix(".") for path in args.output}
+    if wrong := [path for path, form in forms.items() if form not in FORMS]:
+        raise ConfigError(f"--output {wrong[0]}: figures are .svg, .pdf or .png; change the suffix")
     drawn = catalogue.tables_of(settings.figure)
     module = import_module(f"ptqflow.reporting.figures.{settings.figure}")
     missing = [name for name in drawn if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"figure {settings.figure} needs {' and '.join('--' + m.replace('_', '-') for m in missing)}")
     tables = {name: read_table(getattr(args, name), SCHEMAS[name]) for name in drawn}
-    picture = theme.render(module.chart(tables), form)
-    if form == "svg":
-        inputs = {name: sha256(getattr(args, name)) for name in drawn}
-        picture = with_metadata(picture, provenance("plot", settings.model_dump(mode="json"), args.code or "", inputs=inputs))
-    with atomic_path(args.output) as temporary:
-        temporary.write_bytes(picture)
+    chart = module.chart(tables)
+    inputs = {name: sha256(getattr(args, name)) for name in drawn}
+    metadata = provenance("plot", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
+    for path, form in forms.items():
+        picture = theme.render(chart, form)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(with_metadata(picture, metadata) if form == "svg" else picture)
 
 
 def with_metadata(svg: bytes, metadata: dict[str, Any]) -> bytes:
-    """The picture with `metadata` as JSON in its `<metadata>` element (a PNG carries none)."""
+    """The picture with `metadata` as JSON in its `<metadata>` element (a PDF or PNG carries none)."""
     head, tag, rest = svg.partition(b">")
     return head + tag + f"<metadata>{escape(canonical_json(metadata))}</metadata>".encode() + rest

@@ -119,6 +119,7 @@ def outcome(losses: Sequence[Mapping[str, Any]], diagnostics: Sequence[Mapping[s
         {row["module"]: row.get("sampled_error") or 0.0 for row in diagnostics if row["module"] != "block"},
         block[0]["fallback"],
         block[0]["seconds"],
+        next((row["value"] / measured[_UPDATE] for row in losses if row.get("event") == "start"), None),
     )
 
 

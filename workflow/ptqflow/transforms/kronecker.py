@@ -7,11 +7,18 @@ may be shared by all shards ([1, ., .]). B may be None: no mixing within the row
 The readers of x' hold W' = W (A ⊗ B)⁻ᵀ, which is the same operation with A⁻ᵀ and B⁻ᵀ: x' W'ᵀ = x Wᵀ.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
+Cast = Callable[[Tensor], Tensor]
 
-def apply(x: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
-    """x (A ⊗ B) for x [..., n], in the dtype of `x`. Raises ValueError where the sides do not fit n."""
+
+def apply(x: Tensor, left: Tensor, right: Tensor | None = None, casts: tuple[Cast, Cast] | None = None) -> Tensor:
+    """x (A ⊗ B) for x [..., n], in the dtype of `x`. `casts`: what the results of both products are rounded by.
+
+    Raises ValueError where the sides do not fit n.
+    """
     shards = max(left.shape[0], 1 if right is None else right.shape[0])
     rows = left.shape[-1]
     if x.shape[-1] % (shards * rows) or (right is not None and x.shape[-1] != shards * rows * right.shape[-1]):
@@ -20,7 +27,9 @@ def apply(x: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:
     matrices = x.unflatten(-1, (shards, rows, -1))
     if right is not None:
         matrices = matrices @ (right[0] if right.shape[0] == 1 else right)
-    return (left.mT @ matrices).flatten(-3)
+    if casts is None:
+        return (left.mT @ matrices).flatten(-3)
+    return casts[1](left.mT @ casts[0](matrices)).flatten(-3)
 
 
 def apply_to_gram(gram: Tensor, left: Tensor, right: Tensor | None = None) -> Tensor:

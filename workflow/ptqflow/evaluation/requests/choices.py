@@ -6,7 +6,9 @@ the continuation with a second word boundary. Spaces at the end of a context bel
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
 
 from ptqflow.artifacts.journal import Journal
 from ptqflow.errors import ConfigError
@@ -15,6 +17,7 @@ from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.known import refuse_unknown
 from ptqflow.evaluation.requests.limited import Limited
 from ptqflow.progress import progress, timed
+from ptqflow.sources import Source
 from ptqflow.tokenizing import tokenizing
 
 if TYPE_CHECKING:
@@ -22,9 +25,20 @@ if TYPE_CHECKING:
 
 
 class Protocol(Limited):
-    """`bos`: put before each context what the tokenizer puts before a text. The published protocol (lm-eval 0.4.9.1) does not."""
+    """`bos`: put before each context what the tokenizer puts before a text. The published protocol (lm-eval 0.4.9.1) does not.
+
+    `num_fewshot`: solved examples before each item, the first rows of the source `examples` (`evaluation/fewshot.py`).
+    """
 
     bos: bool = False
+    num_fewshot: Annotated[int, Field(ge=0)] = 0
+    examples: Source | None = None
+
+    @model_validator(mode="after")
+    def _examples_come_from_somewhere(self) -> "Protocol":
+        if (self.num_fewshot > 0) != (self.examples is not None):
+            raise ValueError("num_fewshot and examples go together: how many solved examples, and the source of their rows")
+        return self
 
 
 def beginning(tokenizer: Any) -> list[int]:
@@ -87,7 +101,7 @@ def generate(
         if engine.max_length is not None and len(context) + len(continuation) > engine.max_length:
             raise ConfigError(
                 f"an item of {len(context) + len(continuation)} tokens exceeds the model's {engine.max_length} positions: "
-                f"{text[:60]!r}; use a model with more positions"
+                f"{text[:60]!r}; use a model with more positions, or fewer examples"
             )
     refuse_unknown(task, (token for pair in flat for part in pair for token in part), engine)
     with progress(task, len(flat), "alternatives") as bar:

@@ -9,7 +9,7 @@ transforms cancel.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from ptqflow.modeling.anatomy import ATTENTION, block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Positions, batches
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.numerics.inverse import Inverse, gradient_error, inverse
-from ptqflow.numerics.switches import SWITCHES
+from ptqflow.numerics.switches import LEARNING, Arithmetic
 from ptqflow.recipes import Recipe
 
 IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
@@ -65,16 +65,19 @@ def learn(task: Task, recipe: Recipe, invert: Inverse = inverse) -> FlatBlock:
     settings = recipe.transform_of(task.layer)
     assert isinstance(settings, FlatQuantTransform)
     if settings.emulate is not None:
-        switched = SWITCHES[settings.emulate] if settings.parametrization == "direct" else invert
+        switched = LEARNING[settings.emulate]
+        if settings.parametrization != "direct":
+            switched = replace(switched, invert=invert)
         trainer = _Trainer(task, recipe, switched)
-        trainer.record(0, "inverse_gradient_error", gradient_error(switched, task.blocks.device), f"emulated: {settings.emulate}")
+        error = gradient_error(switched.invert, task.blocks.device)
+        trainer.record(0, "inverse_gradient_error", error, f"emulated: {settings.emulate}")
         return trainer.run()
     if (error := gradient_error(invert, task.blocks.device)) > _GRADIENT_LIMIT:
         raise ConfigError(
             f"the gradient of the matrix inverse on {task.blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
             "trained here; use another platform or update its torch"
         )
-    trainer = _Trainer(task, recipe, invert)
+    trainer = _Trainer(task, recipe, Arithmetic(invert))
     trainer.record(0, "inverse_gradient_error", error)
     return trainer.run()
 
@@ -82,8 +85,8 @@ def learn(task: Task, recipe: Recipe, invert: Inverse = inverse) -> FlatBlock:
 class _Trainer:
     """One block: its float tensors, the quantizing module that deployment runs, and the calibration states."""
 
-    def __init__(self, task: Task, recipe: Recipe, invert: Inverse) -> None:
-        blocks, self.layer, self.recipe, self.invert = task.blocks, task.layer, recipe, invert
+    def __init__(self, task: Task, recipe: Recipe, arithmetic: Arithmetic) -> None:
+        blocks, self.layer, self.recipe, self.arithmetic = task.blocks, task.layer, recipe, arithmetic
         self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, blocks.device
         settings = recipe.transform_of(self.layer)
         assert isinstance(settings, FlatQuantTransform)
@@ -133,7 +136,8 @@ class _Trainer:
             settings.guarded,
         )
         order = torch.Generator().manual_seed(settings.seed + self.layer)
-        descent.run(self.samples, settings.epochs, settings.batch_size, order)
+        with self.arithmetic.products():
+            descent.run(self.samples, settings.epochs, settings.batch_size, order)
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step
         self.record(step, "identity_error", self._identity_error(learned.values()), "after training")
@@ -149,7 +153,7 @@ class _Trainer:
     def _deployed(self, learned: Learned, step: int) -> tuple[Transforms, float, float]:
         """The transforms as the checkpoint holds them, their held-out loss, and their identity error."""
         with torch.no_grad():
-            final = flat_block.rounded_to(learned.values(), self.stored)
+            final = flat_block.rounded_to(learned.values(), self.stored, self.arithmetic.wide)
             error = self._identity_error(final)
             self.record(step, "identity_error", error, "folded")
             for name, value in flat_block.condition_numbers(final).items():
@@ -158,9 +162,9 @@ class _Trainer:
 
     def _state(self, transforms: Transforms) -> dict[str, Tensor]:
         """All tensors of the quantizing module; differentiable in the transforms."""
-        folded = flat_block.fold(self.exact, transforms, self.invert)
+        folded = flat_block.fold(self.exact, transforms, self.arithmetic.invert)
         quantized = flat_block.quantize_weights(folded, transforms, self.recipe, self.layer)
-        return _of(self.module, quantized | flat_block.online_tensors(transforms, self.invert))
+        return _of(self.module, quantized | flat_block.online_tensors(transforms, self.arithmetic.invert))
 
     def _loss(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
         """Mean squared error of the quantized block's output on some sequences."""
@@ -179,7 +183,9 @@ class _Trainer:
         """Relative error of the block's update with transforms folded and applied, quantizers off, in float64 on the CPU."""
         exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
         transforms = transforms.to(torch.device("cpu"), torch.float64)
-        state = flat_block.fold(exact, transforms, self.invert) | flat_block.online_tensors(transforms, self.invert)
+        state = flat_block.fold(exact, transforms, self.arithmetic.invert) | flat_block.online_tensors(
+            transforms, self.arithmetic.invert
+        )
         x = self.hidden[:_IDENTITY_SEQUENCES, :_IDENTITY_TOKENS].cpu().double()
         cosines, sines = (t[:, :_IDENTITY_TOKENS].cpu().double() for t in self.positions)
         expected = _forward(self.plain, exact, x, (cosines, sines))
@@ -191,10 +197,10 @@ class _Trainer:
         self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
 
     def _result(self, final: Transforms, fallback: str | None) -> FlatBlock:
-        exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
-        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final, self.invert)
+        exact = {name: tensor.cpu().to(self.arithmetic.wide) for name, tensor in self.stored.items()}
+        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final, self.arithmetic.invert)
         tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
-        qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.invert).items()}
+        qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.arithmetic.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
         qparams = {name: t.float().contiguous() for name, t in qparams.items() if name in declared}
         for site in self.architecture.sites:

@@ -26,8 +26,8 @@ class FlatQuantTransform(Transform):
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
     matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
-    `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` by
-    which the inverse of directly learned matrices is computed (the other parametrization takes no inverse in the reference).
+    `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` under
+    which it is learned; those of the inverse concern directly learned matrices (the reference takes no other inverse).
     Inputs of linears that `sites` leave out are neither transformed nor clipped.
     """
 
@@ -50,7 +50,7 @@ class FlatQuantTransform(Transform):
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
     guarded: bool = True
-    emulate: Literal["E0", "E2"] | None = None
+    emulate: Literal["E0", "E1", "E2", "E3", "E9"] | None = None
     seed: Seed = 0
 
     @property
@@ -59,15 +59,17 @@ class FlatQuantTransform(Transform):
         return self.sites
 
     def rungs(self) -> dict[str, dict[str, Any]]:
-        """Rates of a fifth; then, at these, three times the epochs, another seed, and the other parametrization."""
+        """Rates of a fifth; at these, three times the epochs, and another seed; and the other parametrization: svd, which cannot
+        run away, at the recipe's own rates.
+        """
         rates = ("learning_rate", "scale_learning_rate", "clip_learning_rate")
         slower = {name: rate / 5 for name in rates if (rate := getattr(self, name)) is not None}
-        other = "svd" if self.parametrization == "direct" else "direct"
+        other = {"parametrization": "svd"} if self.parametrization == "direct" else {**slower, "parametrization": "direct"}
         return {
             "slower": slower,
             "longer": {**slower, "epochs": 3 * self.epochs},
             "other_start": {**slower, "seed": self.seed + 1009},
-            "other_transform": {**slower, "parametrization": other},
+            "other_transform": other,
         }
 
     def conflict(self, recipe: Recipe) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 import altair as alt
 import pyarrow as pa
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting import theme
 
 TABLES = ("latency",)
@@ -18,7 +19,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One row of panels per platform, model and engine; one panel per phase and length of prompt; one line per variant."""
     table = tables["latency"].to_pylist()
     theme.present(table, "timings")
-    rows = [_row(r) | {"name": theme.label(r, table)} for r in table]
+    rows = [_row(r) | {"name": _name(r, table)} for r in table]
     names = list(dict.fromkeys(r["name"] for r in rows))
     columns = sorted({tuple(r[c] for c in _WHAT) for r in rows}, key=lambda c: (c[0] != "prefill", c[1:]))
     panels = {}
@@ -33,6 +34,11 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "Tokens per second over all sequences (higher is better) at the median time; bars span all repetitions. Logarithmic axes."
     ]
     return theme.grid(panels, "Throughput against batch size", subtitle)
+
+
+def _name(row: dict[str, Any], table: list[dict[str, Any]]) -> str:
+    """A simulation is called one: its time is no speed of the recipe."""
+    return f"{row['recipe']} (emulated)" if row["form"] == FAKE else theme.label(row, table)
 
 
 def _tokens(phase: str, prompt: int, new: int) -> str:

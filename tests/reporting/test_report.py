@@ -1,0 +1,245 @@
+"""The report is made of a study's tables and figures alone, and shows each; samples are chosen by a rule, within their room."""
+
+import json
+import re
+import subprocess
+
+import pytest
+from ptqflow.artifacts.hashing import sha256
+from ptqflow.artifacts.schemas import GENERATIONS, LOSSES, SAMPLES
+from ptqflow.artifacts.tables import to_table, write_rows
+from ptqflow.cli import main
+from ptqflow.environments import ROOT
+from ptqflow.reporting import catalogue, examples, flips, layer_error, made_from, training
+from ptqflow.reporting.variants import Chunk, Variant
+from ptqflow.stages import report
+from synthetic_study import HARM, diagnostics, sample, served, whole_study
+from test_page import BROWSER, VISIT, WATCH
+
+LEARNED = Chunk(platform="cpu", model="demo", recipe="flatquant-w4a4", chunk=0)
+
+
+def losses(blocks=(0, 1), steps=100):
+    plain = [
+        {"layer": layer, "step": step, "measure": measure, "value": (1 + layer) / (1 + step), "event": None}
+        for layer in blocks
+        for step in range(steps)
+        for measure in ("loss", "held_out_loss")
+    ]
+    return to_table(LOSSES, [*plain, {"layer": 1, "step": 37, "measure": "held_out_loss", "value": 9.0, "event": "rollback"}])
+
+
+def test_every_table_and_figure_has_its_page():
+    assert {*report.TABLES, "answer"} == set(catalogue.TABLES)
+    assert set(report.FIGURES) == set(catalogue.FIGURES)
+
+
+def test_curves_are_thinned_but_keep_both_ends_and_every_rollback():
+    rows = training.build([(LEARNED, losses())])
+    curve = [r for r in rows if (r["layer"], r["measure"]) == (0, "held_out_loss")]
+    assert [curve[0]["step"], curve[-1]["step"]] == [0, 99]
+    assert len(curve) == training.POINTS
+    assert [r["step"] for r in rows if r["event"] == "rollback"] == [37]
+    (line,) = training.printed(rows).rows
+    assert line[:5] == ["cpu", "demo", "flatquant-w4a4", "2", "1.0"]  # the best loss in percent of the first
+    assert line[-2:] == ["1", "1"]
+
+
+def test_flips_count_what_a_drop_of_zero_hides():
+    before = [sample("t", f"i{i}", i < 6) for i in range(10)]
+    after = [sample("t", f"i{i}", i >= 4) for i in range(10)]
+    tables = [(served(name), to_table(SAMPLES, rows)) for name, rows in (("baseline", before), ("rtn-w4a16", after))]
+    (row,) = flips.build(tables)
+    assert [row[name] for name in ("completions", "both", "lost", "gained", "neither")] == [10, 2, 4, 4, 0]
+    assert flips.printed([row]).rows[0][-1] == "80.0"
+
+
+def test_layers_say_where_the_worst_is_and_what_fell_back():
+    rows = [{**LEARNED.model_dump(), **d, "clip_fraction": 0.01} for d in diagnostics(0.1, range(4))]
+    full = [{"damping": None, "condition_number": None, "fallback": None} | row for row in rows]
+    full[9]["fallback"] = "rounded to nearest"
+    errors, fallbacks = layer_error.printed(full)
+    assert {row[3]: row[6] for row in errors.rows}["q_proj"] == "3"
+    (line,) = fallbacks.rows
+    assert line[3:] == ["rounded to nearest", "1", "1"]
+
+
+def test_provenance_names_model_data_recipe_and_what_differs():
+    model = Variant(platform="cpu", model="m", recipe="baseline")
+    origin = {"source": {"repo": "org/m", "revision": "0" * 40}, "license": "mit"}
+    made = [("cpu", "scores", {"stage": "score", "versions": {"torch": v}, "code": "a+b:1f"}) for v in ("2.0", "2.0", "2.1")]
+    rows = made_from.build([(model, origin)], made)
+    said = {(r["kind"], r["name"], r["detail"]): r["files"] for r in rows}
+    assert said["model", "m", f"repo org/m, revision {'0' * 40}, licence mit"] == 1
+    assert said["software", "cpu: score", "torch 2.0; code 1f"] == 2
+    assert said["software", "cpu: score", "torch 2.1; code 1f"] == 1
+
+
+def answer(item, correct, text="so it is", completion=0):
+    named = {"item": item, "completion": completion, "text": text, "choice_logprobs": None, "extracted": "7", "correct": correct}
+    ends = {"completion_tokens": 9, "finish_reason": "stop", "unscored": None, "looping": False, "open_thinking": None}
+    return named | ends
+
+
+def test_what_was_lost_is_shown_first_and_the_room_is_kept():
+    pairs = [(answer(f"i{i}", i % 2 == 0), answer(f"i{i}", i % 3 == 0, "x" * 1000)) for i in range(60)]
+    kept, counts = examples.choose(pairs, 12_000)
+    assert counts == {"lost": 20, "gained": 10, "neither": 20, "both": 10}
+    assert [outcome for outcome, _ in kept][:7] == ["lost"] * 7
+    assert sum(examples.size(examples.shown(a)) for _, a in kept) <= 12_000
+    everything, _ = examples.choose(pairs, 10**6)
+    assert len(everything) == 60
+    one, _ = examples.choose(pairs, 10)
+    assert [outcome for outcome, _ in one] == ["lost"]
+
+
+def test_a_long_text_keeps_both_ends_and_says_what_is_left_out():
+    text = "a" * 5000 + "b" * 5000
+    assert examples.cut(text).startswith("a" * 1500 + "\n\n[… 7000 characters left out …]")
+    assert examples.cut(text).endswith("b" * 1500)
+    assert examples.cut("short") == "short"
+
+
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory):
+    """Two tasks on data of their own, one generated and one of alternatives, for the baseline and one variant."""
+    root = tmp_path_factory.mktemp("samples")
+    (root / "sums.jsonl").write_text(
+        "".join(f'{{"id": "s{i}", "question": "What is {i}+1? </script>", "answer": "{i + 1}"}}\n' for i in range(8))
+    )
+    choices = [{"id": f"c{i}", "question": f"Sky {i}?", "choices": ["blue", "red"], "answer": 0} for i in range(4)]
+    (root / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in choices))
+    entries, scores, said = [], [], []
+    asked = {"sums": ("problems", "generation", 8), "facts": ("choices", "choices", 4)}
+    for recipe in ("baseline", "rtn-w4a16"):
+        for task, (name, kind, count) in asked.items():
+            rows, verdicts = [], []
+            for i in range(count):
+                right = recipe == "baseline" or i % 2 == 0
+                row = sample(task, f"{task[0].replace('f', 'c')}{i}", right, kind=kind) | {"gold": "0"}
+                verdicts.append(row | {"extracted": str(i + right), "looping": False, "silent": False})
+                own = (
+                    {"text": f"It is {i + right}."}
+                    if kind == "generation"
+                    else {"choice_logprobs": [-1.0, -2.0 + 2 * (not right)]}
+                )
+                rows.append({key: value for key, value in row.items() if key in GENERATIONS.names} | own)
+            settings = {"task": task, "benchmark": name, "source": {"path": str(root / f"{task}.jsonl")}}
+            settings |= {"protocol": {"limit": None, "protocol": "paper"}}
+            generations, scored = root / f"{recipe}.{task}.said.parquet", root / f"{recipe}.{task}.parquet"
+            write_rows(generations, GENERATIONS, rows, {"settings": settings})
+            write_rows(scored, SAMPLES, verdicts, {"inputs": {"generations": sha256(generations)}})
+            entries.append(served(recipe).model_dump() | {"task": task, "seed": 0})
+            scores.append(str(scored))
+            said.append(str(generations))
+    options = ["--scores", *scores, "--generations", *said, "--output", str(root / "samples.html")]
+    assert main(["samples", "--settings", json.dumps({"scores": entries}), *options]) == 0
+    return root / "samples.html", [*options], entries
+
+
+def test_the_viewer_holds_prompts_answers_and_likelihoods(viewer):
+    html = viewer[0].read_text()
+    (found,) = re.findall(r'id="data">(.*?)</script>', html, re.S)
+    data = json.loads(found)
+    sums, facts = data["groups"]
+    assert sums["counts"] == {"lost": 4, "gained": 0, "neither": 0, "both": 4}
+    assert {row[1] for row in sums["rows"] if row[0] == "lost"} == {"s1", "s3", "s5", "s7"}
+    asked = data["questions"][sums["asked"]]["s1"]
+    assert asked["prompt"].startswith("What is 1+1? </script>")
+    assert asked["gold"] == "2"
+    assert data["questions"][facts["asked"]]["c1"]["options"] == [" blue", " red"]
+    assert data["baselines"][facts["baseline"]]["c1"]["logprobs"] == [-1.0, -2.0]
+    assert next(row[2]["logprobs"] for row in facts["rows"] if row[1] == "c1") == [-1.0, 0.0]
+
+
+def test_verdicts_on_other_answers_are_refused(viewer, capsys):
+    _, options, entries = viewer
+    swapped = [option.replace("baseline.sums.said", "rtn-w4a16.sums.said") for option in options]
+    assert main(["samples", "--settings", json.dumps({"scores": entries}), *swapped]) == 2
+    assert "made from another generations" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("report")
+    assert main(whole_study(root).arguments(root / "tables")) == 0
+    drawn = []
+    for figure in ("pareto", "layer_error", "linear_error"):
+        tables = [f"--{n.replace('_', '-')}={root}/tables/{n}.parquet" for n in catalogue.tables_of(figure)]
+        drawn += [str(root / f"{figure}.svg"), str(root / f"{figure}.pdf")]
+        assert main(["plot", "--settings", json.dumps({"figure": figure}), *tables, "--output", *drawn[-2:]]) == 0
+    options = [
+        "--tables",
+        str(root / "tables"),
+        "--captions",
+        str(ROOT / "workflow/report"),
+        "--output",
+        str(root / "report.html"),
+    ]
+    settings = json.dumps({"samples": "samples.html"})
+    assert main(["report", "--settings", settings, *options, "--figures", *drawn[::2]]) == 0
+    return root / "report.html"
+
+
+def test_the_report_opens_with_the_answer_and_has_its_pages(made):
+    html = made.read_text()
+    pages = re.findall(r'<section id="page-([^"]+)">', html)
+    assert pages[0] == "answer"
+    wanted = {"accuracy", "recipe-by-recipe", "collapse-and-length", "samples", "layers", "latency", "checkpoints", "provenance"}
+    assert wanted <= set(pages)
+    assert html.index('class="answer"') < html.index("<table")
+    assert all(name in html for name in HARM)
+    assert "Mean squared error of each decoder block" in html  # the caption, of its figure alone
+    assert "Points lost against the unquantized model" not in html
+    assert html.count("data:image/svg+xml;base64,") == html.count("data:application/pdf;base64,") == 3
+    assert "<td>emulation</td>" in html
+    assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)|url\(|@import", html)) == {"samples.html"}
+
+
+def visited(file, folder, size, dark, script):
+    html = (
+        file.read_text()
+        .replace("<head>", f"<head><script>{WATCH}</script>")
+        .replace("</body>", f"<script>{script}</script></body>")
+    )
+    (folder / "page.html").write_text(html)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size}", "--virtual-time-budget=8000"]
+    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    options += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "page.html").as_uri()]
+    done = subprocess.run([str(BROWSER), *options], capture_output=True, text=True, timeout=120, check=True)
+    (title,) = re.findall(r"<title>VISITED (.*?)</title>", done.stdout)
+    return title
+
+
+# Opens every task and outcome, filters, and leaves in the title what was wrong.
+LOOK = """
+(async () => {
+  const set = (id, value) => { const e = document.getElementById(id); e.value = value; e.dispatchEvent(new Event("change"));
+    e.dispatchEvent(new Event("input")) };
+  const listed = () => document.querySelectorAll("#list button").length;
+  set("task", "sums");
+  if (listed() !== 4) wrong.push("lost sums: " + listed());
+  document.querySelectorAll("#list button")[1].click();
+  if (!document.getElementById("shown").innerText.includes("</" + "script>")) wrong.push("the prompt is not as asked");
+  set("words", "s7");
+  if (listed() !== 1) wrong.push("not filtered");
+  set("words", "");
+  set("task", "facts");
+  if (!document.getElementById("shown").innerText.includes("gold, baseline's most likely")) wrong.push("no likelihoods");
+  set("outcome", "gained");
+  if (listed() !== 0) wrong.push("gained");
+  set("outcome", "both");
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth) wrong.push(`${root.scrollWidth} wider than ${root.clientWidth}`);
+  document.title = "VISITED " + JSON.stringify(wrong);
+})();
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH; apt install chromium")
+@pytest.mark.parametrize("size", ["1440,900", "640,800"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_report_and_viewer_show_whole_in_a_browser(made, viewer, size, dark, tmp_path):
+    assert visited(made, tmp_path, size, dark, VISIT) == "[]"
+    assert visited(viewer[0], tmp_path, size, dark, LOOK) == "[]"

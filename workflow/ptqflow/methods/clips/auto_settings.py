@@ -1,0 +1,55 @@
+"""Settings of `methods.clips.auto`, what it chooses from, what it needs and what it conflicts with."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ptqflow.errors import ConfigError
+from ptqflow.methods.clips.hessian_settings import HessianClip
+from ptqflow.methods.clips.mse_settings import MseClip
+from ptqflow.methods.clips.none_settings import NoClip
+from ptqflow.recipes import Clip, Need, Recipe
+
+
+class AutoClip(Clip):
+    """None, mse or hessian, whichever loses less on the share `held_out` of the calibration sequences.
+
+    `by` linear: for each linear by its own output; block: that mixture, or one for the whole block, by the block's output.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    least_sequences: ClassVar[int] = 4
+
+    name: Literal["auto"]
+    by: Literal["block", "linear"] = "block"
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+    @staticmethod
+    def alternatives() -> dict[str, Clip]:
+        """By name, each with its default settings."""
+        return {"none": NoClip(), "mse": MseClip(name="mse"), "hessian": HessianClip(name="hessian")}
+
+    def candidates(self) -> dict[str, Clip]:
+        """The alternatives, and one of them for each linear."""
+        return self.alternatives() | {"each": self.model_copy(update={"by": "linear"})} if self.by == "block" else {}
+
+    @property
+    def roundings(self) -> int:
+        """Of a block: one per alternative and the last one; by block one per candidate and the last one's."""
+        by_linear = len(self.alternatives()) + 1
+        return by_linear if self.by == "linear" else len(self.alternatives()) + 2 * by_linear
+
+    def held_out_of(self, sequences: int) -> int:
+        """At least one is held out, and at least one is not. Raises ConfigError where there is but one."""
+        if sequences < 2:
+            raise ConfigError(f"clip auto holds calibration sequences out, so it needs at least {self.least_sequences}; use more")
+        return min(max(1, round(sequences * self.held_out)), sequences - 1)
+
+    def conflict(self, recipe: Recipe) -> str | None:
+        """A candidate works row by row."""
+        if any(args.strategy == "tensor" for args in recipe.all_weights()):
+            return "clip auto works row by row; use weights.strategy group or channel, or clip mse"
+        return None
+
+
+SETTINGS = AutoClip

@@ -1,0 +1,102 @@
+"""A decoder block under a recipe: how states run through it, and what is gathered of its inputs."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import repeat
+
+import torch
+from torch import Tensor, nn
+
+from ptqflow.devices.device import Device
+from ptqflow.modeling import online
+from ptqflow.modeling.anatomy import Architecture
+from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling.fake_quant import quantize_block
+from ptqflow.modeling.qparams import deployed
+from ptqflow.numerics.gram import add_gram, mirror
+from ptqflow.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Running:
+    """Decoder block `layer`, the recipe for it, and how states run through it.
+
+    `tensors`: its float tensors by checkpoint name; `stored`: those that say in which precision it runs.
+    """
+
+    blocks: Blocks
+    layer: int
+    recipe: Recipe
+    device: Device
+    tensors: Mapping[str, Tensor]
+    stored: list[Tensor]
+    tokens: int  # of a sequence
+    choosing: int  # the first of the sequences, the last ones, by which a clip is chosen
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the block is made of."""
+        return self.blocks.architecture
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the block's parameters."""
+        return self.device.parameter_dtype(self.stored)
+
+    def precision(self) -> AbstractContextManager[None]:
+        """Of the block's forward arithmetic."""
+        return self.device.forward_precision(self.stored)
+
+    def forward(self, block: nn.Module, states: Tensor) -> Tensor:
+        """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere than the block."""
+        with self.precision():
+            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens))
+        return output.to(states.device)
+
+    def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:
+        """The block as `qparams` have it, quantizing activations and cache; weights that are not in there are float."""
+        block = self.blocks.build(
+            self.layer, {n: deployed(n, t, qparams, self.architecture) for n, t in self.tensors.items()}, self.dtype
+        )
+        quantize_block(block, self.recipe, self.layer)
+        online.load(block, self.layer, qparams)
+        return block
+
+    def add_gram(self, gram: Tensor | None, x: Tensor) -> Tensor:
+        """`gram`, or 0, plus XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels]."""
+        rows = x.flatten(0, -2).float()
+        if gram is None:
+            gram = rows.new_zeros(rows.shape[1], rows.shape[1])
+        with self.device.gram_precision(self.stored):
+            add_gram(gram, rows)
+        return gram
+
+    def add_held_out(self, gram: Tensor | None, x: Tensor, first: int) -> Tensor | None:
+        """As `add_gram`, of those of sequences `first`, ... by which a clip is chosen."""
+        chosen_by = x[max(0, self.choosing - first) :]
+        return self.add_gram(gram, chosen_by) if len(chosen_by) else gram
+
+    def grams(self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """XᵀX and, given the float model's inputs F `exact`, Xᵀ(F - X) of all of a site's inputs X [batch, tokens, channels].
+
+        Then XᵀX of the sequences by which a clip is chosen, where one is.
+        """
+        gram, cross, held_out, seen = None, None, None, 0
+        for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
+            gram, held_out = self.add_gram(gram, x), self.add_held_out(held_out, x, seen)
+            seen += len(x)
+            if of_float is not None:
+                rows = x.flatten(0, -2).float()
+                cross = torch.zeros_like(gram) if cross is None else cross
+                with self.device.gram_precision(self.stored):
+                    cross.addmm_(rows.T, of_float.flatten(0, -2).float() - rows)
+        assert gram is not None
+        return mirror(gram), cross, mirror(held_out) if held_out is not None else None
+
+    def lost(self, qparams: Mapping[str, Tensor], states: Tensor, targets: Tensor) -> float:
+        """Σ |block'(x) - y|² over `states` x and `targets` y [sequences, tokens, hidden], all quantizers on."""
+        block, total = self.quantized_block(qparams), 0.0
+        for part in batches(*states.shape[:2]):
+            total += (self.forward(block, states[part]).float() - targets[part].float()).square().sum(dtype=torch.float64).item()
+        return total

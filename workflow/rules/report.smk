@@ -1,0 +1,48 @@
+# What people look at: the report, and the samples that it leads to in a file of their own.
+
+
+rule samples:
+    input:
+        scores=jobs.samples_files("scores"),
+        generations=jobs.samples_files("generations"),
+    output:
+        paths.SAMPLES,
+    log:
+        paths.log(paths.SAMPLES),
+    localrule: "samples" in on_head
+    threads: threads_of("samples")
+    resources:
+        **asks("samples", devices=0),
+    params:
+        settings=jobs.samples(),
+        source=jobs.samples_source(),
+        code=jobs.samples_code(),
+    shell:
+        ptqflow(CORE) + " samples --settings {params.settings:q} --code {params.code}"
+        " --scores {input.scores} --generations {input.generations} --output {output} 2>&1 | tee {log}"
+
+
+rule report:
+    input:
+        tables=[paths.table(name, "parquet") for name in catalogue.TABLES],
+        figures=[paths.figure(name) for name in jobs.figures()],
+        prints=[paths.figure_for_print(name) for name in jobs.figures()],
+        samples=[paths.SAMPLES] if jobs.samples_files("scores") else [],
+    output:
+        paths.REPORT,
+    log:
+        paths.log(paths.REPORT),
+    localrule: "report" in on_head
+    threads: threads_of("report")
+    resources:
+        **asks("report", devices=0),
+    params:
+        settings=jobs.report(),
+        source=jobs.report_source(),
+        code=code("report"),
+    shell:
+        ptqflow(CORE)
+        + " report --settings {params.settings:q} --code {params.code} --captions {workflow.basedir:q}/workflow/report"
+        " --tables "
+        + paths.TABLES
+        + " --figures {input.figures} --output {output} 2>&1 | tee {log}"
