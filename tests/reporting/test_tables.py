@@ -8,11 +8,7 @@ import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import SAMPLES, VERIFICATION
-<<<<<<< HEAD
-from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, SIZES
-=======
-from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
->>>>>>> main
+from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError

@@ -1,18 +1,10 @@
 """`make check-devices`: the self-test on this CPU and on the dispatch of real torch_npu wheels, without an NPU.
 
-<<<<<<< HEAD
 Fetches the wheels of envs/devices.txt into build/npu (5 GB), compiles a stand-in for CANN for each, and runs
 tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how autograd is wired, what dtypes
 become and which kernels there are is asked; what is asked of numbers is named below the table. Ends with an error where a
 release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs Python 3.11, gcc,
 binutils and the package index.
-=======
-Fetches the wheels of envs/devices.txt into build/npu (3 GB), compiles a stand-in for CANN for each
-(tests/engines/ascend/cann.py), and runs tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how
-autograd is wired, what dtypes become and which kernels there are is asked; what is asked of numbers is named in the table. Ends
-with an error where a release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs
-Python 3.11, gcc, binutils and the package index.
->>>>>>> main
 """
 
 import json

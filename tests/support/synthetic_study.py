@@ -71,12 +71,12 @@ def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
     return rows
 
 
-<<<<<<< HEAD
 LATENCY_FACTS = {
     **{"part": None, "workload": None, "kernels": None, "load_seconds": 2.0, "weight_bytes": 10**6, "cache_tokens": 1000},
     **{"flops": 1e9, "moved_bytes": 1e7, "device_flops": 1e12, "device_bandwidth": 1e10},
 }
-=======
+
+
 def losses(harm: float, layers: range) -> list[dict[str, Any]]:
     """Rows of schema LOSSES: a loss that falls with each step, held out every other one, and condition numbers."""
     rows: list[dict[str, Any]] = []
@@ -89,7 +89,6 @@ def losses(harm: float, layers: range) -> list[dict[str, Any]]:
         for name in ("qkv_left", "k"):
             rows.append({"layer": layer, "step": 4, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
     return rows
->>>>>>> main
 
 
 def timings(slowdown: float) -> list[dict[str, Any]]:

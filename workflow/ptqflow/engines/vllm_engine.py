@@ -17,12 +17,8 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
-<<<<<<< HEAD
-from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Sampling, Timing, room_for
+from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
 from ptqflow.engines.work import cache_bytes
-=======
-from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
->>>>>>> main
 from ptqflow.errors import ConfigError
 from ptqflow.system import reading
 

@@ -78,16 +78,10 @@ def cache_attention(
     """
     transform: CacheFunction | None = getattr(module, "cache_transform", None)
     if transform is not None:
-<<<<<<< HEAD
         with scope("cache"):
-            key, value = transform(key, value)
+            key, value = switched.read_by(module, transform, query)(key, value)
             if isinstance(transform, online.FlatCache):
                 query = query @ transform.q_trans
-=======
-        key, value = switched.read_by(module, transform, query)(key, value)
-        if isinstance(transform, online.FlatCache):
-            query = query @ transform.q_trans
->>>>>>> main
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
     if attention_mask is None and window is not None and query.shape[2] == tokens > window:
         attention_mask = causal.window_mask(tokens, window, query.device)

@@ -122,19 +122,11 @@ def _clip(like: Tensor, shards: int = 1) -> nn.Parameter:
 
 
 def _transform_output(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-<<<<<<< HEAD
     with scope("transform"):
-        return kronecker.apply(output, module.left_trans, module.right_trans)
-
-
-def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    with scope("transform"):
-        return kronecker.apply(inputs[0], module.left_trans, getattr(module, "right_trans", None)), *inputs[1:]
-=======
-    return kronecker.apply(output, module.left_trans, module.right_trans, getattr(module, CASTS, None))
+        return kronecker.apply(output, module.left_trans, module.right_trans, getattr(module, CASTS, None))
 
 
 def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     right = getattr(module, "right_trans", None)
-    return kronecker.apply(inputs[0], module.left_trans, right, getattr(module, CASTS, None)), *inputs[1:]
->>>>>>> main
+    with scope("transform"):
+        return kronecker.apply(inputs[0], module.left_trans, right, getattr(module, CASTS, None)), *inputs[1:]

@@ -24,11 +24,8 @@ from ptqflow.artifacts.table_schemas import (
     COLLAPSE,
     COMPARISON,
     COST,
-<<<<<<< HEAD
-    LATENCY_PARTS,
-=======
     FLIPS,
->>>>>>> main
+    LATENCY_PARTS,
     LATENCY_SUMMARY,
     LAYER_ERROR,
     LEARNING,
@@ -76,26 +73,7 @@ from ptqflow.reporting import (
 from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
-<<<<<<< HEAD
-_PAGES = {
-    "accuracy": "Accuracy",
-    "comparison": "Recipe × recipe",
-    "collapse": "Collapse and length",
-    "cost": "Cost",
-    "latency": "Latency",
-    "latency_parts": "Latency",
-    "sizes": "Checkpoints",
-    "verification": "Checkpoints",
-    "noise": "Noise",
-    "rescue": "Rescue",
-    "overlap": "Overlap",
-    "published": "Published",
-    "selftest": "Devices",
-}
-KINDS = ("scores", "diagnostics", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
-=======
 KINDS = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
->>>>>>> main
 
 
 class Settings(Model):
