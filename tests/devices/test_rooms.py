@@ -13,6 +13,7 @@ NAMED = re.compile(r"\b(cuda|npu|torch_npu|xpu|mps|hpu)\b")
 # Who may, and why.
 ALLOWED = {
     "platforms.py": "the table of platforms, which the Snakefile reads without torch",
+    "numerics/switches.py": "says of each emulation switch which software it is faithful to",
     "artifacts/provenance.py": "versions of installed packages are recorded by their names",
 }
 
