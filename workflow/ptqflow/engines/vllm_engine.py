@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
+from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
+from ptqflow.engines.work import cache_bytes
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.dimensions import head_dim, queries_per_key
 from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
@@ -141,6 +141,15 @@ class VllmEngine:
         end, peak = time.perf_counter(), self.device.peak_bytes()
         return [Timing("prefill", prefilled - start, peak), Timing("decode", end - prefilled, peak)]
 
+    def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
+        """Nothing: vLLM's linears are fused and compiled as it likes."""
+        return []
+
+    def memory(self, cache_bytes: int) -> Memory:
+        """The cache that vLLM has laid out; of the weights it does not say."""
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        return Memory(None, cache.num_gpu_blocks * cache.block_size)
+
     def _parameters(self, **values: Any) -> Any:
         from vllm import SamplingParams
 
@@ -189,8 +198,7 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
     """Of the KV cache in main memory: what vLLM's sequences need in float32, at most half of what is free."""
     import psutil
 
-    keys = config["num_attention_heads"] // queries_per_key(config) * head_dim(config)
-    token = 2 * config["num_hidden_layers"] * keys * torch.float32.itemsize
+    token = cache_bytes(config, torch.float32.itemsize)
     return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
 
 
