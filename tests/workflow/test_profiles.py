@@ -1,5 +1,6 @@
 """The literal commands of the README work in a fresh clone, and configuration is checked before any job."""
 
+import re
 import subprocess
 
 import pytest
@@ -128,3 +129,10 @@ def test_wrong_configuration_is_one_sentence_before_any_job(fresh, spoil, words,
     assert all(word in output for word in words), output
     assert "Traceback" not in output
     assert not (study.root / "results").exists()
+
+
+def test_snakemakes_lint_asks_for_nothing_but_an_image(tmp_path):
+    """The image is the site's to name (site.yaml); with one, nothing is left (tests/cluster)."""
+    said = Checkout.create(tmp_path / "study", SMALL_STUDY).snakemake("--lint")
+    lints = set(re.findall(r"^    \* (.+)$", said.stdout + said.stderr, flags=re.MULTILINE))
+    assert lints == {"Specify a conda environment or container for each rule.:"}

@@ -74,3 +74,9 @@ def test_scratch_is_made_on_the_node_and_shown_to_its_container(tmp_path, monkey
 def test_the_example_is_a_site_but_for_its_image():
     with pytest.raises(ConfigError, match=r"image: ptqflow-ascend\.sif does not exist"):
         sites.load(sites.EXAMPLE)
+
+
+def test_a_scratch_that_is_full_is_named_before_a_job_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(sites, "LEAST_FREE", 2**80)
+    with pytest.raises(ConfigError, match=r"scratch: .* is full on"):
+        sites.Site(scratch=str(tmp_path / "scratch")).enter({}, on_node=True)

@@ -19,6 +19,7 @@ from ptqflow.environments import CORE
 from ptqflow.errors import ConfigError, explain
 
 EXAMPLE = "workflow/profiles/site.yaml"
+LEAST_FREE = 16 * 2**20  # bytes of a scratch folder
 IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
 Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
@@ -100,6 +101,8 @@ class Site(Model):
                 raise ConfigError(
                     f"scratch: {scratch} cannot be made on {gethostname()} ({error.strerror}); name another"
                 ) from None
+            if shutil.disk_usage(scratch).free < LEAST_FREE:  # Snakemake's own scheduler needs some, too
+                raise ConfigError(f"scratch: {scratch} is full on {gethostname()}; make room there, or name another")
             variables.update(TMPDIR=scratch, XDG_CACHE_HOME=f"{scratch}/cache")
             binds.append(scratch)
         if self.image is not None:

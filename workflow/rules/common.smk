@@ -64,7 +64,9 @@ onstart:
 ENGINE = "engine"  # the environment of the engine that a job is of
 # Threads are as many as the rule says.
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
-PTQFLOW = f"OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH={{workflow.basedir:q}}/workflow"
+# Where the code lies is no part of a command: a study that is moved runs nothing again.
+os.environ.update(PTQFLOW_CODE=f"{workflow.basedir}/workflow")
+PTQFLOW = f'OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH="$PTQFLOW_CODE"'
 
 
 def ptqflow(family):

@@ -42,7 +42,7 @@ rule report:
         code=code("report"),
     shell:
         ptqflow(CORE)
-        + " report --settings {params.settings:q} --code {params.code} --captions {workflow.basedir:q}/workflow/report"
+        + ' report --settings {params.settings:q} --code {params.code} --captions "$PTQFLOW_CODE"/report'
         " --tables "
         + paths.TABLES
         + " --figures {input.figures} --output {output} 2>&1 | tee {log}"
