@@ -113,12 +113,16 @@ format: $(READY) ## rewrite the code in the house's format
 schema: $(READY) ## rewrite workflow/schemas/config.schema.json from the data models
 	$(BIN)/python -m ptqflow.config_schema > workflow/schemas/config.schema.json
 
-bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor and GPTQModel
+bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor, GPTQModel and lm-evaluation-harness
 	$(BIN)/python benchmarks/stages.py
 	@# A peer that cannot be installed here is a row of the table that says so.
 	-$(MAKE) .venv-peers/.ready
 	-$(MAKE) .venv-gptqmodel/.ready
 	$(BIN)/python benchmarks/peers.py
+	-$(MAKE) .venv-harness/.ready
+	-PYTHONPATH=workflow OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bare_engine.py transformers
+	test ! -e .venv-vllm/.ready || OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/bare_engine.py vllm
 
 .venv-peers/.ready: envs/peers.txt
 	$(PYTHON) -m venv .venv-peers

@@ -1,12 +1,14 @@
 """Log-likelihood tasks beside lm-evaluation-harness (its HFLM class), item by item and in turn: one table, in Markdown.
 
-Usage: PTQFLOW_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/peer_choices.py [ITEMS]; needs the data sets in the hub's layout,
-and `pip install "lm-eval[hf]"`. The demo model, float32, batches of 16 pairs, medians of three rounds of both.
+Usage: PTQFLOW_DATA=FOLDER .venv-harness/bin/python benchmarks/peer_choices.py [ITEMS [VOCABULARY]] (`make bench`); tasks
+whose rows are not below PTQFLOW_DATA are left out. The demo model, float32, batches of 16 pairs, medians of three rounds of
+both. VOCABULARY: the demo model's, enlarged; at 4736 its output layer is the share of the weights that it is of Qwen2.5-0.5B's.
 """
 
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,12 @@ from ptqflow.evaluation.benchmark import load_items
 from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.choices import Protocol, generate
 from ptqflow.sources import Source
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODEL = Path(__file__).resolve().parents[1] / "resources/demo-model"
 BATCH, ROUNDS = 16, 3
 TASKS = {
+    "facts": ("choices", str(MODEL.parent / "tasks/facts"), None, "test"),
     "hellaswag": ("hellaswag", "hellaswag", None, "validation"),
     "arc-easy": ("arc", "ai2_arc", "ARC-Easy", "test"),
     "arc-challenge": ("arc", "ai2_arc", "ARC-Challenge", "test"),
@@ -49,13 +53,30 @@ def timed(ask: Callable[[], list[list[float]]]) -> tuple[list[list[float]], floa
 
 def main() -> None:
     """Print the table."""
-    root, limit = Path(os.environ["PTQFLOW_DATA"]), int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    root, limit = Path(os.environ.get("PTQFLOW_DATA", ".")), int(sys.argv[1]) if len(sys.argv) > 1 else 60
     torch.set_num_threads(1)
-    engine = load(MODEL, Device("cpu", torch.device("cpu"), torch.float32))
-    peer = HFLM(str(MODEL), device="cpu", dtype="float32", batch_size=BATCH, add_bos_token=False)
+    with tempfile.TemporaryDirectory() as folder:
+        compare(enlarged(Path(folder), int(sys.argv[2])) if len(sys.argv) > 2 else MODEL, root, limit)
+
+
+def enlarged(folder: Path, vocabulary: int) -> Path:
+    """The demo model with more rows of its embedding."""
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MODEL).save_pretrained(folder)
+    return folder
+
+
+def compare(model: Path, root: Path, limit: int) -> None:
+    """A row for each task."""
+    engine = load(model, Device("cpu", torch.device("cpu"), torch.float32))
+    peer = HFLM(str(model), device="cpu", dtype="float32", batch_size=BATCH, add_bos_token=False)
     print("| task | alternatives | nats | picks that differ | CPU s, ours | lm-eval | ratio | ratio of wall times |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for task, (benchmark, folder, subset, split) in TASKS.items():
+        if not (root / folder).is_dir():
+            continue
         items = load_items(task, benchmark, Source(path=str(root / folder), subset=subset, split=split))[:limit]
 
         def own(task: str = task, items: list = items) -> list[list[float]]:

@@ -139,6 +139,28 @@ def test_real_checkpoints_score_as_their_fake_form(made, name, monkeypatch):
     assert settings["kernels"]
 
 
+@pytest.mark.parametrize(
+    ("name", "parts", "kernel"),
+    [
+        ("w8a8", {"quantize", "product", "scale", "other"}, "mm"),
+        ("w4-symmetric", {"product", "other"}, "aten::_weight_int4pack_mm_for_cpu"),
+    ],
+)
+def test_the_profile_proves_which_kernels_multiplied(made, name, parts, kernel, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Tokenizer)
+    engine = protocol.load(NAME, made[name][1], select("cpu"))
+    found = engine.parts(torch.randint(3, VOCABULARY, (2, 16)), 2)
+    assert {(part.phase, part.part) for part in found} == {(phase, part) for phase in ("prefill", "decode") for part in parts}
+    assert all(part.seconds > 0 for part in found)
+    assert all(any(kernel in k for k in part.kernels) for part in found if part.part == "product")
+
+
+def test_integers_are_held_in_fewer_bytes_than_the_floats(made, model, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: Tokenizer)
+    held = {n: protocol.load(NAME, made[n][1], select("cpu")).memory(8).weight_bytes for n in ("w8a8", "w4-symmetric")}
+    assert held["w4-symmetric"] < held["w8a8"] < protocol.load(NAME, model, select("cpu")).memory(8).weight_bytes
+
+
 class Tokenizer:
     eos_token_id = 2
 

@@ -23,6 +23,7 @@ FIGURES = {
     "learning_overview": ["learning"],
     "linear_error": ["layer_error"],
     "latency": ["latency"],
+    "latency_parts": ["latency_parts"],
     "pareto": ["answer"],
     "collapse": ["collapse"],
 }

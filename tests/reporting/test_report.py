@@ -10,7 +10,7 @@ from ptqflow.artifacts.schemas import GENERATIONS, LOSSES, SAMPLES
 from ptqflow.artifacts.tables import to_table, write_rows
 from ptqflow.cli import main
 from ptqflow.environments import ROOT
-from ptqflow.reporting import catalogue, examples, flips, layer_error, made_from, training
+from ptqflow.reporting import catalogue, examples, flips, layer_error, learning, made_from
 from ptqflow.reporting.variants import Chunk, Variant
 from ptqflow.stages import report
 from synthetic_study import HARM, diagnostics, sample, served, whole_study
@@ -35,12 +35,12 @@ def test_every_table_and_figure_has_its_page():
 
 
 def test_curves_are_thinned_but_keep_both_ends_and_every_rollback():
-    rows = training.build([(LEARNED, losses())])
+    rows = learning.build([(LEARNED, losses())])
     curve = [r for r in rows if (r["layer"], r["measure"]) == (0, "held_out_loss")]
     assert [curve[0]["step"], curve[-1]["step"]] == [0, 99]
-    assert len(curve) == training.POINTS
+    assert len(curve) == learning.POINTS
     assert [r["step"] for r in rows if r["event"] == "rollback"] == [37]
-    (line,) = training.printed(rows).rows
+    (line,) = learning.printed(rows).rows
     assert line[:5] == ["cpu", "demo", "flatquant-w4a4", "2", "1.0"]  # the best loss in percent of the first
     assert line[-2:] == ["1", "1"]
 

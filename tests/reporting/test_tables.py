@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import SAMPLES, VERIFICATION
-from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
+from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting import accuracy, accuracy_table, latency, layer_error, render, runs, sizes, verification
 from ptqflow.reporting.variants import Timing, Variant
-from synthetic_study import HARM, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
+from synthetic_study import HARM, LATENCY_FACTS, LAYERS, LINEARS, SyntheticStudy, identity, sample, samples, served, whole_study
 
 FILES = {
     "answer": ("parquet", "csv", "md", "html"),
@@ -28,6 +28,7 @@ FILES = {
     "learning": ("parquet", "csv", "md", "html"),
     "provenance": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
+    "latency_parts": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),
     "verification": ("parquet", "csv", "md", "html"),
@@ -104,6 +105,22 @@ def test_latency_is_the_median_and_relates_to_the_baseline(tables):
     assert row["tokens_per_second"] == pytest.approx(8 * 64 / (0.08 * 1.3))
     assert row["speedup"] is None  # of an emulation
     assert {r["speedup"] for r in rows if r["recipe"] == "baseline"} == {1.0}
+    assert row["roofline_share"] == pytest.approx(1e-3 / (0.08 * 1.3))  # 1e9 operations at 1e12/s, 1e7 bytes at 1e10/s
+    decode = next(r for r in rows if (r["recipe"], r["phase"], r["batch_size"]) == ("rtn-w3a16", "decode", 8))
+    step = 0.1 * math.sqrt(8) * 1.3 / 16
+    assert decode["time_to_first_token"] == pytest.approx(0.08 * 1.3)
+    assert decode["time_per_output_token"] == pytest.approx(step)
+    assert decode["user_tokens_per_second"] == pytest.approx(1 / step)
+    assert decode["request_tokens_per_second"] == pytest.approx(8 * 16 / (0.08 * 1.3 + 16 * step))
+    assert decode["cache_sequences"] == 1000 // (64 + 16)
+
+
+def test_parts_are_shares_of_the_median(tables):
+    rows = read_table(tables / "latency_parts.parquet", LATENCY_PARTS).to_pylist()
+    found = {r["part"]: r for r in rows if (r["recipe"], r["phase"], r["batch_size"]) == ("rtn-w3a16", "prefill", 8)}
+    assert {part: row["share"] for part, row in found.items()} == pytest.approx({"quantize": 0.1, "product": 0.6, "other": 0.3})
+    assert found["product"]["seconds"] == pytest.approx(0.6 * 0.08 * 1.3)
+    assert found["product"]["kernels"] == "aten::mm"
 
 
 def test_a_served_form_has_a_speed_up_and_its_emulation_has_none():
@@ -111,7 +128,7 @@ def test_a_served_form_has_a_speed_up_and_its_emulation_has_none():
 
     def timings(recipe, form, seconds):
         who = Timing(platform="cpu", model="demo", recipe=recipe, form=form, engine="vllm", timing="short")
-        return who, pa.Table.from_pylist([point | {"seconds": seconds}])
+        return who, pa.Table.from_pylist([LATENCY_FACTS | point | {"seconds": seconds}])
 
     rows = latency.build([timings("baseline", None, 2.0), timings("rtn", "fake", 4.0), timings("rtn", "gptq", 1.0)])
     assert [r["speedup"] for r in rows] == [1.0, None, 2.0]

@@ -1,10 +1,10 @@
 """`make check-devices`: the self-test on this CPU and on the dispatch of real torch_npu wheels, without an NPU.
 
-Fetches the wheels of envs/devices.txt into build/npu (3 GB), compiles a stand-in for CANN for each
-(tests/engines/ascend/cann.py), and runs tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how
-autograd is wired, what dtypes become and which kernels there are is asked; what is asked of numbers is named in the table. Ends
-with an error where a release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs
-Python 3.11, gcc, binutils and the package index.
+Fetches the wheels of envs/devices.txt into build/npu (5 GB), compiles a stand-in for CANN for each, and runs
+tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how autograd is wired, what dtypes
+become and which kernels there are is asked; what is asked of numbers is named below the table. Ends with an error where a
+release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs Python 3.11, gcc,
+binutils and the package index.
 """
 
 import json
@@ -22,7 +22,6 @@ REPOSITORY = Path(__file__).parents[2]
 BUILD = REPOSITORY / "build" / "npu"
 DROPPING = {"2.5.1.post1", "2.6.0"}  # op-plugin 60cac7a4 of July 2025 gave `inverse` its derivative
 CAUGHT = ["Tensor.inverse has a gradient", "torch.inverse has a gradient", "Tensor.double().inverse() has a gradient"]
-_MARKS = {True: "ok", False: "**fails**", None: "·"}
 Rows = list[dict[str, Any]]
 
 
@@ -60,44 +59,48 @@ def on_wheel(torch_wheel: str, npu_wheel: str) -> tuple[Rows, dict[str, str]]:
     return [row for row in found if "probe" in row], {row["recipe"]: row["refused"] for row in found if "recipe" in row}
 
 
+def _mark(row: dict[str, Any]) -> str:
+    """Of one answer. One that only raised says something of the stand-in, or of the release: its note tells."""
+    if row["passed"] is False:
+        return "raises" if row["value"] is None else "**fails**"
+    return "ok" if row["passed"] else "·"
+
+
 def table(columns: dict[str, Rows]) -> str:
     """Markdown: probe by device; below, what failing probes said and what a stand-in cannot tell."""
-    first = next(iter(columns.values()))
+    first, *others = columns.values()
     lines = ["| probe | relied on by | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
     notes: dict[str, list[str]] = {}
+    unasked = []
     for index, row in enumerate(first):
-        cells = [rows[index] for rows in columns.values()]
+        cells = [row, *(rows[index] for rows in others)]
         if all(cell["passed"] is None for cell in cells[1:]):
+            unasked.append(row["probe"])
             continue
-        lines.append(f"| {row['probe']} | {row['relied_on_by'] or '–'} | {' | '.join(_MARKS[c['passed']] for c in cells)} |")
+        lines.append(f"| {row['probe']} | {row['relied_on_by'] or '–'} | {' | '.join(map(_mark, cells))} |")
         for name, cell in zip(columns, cells, strict=True):
             if cell["passed"] is False:
-                notes.setdefault(f"{row['probe']}: {cell['detail']}", []).append(name)
-    unasked = [
-        row["probe"] for index, row in enumerate(first) if all(c[index]["passed"] is None for c in list(columns.values())[1:])
-    ]
-    said = [f"- {note} ({', '.join(names)})" for note, names in notes.items()]
+                said = cell["detail"].partition(" [ERROR]")[0]
+                notes.setdefault(f"{row['probe']}: {said}", []).append(name)
+    lines += ["", *(f"- {note} ({', '.join(names)})" for note, names in notes.items())]
     ok = sum(row["passed"] is True for row in first)
-    said.append(
-        f"- Asked of numbers, so not over a stand-in, and {ok} of all {len(first)} right on the CPU: {', '.join(unasked)}."
+    lines.append(
+        f"- Not asked over a stand-in, which has no numbers ({ok} of all {len(first)} right on the CPU): {', '.join(unasked)}."
     )
-    return "\n".join([*lines, "", *said])
+    return "\n".join(lines)
 
 
 def wrong(release: str, rows: Rows, refused: dict[str, str]) -> list[str]:
     """What is not as it must be with this release of torch_npu."""
     dropping = release in DROPPING
-    failed = {
-        row["probe"] for row in rows if row["passed"] is False and ("has a gradient" in row["probe"] or row["relied_on_by"])
-    }
+    gradients = [row for row in rows if "has a gradient" in row["probe"] or row["relied_on_by"]]
+    failed = {row["probe"] for row in gradients if row["passed"] is False and row["value"] is not None}
     found = [f"{name} passes" for name in CAUGHT if dropping and name not in failed]
     found += [f"{name} fails" for name in sorted(failed - (set(CAUGHT) if dropping else set()))]
     if bool(refused["flatquant-w4a4kv4"]) != dropping:
         found.append(f"flatquant-w4a4kv4 is {'not ' if dropping else ''}refused {refused['flatquant-w4a4kv4']}")
-    return [
-        f"torch_npu {release}: {what}"
-        for what in found + [f"{name} is refused" for name in ("gptq-w4a16", "rtn-w8a8") if refused[name]]
-    ]
+    found += [f"{name} is refused" for name in ("gptq-w4a16", "rtn-w8a8") if refused[name]]
+    return [f"torch_npu {release}: {what}" for what in found]
 
 
 def main() -> None:

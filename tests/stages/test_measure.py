@@ -9,9 +9,10 @@ import torch
 from ptqflow.artifacts.schemas import LATENCY
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.cli import main
+from ptqflow.engines import work
 from ptqflow.engines.protocol import Timing
 from ptqflow.progress import progress
-from ptqflow.stages.measure import Settings, measure
+from ptqflow.stages.measure import Settings, Shape, measure
 from talking_models import cpu_engine, talking_model
 
 SETTINGS = {"batch_sizes": [1, 4], "prompt_tokens": [8, 128], "new_tokens": 16, "warmup": 1, "repetitions": 3}
@@ -26,7 +27,8 @@ def run(tmp_path: Path, **changes: object) -> tuple[int, Path]:
 def test_every_repetition_of_every_shape_is_a_row(tmp_path: Path) -> None:
     status, output = run(tmp_path)
     assert status == 0
-    rows = read_table(output, LATENCY).to_pylist()
+    written = read_table(output, LATENCY).to_pylist()
+    rows = [row for row in written if row["part"] is None]
     keys = Counter((row["phase"], row["batch_size"], row["prompt_tokens"], row["repetition"]) for row in rows)
     assert set(keys.values()) == {1}
     assert len(keys) == 2 * 2 * 2 * 3
@@ -71,9 +73,9 @@ def test_warm_up_is_run_and_left_out() -> None:
             prompts.append(tokens)
             return [Timing("prefill", next(clock), 1), Timing("decode", next(clock), 1)]
 
-    settings = Settings(warmup=2, repetitions=3, new_tokens=5)
+    settings = Settings(warmup=2, repetitions=3, new_tokens=5, parts=False)
     with progress("t", 5, "runs") as bar:
-        rows = measure(Clockwork(), 4, 7, settings, bar)  # type: ignore[arg-type]
+        rows = measure(Clockwork(), Shape(4, 7, 5), settings, bar)  # type: ignore[arg-type]
     assert [(row["phase"], row["repetition"], row["seconds"]) for row in rows] == [
         (phase, repetition, 4 + 2 * repetition + i) for repetition in range(3) for i, phase in enumerate(("prefill", "decode"))
     ]
@@ -95,3 +97,40 @@ def test_impossible_measurements_are_refused(
     status, _ = run(tmp_path, **changes)
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_profiled_run_says_where_the_time_goes(tmp_path: Path) -> None:
+    status, output = run(tmp_path, batch_sizes=[2], prompt_tokens=[32])
+    assert status == 0
+    rows = [row for row in read_table(output, LATENCY).to_pylist() if row["part"] is not None]
+    assert {(row["phase"], row["part"]) for row in rows} == {
+        (p, part) for p in ("prefill", "decode") for part in ("product", "other")
+    }
+    assert all(row["seconds"] > 0 for row in rows)
+    assert {row["weight_bytes"] > 0 and row["cache_tokens"] > 0 and row["device_flops"] > 1e8 for row in rows} == {True}
+    assert all("aten::addmm" in row["kernels"] or "aten::mm" in row["kernels"] for row in rows if row["part"] == "product")
+
+
+def test_workloads_join_the_grid_and_are_checked_for_length() -> None:
+    settings = Settings(batch_sizes=[1, 2], prompt_tokens=[8], new_tokens=4, workloads=["customary", "reasoning"])
+    assert settings.shapes() == [
+        *(Shape(1, 8, 4), Shape(2, 8, 4)),
+        *(Shape(1, 3500, 1500, "customary"), Shape(2, 3500, 1500, "customary")),
+        *(Shape(1, 128, 4096, "reasoning"), Shape(2, 128, 4096, "reasoning")),
+    ]
+    assert settings.longest() == Shape(1, 3500, 1500, "customary")
+    with pytest.raises(ValueError, match="nothing would be timed"):
+        Settings(prompt_tokens=[])
+
+
+def test_work_is_that_of_the_model() -> None:
+    """By hand: one block of 2 x 2 linears, a head of 5 x 2, one head of 2 channels."""
+    config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 2, "vocab_size": 5}
+    config |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    blocks, head, attention = 7 * 4, 5 * 2, 4 * 2
+    found = work.prefill(config, 3, 4, 100)
+    assert found == work.Work(3 * (2 * blocks * 4 + 2 * head + attention * (1 + 2 + 3 + 4)), 100)
+    cached = work.cache_bytes(config, 4)
+    assert cached == 2 * 2 * 4
+    found = work.decode(config, 3, 4, 2, 100, cached)
+    assert found == work.Work(3 * (2 * (blocks + head) * 2 + attention * (5 + 6)), 2 * 100 + 3 * cached * (5 + 6))

@@ -71,6 +71,12 @@ def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
     return rows
 
 
+LATENCY_FACTS = {
+    **{"part": None, "workload": None, "kernels": None, "load_seconds": 2.0, "weight_bytes": 10**6, "cache_tokens": 1000},
+    **{"flops": 1e9, "moved_bytes": 1e7, "device_flops": 1e12, "device_bandwidth": 1e10},
+}
+
+
 def losses(harm: float, layers: range) -> list[dict[str, Any]]:
     """Rows of schema LOSSES: a loss that falls with each step, held out every other one, and condition numbers."""
     rows: list[dict[str, Any]] = []
@@ -93,7 +99,10 @@ def timings(slowdown: float) -> list[dict[str, Any]]:
             for repetition, noise in enumerate((1.02, 1.0, 0.97)):
                 seconds = (0.01 * batch if phase == "prefill" else 0.1 * math.sqrt(batch)) * (1 + slowdown) * noise
                 row = {"phase": phase, "batch_size": batch, "prompt_tokens": 64, "new_tokens": 0 if phase == "prefill" else 16}
-                rows.append(row | {"repetition": repetition, "seconds": seconds, "peak_bytes": 10**8})
+                rows.append(row | LATENCY_FACTS | {"repetition": repetition, "seconds": seconds, "peak_bytes": 10**8})
+            for part, share in (("quantize", 0.1), ("product", 0.6), ("other", 0.3)):
+                found = {"part": part, "kernels": "aten::mm" if part == "product" else "", "seconds": 3 * share * seconds}
+                rows.append(row | LATENCY_FACTS | {"repetition": 0, "peak_bytes": 10**8} | found)
     return rows
 
 

@@ -193,9 +193,9 @@ def test_texts_for_people_are_neutral_and_what_runs_is_not(root, before, after, 
 
 def test_a_column_of_a_table_changes_only_those_that_name_the_table():
     source = (ROOT / "artifacts/schemas.py").read_text()
-    assert source.count('LATENCY = versioned(\n    "latency",\n    1,\n    [\n') == 1
+    assert source.count('LATENCY = versioned(\n    "latency",\n    2,\n    [\n') == 1
     with_column = source.replace(
-        'LATENCY = versioned(\n    "latency",\n    1,\n    [\n',
+        'LATENCY = versioned(\n    "latency",\n    2,\n    [\n',
         "LATENCY = pa.schema(\n    [\n        column('more', f64, 'm'),\n",
     )
     assert stages_changed_by("artifacts/schemas.py", with_column) == {"measure", "aggregate"}

@@ -35,7 +35,8 @@ def quantize(*options: object) -> int:
 def test_the_study_it_writes_is_the_one_that_was_asked_for(tmp_path, monkeypatch, started):
     out = tmp_path / "out"
     changes = ["scheme.weights.num_bits=3", "calibration.samples=8", "calibration.sequence_length=64"]
-    assert quantize(DEMO, "--recipe", "awq-w4a16", "--out", out, "--calibration", TRACES, "--set", *changes, "--cores", 1) == 3
+    told = ["--set", changes[0], "--set", *changes[1:]]  # neither takes the other's place
+    assert quantize(DEMO, "--recipe", "awq-w4a16", "--out", out, "--calibration", TRACES, *told, "--cores", 1) == 3
     (work, profile, targets), *_ = started
     assert (work, profile) == (tmp_path / "out.work", "local")
     place = "results/cpu/checkpoints/demo-model/awq-w4a16/compressed-tensors/manifest.json"

@@ -96,7 +96,7 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
                     asking = _START + _asking(study.tasks[task], model, suite.batch_size, rate)
                     yield from ((rule, cost) for _ in suite.seeds for rule, cost in (("generate", asking), ("score", _START)))
         for timing in study.latency.values():
-            steps = (timing.repetitions + timing.warmup) * timing.new_tokens * len(timing.batch_sizes) * len(timing.prompt_tokens)
+            steps = (timing.repetitions + timing.warmup) * sum(shape.new_tokens for shape in timing.shapes())
             for _ in study.variants(timing.forms, architecture):
                 yield "measure", _START + steps * (_STEP + max(timing.batch_sizes) * 2 * model.parameters / (rate * _DECODING))
     yield "aggregate", _START

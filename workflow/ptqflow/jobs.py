@@ -340,6 +340,7 @@ class Jobs:
         quantized = bool(self.study.chosen)
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
+        rows["latency_parts"] = any(timing.parts and timing.engine != "vllm" for timing in self.study.latency.values())
         rows["learning"] = any(self.study.recipes[name].learns_by_block() for name in self.study.chosen)
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())

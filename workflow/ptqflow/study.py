@@ -246,7 +246,7 @@ def _check_positions(study: Study, name: str, positions: int | None) -> None:
     tasks = dict.fromkeys(task for suite in study.suites.values() for task in suite.tasks)
     lengths += [(f"tasks.{task}.window", study.tasks[task].asks.get("window", 0)) for task in tasks]
     lengths += [
-        (f"latency.{timing}.prompt_tokens and new_tokens", max(entry.prompt_tokens) + entry.new_tokens)
+        (f"latency.{timing}.prompt_tokens and new_tokens", entry.longest().prompt_tokens + entry.longest().new_tokens)
         for timing, entry in study.latency.items()
     ]
     for key, length in lengths:

@@ -158,15 +158,25 @@ VERIFICATION = versioned(
 
 LATENCY = versioned(
     "latency",
-    1,
+    2,
     [
         column("phase", text, "prefill or decode"),
+        column("part", text, "of a profiled run: part of the linears' work, or other; null: a timed run", nullable=True),
+        column("workload", text, "its name; null: of the grid of batch sizes and prompt lengths", nullable=True),
         column("batch_size", i32, "sequences served at once"),
         column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
         column("new_tokens", i32, "tokens decoded per sequence (decode; 0 for prefill)", unit="tokens"),
         column("repetition", i32, "timed repetition, after warm-up"),
         column("seconds", f64, "wall time of the phase (decode: of all new tokens)", unit="s"),
         column("peak_bytes", i64, "peak memory of the process (cpu) or device", unit="bytes"),
+        column("load_seconds", f64, "wall time until the engine was ready", unit="s"),
+        column("weight_bytes", i64, "weights as the engine holds them; files of weights, where it does not say", unit="bytes"),
+        column("cache_tokens", i64, "tokens that the KV cache has room for"),
+        column("flops", f64, "floating-point operations that the model asks for in this phase"),
+        column("moved_bytes", f64, "weights and cache that this phase must read at least", unit="bytes"),
+        column("device_flops", f64, "measured: operations per second of a matrix product in the compute dtype"),
+        column("device_bandwidth", f64, "measured: bytes per second of a copy, read and written", unit="bytes/s"),
+        column("kernels", text, "of a part: the products that ran, comma-separated", nullable=True),
     ],
 )
 

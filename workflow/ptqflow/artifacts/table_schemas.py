@@ -193,7 +193,7 @@ RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i)
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",
-    1,
+    2,
     [
         *VARIANT,
         column("engine", text, "what served the model"),
@@ -201,6 +201,7 @@ LATENCY_SUMMARY = versioned(
         column("batch_size", i32, "sequences served at once"),
         column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
         column("new_tokens", i32, "tokens decoded per sequence (0 for prefill)", unit="tokens"),
+        column("workload", text, "its name; null: of the grid of batch sizes and prompt lengths", nullable=True),
         column("repetitions", i32, "timed repetitions"),
         column("seconds_median", f64, "median wall time", unit="s"),
         column("seconds_min", f64, "shortest wall time", unit="s"),
@@ -212,6 +213,34 @@ LATENCY_SUMMARY = versioned(
             "speedup", f64, "baseline's median time / this median time; null of an emulation, or of none like it", nullable=True
         ),
         column("peak_bytes", i64, "largest peak memory", unit="bytes"),
+        column("time_to_first_token", f64, "of decode: median prefill before it", unit="s", nullable=True),
+        column("time_per_output_token", f64, "of decode: median time / new tokens", unit="s", nullable=True),
+        column("user_tokens_per_second", f64, "of decode: new tokens per second of one sequence", nullable=True),
+        column(
+            "request_tokens_per_second", f64, "of decode: new tokens of all sequences per second, prefill counted", nullable=True
+        ),
+        column("load_seconds", f64, "median time until the engine was ready", unit="s"),
+        column("weight_bytes", i64, "weights as the engine holds them; files of weights, where it does not say", unit="bytes"),
+        column("cache_sequences", i64, "sequences of these lengths that the KV cache has room for"),
+        column("roofline_share", f64, "least time at the device's measured rates / median time"),
+        column("bound_by", text, "what that least time is: compute or memory"),
+    ],
+)
+
+LATENCY_PARTS = versioned(
+    "latency_parts",
+    1,
+    [
+        *VARIANT,
+        column("engine", text, "what served the model"),
+        column("phase", text, "prefill or decode"),
+        column("batch_size", i32, "sequences served at once"),
+        column("prompt_tokens", i32, "tokens of each prompt", unit="tokens"),
+        column("workload", text, "its name; null: of the grid of batch sizes and prompt lengths", nullable=True),
+        column("part", text, "transform, quantize, product, scale or cache of the linears and the cache; or other"),
+        column("share", f64, "of the profiled phase's time"),
+        column("seconds", f64, "that share of the phase's median time", unit="s"),
+        column("kernels", text, "the products that ran, comma-separated; empty: none"),
     ],
 )
 

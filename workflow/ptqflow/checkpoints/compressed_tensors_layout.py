@@ -18,7 +18,7 @@ from torch import Tensor
 from ptqflow.checkpoints.compressed_tensors_scheme import INT, layout_of, quantization_config
 from ptqflow.checkpoints.layout import BaseLayout, GridWeight, QuantizedLinear, TensorSpec, on_grid, scale_spec, stored_scale
 from ptqflow.numerics.grid import integer_range
-from ptqflow.numerics.packing import packed_length, unpack
+from ptqflow.numerics.packing import packed_length, unpack_weight
 
 
 class Layout(BaseLayout):
@@ -60,15 +60,12 @@ class Layout(BaseLayout):
 
     def decode(self, linear: QuantizedLinear, tensors: Mapping[str, Tensor]) -> GridWeight:
         """Integers, scale and zero point from these tensors."""
-        (rows, columns), bits, symmetric = linear.shape, linear.weights.num_bits, linear.weights.symmetric
+        bits = linear.weights.num_bits
         scale = tensors["weight_scale"].float()
         if layout_of(linear.scheme) == INT:
             return GridWeight(tensors["weight"], scale, torch.zeros(scale.shape, dtype=torch.int8))
-        integers = unpack(tensors["weight_packed"], bits, columns)
-        if symmetric:
-            zero_point = torch.full(scale.shape, 2 ** (bits - 1), dtype=torch.uint8)
-        else:
-            zero_point = unpack(tensors["weight_zero_point"].T.contiguous(), bits, rows).T
+        zero_points = None if linear.weights.symmetric else tensors["weight_zero_point"]
+        integers, zero_point = unpack_weight(tensors["weight_packed"], linear.shape, bits, scale.shape, zero_points)
         return on_grid(linear, integers, scale, zero_point)
 
     def documents(self) -> dict[str, dict[str, Any]]:

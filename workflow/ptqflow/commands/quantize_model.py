@@ -47,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--calibration", help="a .jsonl or .parquet file, or org/name[@revision][:subset[:split]] on the hub")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the recipe, or calibration.KEY=VALUE"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes of the recipe, or calibration.KEY=VALUE; as often as you like",
     )
     parser.add_argument("--chunks", type=int, default=1, help="into how many independent jobs the blocks are cut (default: 1)")
     parser.add_argument("--work", type=Path, help="folder of the study (default: the output's name with .work)")

@@ -8,7 +8,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import psutil
 import torch
+from torch.profiler import ProfilerActivity
 
 from ptqflow.errors import ConfigError
 from ptqflow.numerics.products import bfloat16_matmul, float32_matmul
@@ -48,6 +50,14 @@ class Device:
         if self.module is not None:
             return int(self.module.max_memory_allocated())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def profiler_activities(self) -> list[ProfilerActivity]:
+        """What torch's profiler records: the host, and CUDA's kernels (an NPU's need a profiler of torch_npu's own)."""
+        return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.torch_device.type == "cuda" else [])]
+
+    def free_bytes(self) -> int:
+        """Bytes of the device's memory that nobody holds; on the CPU, of main memory."""
+        return psutil.virtual_memory().available if self.module is None else int(self.module.mem_get_info()[0])
 
     @property
     def multiplies_bfloat16(self) -> bool:

@@ -119,6 +119,11 @@ class Int4Weight:
             self.packed = operators._convert_weight_to_int4pack(nibbles, 8)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the packed integers and of the scales."""
+        return self.packed.nbytes + self.scales.nbytes
+
+    @property
     def kernel(self) -> str:
         """Its name, for the record."""
         return "torch._weight_int4pack_mm" + ("_for_cpu" if self.kind == "cpu" else " (tinygemm)")

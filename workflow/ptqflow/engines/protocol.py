@@ -53,11 +53,32 @@ class Likelihood:
     greedy: bool
 
 
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seconds of a profiled phase that went into one part of the linears' work, and the kernels that multiplied there."""
+
+    phase: Phase
+    part: str
+    seconds: float
+    kernels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for."""
+
+    weight_bytes: int | None
+    cache_tokens: int
+
+
 @dataclass(frozen=True)
 class Timing:
     """One timed phase: wall seconds between device synchronizations, and peak memory in bytes."""
 
-    phase: Literal["prefill", "decode"]
+    phase: Phase
     seconds: float
     peak_bytes: int
 
@@ -106,6 +127,12 @@ class Engine(Protocol):
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens], and `new_tokens` decode steps after it."""
+
+    def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
+        """Where the time of the same phases goes; nothing, where the engine's linears cannot be told apart."""
+
+    def memory(self, cache_bytes: int) -> Memory:
+        """What is held, and what there is room for, at `cache_bytes` per cached token."""
 
 
 def room_for(prompt: Sequence[int], positions: int | None, wanted: int) -> int:

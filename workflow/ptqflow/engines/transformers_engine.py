@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.quantizers import auto
 
 from ptqflow.devices.device import Device
-from ptqflow.engines import packing
-from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
+from ptqflow.engines import packing, profile
+from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
 from ptqflow.modeling.quantizer import register
 from ptqflow.system import reading
@@ -213,12 +213,34 @@ class TransformersEngine:
         inputs = prompts.to(self.model.device)
         cache = DynamicCache(config=self.model.config)
         with _timed(self.device, "prefill") as prefill:
-            logits = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = self._forward(inputs, cache)
         with _timed(self.device, "decode") as decode:
-            for _ in range(new_tokens):
-                token = logits[:, -1].argmax(dim=-1, keepdim=True)
-                logits = self.model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            self._steps(logits, cache, new_tokens)
         return [prefill.timing, decode.timing]
+
+    @torch.inference_mode()
+    def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
+        """Where the time of the phases of `time` goes."""
+        inputs = prompts.to(self.model.device)
+        cache, found = DynamicCache(config=self.model.config), list[torch.Tensor]()
+        prefill = profile.parts(self.device, "prefill", lambda: found.append(self._forward(inputs, cache)))
+        return prefill + profile.parts(self.device, "decode", lambda: self._steps(found[0], cache, new_tokens))
+
+    def memory(self, cache_bytes: int) -> Memory:
+        """Parameters and buffers; a cache may take all memory that is free now."""
+        return Memory(self._weight_bytes(), self.device.free_bytes() // cache_bytes)
+
+    def _weight_bytes(self) -> int:
+        held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers())}
+        return sum(held.values())
+
+    def _forward(self, inputs: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        logits: torch.Tensor = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return logits
+
+    def _steps(self, logits: torch.Tensor, cache: DynamicCache, count: int) -> None:
+        for _ in range(count):
+            logits = self._forward(logits[:, -1].argmax(dim=-1, keepdim=True), cache)
 
 
 class _timed:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import init_empty_weights
 from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
 from compressed_tensors.utils import match_named_modules
@@ -23,7 +22,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_linear import Int4Linear, Int8Linear
 from ptqflow.modeling.quantizer import METHOD as FAKE
 from ptqflow.modeling.weights import Weights
-from ptqflow.numerics.packing import unpack
+from ptqflow.numerics.packing import unpack_weight
 
 NAME = "transformers-int"
 METHOD = "compressed-tensors"
@@ -37,6 +36,10 @@ class IntegerEngine(TransformersEngine):
         kernels = {module.kernel.name for module in self.model.modules() if isinstance(module, Int8Linear)}
         kernels |= {module.weight.kernel for module in self.model.modules() if isinstance(module, Int4Linear)}
         return super().settings() | {"engine": NAME, "kernels": sorted(kernels)}
+
+    def _weight_bytes(self) -> int:
+        packed = (module.weight.nbytes for module in self.model.modules() if isinstance(module, Int4Linear))
+        return super()._weight_bytes() + sum(packed)
 
 
 def load(folder: Path, device: Device) -> IntegerEngine:
@@ -92,11 +95,8 @@ def _integer_linear(
             scale = tensors["weight_scale"].to(where)
             return Int8Linear(tensors["weight"].to(where), scale, bias, inputs.symmetric, static), set(stored)
     elif inputs is None and args.num_bits == 4 and "weight_packed" in tensors:
-        rows, columns = tensors["weight_shape"].tolist()
-        integers, scale = unpack(tensors["weight_packed"], 4, columns), tensors["weight_scale"]
-        zero_point = torch.full(scale.shape, 8, dtype=torch.uint8)
-        if "weight_zero_point" in tensors:
-            zero_point = unpack(tensors["weight_zero_point"].T.contiguous(), 4, rows).T
+        shape, scale = tensors["weight_shape"].tolist(), tensors["weight_scale"]
+        integers, zero_point = unpack_weight(tensors["weight_packed"], shape, 4, scale.shape, tensors.get("weight_zero_point"))
         try:
             packed = Int4Weight(integers, scale, zero_point, device.compute_dtype, where)
         except ConfigError as error:

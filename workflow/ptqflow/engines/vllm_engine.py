@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.protocol import Completion, Likelihood, Reason, Sampling, Timing, room_for
+from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
+from ptqflow.engines.work import cache_bytes
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.dimensions import head_dim, queries_per_key
 from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
@@ -118,20 +118,37 @@ class VllmEngine:
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens] (until each has its first token), and `new_tokens` decode steps after it.
 
-        Decoding is the difference from a second run that goes on; peak memory is that of the process or device so far.
+        Both are parts of one run: a difference of two would be noise where steps are few. Where vLLM cuts the prompts into
+        several steps, some sequences decode before the last has its first token. Peak memory is that of the process or device so
+        far.
         """
-        seconds = []
-        for tokens in (1, 1 + new_tokens):
-            parameters = self._parameters(temperature=0.0, max_tokens=tokens, ignore_eos=True)
-            self.device.reset_peak()
-            self.device.synchronize()
-            start = time.perf_counter()
-            for _ in self._serve(prompts.tolist(), [parameters] * len(prompts)):
-                pass
-            self.device.synchronize()
-            seconds.append(time.perf_counter() - start)
-        peak = self.device.peak_bytes()
-        return [Timing("prefill", seconds[0], peak), Timing("decode", max(seconds[1] - seconds[0], 0.0), peak)]
+        parameters = self._parameters(temperature=0.0, max_tokens=1 + new_tokens, ignore_eos=True)
+        engine, first = self.llm.llm_engine, self._served
+        self._served += len(prompts)
+        self.device.reset_peak()
+        self.device.synchronize()
+        start = time.perf_counter()
+        for index, prompt in enumerate(prompts.tolist()):
+            engine.add_request(str(first + index), {"prompt_token_ids": prompt}, parameters)
+        begun, prefilled = set[str](), start
+        while engine.has_unfinished_requests():
+            outputs = engine.step()
+            if len(begun) < len(prompts):
+                begun |= {output.request_id for output in outputs if output.outputs[0].token_ids}
+                self.device.synchronize()
+                prefilled = time.perf_counter()
+        self.device.synchronize()
+        end, peak = time.perf_counter(), self.device.peak_bytes()
+        return [Timing("prefill", prefilled - start, peak), Timing("decode", end - prefilled, peak)]
+
+    def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
+        """Nothing: vLLM's linears are fused and compiled as it likes."""
+        return []
+
+    def memory(self, cache_bytes: int) -> Memory:
+        """The cache that vLLM has laid out; of the weights it does not say."""
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        return Memory(None, cache.num_gpu_blocks * cache.block_size)
 
     def _parameters(self, **values: Any) -> Any:
         from vllm import SamplingParams
@@ -181,8 +198,7 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
     """Of the KV cache in main memory: what vLLM's sequences need in float32, at most half of what is free."""
     import psutil
 
-    keys = config["num_attention_heads"] // queries_per_key(config) * head_dim(config)
-    token = 2 * config["num_hidden_layers"] * keys * torch.float32.itemsize
+    token = cache_bytes(config, torch.float32.itemsize)
     return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
 
 

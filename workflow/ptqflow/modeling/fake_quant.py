@@ -18,6 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from ptqflow.modeling import cache, causal, online, switched
 from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
+from ptqflow.modeling.scopes import scope
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
 from ptqflow.numerics.straight_through import fake_quantize_clipped
@@ -55,7 +56,9 @@ class FakeQuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Quantize, then multiply."""
-        return nn.functional.linear(self.quantized(input), self.weight, self.bias)
+        with scope("quantize"):
+            quantized = self.quantized(input)
+        return nn.functional.linear(quantized, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Shape and grid, for `print(model)`."""
@@ -75,9 +78,10 @@ def cache_attention(
     """
     transform: CacheFunction | None = getattr(module, "cache_transform", None)
     if transform is not None:
-        key, value = switched.read_by(module, transform, query)(key, value)
-        if isinstance(transform, online.FlatCache):
-            query = query @ transform.q_trans
+        with scope("cache"):
+            key, value = switched.read_by(module, transform, query)(key, value)
+            if isinstance(transform, online.FlatCache):
+                query = query @ transform.q_trans
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
     if attention_mask is None and window is not None and query.shape[2] == tokens > window:
         attention_mask = causal.window_mask(tokens, window, query.device)

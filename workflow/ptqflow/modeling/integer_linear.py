@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.products import Int4Weight, int8_kernel
+from ptqflow.modeling.scopes import scope
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
 
@@ -45,11 +46,14 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x; scaled in float32."""
-        integers, scale, zero_point = self.quantized(x.flatten(0, -2))
-        total = self.kernel.product(integers, self.weight)
-        if not self.grid.symmetric:
-            total = total - zero_point.to(torch.int32) * self.row_sums
-        return self.scaled(total, scale).to(x.dtype).unflatten(0, x.shape[:-1])
+        with scope("quantize"):
+            integers, scale, zero_point = self.quantized(x.flatten(0, -2))
+        with scope("product"):
+            total = self.kernel.product(integers, self.weight)
+        with scope("scale"):
+            if not self.grid.symmetric:
+                total = total - zero_point.to(torch.int32) * self.row_sums
+            return self.scaled(total, scale).to(x.dtype).unflatten(0, x.shape[:-1])
 
     def quantized(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Integers int8 [rows, in], scale and zero point (float32, broadcasting) of inputs [rows, in]."""
@@ -80,5 +84,6 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x."""
-        result = self.weight.multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-        return result if self.bias is None else result + self.bias
+        with scope("product"):
+            result = self.weight.multiply(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+            return result if self.bias is None else result + self.bias

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ptqflow.errors import ArtifactError
 from ptqflow.modeling.anatomy import ATTENTION, Architecture, Site, block_prefix, of_block
+from ptqflow.modeling.scopes import scope
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.recipes import Recipe
@@ -121,9 +122,11 @@ def _clip(like: Tensor, shards: int = 1) -> nn.Parameter:
 
 
 def _transform_output(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return kronecker.apply(output, module.left_trans, module.right_trans, getattr(module, CASTS, None))
+    with scope("transform"):
+        return kronecker.apply(output, module.left_trans, module.right_trans, getattr(module, CASTS, None))
 
 
 def _transform_input(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     right = getattr(module, "right_trans", None)
-    return kronecker.apply(inputs[0], module.left_trans, right, getattr(module, CASTS, None)), *inputs[1:]
+    with scope("transform"):
+        return kronecker.apply(inputs[0], module.left_trans, right, getattr(module, CASTS, None)), *inputs[1:]

@@ -5,6 +5,8 @@ words, the ragged end is filled with zeros. 32 elements fill b words exactly; wh
 Words are int32 bit patterns and may be negative. Elements are unsigned: signed grids are offset by 2^(b-1) first.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,19 @@ def unpack(words: Tensor, num_bits: int, n: int) -> Tensor:
             element = element | (groups[:, :, word + 1] << (32 - offset))
         values[:, :, i] = (element & (2**num_bits - 1)).to(torch.uint8)
     return values.flatten(1)[:, :n].contiguous()
+
+
+def unpack_weight(
+    words: Tensor, shape: Sequence[int], num_bits: int, scale_shape: Sequence[int], zero_points: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Integers uint8 [out, in] and zero points uint8 [out, groups] of a weight in `pack-quantized` form (compressed-tensors).
+
+    `zero_points` int32 [ceil(out * num_bits / 32), groups] are packed along rows; None: a symmetric grid, whose zero is 2^(b-1).
+    """
+    integers = unpack(words, num_bits, shape[1])
+    if zero_points is None:
+        return integers, torch.full(tuple(scale_shape), 2 ** (num_bits - 1), dtype=torch.uint8)
+    return integers, unpack(zero_points.T.contiguous(), num_bits, shape[0]).T
 
 
 def reorder_awq(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ TABLES = {
     "layer_error": ("parquet", "csv", "md", "html"),
     "learning": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
+    "latency_parts": ("parquet", "csv", "md", "html"),
     "noise": ("parquet", "csv", "md", "html"),
     "rescue": ("parquet", "csv", "md", "html"),
     "sizes": ("parquet", "csv", "md", "html"),

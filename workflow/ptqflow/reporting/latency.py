@@ -1,6 +1,6 @@
 """The latency table: medians of the timed repetitions, and the speed-up over the baseline on the same engine and platform."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -10,7 +10,7 @@ from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import Served, Timing
 
-_POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens")
+_POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens", "workload")
 
 
 def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
     medians: dict[tuple[Served, str, tuple[Any, ...]], float] = {}
     for timing, table in timings:
         points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for entry in table.to_pylist():
+        for entry in (entry for entry in table.to_pylist() if entry["part"] is None):
             points.setdefault(tuple(entry[c] for c in _POINT), []).append(entry)
         for point, entries in points.items():
             row = timing.served.columns | dict(zip(_POINT, point, strict=True)) | _summary(entries)
@@ -29,12 +29,26 @@ def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
         baseline = medians.get((timing.baseline, timing.timing, point))
         emulated = timing.form == FAKE  # what a simulation costs is no speed of the recipe
         row["speedup"] = None if baseline is None or emulated else baseline / row["seconds_median"]
+        phase, batch, prompt, _, workload = point
+        first = medians.get((timing.served, timing.timing, ("prefill", batch, prompt, 0, workload)))
+        row |= _request(row, first) if phase == "decode" else dict.fromkeys(_REQUEST)
     return [row for _, _, row in rows]
+
+
+_REQUEST = ("time_to_first_token", "time_per_output_token", "user_tokens_per_second", "request_tokens_per_second")
+
+
+def _request(row: Mapping[str, Any], first: float | None) -> dict[str, float | None]:
+    """What whoever waits sees of a decode phase, and of the prefill before it."""
+    seconds, new = row["seconds_median"], row["new_tokens"]
+    rate = None if first is None else row["batch_size"] * new / (first + seconds)
+    return dict(zip(_REQUEST, (first, seconds / new, new / seconds, rate), strict=True))
 
 
 def _summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     seconds = [entry["seconds"] for entry in entries]
     first = entries[0]
+    least = {"compute": first["flops"] / first["device_flops"], "memory": first["moved_bytes"] / first["device_bandwidth"]}
     tokens = first["batch_size"] * (first["prompt_tokens"] if first["phase"] == "prefill" else first["new_tokens"])
     return {
         "repetitions": len(seconds),
@@ -43,13 +57,18 @@ def _summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds_max": max(seconds),
         "tokens_per_second": tokens / median(seconds),
         "peak_bytes": max(entry["peak_bytes"] for entry in entries),
+        "load_seconds": median(entry["load_seconds"] for entry in entries),
+        "weight_bytes": first["weight_bytes"],
+        "cache_sequences": first["cache_tokens"] // (first["prompt_tokens"] + first["new_tokens"]),
+        "roofline_share": max(least.values()) / median(seconds),
+        "bound_by": max(least, key=lambda bound: least[bound]),
     }
 
 
 def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Phase", "Batch", "Prompt tokens", "New tokens"]
-    header += ["Median (s)", "Min to max (s)", "Tokens/s", "Speed-up", "Peak memory (MiB)"]
+    header += ["Median (s)", "Min to max (s)", "Tokens/s", "Speed-up", "Of roofline", "Peak memory (MiB)"]
     body = []
     for r in rows:
         seconds = f"{number(r['seconds_min'], 4)} to {number(r['seconds_max'], 4)}"
@@ -58,11 +77,37 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         numbers += [
             number(r["tokens_per_second"], 0),
             "emulation" if r["form"] == FAKE else number(r["speedup"], 2),
+            f"{r['roofline_share']:.0%} ({r['bound_by']})",
             number(r["peak_bytes"] / 2**20, 0),
         ]
         body.append(names + numbers)
     note = (
         "Speed-up: over the baseline on the same engine. A fake form is an emulation: its time is the cost of simulating a "
-        "recipe and says nothing of integer kernels, so that it has no speed-up."
+        "recipe and says nothing of integer kernels, so that it has no speed-up. Of roofline: the least time for the model's "
+        "operations in the compute dtype (compute), or for reading weights and cache once (memory), at rates measured on the "
+        "device, over the median."
     )
     return TextTable("Latency", header, body, names=6, notes=[note])
+
+
+def printed_requests(rows: Sequence[dict[str, Any]]) -> TextTable:
+    """The same rows as whoever waits for an answer, and whoever pays for the device, sees them."""
+    header = ["Platform", "Model", "Recipe", "Form", "Engine", "Workload", "Batch", "Prompt tokens", "New tokens", "TTFT (s)"]
+    header += ["TPOT (ms)", "Tokens/s of a user", "Tokens/s of the device", "Load (s)", "Weights (MiB)", "Sequences in cache"]
+    body = []
+    for r in (r for r in rows if r["phase"] == "decode"):
+        names = [r["platform"], r["model"], r["recipe"], r["form"] or "–", r["engine"], r["workload"] or "–"]
+        numbers = [str(r[key]) for key in ("batch_size", "prompt_tokens", "new_tokens")]
+        numbers += [number(r["time_to_first_token"], 4), number(1000 * r["time_per_output_token"], 2)]
+        numbers += [
+            number(r["user_tokens_per_second"], 1),
+            number(r["request_tokens_per_second"], 1),
+            number(r["load_seconds"], 1),
+        ]
+        body.append([*names, *numbers, number(r["weight_bytes"] / 2**20, 0), str(r["cache_sequences"])])
+    notes = [
+        "TTFT: time to the first token (prefill). TPOT: time per output token. Tokens/s of the device: new tokens of all "
+        "sequences, prefill counted. Sequences in cache: of this length, in the memory that was free after loading (vLLM: it "
+        "has reserved it). A fake form is an emulation: these are not the recipe's times."
+    ]
+    return TextTable("Requests", header, body, names=6, notes=notes)

@@ -25,6 +25,7 @@ from ptqflow.artifacts.table_schemas import (
     COMPARISON,
     COST,
     FLIPS,
+    LATENCY_PARTS,
     LATENCY_SUMMARY,
     LAYER_ERROR,
     LEARNING,
@@ -54,6 +55,7 @@ from ptqflow.reporting import (
     cost_table,
     flips,
     latency,
+    latency_parts,
     layer_error,
     learning,
     made_from,
@@ -178,7 +180,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     attempts = rescue.build(climbed)
     publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
     times = latency.build(timings)
-    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times)])
+    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times), latency.printed_requests(times)])
+    pieces = latency_parts.build(timings)
+    publish("latency_parts", LATENCY_PARTS, pieces, [latency_parts.printed(pieces)])
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
     publish("sizes", SIZES, weights, [sizes.printed(weights)])
     checked = verification.build(verified)

@@ -1,10 +1,12 @@
-"""Latency of prefill and decode, per batch size and prompt length: every timed repetition as it was."""
+"""Latency of prefill and decode, per batch size and length: every timed repetition, and the parts of one profiled run."""
 
 import argparse
+import json
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
@@ -14,18 +16,51 @@ if TYPE_CHECKING:
     from ptqflow.engines.protocol import Engine
 
 _PROMPT_SEED = 0
+_PROFILED_STEPS = 4  # of decoding: each is like the next
 Count = Annotated[int, Field(ge=1)]
+Workload = Literal["customary", "reasoning"]
+# Prompt and new tokens: what vendors quote their throughput on, and a question with a long chain of thought.
+WORKLOADS: dict[Workload, tuple[int, int]] = {"customary": (3500, 1500), "reasoning": (128, 4096)}
+
+
+class Shape(NamedTuple):
+    """What is asked at once, and the workload that it is."""
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    workload: str | None = None
 
 
 class Settings(Model):
-    """Every combination of `batch_sizes` and `prompt_tokens` is timed `repetitions` times after `warmup` untimed ones."""
+    """Every combination of `batch_sizes` with `prompt_tokens` and with `workloads` is timed `repetitions` times.
+
+    `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes.
+    """
 
     batch_sizes: list[Count] = Field(default=[1, 8], min_length=1)
-    prompt_tokens: list[Count] = Field(default=[64, 256], min_length=1)
+    prompt_tokens: list[Count] = [64, 256]
     new_tokens: Count = 32
+    workloads: list[Workload] = []
+    parts: bool = True
     warmup: Annotated[int, Field(ge=0)] = 1
     repetitions: Count = 5
     engine: str = "transformers"
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.prompt_tokens and not self.workloads:
+            raise ValueError("nothing would be timed: give prompt_tokens or workloads")
+        return self
+
+    def shapes(self) -> list[Shape]:
+        """What is timed, in order."""
+        grid = [Shape(batch, prompt, self.new_tokens) for batch in self.batch_sizes for prompt in self.prompt_tokens]
+        return grid + [Shape(batch, *WORKLOADS[name], name) for name in self.workloads for batch in self.batch_sizes]
+
+    def longest(self) -> Shape:
+        """The one with the most tokens in a sequence."""
+        return max(self.shapes(), key=lambda shape: shape.prompt_tokens + shape.new_tokens)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,20 +81,41 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     from ptqflow.artifacts.schemas import LATENCY
     from ptqflow.artifacts.tables import write_rows
     from ptqflow.devices.device import select
+    from ptqflow.devices.roofline import measured
+    from ptqflow.engines import work
     from ptqflow.engines.protocol import load
 
     device = select(args.platform)
     Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
+    roofline = measured(device)  # before the model takes memory
+    start = time.perf_counter()
     engine = load(settings.engine, args.checkpoint.parent, device)
-    longest = max(settings.prompt_tokens) + settings.new_tokens
-    if engine.max_length is not None and longest > engine.max_length:
+    device.synchronize()
+    loaded = time.perf_counter() - start
+    longest = settings.longest()
+    if engine.max_length is not None and longest.prompt_tokens + longest.new_tokens > engine.max_length:
         raise ConfigError(
-            f"prompt_tokens {max(settings.prompt_tokens)} + new_tokens {settings.new_tokens} exceed the model's "
-            f"{engine.max_length} positions; use shorter ones"
+            f"{f'workload {longest.workload}: ' if longest.workload else ''}prompt_tokens {longest.prompt_tokens} + new_tokens "
+            f"{longest.new_tokens} exceed the model's {engine.max_length} positions; use shorter ones"
         )
-    shapes = [(batch, prompt) for batch in settings.batch_sizes for prompt in settings.prompt_tokens]
-    with progress("measure", len(shapes) * (settings.warmup + settings.repetitions), "runs") as bar:
-        rows = [row for batch, prompt in shapes for row in measure(engine, batch, prompt, settings, bar)]
+    config = json.loads((args.checkpoint.parent / "config.json").read_text())
+    cached = work.cache_bytes(config, device.compute_dtype.itemsize)
+    memory = engine.memory(cached)
+    files = sum(path.stat().st_size for path in args.checkpoint.parent.glob("*.safetensors"))
+    weights = files if memory.weight_bytes is None else memory.weight_bytes
+    facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
+    facts |= {"device_flops": roofline.flops, "device_bandwidth": roofline.bandwidth}
+
+    def asked(row: dict[str, Any]) -> dict[str, Any]:
+        batch, prompt = row["batch_size"], row["prompt_tokens"]
+        if row["phase"] == "prefill":
+            needed = work.prefill(config, batch, prompt, weights)
+        else:
+            needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
+        return {"flops": needed.flops, "moved_bytes": needed.moved}
+
+    with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
+        rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
         "measure",
         settings.model_dump(mode="json"),
@@ -72,28 +128,29 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     write_rows(args.output, LATENCY, rows, metadata)
 
 
-def measure(engine: "Engine", batch_size: int, prompt_tokens: int, settings: Settings, bar: Progress) -> list[dict[str, Any]]:
-    """Time one shape. Prompts are random tokens of a fixed seed, the same in every repetition."""
+def measure(engine: "Engine", shape: Shape, settings: Settings, bar: Progress) -> list[dict[str, Any]]:
+    """Time one shape, and profile it once. Prompts are random tokens of a fixed seed, the same in every repetition."""
     import torch
 
     generator = torch.Generator().manual_seed(_PROMPT_SEED)
-    prompts = torch.randint(engine.vocab_size, (batch_size, prompt_tokens), generator=generator)
+    prompts = torch.randint(engine.vocab_size, (shape.batch_size, shape.prompt_tokens), generator=generator)
     rows = []
     for repetition in range(-settings.warmup, settings.repetitions):
-        timings = engine.time(prompts, settings.new_tokens)
+        timings = engine.time(prompts, shape.new_tokens)
         bar.update(1)
-        if repetition < 0:
-            continue
-        rows += [
-            {
-                "phase": timing.phase,
-                "batch_size": batch_size,
-                "prompt_tokens": prompt_tokens,
-                "new_tokens": settings.new_tokens if timing.phase == "decode" else 0,
-                "repetition": repetition,
-                "seconds": timing.seconds,
-                "peak_bytes": timing.peak_bytes,
-            }
-            for timing in timings
-        ]
+        if repetition >= 0:
+            rows += [
+                _row(shape, timing.phase) | {"repetition": repetition, "seconds": timing.seconds, "peak_bytes": timing.peak_bytes}
+                for timing in timings
+            ]
+    if settings.parts:
+        peak = max(row["peak_bytes"] for row in rows)
+        for part in engine.parts(prompts, min(shape.new_tokens, _PROFILED_STEPS)):
+            found = {"part": part.part, "seconds": part.seconds, "kernels": ", ".join(part.kernels)}
+            rows.append(_row(shape, part.phase) | {"repetition": 0, "peak_bytes": peak} | found)
     return rows
+
+
+def _row(shape: Shape, phase: str) -> dict[str, Any]:
+    new = shape.new_tokens if phase == "decode" else 0
+    return shape._asdict() | {"phase": phase, "new_tokens": new, "part": None, "kernels": None}

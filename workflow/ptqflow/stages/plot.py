@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_SUMMARY, LAYER_ERROR, LEARNING
+from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
@@ -25,6 +25,7 @@ SCHEMAS = {
     "layer_error": LAYER_ERROR,
     "learning": LEARNING,
     "latency": LATENCY_SUMMARY,
+    "latency_parts": LATENCY_PARTS,
 }
 FORMS = ("svg", "pdf", "png")
 

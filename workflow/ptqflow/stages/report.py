@@ -21,6 +21,7 @@ from ptqflow.reporting import (
     cost_table,
     flips,
     latency,
+    latency_parts,
     layer_error,
     learning,
     made_from,
@@ -54,7 +55,8 @@ TABLES: dict[str, tuple[str, pa.Schema, Printed]] = {
     "layer_error": (LAYERS, schemas.LAYER_ERROR, layer_error.printed),
     "learning": (LAYERS, schemas.LEARNING, learning.printed),
     "rescue": (LAYERS, schemas.RESCUE_SUMMARY, rescue.printed),
-    "latency": (LATENCY, schemas.LATENCY_SUMMARY, latency.printed),
+    "latency": (LATENCY, schemas.LATENCY_SUMMARY, lambda rows: (latency.printed(rows), latency.printed_requests(rows))),
+    "latency_parts": (LATENCY, schemas.LATENCY_PARTS, latency_parts.printed),
     "cost": ("Cost", schemas.COST, cost_table.printed),
     "sizes": (CHECKPOINTS, schemas.SIZES, sizes.printed),
     "verification": (CHECKPOINTS, schemas.VERIFICATION_SUMMARY, verification.printed),
@@ -73,6 +75,7 @@ FIGURES = {
     "learning_overview": LAYERS,
     "learning": LAYERS,
     "latency": LATENCY,
+    "latency_parts": LATENCY,
 }
 _VIEWER = (
     '<p><a href="{0}">Prompts, completions, answers and log-likelihoods</a>: what the baseline got right and a variant wrong, '
