@@ -41,13 +41,13 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        jobs.promised(),
+        table_jobs.promised(),
         [
             paths.table(name, suffix)
             for name, suffixes in catalogue.TABLES.items()
             for suffix in suffixes
             if suffix != "html"
         ],
-        [paths.figure(name) for name in jobs.figures()],
-        [paths.figure_for_print(name) for name in jobs.figures()],
+        [paths.figure(name) for name in table_jobs.figures()],
+        [paths.figure_for_print(name) for name in table_jobs.figures()],
         paths.REPORT,

@@ -36,10 +36,11 @@ def test_every_table_and_figure_has_its_page():
 
 def test_curves_are_thinned_but_keep_both_ends_and_every_rollback():
     rows = learning.build([(LEARNED, losses())])
-    curve = [r for r in rows if (r["layer"], r["measure"]) == (0, "held_out_loss")]
-    assert [curve[0]["step"], curve[-1]["step"]] == [0, 99]
-    assert len(curve) == learning.POINTS
-    assert [r["step"] for r in rows if r["event"] == "rollback"] == [37]
+    whole = [[r for r in rows if (r["layer"], r["measure"]) == (layer, "held_out_loss")] for layer in (0, 1)]
+    plain, thrown_back = map(learning.thinned, whole)
+    assert [plain[0]["step"], plain[-1]["step"]] == [0, 99]
+    assert len(plain) == learning.POINTS < len(whole[0])
+    assert [r["step"] for r in thrown_back if r["event"] == "rollback"] == [37]
     (line,) = learning.printed(rows).rows
     assert line[:5] == ["cpu", "demo", "flatquant-w4a4", "2", "1.0"]  # the best loss in percent of the first
     assert line[-2:] == ["1", "1"]

@@ -22,6 +22,7 @@ from ptqflow.evaluation.benchmark import known_benchmarks, load_items
 from ptqflow.jobs import Jobs
 from ptqflow.sources import Source
 from ptqflow.study import load
+from ptqflow.table_jobs import TableJobs
 
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 
@@ -68,7 +69,8 @@ def planned(config):
     start = time.perf_counter()
     try:
         jobs = Jobs(study := load(config))
-        for stage in (jobs.aggregate_files, jobs.aggregate_inputs, jobs.aggregate, jobs.figures):
+        tables = TableJobs(study)
+        for stage in (tables.aggregate_files, tables.aggregate_inputs, tables.aggregate, tables.figures):
             stage()
         for model in list(study.models)[:3]:
             for recipe in study.chosen[:3]:

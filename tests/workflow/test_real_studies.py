@@ -12,6 +12,7 @@ from ptqflow import configfile
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
 from ptqflow.study import load
+from ptqflow.table_jobs import TableJobs
 from tiny_models import tiny_model
 
 STUDIES = sorted(Path(__file__).resolve().parents[2].glob("config/*.yaml"))
@@ -54,7 +55,7 @@ def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
     configfile.check(path)
     config, missing = completed(path)
     planned = Jobs(load(config))
-    files = planned.aggregate_inputs()
+    files = TableJobs(planned.study).aggregate_inputs()
     recipes, models = len(config["recipes"]), len(config["models"])
     assert len(files) > models * recipes * len(config["tasks"])
     for model in config["models"]:
@@ -69,8 +70,9 @@ def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     config = yaml.safe_load(Path("config.yaml").read_text())
     before, after = (Jobs(load(config | {"decide": decide})) for decide in ({}, {"max_drop": 2.0, "engine": "transformers"}))
-    assert before.aggregate() != after.aggregate()
-    assert before.aggregate_code() == after.aggregate_code()
+    tables = [TableJobs(jobs.study) for jobs in (before, after)]
+    assert tables[0].aggregate() != tables[1].aggregate()
+    assert tables[0].aggregate_code() == tables[1].aggregate_code()
     told = [
         (lambda jobs, name=name, args=args: getattr(jobs, name)(*args))
         for name, args in (
@@ -104,9 +106,9 @@ def test_asking_for_a_rescue_quantizes_no_chunk_again_and_plans_one_job(monkeypa
         assert rescuing.export("flat-E0", "fake") != plain.export("flat-E0", "fake")
         assert rescuing.export("other", "fake") == plain.export("other", "fake")
     assert asked.rescue("flat-E0") != changed.rescue("flat-E0")
-    rescues = [path for path in asked.aggregate_inputs() if "/rescued/" in path]
+    rescues = [path for path in TableJobs(asked.study).aggregate_inputs() if "/rescued/" in path]
     assert rescues == ["results/cpu/rescued/demo/flat-E0/rescue.parquet"]
-    assert not [path for path in plain.aggregate_inputs() if "/rescued/" in path]
+    assert not [path for path in TableJobs(plain.study).aggregate_inputs() if "/rescued/" in path]
 
 
 @pytest.mark.parametrize("name", ["evening", *(pytest.param(name, marks=pytest.mark.slow) for name in ("collapse", "paper-qa"))])

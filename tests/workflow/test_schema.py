@@ -11,8 +11,8 @@ from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.config_schema import schema
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.linears import LINEARS
 from ptqflow.presets import resolve
-from ptqflow.recipes import LINEARS
 from ptqflow.study import load
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"

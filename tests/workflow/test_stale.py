@@ -11,9 +11,9 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.artifacts.schemas import LATENCY, SAMPLES
 from ptqflow.artifacts.tables import write_rows
-from ptqflow.jobs import Jobs
 from ptqflow.stale import _whole
 from ptqflow.study import load
+from ptqflow.table_jobs import TableJobs
 
 DEMO, TASK = REPOSITORY / "resources/demo-model", "resources/tasks/facts"
 STUDY = {
@@ -67,7 +67,7 @@ def shown(change):
     """The other platform's scores and timings that the tables read, and what is said of the others."""
     config = copy.deepcopy(STUDY)
     change(config)
-    jobs = Jobs(load(config))
+    jobs = TableJobs(load(config))
     read = [kind for kind in ("scores", "latency") if f"results/gpu/{kind}/demo/rtn.fake" in jobs.aggregate_files()]
     return read, " ".join(jobs.left_out())
 

@@ -4,136 +4,20 @@ A recipe in `config.yaml` names a `preset`, or spells the grammar out, or both (
 Unknown keys and impossible combinations are errors before any job starts.
 """
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ptqflow.by_name import ByName, algorithm_module, settings_class, settings_module, validated_at
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
+from ptqflow.linears import LinearName
+from ptqflow.method import FROM_STATES, PLAIN, Clip, Need, Rotation, Rounding, Transform
 from ptqflow.scheme import ActivationArgs, Scheme, WeightArgs
 
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-SiteName = Literal["qkv", "o", "gate_up", "down"]  # a distinct linear input of a block
-ROW_PARALLEL = ("o_proj", "down_proj")  # linears whose input a tensor-parallel engine splits
-
-
-Need = Literal["gram", "mean_abs", "absmax", "states"]
 # What of a device's arithmetic a recipe relies on (`selftest`): all of it, products and factors of Hessians, or training.
 Reliance = Literal["arithmetic", "second_order", "training"]
-FROM_STATES: frozenset[Need] = frozenset({"gram", "mean_abs", "states"})  # found by running all states through a block
-
-
-class Method(Model):
-    """What a method says of itself: its settings are the fields; the rest are facts for those who run it.
-
-    `needs`, of the calibration set: `gram`, XᵀX of each distinct input; `mean_abs` and `absmax`, mean|x| and max|x| by channel;
-    `states`, those that enter a block and what the float block makes of them.
-    """
-
-    needs: ClassVar[frozenset[Need]] = frozenset()
-
-    name: str
-
-    def conflict(self, recipe: "Recipe") -> str | None:
-        """Why it does not go with the rest of a recipe (`what; remedy`), or None."""
-        return None
-
-
-class Rotation(Method):
-    """An orthogonal matrix that turns the residual stream of a whole model before anything else (`rotation(width, settings)`)."""
-
-    @property
-    def label(self) -> str | None:
-        """Its settings as part of a folder's name; None where nothing is turned."""
-        if self.name == _PLAIN["rotation"]:
-            return None
-        others = (f"{key}-{value}" for key, value in self.model_dump(mode="json", exclude={"name"}).items())
-        return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join([self.name, *others]))
-
-
-class Transform(Method):
-    """A function-preserving change of a block's weights and inputs.
-
-    `works`: by_site, a channel scale per distinct input (`methods.scaling`); by_block, learned from the whole block
-    (`methods.learned`) on `least_sequences` or more. `changes`: the settings that single layers may change.
-    """
-
-    works: ClassVar[Literal["nowhere", "by_site", "by_block"]] = "nowhere"
-    least_sequences: ClassVar[int] = 1
-    changes: ClassVar[type[Model] | None] = None
-
-    def rungs(self) -> dict[str, dict[str, Any]]:
-        """`changes` by which a block that came out badly may be learned again, by name, in the order in which they are tried."""
-        return {}
-
-    @property
-    def online_sites(self) -> list[SiteName]:
-        """Distinct inputs that are transformed while the model runs, keys and queries with them (`modeling.online`)."""
-        return []
-
-
-class Clip(Method):
-    """How the ranges of weights are clipped (`clipped_range`).
-
-    Or how that is found on sequences held out: for a whole block from `candidates`, linear by linear by the algorithm's `choose`.
-    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes.
-    """
-
-    least_sequences: ClassVar[int] = 1
-
-    @property
-    def roundings(self) -> int:
-        """Of a block, until it is quantized."""
-        return 1
-
-    def candidates(self) -> Mapping[str, "Clip"]:
-        """By which a whole block is quantized before it takes the best; empty where there is nothing to choose from."""
-        return {}
-
-    def held_out_of(self, sequences: int) -> int:
-        """How many, the last, of so many calibration sequences choose, and so take no part in what they choose from."""
-        return 0
-
-    def covers(self, linear: str) -> bool:
-        """Whether a linear's weight is clipped."""
-        return True
-
-
-class Rounding(Method):
-    """How weights are put on their grid (`round_weights`).
-
-    `steps`: how far it may move a weight, in root mean square steps of its full range's grid (`checkpoints.distance`).
-    """
-
-    steps: ClassVar[float] = 1.0
-
-    @property
-    def real_zero_points(self) -> bool:
-        """Whether the zero points of asymmetric weights are real numbers (float32) instead of integers of the grid."""
-        return False
-
-    @property
-    def orders_columns(self) -> bool:
-        """Whether columns are visited in another order than they are stored in."""
-        return False
-
-    @property
-    def damping(self) -> float | None:
-        """Fraction of the Hessian's mean diagonal that is added, where there is a Hessian."""
-        return None
-
-    def ridge_at(self, tokens_per_channel: float) -> float | None:
-        """How much weights resist being corrected for the error of earlier layers (`methods.asymmetric`); None: they are not."""
-        return None
-
-    @property
-    def asymmetric(self) -> bool:
-        """Whether weights are corrected for the error of earlier layers before they are rounded."""
-        return self.ridge_at(1.0) is not None
 
 
 class Override(Model):
@@ -183,16 +67,9 @@ class Rescue(Model):
 
 EIGHT_BITS = "eight_bits"  # the last rung: a site's linears, weights and input, at 8 bits
 
-_PLAIN = {
-    "rotation": "none",
-    "transform": "none",
-    "clip": "none",
-    "rounding": "rtn",
-}  # what a recipe does that names no other method
-
 
 def _plain(kind: str) -> Any:
-    return settings_class(kind, _PLAIN[kind])()
+    return settings_class(kind, PLAIN[kind])()
 
 
 Served = Literal["E4", "E7", "E8", "E11"]  # switches of `numerics.switches` that act while a model runs
@@ -234,7 +111,7 @@ class Recipe(Model):
     def _consistent(self) -> "Recipe":
         if self.scheme == Scheme():
             raise ValueError("scheme quantizes nothing; give weights, input_activations or kv_cache")
-        if self.scheme.weights is None and (self.rounding.name, self.clip.name) != (_PLAIN["rounding"], _PLAIN["clip"]):
+        if self.scheme.weights is None and (self.rounding.name, self.clip.name) != (PLAIN["rounding"], PLAIN["clip"]):
             raise ValueError(f"rounding {self.rounding.name} and clip {self.clip.name} need scheme.weights")
         for conflict in filter(None, (method.conflict(self) for method in self.methods())):
             raise ValueError(conflict)
@@ -319,7 +196,7 @@ class Recipe(Model):
 
     def settings_modules(self) -> list[str]:
         """The modules, inside the package, that reading this recipe imports by name."""
-        return [settings_module(kind, getattr(self, kind).name) for kind in _PLAIN]
+        return [settings_module(kind, getattr(self, kind).name) for kind in PLAIN]
 
     def algorithm_modules(self) -> list[str]:
         """Those that quantizing by it imports by name."""

@@ -1,12 +1,12 @@
 # What another platform left and this study does not ask for is named, not mixed in.
 if workflow.is_main_process:
-    for left_out in jobs.left_out():
+    for left_out in table_jobs.left_out():
         print(left_out, file=sys.stderr)
 
 
 rule aggregate:
     input:
-        jobs.aggregate_inputs(),
+        table_jobs.aggregate_inputs(),
     output:
         [
             paths.table(name, suffix)
@@ -31,10 +31,10 @@ rule aggregate:
     resources:
         **asks("aggregate", devices=0),
     params:
-        settings=jobs.aggregate(),
-        files=jobs.aggregate_files(),
-        source=jobs.aggregate_source(),
-        code=jobs.aggregate_code(),
+        settings=table_jobs.aggregate(),
+        files=table_jobs.aggregate_files(),
+        source=table_jobs.aggregate_source(),
+        code=table_jobs.aggregate_code(),
     shell:
         ptqflow(CORE)
         + " aggregate --settings {params.settings:q} --code {params.code} --tables "
@@ -62,7 +62,7 @@ rule plot:
     resources:
         **asks("plot", devices=0),
     params:
-        settings=lambda w: jobs.plot(w.figure),
+        settings=lambda w: table_jobs.plot(w.figure),
         code=lambda w: code("plot", f"reporting.figures.{w.figure}"),
         tables=lambda w: " ".join(
             f"--{name.replace('_', '-')} {paths.table(name, 'parquet')}"

@@ -12,6 +12,7 @@ from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.study import load
+from ptqflow.table_jobs import TableJobs
 
 try:
     for file in workflow.configfiles:
@@ -32,7 +33,7 @@ try:
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
-jobs = Jobs(study)
+jobs, table_jobs = Jobs(study), TableJobs(study)
 
 # Every Snakemake of this study shares this lock as long as it lives: run-study removes Snakemake's own only when nobody has it.
 try:

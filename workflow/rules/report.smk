@@ -3,8 +3,8 @@
 
 rule samples:
     input:
-        scores=jobs.samples_files("scores"),
-        generations=jobs.samples_files("generations"),
+        scores=table_jobs.samples_files("scores"),
+        generations=table_jobs.samples_files("generations"),
     output:
         paths.SAMPLES,
     log:
@@ -14,9 +14,9 @@ rule samples:
     resources:
         **asks("samples", devices=0),
     params:
-        settings=jobs.samples(),
-        source=jobs.samples_source(),
-        code=jobs.samples_code(),
+        settings=table_jobs.samples(),
+        source=table_jobs.samples_source(),
+        code=table_jobs.samples_code(),
     shell:
         ptqflow(CORE) + " samples --settings {params.settings:q} --code {params.code}"
         " --scores {input.scores} --generations {input.generations} --output {output} 2>&1 | tee {log}"
@@ -25,9 +25,9 @@ rule samples:
 rule report:
     input:
         tables=[paths.table(name, "parquet") for name in catalogue.TABLES],
-        figures=[paths.figure(name) for name in jobs.figures()],
-        prints=[paths.figure_for_print(name) for name in jobs.figures()],
-        samples=[paths.SAMPLES] if jobs.samples_files("scores") else [],
+        figures=[paths.figure(name) for name in table_jobs.figures()],
+        prints=[paths.figure_for_print(name) for name in table_jobs.figures()],
+        samples=[paths.SAMPLES] if table_jobs.samples_files("scores") else [],
     output:
         paths.REPORT,
     log:
@@ -37,8 +37,8 @@ rule report:
     resources:
         **asks("report", devices=0),
     params:
-        settings=jobs.report(),
-        source=jobs.report_source(),
+        settings=table_jobs.report(),
+        source=table_jobs.report_source(),
         code=code("report"),
     shell:
         ptqflow(CORE)

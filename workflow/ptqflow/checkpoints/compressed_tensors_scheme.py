@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
-from ptqflow.recipes import ROW_PARALLEL, Recipe
+from ptqflow.linears import ROW_PARALLEL
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
 
 INT, PACKED = "int-quantized", "pack-quantized"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ptqflow.devices.device import Device
 from ptqflow.errors import ArtifactError
+from ptqflow.method import FROM_STATES, Clip
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.running import Running
@@ -31,7 +32,7 @@ from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
 from ptqflow.modeling.dimensions import head_dim, queries_per_key
 from ptqflow.modeling.qparams import deployed
 from ptqflow.numerics.gram import mirror
-from ptqflow.recipes import FROM_STATES, Clip, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
 
 _SAMPLED_TOKENS = 256  # at most, on which each linear's error is measured

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ptqflow.by_name import method
+from ptqflow.method import Clip
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
-from ptqflow.recipes import Clip
 from ptqflow.scheme import WeightArgs
 
 

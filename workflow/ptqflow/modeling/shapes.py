@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.errors import ConfigError
+from ptqflow.linears import ROW_PARALLEL
 from ptqflow.modeling.anatomy import architecture_of
 from ptqflow.modeling.dimensions import head_dim, linear_shapes
 from ptqflow.numerics.factors import kronecker_split
-from ptqflow.recipes import ROW_PARALLEL, Recipe
+from ptqflow.recipes import Recipe
 from ptqflow.scheme import WeightArgs
 
 

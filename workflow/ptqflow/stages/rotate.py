@@ -21,12 +21,12 @@ from ptqflow.artifacts.provenance import provenance
 from ptqflow.by_name import ByName, method
 from ptqflow.datamodel import Model
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.method import Rotation
 from ptqflow.modeling.anatomy import EMBEDDING, architecture_of
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.modeling.rotation import HEAD, Rotated, logits
 from ptqflow.modeling.weights import Weights, index_name, save_safetensors
 from ptqflow.progress import progress
-from ptqflow.recipes import Rotation
 
 EXACT_LIMIT = 1e-6  # relative error of the logits in float64; what computes in float32 inside a block leaves some 1e-8
 _SEQUENCES, _TOKENS, _HEAD_ROWS = 2, 64, 1024  # of the check

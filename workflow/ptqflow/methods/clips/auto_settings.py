@@ -5,10 +5,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ptqflow.errors import ConfigError
+from ptqflow.method import Clip, Need
 from ptqflow.methods.clips.hessian_settings import HessianClip
 from ptqflow.methods.clips.mse_settings import MseClip
 from ptqflow.methods.clips.none_settings import NoClip
-from ptqflow.recipes import Clip, Need, Recipe
+from ptqflow.recipes import Recipe
 
 
 class AutoClip(Clip):

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Clip, Need, Recipe
+from ptqflow.method import Clip, Need
+from ptqflow.recipes import Recipe
 
 
 class HessianClip(Clip):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Clip
+from ptqflow.method import Clip
 
 
 class MseClip(Clip):

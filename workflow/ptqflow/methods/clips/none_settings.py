@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ptqflow.recipes import Clip
+from ptqflow.method import Clip
 
 
 class NoClip(Clip):

@@ -4,7 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Clip, LinearName, Need, Recipe
+from ptqflow.linears import LinearName
+from ptqflow.method import Clip, Need
+from ptqflow.recipes import Recipe
 
 
 class SearchClip(Clip):

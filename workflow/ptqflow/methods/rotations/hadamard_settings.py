@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Rotation
+from ptqflow.method import Rotation
 
 
 class HadamardRotation(Rotation):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ptqflow.recipes import Rotation
+from ptqflow.method import Rotation
 
 
 class NoRotation(Rotation):

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ptqflow.method import Rounding
 from ptqflow.methods.asymmetric import corrected_weights as corrected_weights  # found here by the rounding's name
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.methods.roundings import rtn
@@ -28,7 +29,6 @@ from ptqflow.methods.roundings.gptq_settings import GptqRounding
 from ptqflow.numerics.grid import integer_range, storage_dtype
 from ptqflow.numerics.linalg import damped_cholesky
 from ptqflow.numerics.products import add_product
-from ptqflow.recipes import Rounding
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
 _ROWS = 512  # of a Hessian, permuted at once

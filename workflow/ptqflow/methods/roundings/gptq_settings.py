@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ptqflow.recipes import Need, Recipe, Rounding
+from ptqflow.method import Need, Rounding
+from ptqflow.recipes import Recipe
 
 
 class GptqRounding(Rounding):

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ptqflow.method import Rounding
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.methods.roundings.hqq_settings import HqqRounding
 from ptqflow.numerics.grid import integer_range, storage_dtype
-from ptqflow.recipes import Rounding
 
 _ELEMENTS_AT_ONCE = 1 << 22  # of a weight: 16 MB a buffer
 

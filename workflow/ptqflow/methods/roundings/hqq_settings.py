@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Recipe, Rounding
+from ptqflow.method import Rounding
+from ptqflow.recipes import Recipe
 
 
 class HqqRounding(Rounding):

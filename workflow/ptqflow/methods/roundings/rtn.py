@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ptqflow.method import Rounding
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.numerics.grid import quantize, storage_dtype
-from ptqflow.recipes import Rounding
 
 
 def round_weights(

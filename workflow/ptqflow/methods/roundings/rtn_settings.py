@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ptqflow.recipes import Rounding
+from ptqflow.method import Rounding
 
 
 class RtnRounding(Rounding):

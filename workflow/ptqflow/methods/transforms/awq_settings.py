@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Need, Recipe, Transform
+from ptqflow.method import Need, Transform
+from ptqflow.recipes import Recipe
 
 
 class AwqTransform(Transform):

@@ -5,7 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ptqflow.datamodel import Model, Seed
-from ptqflow.recipes import Need, Recipe, SiteName, Transform
+from ptqflow.linears import SiteName
+from ptqflow.method import Need, Transform
+from ptqflow.recipes import Recipe
 
 
 class FlatQuantChanges(Model):

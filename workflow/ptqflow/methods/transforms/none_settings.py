@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ptqflow.recipes import Transform
+from ptqflow.method import Transform
 
 
 class NoTransform(Transform):

@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ptqflow.recipes import Need, SiteName, Transform
+from ptqflow.linears import SiteName
+from ptqflow.method import Need, Transform
 
 
 class SmoothQuantTransform(Transform):
