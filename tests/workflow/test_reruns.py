@@ -152,7 +152,8 @@ def added(study: Checkout) -> None:
 def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
     added(study)
     with_accuracy = END | {"plot figure=accuracy", "plot figure=pareto"}
-    assert study.planned() == with_accuracy.union(overlap("facts"), *(asked(v, "facts") for v in VARIANTS))
+    with_samples = with_accuracy | {"samples"}
+    assert study.planned() == with_samples.union(overlap("facts"), *(asked(v, "facts") for v in VARIANTS))
     study.run()
     study.configure(
         lambda c: c["suites"]["prose"].update(noise_batch_sizes=[3])
@@ -163,9 +164,9 @@ def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
     assert study.planned() == END
     added(study)
     study.configure(lambda c: c["tasks"]["facts"].update(normalization="bytes"))  # a metric: scored again, not asked again
-    assert study.planned() == with_accuracy.union(*(asked(v, "facts", stages=("score",)) for v in VARIANTS))
+    assert study.planned() == with_samples.union(*(asked(v, "facts", stages=("score",)) for v in VARIANTS))
     study.configure(lambda c: c["tasks"]["facts"].update(normalization="none", bos=True))  # a protocol: asked again
-    assert study.planned() == with_accuracy.union(*(asked(v, "facts") for v in VARIANTS))
+    assert study.planned() == with_samples.union(*(asked(v, "facts") for v in VARIANTS))
 
 
 def test_a_changed_scorer_scores_again_and_generates_nothing(study):
