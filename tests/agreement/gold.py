@@ -58,7 +58,7 @@ class Oracle:
         """The answer that it was told, boxed."""
         for index, text in enumerate(self.told):
             ids = self.tokenizer(text, add_special_tokens=False).input_ids
-            yield index, Completion((*ids, self.tokenizer.eos_token_id), "stop")
+            yield index, Completion((*ids, self.tokenizer.eos_token_id), "stop", 0.0)
 
     def loglikelihoods(
         self, contexts: Sequence[Any], continuations: Sequence[Any], batch_size: int, skip: Collection[int] = ()
