@@ -1,7 +1,8 @@
 """What ptqflow adds to a bare engine: completions through its requests beside `generate` of the engine itself, in turn.
 
-Usage: python benchmarks/bare_engine.py ENGINE [ITEMS], in the engine's environment; GSM8K is asked where PTQFLOW_DATA is set. The
-demo model, float32, greedy, batches of 16 (vLLM forms its own); medians of three rounds of both. CPU seconds are the process's.
+Usage: python benchmarks/bare_engine.py ENGINE [ITEMS [MODEL]], in the engine's environment; GSM8K is asked where PTQFLOW_DATA is
+set. The demo model, or a folder, in float32, greedy, batches of 16 (vLLM forms its own); medians of three rounds of both. CPU
+seconds are the process's.
 """
 
 import os
@@ -68,8 +69,9 @@ def bare_vllm(engine: Any, prompts: Sequence[list[int]]) -> int:
 def main() -> None:
     """Print the table."""
     kind, limit = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 200
+    model = Path(sys.argv[3]) if len(sys.argv) > 3 else MODEL
     torch.set_num_threads(1)
-    engine = load(kind, MODEL, Device("cpu", torch.device("cpu"), torch.float32))
+    engine = load(kind, model, Device("cpu", torch.device("cpu"), torch.float32))
     bare = {"transformers": bare_transformers, "vllm": bare_vllm}[kind]
     print("| engine | task | items | tokens | tokens/s (CPU), ours | bare | CPU s, ours | bare | overhead |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
