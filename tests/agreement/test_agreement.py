@@ -85,6 +85,7 @@ def test_planted_rows_are_rows_of_our_benchmarks(tmp_path):
 def test_the_oracle_finds_a_scorer_that_is_wrong():
     tokenizer = AutoTokenizer.from_pretrained(questions.DEMO)
     assert gold.row("facts", None, tokenizer)["passed"]
+    assert gold.row("arithmetic", None, tokenizer)["passed"]
     assert gold.row("gsm8k", None, tokenizer)["passed"] is None
     found = gold.items(None, "facts")[:40]
     generous = SimpleNamespace(BENCHMARK=gold.benchmark.load("choices").BENCHMARK, score=lambda *_: SimpleNamespace(correct=True))
