@@ -148,7 +148,7 @@ def _timed(who: tuple[Any, ...], latency: Sequence[Row], engine: str | None) -> 
 def _servable(recipe: str, form: str | None) -> _Check:
     if recipe == BASELINE or form != FAKE:
         return _Check("met", "")
-    return _Check("failed", "only its emulation was written; no form that serves its integers is under `forms`")
+    return _Check("failed", "only its emulation was written; no form that serves its integers is asked for (key forms)")
 
 
 def _accuracy(recipe: str, scored: Row, decide: Decide) -> _Check:
