@@ -74,6 +74,8 @@ LOGITS, VOCABULARY = 4 * transformers_engine._LOGITS_AT_ONCE, 151936
 PREDICTED = {"score": 2 * LOGITS, "loglikelihoods": 3 * 39 * VOCABULARY * 4, "generate": 4 * VOCABULARY * (6 * 4 + 2 * 8 + 8)}
 WHOLE = {"score": 32768, "loglikelihoods": 8 * 3000, "generate": 4 * 32700}  # positions whose logits would be held otherwise
 
+STATES = 10 * (4 * 32700) * 32 * 4  # beside the logits: caches and states [tokens, 32] of the model, ten at once at most
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", PREDICTED)
@@ -82,6 +84,5 @@ def test_peak_memory_is_what_is_predicted_at_a_vocabulary_of_150k(method):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     grown, whole = json.loads(done.stdout.splitlines()[-1]), WHOLE[method] * VOCABULARY * 4
     print(f"{method}: predicted {PREDICTED[method] / 1e6:.0f} MB, measured {grown / 1e6:.0f} MB, all logits {whole / 1e6:.0f} MB")
-    # beside the logits: caches and states of the model, and what the allocator keeps
-    assert grown <= PREDICTED[method] + 128e6
-    assert PREDICTED[method] + 128e6 < whole
+    assert grown <= PREDICTED[method] + STATES
+    assert PREDICTED[method] + STATES < whole
