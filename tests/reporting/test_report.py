@@ -126,7 +126,8 @@ def viewer(tmp_path_factory):
                 )
                 rows.append({key: value for key, value in row.items() if key in GENERATIONS.names} | own)
             settings = {"task": task, "benchmark": name, "source": {"path": str(root / f"{task}.jsonl")}}
-            settings |= {"protocol": {"limit": None, "protocol": "paper"}}
+            shots = {"num_fewshot": 1, "examples": settings["source"]} if kind == "choices" else {}
+            settings |= {"protocol": {"limit": None, "protocol": "paper"} | shots}
             generations, scored = root / f"{recipe}.{task}.said.parquet", root / f"{recipe}.{task}.parquet"
             write_rows(generations, GENERATIONS, rows, {"settings": settings})
             write_rows(scored, SAMPLES, verdicts, {"inputs": {"generations": sha256(generations)}})
@@ -148,7 +149,9 @@ def test_the_viewer_holds_prompts_answers_and_likelihoods(viewer):
     asked = data["questions"][sums["asked"]]["s1"]
     assert asked["prompt"].startswith("What is 1+1? </script>")
     assert asked["gold"] == "2"
-    assert data["questions"][facts["asked"]]["c1"]["options"] == [" blue", " red"]
+    behind = data["questions"][facts["asked"]]["c1"]
+    assert behind["options"] == [" blue", " red"]
+    assert behind["prompt"].index("Sky 0?") < behind["prompt"].index(" blue") < behind["prompt"].index("Sky 1?")  # its example
     assert data["baselines"][facts["baseline"]]["c1"]["logprobs"] == [-1.0, -2.0]
     assert next(row[2]["logprobs"] for row in facts["rows"] if row[1] == "c1") == [-1.0, 0.0]
 

@@ -124,7 +124,7 @@ class TableJobs:
     def samples_source(self) -> str:
         """Fingerprint of the local data that the prompts are read from."""
         tasks_shown = sorted({who["task"] for who, _ in self._viewed()})
-        return fingerprint(file for task in tasks_shown for s in self.study.tasks[task].sources for file in local_files(s))
+        return fingerprint(file for task in tasks_shown for s in self.study.tasks[task].read for file in local_files(s))
 
     def samples_code(self) -> str:
         """Digest of `samples` with what asks of each task."""

@@ -18,11 +18,11 @@ from ptqflow.artifacts.schemas import GENERATIONS, SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
-from ptqflow.evaluation import benchmark
+from ptqflow.evaluation import benchmark, fewshot
 from ptqflow.progress import progress
 from ptqflow.reporting import examples, examples_page
 from ptqflow.reporting.variants import BASELINE, Scores
-from ptqflow.sources import Sources
+from ptqflow.sources import Source, Sources
 
 _SCORED = ["item", "completion", "completion_tokens", "finish_reason", "extracted", "correct", "unscored"]
 _SCORED += ["looping", "open_thinking"]
@@ -98,4 +98,7 @@ def _questions(generations: Path) -> tuple[Mapping[str, Any], str]:
     source = TypeAdapter(Sources).validate_python(settings["source"])
     protocol = settings["protocol"]
     items = benchmark.load_items(settings["task"], settings["benchmark"], source, protocol.get("limit"), lambda _: None)
+    if shots := protocol.get("num_fewshot"):
+        shown = fewshot.examples(settings["task"], settings["benchmark"], Source.model_validate(protocol["examples"]), shots)
+        items = fewshot.behind(items, shown, shots)
     return {item.id: item for item in items}, str(protocol.get("protocol", "paper"))
