@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ptqflow.devices.device import Device
 from ptqflow.errors import ArtifactError
-from ptqflow.method import FROM_STATES, Clip
+from ptqflow.method import FROM_STATES
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.running import Running
@@ -63,7 +63,7 @@ def quantize_layer(
     device.reset_peak()
     tried: Mapping[str, float] = {}
     if candidates := recipe.clip.candidates():
-        tried = {name: _held_out(blocks, layer, hidden, absmax, recipe, clip, device, exact) for name, clip in candidates.items()}
+        tried = _errors_of_clips(blocks, layer, hidden, absmax, recipe, device, exact)
         recipe = recipe.model_copy(update={"clip": candidates[min(tried, key=tried.__getitem__)]})
     tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
@@ -101,29 +101,32 @@ def quantize_layer(
     return fixed | rounder.qparams, rows, losses
 
 
-def _held_out(
+def _errors_of_clips(
     blocks: Blocks,
     layer: int,
     hidden: Tensor,
     absmax: Mapping[str, Tensor],
     recipe: Recipe,
-    clip: Clip,
     device: Device,
     exact: Tensor | None,
-) -> float:
-    """|block'(x) - block(x)|² / |block(x) - x|² on the sequences that choose a clip, of the block' that the others give."""
+) -> dict[str, float]:
+    """By candidate: |block'(x) - block(x)|² / |block(x) - x|² on sequences that choose, block' made from the others."""
     first = len(hidden) - recipe.clip.held_out_of(len(hidden))
-    recipe = recipe.model_copy(update={"clip": clip})
-    beside = exact[:first].clone() if exact is not None else None
-    qparams, _, _ = quantize_layer(blocks, layer, hidden[:first].clone(), absmax, recipe, device, last=True, exact=beside)
     tensors, states = blocks.tensors(layer), hidden[first:]
     run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), hidden.shape[1], len(hidden))
     block, targets = blocks.build(layer, tensors, run.dtype), torch.empty_like(states)
     for part in batches(*states.shape[:2]):
         targets[part] = run.forward(block, states[part])
+    del block
     update = (targets.float() - states.float()).square().sum(dtype=torch.float64).item()
-    error = run.lost(qparams, states, targets) / update if update else 0.0
-    return error if math.isfinite(error) else math.inf
+    errors = {}
+    for name, clip in recipe.clip.candidates().items():
+        tried = recipe.model_copy(update={"clip": clip})
+        beside = exact[:first].clone() if exact is not None else None
+        qparams, _, _ = quantize_layer(blocks, layer, hidden[:first].clone(), absmax, tried, device, last=True, exact=beside)
+        error = replace(run, recipe=tried).lost(qparams, states, targets) / update if update else 0.0
+        errors[name] = error if math.isfinite(error) else math.inf
+    return errors
 
 
 def _look(
