@@ -5,7 +5,6 @@ Snakemake compares a job's params as an unordered set of values and drops object
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from ptqflow.sources import Source
 from ptqflow.study import Study, layers_of, model_type_of
 
 
-@cache  # a process plans with the code as it found it; hundreds of jobs share a digest
 def code(stage: str, *modules: str) -> str:
     """Digest of a stage and of the modules it will find by name."""
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
