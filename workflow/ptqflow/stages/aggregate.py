@@ -13,28 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.evidence_schemas import OVERLAP, OVERLAP_SUMMARY, PUBLISHED, RESCUE
+from ptqflow.artifacts.evidence_schemas import OVERLAP, RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, VERIFICATION
-from ptqflow.artifacts.table_schemas import (
-    ACCURACY,
-    ANSWER,
-    COLLAPSE,
-    COMPARISON,
-    COST,
-    FLIPS,
-    LATENCY_PARTS,
-    LATENCY_SUMMARY,
-    LAYER_ERROR,
-    LEARNING,
-    NOISE,
-    PROVENANCE,
-    RESCUE_SUMMARY,
-    SIZES,
-    VERIFICATION_SUMMARY,
-)
+from ptqflow.artifacts.table_schemas import ANSWER
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.datamodel import Model
@@ -45,14 +29,12 @@ from ptqflow.recipes import Recipe
 from ptqflow.replicates import is_drawn
 from ptqflow.reporting import (
     accuracy,
-    accuracy_table,
     answer,
     answer_text,
     catalogue,
     collapse,
     comparison,
     cost,
-    cost_table,
     flips,
     latency,
     latency_parts,
@@ -62,11 +44,11 @@ from ptqflow.reporting import (
     noise,
     origins,
     overlap,
+    paged,
     published,
     render,
     rescue,
     runs,
-    selftest,
     sizes,
     verification,
 )
@@ -140,12 +122,13 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
 
-    _check_origins(settings, args, manifests)
+    recorded = {path: read_metadata(path) for kind in KINDS if kind != "checkpoints" for path in getattr(args, kind)}
+    _check_origins(settings, args, manifests, recorded)
     cache = HashCache()
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
-    def publish(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:
+    def write(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:
         table = to_table(schema, rows)
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
@@ -156,59 +139,68 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             else:
                 write_text(path, render.GRIDS[suffix](grids))
 
+    def publish(name: str, rows: Sequence[dict[str, Any]]) -> list[render.TextTable]:
+        grids = paged.grids(name, rows)
+        write(name, paged.TABLES[name][1], rows, grids)
+        return grids
+
     samples = [(entry.served, table) for entry, table in scored if entry.batch_size is None]
     gathered = runs.gather(samples)
     exact = _exact(gathered, manifests)
     floors = noise.build(gathered, noise.repeated(scored))
-    publish("noise", NOISE, floors, [noise.printed(floors)])
+    publish("noise", floors)
     scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
     overlap.mark(scores, shared)
-    grids = accuracy_table.printed(scores)
-    publish("accuracy", ACCURACY, scores, grids)
+    grids = publish("accuracy", scores)
     ends = collapse.build(samples, settings.seed)
-    publish("collapse", COLLAPSE, ends, [collapse.printed(ends)])
+    publish("collapse", ends)
     changed = flips.build(samples)
-    publish("flips", FLIPS, changed, [flips.printed(changed)])
+    publish("flips", changed)
     compared = comparison.build(gathered, settings.seed, exact)
-    publish("comparison", COMPARISON, compared, comparison.printed(compared))
+    publish("comparison", compared)
     costs = cost.build(samples)
-    publish("cost", COST, costs, cost_table.printed(costs))
+    publish("cost", costs)
     layers = layer_error.build(errors)
-    publish("layer_error", LAYER_ERROR, layers, layer_error.printed(layers))
+    publish("layer_error", layers)
     steps = learning.build(learned)
-    publish("learning", LEARNING, steps, [learning.printed(steps)])
+    publish("learning", steps)
     attempts = rescue.build(climbed)
-    publish("rescue", RESCUE_SUMMARY, attempts, [rescue.printed(attempts)])
+    publish("rescue", attempts)
     times = latency.build(timings)
-    publish("latency", LATENCY_SUMMARY, times, [latency.printed(times), latency.printed_requests(times)])
+    publish("latency", times)
     pieces = latency_parts.build(timings)
-    publish("latency_parts", LATENCY_PARTS, pieces, [latency_parts.printed(pieces)])
+    publish("latency_parts", pieces)
     weights = sizes.build([(variant, manifest) for variant, manifest in manifests if not variant.replicate])
-    publish("sizes", SIZES, weights, [sizes.printed(weights)])
+    publish("sizes", weights)
     checked = verification.build(verified)
-    publish("verification", VERIFICATION_SUMMARY, checked, [verification.printed(checked)])
+    publish("verification", checked)
     seen = overlap.build(shared)
-    publish("overlap", OVERLAP_SUMMARY, seen, [overlap.printed(seen)])
+    publish("overlap", seen)
     known = published.build([row for path in args.reference for row in published.read(path)], scores, settings.names)
-    publish("published", PUBLISHED, known, published.printed(known))
-    publish("selftest", SELFTEST, probes, [selftest.printed(probes)])
-    made = made_from.build([(variant, manifest.origin) for variant, manifest in manifests], _records(settings, args, manifests))
-    publish("provenance", PROVENANCE, made, made_from.printed(made))
+    publish("published", known)
+    publish("selftest", probes)
+    made = made_from.build(
+        [(variant, manifest.origin) for variant, manifest in manifests], _records(settings, args, manifests, recorded)
+    )
+    publish("provenance", made)
     serving = _serving(manifests, args.checkpoints)
     same = {(served.platform, served.model, served.recipe) for served in exact}
     answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
-    publish("answer", ANSWER, answers, answer_text.printed(answers))
+    write("answer", ANSWER, answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
 
 
 def _records(
-    settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]
+    settings: Settings,
+    args: argparse.Namespace,
+    manifests: Sequence[tuple[Variant, Manifest]],
+    recorded: Mapping[Path, Mapping[str, Any]],
 ) -> list[tuple[str, str, Mapping[str, Any]]]:
     """What every file of a platform says of how it was made: (platform, kind, record)."""
     kinds = ("scores", "diagnostics", "latency", "verification", "rescues")
     entries = [(e.platform, kind, p) for kind in kinds for e, p in zip(getattr(settings, kind), getattr(args, kind), strict=True)]
     made = [(variant.platform, "fetch or export", manifest.origin) for variant, manifest in manifests]
-    return [*made, *((platform, kind, read_metadata(path)) for platform, kind, path in entries)]
+    return [*made, *((platform, kind, recorded[path]) for platform, kind, path in entries)]
 
 
 def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path]) -> dict[tuple[Any, ...], str]:
@@ -234,17 +226,22 @@ def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest
     return {served for served in scored if served.variant in exact}
 
 
-def _check_origins(settings: Settings, args: argparse.Namespace, manifests: Sequence[tuple[Variant, Manifest]]) -> None:
-    """Refuse files that were not made from the checkpoints they are shown beside, or not asked alike."""
+def _check_origins(
+    settings: Settings,
+    args: argparse.Namespace,
+    manifests: Sequence[tuple[Variant, Manifest]],
+    recorded: Mapping[Path, Mapping[str, Any]],
+) -> None:
+    """Refuse files that were not made from the checkpoints they are shown beside, or not asked alike; `recorded`: by file."""
     checkpoints = {entry: (path, found) for path, (entry, found) in zip(args.checkpoints, manifests, strict=True)}
     origins.of_one_study(checkpoints)
-    scores = [(entry, path, read_metadata(path)) for entry, path in zip(settings.scores, args.scores, strict=True)]
+    scores = [(entry, path, recorded[path]) for entry, path in zip(settings.scores, args.scores, strict=True)]
     origins.asked_alike(scores)
     for entry, path, metadata in scores:
         origins.of_checkpoint(entry, path, metadata.get("generated", {}), checkpoints)
     for kind in ("latency", "verification"):
         for entry, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
-            origins.of_checkpoint(entry, path, read_metadata(path), checkpoints)
+            origins.of_checkpoint(entry, path, recorded[path], checkpoints)
     for kind in ("diagnostics", "losses"):
         for chunk, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
-            origins.of_chunk(chunk, path, read_metadata(path), checkpoints)
+            origins.of_chunk(chunk, path, recorded[path], checkpoints)

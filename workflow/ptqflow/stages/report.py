@@ -1,71 +1,15 @@
 """The report of a study, from its tables and figures alone: the answer, then a page per question; one file."""
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from ptqflow.artifacts import table_schemas as schemas
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.evidence_schemas import OVERLAP_SUMMARY, PUBLISHED
-from ptqflow.artifacts.schemas import SELFTEST
+from ptqflow.artifacts.table_schemas import ANSWER
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
-from ptqflow.reporting import (
-    accuracy_table,
-    captions,
-    collapse,
-    comparison,
-    cost_table,
-    flips,
-    latency,
-    latency_parts,
-    layer_error,
-    learning,
-    made_from,
-    noise,
-    overlap,
-    page,
-    published,
-    rescue,
-    selftest,
-    sizes,
-    verification,
-)
-from ptqflow.reporting.render import TextTable
+from ptqflow.reporting import captions, page
+from ptqflow.reporting.paged import ACCURACY, COLLAPSE, LATENCY, LAYERS, SAMPLES, TABLES, grids
 
-Rows = Sequence[dict[str, Any]]
-Printed = Callable[[Rows], TextTable | Sequence[TextTable]]
-ACCURACY, COLLAPSE, SAMPLES, LAYERS, LATENCY, CHECKPOINTS = (
-    "Accuracy",
-    "Collapse and length",
-    "Samples",
-    "Layers",
-    "Latency",
-    "Checkpoints",
-)
-# Page, schema and what prints it, of every table but the answer: in order of the pages, and of the tables on each.
-TABLES: dict[str, tuple[str, pa.Schema, Printed]] = {
-    "accuracy": (ACCURACY, schemas.ACCURACY, accuracy_table.printed),
-    "comparison": ("Recipe × recipe", schemas.COMPARISON, comparison.printed),
-    "collapse": (COLLAPSE, schemas.COLLAPSE, collapse.printed),
-    "flips": (SAMPLES, schemas.FLIPS, flips.printed),
-    "layer_error": (LAYERS, schemas.LAYER_ERROR, layer_error.printed),
-    "learning": (LAYERS, schemas.LEARNING, learning.printed),
-    "rescue": (LAYERS, schemas.RESCUE_SUMMARY, rescue.printed),
-    "latency": (LATENCY, schemas.LATENCY_SUMMARY, lambda rows: (latency.printed(rows), latency.printed_requests(rows))),
-    "latency_parts": (LATENCY, schemas.LATENCY_PARTS, latency_parts.printed),
-    "cost": ("Cost", schemas.COST, cost_table.printed),
-    "sizes": (CHECKPOINTS, schemas.SIZES, sizes.printed),
-    "verification": (CHECKPOINTS, schemas.VERIFICATION_SUMMARY, verification.printed),
-    "noise": ("Noise", schemas.NOISE, noise.printed),
-    "overlap": ("Overlap", OVERLAP_SUMMARY, overlap.printed),
-    "published": ("Published", PUBLISHED, published.printed),
-    "selftest": ("Devices", SELFTEST, selftest.printed),
-    "provenance": ("Provenance", schemas.PROVENANCE, made_from.printed),
-}
 FIGURES = {
     "pareto": page.ANSWER,
     "accuracy": ACCURACY,
@@ -107,14 +51,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         caption = captions.of_figure(args.captions, path.stem)
         content = pdf.read_bytes() if pdf.is_file() else None
         pages[FIGURES.get(path.stem, page.ANSWER)].figures.append(page.Figure(path.stem, path.read_bytes(), caption, content))
-    for name, (title, schema, printed) in TABLES.items():
+    for name, (title, schema, _) in TABLES.items():
         rows = read_table(args.tables / f"{name}.parquet", schema).to_pylist()
         if rows:
-            grids = printed(rows)
-            shown = [grids] if isinstance(grids, TextTable) else list(grids)
-            pages[title].tables.append((captions.of_table(args.captions, name), shown))
+            pages[title].tables.append((captions.of_table(args.captions, name), grids(name, rows)))
     if settings.samples:
         pages[SAMPLES].lead = _VIEWER.format(settings.samples)
     full = {title: content for title, content in pages.items() if content.tables or content.figures or content.lead}
-    answers = read_table(args.tables / "answer.parquet", schemas.ANSWER).to_pylist()
+    answers = read_table(args.tables / "answer.parquet", ANSWER).to_pylist()
     write_text(args.output, page.page(answers, full))
