@@ -8,7 +8,7 @@ import pytest
 from checkout import Checkout
 
 CHUNKS = ("0", "1")
-FIGURES = ("latency", "latency_parts", "layer_error", "linear_error")  # the small study measures no accuracy
+FIGURES = ("latency", "latency_parts", "layer_error", "linear_error", "outliers")  # the small study measures no accuracy
 END = {"aggregate", "report", *(f"plot figure={name}" for name in FIGURES)}
 
 
