@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, STATISTICS, STATISTICS_FILE
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.presets import resolve
 from ptqflow.reporting.variants import Served
@@ -68,6 +68,18 @@ def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
             weight = None if module == "block" else error / 3
             row = {"layer": layer, "module": module, "weight_error": weight, "output_error": error, "output_mse": 0.4 * error}
             rows.append(row | {"seconds": 0.4, "peak_bytes": 10**8})
+    return rows
+
+
+def channels(layers: int, width: int = 16, far: float = 50.0) -> list[dict[str, Any]]:
+    """Rows of schema STATISTICS: all channels alike but channel 3 of site `down`, which is `far` times as large."""
+    rows = []
+    for layer in range(layers):
+        for site in ("qkv", "down"):
+            for channel in range(width):
+                size = far if (site, channel) == ("down", 3) else 1.0
+                row = {"layer": layer, "site": site, "channel": channel, "absmax": 3 * size, "mean_abs": 0.8 * size}
+                rows.append(row | {"mean": 0.0, "second_moment": size**2})
     return rows
 
 
@@ -145,6 +157,14 @@ class SyntheticStudy:
             write_rows(path, DIAGNOSTICS, diagnostics(harm, layers), metadata)
             write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers), metadata)
 
+    def collected(self, platform: str, model: str, recipes: list[str]) -> None:
+        """Add statistics of channels."""
+        folder = self.root / "calibration" / platform / model
+        write_rows(folder / STATISTICS_FILE, STATISTICS, channels(LAYERS), {})
+        Manifest.of_folder(folder, [STATISTICS_FILE], {"inputs": {"model": FLOAT, "tokens": TOKENS}}).write(folder)
+        who = {"platform": platform, "model": model, "calibration": "traces", "recipes": recipes}
+        self.add("statistics", who, folder / "manifest.json")
+
     def measured(self, who: Mapping[str, Any], slowdown: float) -> None:
         """Add a file of timings."""
         path = self.add("latency", {**who, "engine": ENGINE, "timing": "quick"}, self._new("latency"))
@@ -190,4 +210,5 @@ def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterabl
                 study.measured(who, harm)
                 if recipe != "baseline":
                     study.quantized(who, harm)
+            study.collected(platform, model, list(HARM))
     return study

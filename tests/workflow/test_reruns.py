@@ -8,7 +8,7 @@ import pytest
 from checkout import Checkout
 
 CHUNKS = ("0", "1")
-FIGURES = ("latency", "latency_parts", "layer_error", "linear_error")  # the small study measures no accuracy
+FIGURES = ("latency", "latency_parts", "layer_error", "linear_error", "outliers")  # the small study measures no accuracy
 END = {"aggregate", "report", *(f"plot figure={name}" for name in FIGURES)}
 
 
@@ -271,3 +271,7 @@ def test_times_of_files_run_nothing_whatever_their_sizes(study):
     for number, path in enumerate(results):
         os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
     assert study.planned() == set()
+    backup = qparams.read_bytes()
+    qparams.write_bytes(backup[:-1] + bytes([backup[-1] ^ 1]))
+    os.utime(qparams, (1_500_000_000, 1_500_000_000))  # older than all that was made of its successor
+    assert study.planned() == {"quantize recipe=second-order chunk=0"} | below("second-order")

@@ -35,6 +35,8 @@ STATISTICS = versioned(
     ],
 )
 
+STATISTICS_FILE = "statistics.parquet"  # beside the manifest that collect writes
+
 
 def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dtype: str) -> pa.Schema:
     """Hidden states entering a chunk: one [sequence_length, hidden_size] tensor per row.
