@@ -6,7 +6,7 @@ A job that was killed asks for more the next time (`attempt`). tests/workflow/te
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ptqflow.modeling.dimensions import head_dim, linear_shapes, queries_per_key
@@ -83,6 +83,12 @@ class Demand:
 def small(libraries: str = "arrow") -> Demand:
     """Of a job that holds no model."""
     return Demand(1, int(PYTHON_MB[libraries] * ROOM), 30)
+
+
+def shared(demand: Demand, ranks: int) -> Demand:
+    """Of a job whose model so many ranks share: each is one process more than the job's own."""
+    more = (ranks if ranks > 1 else 0) * PYTHON_MB["torch"] * ROOM
+    return replace(demand, mem_mb=demand.mem_mb + int(more))
 
 
 UNKNOWN = Demand(8, 32_000, 240)  # of a model that is not here yet; worked out again before the job starts

@@ -155,7 +155,7 @@ class Jobs:
         """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
         them, and of the variant only the batches that a repeated baseline is asked in.
         """
-        entry = self.study.tasks[task]
+        entry, suite = self.study.tasks[task], self._suite(engine, task, seed)
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
@@ -163,7 +163,8 @@ class Jobs:
             "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
-            "batch_size": paths.batch_size(variant) or self._suite(engine, task, seed).batch_size,
+            "batch_size": paths.batch_size(variant) or suite.batch_size,
+            "tensor_parallel": suite.tensor_parallel,
         }
         return canonical_json(settings)
 

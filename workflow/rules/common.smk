@@ -86,6 +86,7 @@ ENGINE = "engine"  # the environment of the engine that a job is of
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
 # Where the code lies is no part of a command: a study that is moved runs nothing again.
 os.environ.update(PTQFLOW_CODE=f"{workflow.basedir}/workflow")
+site.carry(os.environ)
 PTQFLOW = f'OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH="$PTQFLOW_CODE"'
 
 
