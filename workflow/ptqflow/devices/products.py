@@ -134,3 +134,22 @@ class Int4Weight:
         product = operators._weight_int4pack_mm_for_cpu if self.kind == "cpu" else operators._weight_int4pack_mm
         result: Tensor = product(x, self.packed, self.group, self.scales)
         return result
+
+
+class Int8Weight:
+    """A weight of 8-bit integers, one scale per row, held as it is; `multiply(x)` is x Wᵀ with W = q s."""
+
+    kernel = "products of widened 8-bit integers"
+
+    def __init__(self, integers: Tensor, scale: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+        """From integers int8 [out, in] and scale float32 [out]."""
+        self.integers, self.scale, self.dtype = integers.to(device), scale.float().to(device), dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the integers and of the scales."""
+        return self.integers.nbytes + self.scale.nbytes
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """x [rows, in] Wᵀ, in the dtype of x, which holds every 8-bit integer."""
+        return ((x @ self.integers.T.to(x.dtype)).float() * self.scale).to(x.dtype)
