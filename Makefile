@@ -127,7 +127,8 @@ bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor, 
 	-$(MAKE) .venv-gptqmodel/.ready
 	$(BIN)/python benchmarks/peers.py
 	-$(MAKE) .venv-harness/.ready
-	-PYTHONPATH=workflow OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_generation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bare_engine.py transformers
 	test ! -e .venv-vllm/.ready || OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/bare_engine.py vllm
 
