@@ -24,7 +24,12 @@ code { font-family: ui-monospace, "Liberation Mono", monospace; user-select: all
 input, select, button { font: inherit; color: inherit; background: var(--back); border: 1px solid var(--line);
   padding: .25rem .5rem }
 section > input { margin: 1rem 0 0; width: min(22rem, 100%) }
-.wide { overflow-x: auto }
+/* Where a table goes on beyond its frame, the frame's edge is in shadow. */
+.wide { overflow-x: auto; background:
+  linear-gradient(to right, var(--back) 30%, transparent) left / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--back) 30%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to right, var(--line), transparent) left / 1.2rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap; text-align: right;
   vertical-align: top }
@@ -37,6 +42,7 @@ tbody tr:hover { background: var(--raised) }
 ul, details, figcaption { color: var(--soft); max-width: 68rem; overflow-wrap: anywhere }
 ul { padding-left: 1.2rem }
 ul:empty { display: none }
+@media (max-width: 60rem) { th { min-width: 4.5rem } .long { min-width: 26rem } }
 details { margin: 1rem 0 0 }
 summary { cursor: pointer }
 figure { margin: 1.4rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; align-items: flex-start }
