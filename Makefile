@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-containers check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -102,6 +102,9 @@ check-devices: $(READY) ## the self-test on this CPU, and on the dispatch of rea
 IMAGE ?= core
 containers: ## the container image IMAGE (core, gpu or ascend), and ptqflow-IMAGE.sif
 	containers/build $(IMAGE)
+
+check-containers: $(DEV) ## hadolint on the recipes of images; every pin has a file for the Python and processors of their bases
+	containers/check
 
 check-cluster: $(DEV) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
 	tests/cluster/check $(CHECKS)
