@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 
+import npu_kernels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptqflow.devices import products
+from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
-from ptqflow.devices.products import Int4Weight, Int8Weight, Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.products import Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.weight_only import Int4Weight, Int8Weight
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear
@@ -57,9 +60,9 @@ def test_integer_products_are_exact(product, m, n, k, seed):
 
 def saturating(rows, weight):
     """Pairs of products added in 16 bits, as VPMADDUBSW does; of the first row, the others right."""
-    pairs = (rows[0].int() * weight.int()).unflatten(-1, (-1, 2)).sum(-1)
+    pairs = ((rows[0].int() + 128) * weight.int()).unflatten(-1, (-1, 2)).sum(-1)  # it wants one side unsigned
     found = by_float32(rows, weight)
-    found[0] = pairs.clamp(-(2**15), 2**15 - 1).sum(-1)
+    found[0] = pairs.clamp(-(2**15), 2**15 - 1).sum(-1) - 128 * weight.int().sum(-1)
     return found
 
 
@@ -219,6 +222,29 @@ def test_real_checkpoints_score_as_their_fake_form(made, name, form):
     settings = engine.settings()
     assert settings["engine"] == NAME
     assert settings["kernels"]
+
+
+ON_NPU = [("w8a8-symmetric", "modelslim"), ("static", "modelslim"), ("w8a16", "modelslim"), ("flatquant", "modelslim")]
+ON_NPU += [("w4a16-asymmetric", FORM), ("w4a8-groups", FORM), ("w8a8", FORM)]
+
+
+@pytest.mark.parametrize(("name", "form"), ON_NPU)
+def test_an_npus_operators_score_as_other_kernels(made, name, form, monkeypatch):
+    """In bfloat16, by the reference kernels; AWQ's W4A16 among them, which vllm-ascend does not serve."""
+    npu_kernels.register()
+    device = replace(select("cpu"), compute_dtype=torch.bfloat16)
+    here = protocol.load(NAME, made(name, form), device)
+    monkeypatch.setattr(products, "FUSED", {"cpu": npu.Fused()})
+    monkeypatch.setattr(products, "INT8", {"cpu": products.INT8["npu"][:1]})
+    monkeypatch.setattr(npu, "WEIGHT_ONLY", {"cpu"})
+    int8_kernel.cache_clear()
+    try:
+        there = protocol.load(NAME, made(name, form), device)
+        assert all(kernel.startswith("npu_") for kernel in there.settings()["kernels"])
+        # A number beside a boundary of bfloat16 or of a grid falls on the other side; a random model of 3 blocks passes that on.
+        assert (scores(there) - scores(here)).abs().mean() < (0.3 if name == "flatquant" else 0.1)
+    finally:
+        int8_kernel.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.integer_cache import IntegerCache, IntegerCacheReader, attach
-from ptqflow.modeling.integer_linear import IntegerLinear, WeightOnlyLinear
+from ptqflow.modeling.integer_linear import FusedLinear, IntegerLinear, WeightOnlyLinear
 from ptqflow.modeling.quantizer import METHOD as FAKE
 from ptqflow.modeling.weights import Weights
 
@@ -39,8 +39,10 @@ class IntegerEngine(TransformersEngine):
 
     def settings(self) -> dict[str, Any]:
         """As of `transformers`, and the kernels of its linears."""
-        kernels = {module.kernel.name for module in self.model.modules() if isinstance(module, IntegerLinear)}
-        kernels |= {module.weight.kernel for module in self.model.modules() if isinstance(module, WeightOnlyLinear)}
+        linears = (
+            module for module in self.model.modules() if isinstance(module, (IntegerLinear, FusedLinear, WeightOnlyLinear))
+        )
+        kernels = {kernel for linear in linears for kernel in linear.kernels}
         cache = {"cache": "int8"} if self.readers else {}
         return super().settings() | {"engine": NAME, "kernels": sorted(kernels)} | cache
 
