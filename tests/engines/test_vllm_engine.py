@@ -73,6 +73,24 @@ def test_greedy_completions_are_argmax_and_end_at_limits(engine, expected):
     assert [row for row, _ in engine.generate(prompts, [0] * 4, Sampling(8), 4, skip={0, 1, 3})] == [2]
 
 
+def test_no_more_are_in_hand_at_once_than_asked_and_all_are_answered(engine, expected, monkeypatch):
+    """Noise of other batches: the same tokens to the same prompts, served two by two, and the skipped not at all."""
+    prompts, core, seen = expected[0][:6, :60].tolist(), engine.llm.llm_engine, []
+    step = core.step
+    monkeypatch.setattr(core, "step", lambda: (seen.append(core.get_num_unfinished_requests()), step())[1])
+    alone = dict(engine.generate(prompts, [0] * 6, Sampling(8), None, skip={3}))
+    assert max(seen) == 5
+    seen.clear()
+    found = dict(engine.generate(prompts, [0] * 6, Sampling(8), 2, skip={3}))
+    assert max(seen) == 2
+    assert sorted(found) == [0, 1, 2, 4, 5]
+    assert [found[row].tokens for row in sorted(found)] == [alone[row].tokens for row in sorted(alone)]
+    contexts, after = [prompt[:40] for prompt in prompts], [prompt[40:] for prompt in prompts]
+    seen.clear()
+    told = {pair: one for part in engine.loglikelihoods(contexts, after, 1) for pair, one in part.items()}
+    assert (max(seen), sorted(told)) == (1, list(range(6)))
+
+
 def test_a_sampled_completion_depends_on_its_prompt_and_seed_alone(engine, expected):
     prompts, sampling = expected[0][:4, :60].tolist(), Sampling(16, temperature=1.0, top_p=0.95)
     together = dict(engine.generate(prompts, [1, 2, 3, 4], sampling, 4))
