@@ -22,10 +22,12 @@ const wrong = window.wrong;
   let seen = 0;
   for (const link of links) {
     link.click();
-    await new Promise(done => setTimeout(done, 30));
+    await new Promise(done => setTimeout(done, 100));
     const shown = [...document.querySelectorAll("section")].filter(s => !s.hidden);
     if (shown.length !== 1 || !shown[0].innerText.trim()) wrong.push(link.hash + ": not shown alone");
     seen += shown.length;
+    for (const img of shown[0].querySelectorAll("img"))
+      if (!(img.complete && img.naturalWidth)) wrong.push(link.hash + ": no picture of " + img.alt);
     const root = document.documentElement;
     if (root.scrollWidth > root.clientWidth) wrong.push(`${link.hash}: ${root.scrollWidth} wider than ${root.clientWidth}`);
     for (const e of shown[0].querySelectorAll(".answer, .answer *, td, th, li"))

@@ -72,6 +72,13 @@ document.querySelectorAll("section > input").forEach(input => input.addEventList
     row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)));
 }));
 """
+FIGURES = """
+document.querySelectorAll("img[data-svgz]").forEach(async img => {
+  const packed = Uint8Array.from(atob(img.dataset.svgz), letter => letter.charCodeAt(0));
+  const svg = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
+  img.src = URL.createObjectURL(new Blob([await svg.arrayBuffer()], { type: "image/svg+xml" }));
+});
+"""
 SECTIONS = """
 const sections = [...document.querySelectorAll("section")], links = [...document.querySelectorAll("nav a")];
 function show() {
