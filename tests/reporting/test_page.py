@@ -39,9 +39,9 @@ const wrong = window.wrong;
       const head = table.tHead.rows[0].cells[1];
       if (link.hash === "#numbers") {
         head.click();
-        if (JSON.stringify(column()) !== "[2,9,10,null]") wrong.push("sorted up: " + JSON.stringify(column()));
+        if (JSON.stringify(column()) !== "[2,9,1,null]") wrong.push("sorted up: " + JSON.stringify(column()));
         head.click();
-        if (JSON.stringify(column()) !== "[10,9,2,null]") wrong.push("sorted down: " + JSON.stringify(column()));
+        if (JSON.stringify(column()) !== "[1,9,2,null]") wrong.push("sorted down: " + JSON.stringify(column()));
         const field = shown[0].querySelector("input");
         field.value = "nine"; field.dispatchEvent(new Event("input"));
         if ([...table.tBodies[0].rows].filter(row => !row.hidden).length !== 1) wrong.push("not filtered");
@@ -66,7 +66,10 @@ def text() -> str:
         accuracy, [sized(name, 300) for name in names], serving={("cpu", "demo", names[0], "compressed-tensors"): "vllm serve x"}
     )
     numbers = TextTable(
-        "Numbers", ["Name", "Value"], [["ten", "10 %"], ["none", "–"], ["nine", "9"], ["two", "2 MiB"]], notes=["A note."]
+        "Numbers",
+        ["Name", "Value"],
+        [["many", "1 600 GiB"], ["none", "–"], ["nine", "9.0 MiB"], ["two", "2 MiB"]],
+        notes=["A note."],
     )
     wide = TextTable("Wide", ["Name", *(f"column {i}" for i in range(40))], [["x", *("123.4 [1.0, 2.0]" for _ in range(40))]])
     return page.page(

@@ -11,6 +11,7 @@ from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
+from ptqflow.restored import Records
 from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
@@ -42,6 +43,24 @@ try:
     fcntl.flock(active, fcntl.LOCK_SH)
 except OSError:
     pass  # nothing runs in a folder that cannot be written
+
+
+# Files that were put back, older or newer, and hold something else than their jobs wrote are made again.
+if workflow.is_main_process and (others := Records().mark()):
+    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    print(
+        f"{len(others)} files hold something else than their jobs wrote (put back from a backup, or edited), and are made again "
+        f"with what follows: {listed}",
+        file=sys.stderr,
+    )
+
+
+onsuccess:
+    Records().remember()
+
+
+onerror:
+    Records().remember()
 
 
 # Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.

@@ -75,13 +75,14 @@ def quantize_layer(
     inputs, ranges = _look(run, hidden, entering, outputs, absmax)
     fixed: dict[str, Tensor] = {}
     losses: Rows = []
-    fallback: str | None = None
+    fallback = warning = None
     if learn:
         with run.precision():
             learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
         rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, recipe, device)
-        fixed, losses, fallback = learned.qparams, learned.rows, learned.fallback
+        fixed, losses = learned.qparams, learned.rows
+        fallback, warning = learned.fallback, learned.warning
     else:
         rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
     fixed = fixed | _static(run, absmax, rounder.qparams, ranges)
@@ -95,7 +96,8 @@ def quantize_layer(
     rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
     if learn and not (propagate or last):
         _pass_on(run, hidden, outputs)
-    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
+    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
+    rows[-1] |= {"fallback": fallback, "warning": warning}
     if tried:
         rows[-1] |= {"clip": min(tried, key=tried.__getitem__), "clip_errors": json.dumps(tried)}
     return fixed | rounder.qparams, rows, losses

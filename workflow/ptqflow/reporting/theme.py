@@ -139,7 +139,7 @@ def log_ticks(domain: tuple[float, float]) -> list[float]:
 def grid(panels: Mapping[str, Sequence[Panel]], title: str, subtitle: Sequence[str]) -> alt.VConcatChart:
     """Rows of panels by their title (may be empty), under one title and the lines that say how to read them."""
     rows = [
-        alt.hconcat(*row, spacing=24, **({"title": alt.TitleParams(name, fontSize=13, anchor="start", offset=8)} if name else {}))
+        alt.hconcat(*row, spacing=40, **({"title": alt.TitleParams(name, fontSize=13, anchor="start", offset=8)} if name else {}))
         for name, row in panels.items()
     ]
     heading = alt.TitleParams(title, subtitle=list(subtitle), anchor="start", offset=14)
@@ -149,7 +149,7 @@ def grid(panels: Mapping[str, Sequence[Panel]], title: str, subtitle: Sequence[s
         .configure_view(stroke=None)
         .configure_axis(
             labelFontSize=LABEL_SIZE, titleFontSize=12, titleFontWeight="normal", gridColor="#e6eaee", domainColor=GREY,
-            tickColor=GREY, labelColor=INK, titleColor=INK, labelLimit=260,
+            tickColor=GREY, titlePadding=10, labelColor=INK, titleColor=INK, labelLimit=260,
         )
         .configure_title(fontSize=15, subtitleFontSize=12, subtitleColor=GREY, subtitlePadding=6, color=INK)
     )  # fmt: skip
