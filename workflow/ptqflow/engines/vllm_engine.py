@@ -241,6 +241,8 @@ def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     on_cpu = device.torch_device.type == "cpu"
+    if on_cpu and tensor_parallel > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each rank asks for a NUMA node of its own
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         config = json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
