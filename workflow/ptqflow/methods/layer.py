@@ -25,7 +25,7 @@ from ptqflow.method import FROM_STATES
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.running import Running
-from ptqflow.methods.static import static_input_scales
+from ptqflow.methods.static import ranges_over_positions, static_input_scales
 from ptqflow.modeling.anatomy import block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
@@ -147,7 +147,9 @@ def _look(
         wanted = set()  # they will be seen when the linears before them are rounded
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
     ranges = CacheRanges(cache) if cache is not None and cache.static else None
-    if ranges is not None:
+    if ranges is not None and cache is not None and cache.positions is not None:
+        ranges = ranges_over_positions(run, hidden, cache.positions)
+    elif ranges is not None:
         attach(block, ranges)
     grams: dict[str, Tensor] = {}
     held_out: dict[str, Tensor] = {}
