@@ -81,7 +81,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     from ptqflow.artifacts.schemas import LATENCY
     from ptqflow.artifacts.tables import write_rows
     from ptqflow.devices.device import select
-    from ptqflow.devices.roofline import measured
+    from ptqflow.devices.roofline import int8_rate, measured
     from ptqflow.engines import work
     from ptqflow.engines.protocol import load
 
@@ -104,7 +104,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     files = sum(path.stat().st_size for path in args.checkpoint.parent.glob("*.safetensors"))
     weights = files if memory.weight_bytes is None else memory.weight_bytes
     facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
-    facts |= {"device_flops": roofline.flops, "device_bandwidth": roofline.bandwidth}
+    rate = int8_rate(device) if memory.multiplies_int8 else roofline.flops
+    facts |= {"device_flops": rate, "device_bandwidth": roofline.bandwidth}
 
     def asked(row: dict[str, Any]) -> dict[str, Any]:
         batch, prompt = row["batch_size"], row["prompt_tokens"]
