@@ -115,6 +115,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
+    before = device.readings()
     with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
@@ -124,6 +125,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         device=device.name,
         threads=torch.get_num_threads(),
         engine=engine.settings(),
+        readings={"before": before, "after": device.readings()},
         inputs={"checkpoint": HashCache().sha256(args.checkpoint)},
     )
     write_rows(args.output, LATENCY, rows, metadata)
