@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
 from ptqflow.devices.products import Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.roofline import int8_rate
 from ptqflow.devices.weight_only import Int4Weight, Int8Weight
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
@@ -263,8 +264,11 @@ def test_the_profile_proves_which_kernels_multiplied(made, name, parts, kernel):
 
 
 def test_integers_are_held_in_fewer_bytes_than_the_floats(made, model):
-    held = {n: protocol.load(NAME, made(n, FORM), select("cpu")).memory(8).weight_bytes for n in ("w8a8", "w4a16-symmetric")}
-    assert held["w4a16-symmetric"] < held["w8a8"] < protocol.load(NAME, model, select("cpu")).memory(8).weight_bytes
+    folders = {"w8a8": made("w8a8", FORM), "w4a16": made("w4a16-symmetric", FORM), "float": model}
+    held = {name: protocol.load(NAME, folder, select("cpu")).memory(8) for name, folder in folders.items()}
+    assert held["w4a16"].weight_bytes < held["w8a8"].weight_bytes < held["float"].weight_bytes
+    assert [memory.multiplies_int8 for memory in held.values()] == [True, False, False]
+    assert int8_rate(select("cpu")) > 1e8  # what the first is held against
 
 
 class Tokenizer:

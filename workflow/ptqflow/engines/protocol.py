@@ -69,10 +69,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for."""
+    """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for.
+
+    `multiplies_int8`: linears multiply integers with the device's own product for them.
+    """
 
     weight_bytes: int | None
     cache_tokens: int
+    multiplies_int8: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ and scored in one engine and mode. What has no kernel is refused by its name.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class IntegerEngine(TransformersEngine):
 
     def memory(self, cache_bytes: int) -> Memory:
         """As of `transformers`; a cached number takes a byte where the cache is integers."""
-        return super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        found = super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        integers = any(isinstance(module, (IntegerLinear, FusedLinear)) for module in self.model.modules())
+        return replace(found, multiplies_int8=integers)
 
     def _weight_bytes(self) -> int:
         held = (module.weight.nbytes for module in self.model.modules() if isinstance(module, WeightOnlyLinear))
