@@ -1,6 +1,9 @@
 """Laws of the engine vllm, for the pytest of vLLM's environment (`make check-engines` runs it on the checkpoints it made)."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -133,3 +136,29 @@ def test_both_phases_are_timed(engine):
     assert decode.seconds > 0
     assert (prefill.phase, decode.phase) == ("prefill", "decode")
     assert prefill.seconds > 0
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+from ptqflow.devices.device import select
+from ptqflow.engines import protocol
+engine = protocol.load("vllm", Path(sys.argv[1]), select("cpu"), 2)
+contexts, continuations = json.loads(sys.argv[2])
+said = {i: found.logprob for part in engine.loglikelihoods(contexts, continuations, 4) for i, found in part.items()}
+peak = engine.time(torch.tensor(contexts), 2)[0].peak_bytes
+print(json.dumps([engine.settings()["tensor_parallel_size"], [said[i] for i in range(len(contexts))], peak]))
+"""
+
+
+def test_two_ranks_say_what_one_says(engine, expected):
+    """In a process of its own: ranks are forked, and this one holds an engine."""
+    tokens = expected[0][:4]
+    asked = tokens[:, :60].tolist(), tokens[:, 60:].tolist()
+    command = [sys.executable, "-c", RANKS, str(BASELINE), json.dumps(asked)]
+    ranks, said, peak = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert ranks == 2
+    assert peak > 0
+    alone = {i: found.logprob for part in engine.loglikelihoods(*asked, 4) for i, found in part.items()}
+    assert said == pytest.approx([alone[i] for i in range(4)], abs=1e-3)

@@ -6,7 +6,7 @@ import pytest
 from ptqflow.evaluation import random_effects, statistics
 from scipy import stats
 
-pytest.importorskip("statsmodels", reason="statsmodels is not installed: pip install -r envs/core.txt")
+pytest.importorskip("statsmodels", reason="statsmodels is not installed: make test adds envs/dev.txt")
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.contingency_tables import mcnemar

@@ -97,6 +97,18 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             {"suites": {"s": {"tasks": ["text"], "noise_batch_sizes": [1, 64]}}},
             "suites.s: noise_batch_sizes: 64 is asked already; name each other batch size once",
         ),
+        (
+            {"suites": {"s": {"tasks": ["text"], "tensor_parallel": 2}}},
+            "suites.s: tensor_parallel 2: engine transformers computes on one device; use 1, or an engine that shares",
+        ),
+        (
+            {"latency": {"t": {"engine": "vllm", "tensor_parallel": 8}}},
+            "latency.t: tensor_parallel 8 does not divide the 4 attention heads of model demo; use a divisor",
+        ),
+        (
+            {"suites": {"s": {"tasks": ["text"], "engine": "vllm", "tensor_parallel": 2}}},
+            "suites.s: tensor_parallel 2 would cut the input_shards 1 of recipe 'rounded'; use a divisor of 1, or quantize with",
+        ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         (
             {"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}},

@@ -156,8 +156,8 @@ class Jobs:
         them, and of the variant only the batches that a repeated baseline is asked in. An engine that forms its batches is told
         of no others.
         """
-        entry = self.study.tasks[task]
-        own = None if engines.forms_batches(engine) else self._suite(engine, task, seed).batch_size
+        entry, suite = self.study.tasks[task], self._suite(engine, task, seed)
+        own = None if engines.forms_batches(engine) else suite.batch_size
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
@@ -166,6 +166,7 @@ class Jobs:
             "engine": engine,
             "seed": seed,
             "batch_size": paths.batch_size(variant) or own,
+            "tensor_parallel": suite.tensor_parallel,
         }
         return canonical_json(settings)
 

@@ -25,6 +25,8 @@ from ptqflow.system import reading
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 FORMS_BATCHES = True  # of what is handed over at once; `engines.registry` reads it
+SHARES_TENSORS = True
+_RANK_MEMORY = "ptqflow.engines.vllm_ranks.RankMemory"
 _SEQUENCES = 256  # vLLM's max_num_seqs
 _RECORDED = (
     "VLLM_BATCH_INVARIANT",
@@ -43,6 +45,7 @@ class VllmEngine:
         self.stop_tokens = sorted(stop_tokens)
         self.vocab_size: int = config.model_config.get_vocab_size()
         self.max_length: int | None = config.model_config.max_model_len
+        self.ranks: int = config.parallel_config.tensor_parallel_size
         self._served = 0
 
     def settings(self) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class VllmEngine:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "quantization": config.model_config.quantization,
             "attention_backend": str(config.attention_config.backend),
-            "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+            "tensor_parallel_size": self.ranks,
             "enforce_eager": config.model_config.enforce_eager,
             "environment": {name: os.environ[name] for name in _RECORDED if name in os.environ},
         }
@@ -120,12 +123,12 @@ class VllmEngine:
 
         Both are parts of one run: a difference of two would be noise where steps are few. Where vLLM cuts the prompts into
         several steps, some sequences decode before the last has its first token. Peak memory is that of the process or device so
-        far.
+        far, of all ranks together.
         """
         parameters = self._parameters(temperature=0.0, max_tokens=1 + new_tokens, ignore_eos=True)
         engine, first = self.llm.llm_engine, self._served
         self._served += len(prompts)
-        self.device.reset_peak()
+        self._reset_peak()
         self.device.synchronize()
         start = time.perf_counter()
         for index, prompt in enumerate(prompts.tolist()):
@@ -138,8 +141,19 @@ class VllmEngine:
                 self.device.synchronize()
                 prefilled = time.perf_counter()
         self.device.synchronize()
-        end, peak = time.perf_counter(), self.device.peak_bytes()
+        end, peak = time.perf_counter(), self._peak_bytes()
         return [Timing("prefill", prefilled - start, peak), Timing("decode", end - prefilled, peak)]
+
+    def _reset_peak(self) -> None:
+        if self.ranks == 1:
+            self.device.reset_peak()
+        else:
+            self.llm.collective_rpc("ptqflow_reset_peak", args=(self.device.platform,))
+
+    def _peak_bytes(self) -> int:
+        if self.ranks == 1:
+            return self.device.peak_bytes()
+        return sum(self.llm.collective_rpc("ptqflow_peak_bytes", args=(self.device.platform,)))
 
     def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
         """Nothing: vLLM's linears are fused and compiled as it likes."""
@@ -206,8 +220,10 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
     return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
 
 
-def load(folder: Path, device: Device) -> VllmEngine:
+def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
+
+    `tensor_parallel`: ranks that share its tensors, each a process with a device (on a CPU: its own threads).
 
     Raises ConfigError where vLLM is not installed or has no right kernel for the checkpoint on this machine, ArtifactError where
     it cannot load it.
@@ -225,6 +241,8 @@ def load(folder: Path, device: Device) -> VllmEngine:
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     on_cpu = device.torch_device.type == "cpu"
+    if on_cpu and tensor_parallel > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each rank asks for a NUMA node of its own
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         config = json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -235,7 +253,9 @@ def load(folder: Path, device: Device) -> VllmEngine:
             enable_prefix_caching=False,
             enforce_eager=on_cpu,
             # On a CPU vLLM takes nearly all of the machine's memory otherwise, and refuses to start beside another job.
-            kv_cache_memory_bytes=_cache_bytes(config) if on_cpu else None,
+            kv_cache_memory_bytes=_cache_bytes(config) // tensor_parallel if on_cpu else None,
+            tensor_parallel_size=tensor_parallel,
+            worker_extension_cls=_RANK_MEMORY if tensor_parallel > 1 else "",
             seed=0,
         )
     stop = {tokenizer.eos_token_id}

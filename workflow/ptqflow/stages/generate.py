@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 class Settings(Model):
     """`protocol`: the keys of `evaluation/requests/<kind>.py`; `seed`: the run seed, from which each completion's own is derived;
-    `batch_size` in sequences, None as the engine likes.
+    `batch_size` in sequences, None as the engine likes; `tensor_parallel`: devices that share the model's tensors.
     """
 
     task: str
@@ -53,6 +53,7 @@ class Settings(Model):
     engine: str = "transformers"
     seed: int = 0
     batch_size: Annotated[int, Field(ge=1)] | None = 64
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _batches(self) -> "Settings":
@@ -107,11 +108,11 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
         device = select(args.platform)
         Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
-        engine = load(settings.engine, args.checkpoint.parent, device)
+        engine = load(settings.engine, args.checkpoint.parent, device, settings.tensor_parallel)
         journal, asked = _ask(question, engine, device, args.output, args.output)
     # A job that goes on with a whole journal was cut off after its own part: what did it would cut it off again.
     if asked:
-        for job in planned.others(args.platform, args.checkpoint, settings.engine, args.output):
+        for job in planned.others(args.platform, args.checkpoint, settings.engine, settings.tensor_parallel, args.output):
             if not _ask_ahead(job, engine, device):
                 break
     journal.remove()
