@@ -64,3 +64,33 @@ def test_variance_of_replicates_by_items_is_that_of_an_analysis_of_variance():
     found = random_effects.of(each)
     assert found.residual == pytest.approx(squares["Residual"] / 9)
     assert found.means.var(ddof=1) == pytest.approx(squares["C(replicate)"] / 9)
+
+
+def test_scores_of_many_items_have_errorbars_clustered_standard_error():
+    """n / w completions give the width of the cluster-robust sandwich; of single completions, its Wilson interval."""
+    errorbars = pytest.importorskip("errorbars", reason="errorbars is not installed: pip install -r envs/dev.txt")
+    chance = rng(4).beta(1.2, 0.8, 4000)
+    answers = rng(5).random((4000, 4)) < chance[:, None]
+    error = errorbars.cluster_robust_se(answers.ravel().astype(float), np.repeat(np.arange(4000), 4))
+    mean = float(answers.mean())
+    worth = statistics.effective_completions(answers.mean(1), 4)
+    assert (mean * (1 - mean) / worth) ** 0.5 == pytest.approx(error, rel=2e-3)
+    assert 4000 < worth < 16000
+    low, high = statistics.accuracy_interval([answers.mean(1)], [4])
+    assert high - low == pytest.approx(2 * 1.959964 * error, rel=5e-3)
+    single = answers[:150, 0].astype(float)
+    found = errorbars.wilson_ci(int(single.sum()), len(single))
+    assert statistics.accuracy_interval([single], [1]) == pytest.approx((found.ci_low, found.ci_high), rel=1e-6)
+
+
+def test_paired_drops_of_many_items_are_those_of_errorbars():
+    compare = pytest.importorskip("errorbars.compare", reason="errorbars is not installed: pip install -r envs/dev.txt")
+    before = (rng(6).random(3000) < 0.7).astype(float)
+    after = np.where(rng(7).random(3000) < 0.1, 1 - before, before)
+    found = compare.paired_compare(before, after)
+    paired = statistics.Paired(before, after)
+    low, high = statistics.interval(statistics.drop_distribution(paired, rng(8), 40_000))
+    assert abs(found.mean_diff) == pytest.approx(paired.drop.mean())
+    assert (high - low) / 2 == pytest.approx(1.959964 * found.se_paired, rel=0.03)
+    expected = compare.mcnemar_exact(before, after).p_value
+    assert statistics.flipped_p([paired.drop], rng(9), 100_000) == pytest.approx(expected, abs=0.005)
