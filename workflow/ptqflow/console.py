@@ -124,6 +124,5 @@ def warnings_of(log: str | Path) -> list[str]:
         text = Path(log).read_text(errors="replace")
     except OSError:
         return []
-    return [
-        line for line in text.splitlines() if any(mark in line for mark in ("not as the recipe says", "no verdict", "not finite"))
-    ]
+    marks = ("not as the recipe says", "quantize: warning", "no verdict", "not finite")
+    return [line for line in text.splitlines() if any(mark in line for mark in marks)]

@@ -177,7 +177,7 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    2,
+    3,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
