@@ -117,7 +117,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
-    with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
+    runs = len(settings.shapes()) * (settings.warmup + settings.repetitions)
+    with progress(f"measure {args.checkpoint.parent}", runs, "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
         "measure",
