@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 
+import npu_kernels
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptqflow.devices import products
+from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
-from ptqflow.devices.products import Int4Weight, Int8Weight, Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.products import Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.roofline import int8_rate
+from ptqflow.devices.weight_only import Int4Weight, Int8Weight
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear
@@ -57,9 +61,9 @@ def test_integer_products_are_exact(product, m, n, k, seed):
 
 def saturating(rows, weight):
     """Pairs of products added in 16 bits, as VPMADDUBSW does; of the first row, the others right."""
-    pairs = (rows[0].int() * weight.int()).unflatten(-1, (-1, 2)).sum(-1)
+    pairs = ((rows[0].int() + 128) * weight.int()).unflatten(-1, (-1, 2)).sum(-1)  # it wants one side unsigned
     found = by_float32(rows, weight)
-    found[0] = pairs.clamp(-(2**15), 2**15 - 1).sum(-1)
+    found[0] = pairs.clamp(-(2**15), 2**15 - 1).sum(-1) - 128 * weight.int().sum(-1)
     return found
 
 
@@ -221,6 +225,29 @@ def test_real_checkpoints_score_as_their_fake_form(made, name, form):
     assert settings["kernels"]
 
 
+ON_NPU = [("w8a8-symmetric", "modelslim"), ("static", "modelslim"), ("w8a16", "modelslim"), ("flatquant", "modelslim")]
+ON_NPU += [("w4a16-asymmetric", FORM), ("w4a8-groups", FORM), ("w8a8", FORM)]
+
+
+@pytest.mark.parametrize(("name", "form"), ON_NPU)
+def test_an_npus_operators_score_as_other_kernels(made, name, form, monkeypatch):
+    """In bfloat16, by the reference kernels; AWQ's W4A16 among them, which vllm-ascend does not serve."""
+    npu_kernels.register()
+    device = replace(select("cpu"), compute_dtype=torch.bfloat16)
+    here = protocol.load(NAME, made(name, form), device)
+    monkeypatch.setattr(products, "FUSED", {"cpu": npu.Fused()})
+    monkeypatch.setattr(products, "INT8", {"cpu": products.INT8["npu"][:1]})
+    monkeypatch.setattr(npu, "WEIGHT_ONLY", {"cpu"})
+    int8_kernel.cache_clear()
+    try:
+        there = protocol.load(NAME, made(name, form), device)
+        assert all(kernel.startswith("npu_") for kernel in there.settings()["kernels"])
+        # A number beside a boundary of bfloat16 or of a grid falls on the other side; a random model of 3 blocks passes that on.
+        assert (scores(there) - scores(here)).abs().mean() < (0.3 if name == "flatquant" else 0.1)
+    finally:
+        int8_kernel.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("name", "parts", "kernel"),
     [
@@ -237,8 +264,11 @@ def test_the_profile_proves_which_kernels_multiplied(made, name, parts, kernel):
 
 
 def test_integers_are_held_in_fewer_bytes_than_the_floats(made, model):
-    held = {n: protocol.load(NAME, made(n, FORM), select("cpu")).memory(8).weight_bytes for n in ("w8a8", "w4a16-symmetric")}
-    assert held["w4a16-symmetric"] < held["w8a8"] < protocol.load(NAME, model, select("cpu")).memory(8).weight_bytes
+    folders = {"w8a8": made("w8a8", FORM), "w4a16": made("w4a16-symmetric", FORM), "float": model}
+    held = {name: protocol.load(NAME, folder, select("cpu")).memory(8) for name, folder in folders.items()}
+    assert held["w4a16"].weight_bytes < held["w8a8"].weight_bytes < held["float"].weight_bytes
+    assert [memory.multiplies_int8 for memory in held.values()] == [True, False, False]
+    assert int8_rate(select("cpu")) > 1e8  # what the first is held against
 
 
 class Tokenizer:

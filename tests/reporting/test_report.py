@@ -197,7 +197,7 @@ def test_the_report_opens_with_the_answer_and_has_its_pages(made):
     assert all(name in html for name in HARM)
     assert "Mean squared error of each decoder block" in html  # the caption, of its figure alone
     assert "Points lost against the unquantized model" not in html
-    assert html.count("data:image/svg+xml;base64,") == html.count("data:application/pdf;base64,") == 3
+    assert html.count('data-svgz="') == html.count("data:application/pdf;base64,") == 3
     assert "<td>emulation</td>" in html
     assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)|url\(|@import", html)) == {"samples.html"}
 

@@ -89,17 +89,17 @@ LATENCY_FACTS = {
 }
 
 
-def losses(harm: float, layers: range) -> list[dict[str, Any]]:
+def losses(harm: float, layers: range, steps: int = 5) -> list[dict[str, Any]]:
     """Rows of schema LOSSES: a loss that falls with each step, held out every other one, and condition numbers."""
     rows: list[dict[str, Any]] = []
     for layer in layers:
-        for step in range(5):
+        for step in range(steps):
             value = 0.02 * harm * (1 + layer) * (1 + 1 / (1 + step))
             rows.append({"layer": layer, "step": step, "measure": "loss", "value": value})
             if step % 2 == 0:
                 rows.append({"layer": layer, "step": step, "measure": "held_out_loss", "value": 1.1 * value, "event": "best"})
         for name in ("qkv_left", "k"):
-            rows.append({"layer": layer, "step": 4, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
+            rows.append({"layer": layer, "step": steps - 1, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
     return rows
 
 
@@ -123,6 +123,8 @@ class SyntheticStudy:
     """Files under `root`, with the settings and paths that `aggregate` is told of them."""
 
     root: Path
+    layers: int = LAYERS
+    chunks: int = CHUNKS
     settings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     paths: dict[str, list[Path]] = field(default_factory=dict)
 
@@ -144,23 +146,24 @@ class SyntheticStudy:
             write_rows(path, SAMPLES, [row for row in rows if row["task"] == task], metadata)
         return path
 
-    def quantized(self, who: Mapping[str, Any], harm: float) -> None:
-        """Add the diagnostics and losses of each chunk."""
-        for chunk in range(CHUNKS):
+    def quantized(self, who: Mapping[str, Any], harm: float, steps: int = 5) -> None:
+        """Add the diagnostics and losses of each chunk; none of a recipe that takes no steps."""
+        for chunk in range(self.chunks):
             place = {key: who[key] for key in ("platform", "model", "recipe")} | {"chunk": chunk}
-            width = LAYERS // CHUNKS
+            width = self.layers // self.chunks
             path = self.add("diagnostics", place, self._new("diagnostics"))
             layers = range(chunk * width, (chunk + 1) * width)
             recipe = resolve({"preset": who["recipe"]}).for_layers(layers).dump()
             settings = {"recipe": recipe, "chunk": chunk, "layers": [layers.start, layers.stop]}
             metadata = {"settings": settings, "inputs": {"model": FLOAT, "tokens": TOKENS}}
             write_rows(path, DIAGNOSTICS, diagnostics(harm, layers), metadata)
-            write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers), metadata)
+            if steps:
+                write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers, steps), metadata)
 
     def collected(self, platform: str, model: str, recipes: list[str]) -> None:
         """Add statistics of channels."""
         folder = self.root / "calibration" / platform / model
-        write_rows(folder / STATISTICS_FILE, STATISTICS, channels(LAYERS), {})
+        write_rows(folder / STATISTICS_FILE, STATISTICS, channels(self.layers), {})
         Manifest.of_folder(folder, [STATISTICS_FILE], {"inputs": {"model": FLOAT, "tokens": TOKENS}}).write(folder)
         who = {"platform": platform, "model": model, "calibration": "traces", "recipes": recipes}
         self.add("statistics", who, folder / "manifest.json")

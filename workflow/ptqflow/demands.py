@@ -16,6 +16,7 @@ MB = 2**20
 PYTHON_MB = {"torch": 480, "numpy": 310, "arrow": 350, "scoring": 420}  # a process that has imported so much
 ROOM = 1.2  # of the estimate, for what allocators keep
 TOKENS_AT_ONCE = 2048  # of a pass through a block (modeling/blocks.py: batches)
+SHARD_BYTES = 5e9  # of a file of weights, at most, as models are published
 HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
@@ -107,8 +108,9 @@ def _demand(parameters: float, held: float, flops: float, device: bool, seconds:
 
 
 def rotate(d: Dimensions) -> Demand:
-    """The whole model is turned tensor by tensor, and checked in float64."""
-    return _demand(d.parameters, 8 * (d.embedding + 2 * d.block), 4.0 * d.parameters * d.hidden, False)
+    """A shard of the model is turned tensor by tensor in float64 and held until it is written, its head apart from the embedding."""
+    held = min(d.stored * (d.parameters + d.embedding), SHARD_BYTES) + 8 * (d.embedding + 2 * d.block)
+    return _demand(d.parameters, held, 4.0 * d.parameters * d.hidden, False)
 
 
 def collect(d: Dimensions, tokens: int, device: bool) -> Demand:

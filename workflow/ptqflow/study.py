@@ -21,7 +21,7 @@ from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
-from ptqflow.engines.registry import forms_batches, module_of, refuse_ranks
+from ptqflow.engines.registry import module_of, refuse_ranks
 from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
@@ -199,12 +199,6 @@ def load(config: Mapping[str, Any]) -> Study:
                 module_of(served.engine)
             with _named(f"{kind}.{name}"):
                 refuse_ranks(served.engine, served.tensor_parallel)
-    for name, suite in study.suites.items():
-        if suite.noise_batch_sizes and forms_batches(suite.engine):
-            raise ConfigError(
-                f"config.yaml: suites.{name}: noise_batch_sizes: {suite.engine} forms its batches itself; "
-                "give the suite a second seed, or ask a second engine"
-            )
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):

@@ -3,7 +3,9 @@ import fcntl
 import json
 import os
 
-from ptqflow import environments, paths, planned, slurm
+from collections import Counter
+
+from ptqflow import environments, paths, planned, slurm, warm
 from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
@@ -63,9 +65,14 @@ onerror:
     Records().remember()
 
 
-# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too.
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what
+# they load; libraries of other devices read variables as they are loaded, before a job has claimed its device.
 onstart:
     if workflow.local_exec:
+        if study.platform == "cpu":
+            warm.announce(
+                Counter(job.rule.name for job in workflow.dag.needrun_jobs())
+            )
         planned.announce(
             [
                 planned.Ask(

@@ -10,10 +10,10 @@ from compressed_tensors.utils import match_named_modules
 from torch import Tensor, nn
 
 from ptqflow.devices.device import Device
-from ptqflow.devices.products import Int4Weight, Int8Weight
+from ptqflow.devices.weight_only import int4_weight, int8_weight
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_cache import CacheScale, CacheScales
-from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear, quantizer_of
+from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, WeightOnlyLinear, integer_linear
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.packing import unpack_weight
@@ -92,16 +92,17 @@ def _linear(
         bias = None if bias is None else bias.to(device.compute_dtype)
         if args.num_bits == 4:
             try:
-                return WeightOnlyLinear(Int4Weight(integers, scale, zero_point, device.compute_dtype, where), bias)
+                return WeightOnlyLinear(int4_weight(integers, scale, zero_point, device.compute_dtype, where), bias)
             except ConfigError as error:
                 raise ConfigError(f"{name}: {error}") from None
         if args.num_bits == 8 and scale.shape[1] == 1 and (zero_point == 128).all():
             signed = (integers.short() - 128).to(torch.int8)
-            return WeightOnlyLinear(Int8Weight(signed, scale[:, 0], device.compute_dtype, where), bias)
+            return WeightOnlyLinear(int8_weight(signed, scale[:, 0], device.compute_dtype, where), bias)
     elif inputs.num_bits <= 8 and (args.num_bits < 8 or args.symmetric):
         difference = integers.short() - zero_point.short().repeat_interleave(integers.shape[1] // scale.shape[1], 1)
-        quantizer = quantizer_of(_inputs(tensors, inputs, where), shared)
-        return IntegerLinear(difference.to(torch.int8).to(where), scale.to(where), bias, quantizer)
+        weight, dtype = difference.to(torch.int8).to(where), device.compute_dtype
+        bits = 8 if zero_point.numel() and (zero_point != 2 ** (args.num_bits - 1)).any() else args.num_bits
+        return integer_linear(weight, scale.to(where), bias, _inputs(tensors, inputs, where), bits, dtype, shared)
     raise ConfigError(
         f"{name}: engine transformers-int has no kernel for {kind} ({scheme.format}): it has weights and inputs of up to 8 bits "
         "(weights of 8: symmetric), W4A16, and W8A16 by row; use engine transformers or "

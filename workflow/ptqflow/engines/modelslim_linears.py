@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.device import Device
-from ptqflow.devices.products import Int8Weight
+from ptqflow.devices.weight_only import int8_weight
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_cache import CacheScale, CacheScales
-from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear, quantizer_of
+from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, WeightOnlyLinear, integer_linear
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.convention import Grid
 from ptqflow.system import reading
@@ -90,7 +90,7 @@ def _linear(kind: str, tensors: Mapping[str, Tensor], device: Device, shared: li
     bias = tensors["bias"].float().to(where) if "bias" in tensors else None
     if kind == "W8A16":
         bias = None if bias is None else bias.to(device.compute_dtype)
-        return WeightOnlyLinear(Int8Weight(weight, scale[:, 0], device.compute_dtype, where), bias)
+        return WeightOnlyLinear(int8_weight(weight, scale[:, 0], device.compute_dtype, where), bias)
     scheme = InputScheme(Grid(_BITS[kind], symmetric=True))
     if kind == "W8A8":
         step, offset = 1 / tensors["input_scale"].reciprocal().float().reshape(1), tensors["input_offset"].float().reshape(1)
@@ -102,7 +102,7 @@ def _linear(kind: str, tensors: Mapping[str, Tensor], device: Device, shared: li
     elif kind == "W4A4_FLATQUANT_DYNAMIC":
         sides = (tensors[side].to(where, device.compute_dtype) for side in ("left_trans", "right_trans"))
         scheme = InputScheme(scheme.grid, None, None, float(tensors["clip_ratio"]), *sides)
-    return IntegerLinear(weight, scale.to(where), bias, quantizer_of(scheme, shared))
+    return integer_linear(weight, scale.to(where), bias, scheme, _BITS[kind], device.compute_dtype, shared)
 
 
 def _float32(deq_scale: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Engines by name. Import-light: the Snakefile asks, before any job, whether an engine is there."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from ptqflow.errors import ConfigError
@@ -14,6 +15,7 @@ def module_of(engine: str) -> str:
     return f"engines.{engine.replace('-', '_')}_engine"
 
 
+@cache
 def _says(engine: str, flag: str) -> bool:
     """Whether an engine's module says `FLAG = True`. Read as text, since it imports torch.
 

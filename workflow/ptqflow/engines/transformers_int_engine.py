@@ -5,6 +5,7 @@ and scored in one engine and mode. What has no kernel is refused by its name.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.integer_cache import IntegerCache, IntegerCacheReader, attach
-from ptqflow.modeling.integer_linear import IntegerLinear, WeightOnlyLinear
+from ptqflow.modeling.integer_linear import FusedLinear, IntegerLinear, WeightOnlyLinear
 from ptqflow.modeling.quantizer import METHOD as FAKE
 from ptqflow.modeling.weights import Weights
 
@@ -39,14 +40,18 @@ class IntegerEngine(TransformersEngine):
 
     def settings(self) -> dict[str, Any]:
         """As of `transformers`, and the kernels of its linears."""
-        kernels = {module.kernel.name for module in self.model.modules() if isinstance(module, IntegerLinear)}
-        kernels |= {module.weight.kernel for module in self.model.modules() if isinstance(module, WeightOnlyLinear)}
+        linears = (
+            module for module in self.model.modules() if isinstance(module, (IntegerLinear, FusedLinear, WeightOnlyLinear))
+        )
+        kernels = {kernel for linear in linears for kernel in linear.kernels}
         cache = {"cache": "int8"} if self.readers else {}
         return super().settings() | {"engine": NAME, "kernels": sorted(kernels)} | cache
 
     def memory(self, cache_bytes: int) -> Memory:
         """As of `transformers`; a cached number takes a byte where the cache is integers."""
-        return super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        found = super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        integers = any(isinstance(module, (IntegerLinear, FusedLinear)) for module in self.model.modules())
+        return replace(found, multiplies_int8=integers)
 
     def _weight_bytes(self) -> int:
         held = (module.weight.nbytes for module in self.model.modules() if isinstance(module, WeightOnlyLinear))

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,10 @@ class VllmEngine:
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         sampling: Sampling,
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the prompt, its completion) as they finish; vLLM forms its batches itself, whatever `batch_size` says.
+        """Yield (index of the prompt, its completion) as they finish; `batch_size`: the most in hand at once, None as vLLM likes.
 
         A completion ends at a stop token, at `sampling.max_new_tokens`, or where the model has no more positions. Raises
         ConfigError for a prompt that leaves none.
@@ -91,7 +91,7 @@ class VllmEngine:
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        for index, output, seconds in self._serve(prompts, parameters, skip):
+        for index, output, seconds in self._serve(prompts, parameters, batch_size, skip):
             answer = output.outputs[0]
             logprobs = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
             sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), len(logprobs))
@@ -102,20 +102,20 @@ class VllmEngine:
         self,
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[dict[int, Likelihood]]:
         """For pairs of token ids, neither empty, yield each by its index; log-probabilities are the engine's float32."""
         pairs = [[*before, *after] for before, after in zip(contexts, continuations, strict=True)]
-        for index, steps in self._scored(pairs, skip):
+        for index, steps in self._scored(pairs, batch_size, skip):
             asked = steps[len(contexts[index]) - 1 :]
             yield {index: Likelihood(math.fsum(step.logprob for step in asked), all(step.rank == 1 for step in asked))}
 
     def score(
-        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+        self, windows: torch.Tensor, batch_size: int | None, skip: Collection[int] = ()
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """For token windows [n, length], yield ([index], float64 -log p(token | its prefix) [1, length-1] in nats)."""
-        for index, steps in self._scored(windows.tolist(), skip):
+        for index, steps in self._scored(windows.tolist(), batch_size, skip):
             yield [index], torch.tensor([[-step.logprob for step in steps]], dtype=torch.float64)
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
@@ -169,7 +169,9 @@ class VllmEngine:
 
         return SamplingParams(detokenize=False, **values)
 
-    def _scored(self, sequences: Sequence[Sequence[int]], skip: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
+    def _scored(
+        self, sequences: Sequence[Sequence[int]], batch_size: int | None, skip: Collection[int]
+    ) -> Iterator[tuple[int, list[Any]]]:
         """(index, log-probability and rank of each token but the first) of sequences, as they finish.
 
         vLLM answers with one new token at least, so a sequence must leave one position; one that fills them all is refused.
@@ -177,25 +179,27 @@ class VllmEngine:
         for sequence in sequences:
             room_for(sequence, self.max_length, 1)
         parameters = [self._parameters(temperature=0.0, max_tokens=1, prompt_logprobs=0)] * len(sequences)
-        for index, output, _ in self._serve(sequences, parameters, skip):
+        for index, output, _ in self._serve(sequences, parameters, batch_size, skip):
             tokens = output.prompt_token_ids[1:]
             yield index, [step[token] for step, token in zip(output.prompt_logprobs[1:], tokens, strict=True)]
 
     def _serve(
-        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], skip: Collection[int] = ()
+        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], most: int | None, skip: Collection[int] = ()
     ) -> Iterator[tuple[int, Any, float]]:
-        """(index, finished output, its share of the wall time) of requests, all but `skip` handed over at once.
+        """(index, finished output, its share of the wall time) of requests, all but `skip`.
 
-        A step's time is shared evenly by the requests that it brought forward; a step that brought none counts to the next.
+        They are handed over at once, or so that no more than `most` are unfinished, as with a `max_num_seqs` of `most`. A step's
+        time is shared evenly by the requests that it brought forward; a step that brought none counts to the next.
         """
         engine, first = self.llm.llm_engine, self._served
         self._served += len(prompts)
-        for index, (prompt, wanted) in enumerate(zip(prompts, parameters, strict=True)):
-            if index not in skip:
-                engine.add_request(str(first + index), {"prompt_token_ids": list(prompt)}, wanted)
+        waiting = deque(index for index in range(len(prompts)) if index not in skip)
         seconds: dict[int, float] = defaultdict(float)
         passed = 0.0
-        while engine.has_unfinished_requests():
+        while waiting or engine.has_unfinished_requests():
+            while waiting and (most is None or engine.get_num_unfinished_requests() < most):
+                index = waiting.popleft()
+                engine.add_request(str(first + index), {"prompt_token_ids": list(prompts[index])}, parameters[index])
             start = time.perf_counter()
             outputs = engine.step()
             passed += time.perf_counter() - start
@@ -237,6 +241,8 @@ def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     on_cpu = device.torch_device.type == "cpu"
+    if on_cpu and tensor_parallel > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each rank asks for a NUMA node of its own
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         config = json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -8,18 +8,17 @@ independent completions, w = var(item means) / var(completions), which is (1 + (
 rho (Kish's design effect over m): 1 where all completions of an item agree, 1/m where items do not differ.
 
 Scores. The interval is Wilson's of n / w completions (effective sample size: Korn and Graubard, "Confidence intervals for
-proportions with small expected number of positive counts estimated from survey data", Surv. Methodol. 24, 1998; Dean and
-Pagano, "Evaluating confidence interval methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 3,
-2015). The w of few items is not known well, least of all near 0 or 100 %, where it is that of one or two items that have any
-right: so it is multiplied by (t / z)^2, Student's t of Satterthwaite's degrees of freedom, 2n / (kurtosis - 1 + 2 / (n - 1)), n
-- 1 at most, which is what n draws with this kurtosis know of their variance. Of single completions w is 1, and nothing is
-estimated.
+proportions with small expected number of positive counts estimated from survey data", Surv. Methodol. 24, 1998; Dean and Pagano,
+"Evaluating confidence interval methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 3, 2015). The w
+of few items is not known well, least of all near 0 or 100 %, where it is that of one or two items that have any right: so it is
+multiplied by (t / z)^2, Student's t of Satterthwaite's degrees of freedom ("An approximate distribution of estimates of variance
+components", Biometrics Bull. 2, 1946): 2n / (kurtosis - 1 + 2 / (n - 1)), what n draws of this kurtosis know of their variance,
+and n - 1 at most. Of single completions w is 1, and nothing is estimated.
 
-The average over T tasks has the stratified Wilson interval (Yan and Su, "Stratified Wilson and Newcombe confidence intervals
-for multiple binomial proportions", Stat. Biopharm. Res. 2, 2010): the mean of each task's, at the z at which these together are
-as wide as the root of the sum of their squares. A whole interval of every task would pull all of them to the middle at once,
-while their noise averages out: six tasks at 97 % had intervals that held the truth half the time. The estimate stays the plain
-mean.
+The average over T tasks has the stratified Wilson interval (Yan and Su, "Stratified Wilson and Newcombe confidence intervals for
+multiple binomial proportions", Stat. Biopharm. Res. 2, 2010): the mean of each task's, at the z at which these together are as
+wide as the root of the sum of their squares. A whole interval of every task would pull all of them to the middle at once, while
+their noise averages out: six tasks at 97 % had intervals that held the truth half the time. The estimate stays the plain mean.
 
 Drops. n items are worth n / w independent pairs of completions, each lost, gained or unchanged. The interval is that of the
 posterior of these shares under Jeffreys' prior, a Dirichlet distribution of counts / w + 1/2, and it holds the estimate, as
@@ -38,8 +37,7 @@ table column in twenty has any significant drop when no recipe changes anything.
 Of an average over T tasks each task's prior is 1/T of Jeffreys': half a count in every task would pull all drops to the middle at
 once (Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal.
 45, 2004). Where one small task makes most of its variance, a third of a prior is too little of that task's, so an average drop of
-single completions is stretched to Student's t of Satterthwaite's degrees of freedom ("An approximate distribution of estimates of
-variance components", Biometrics Bull. 2, 1946).
+single completions is stretched to Student's t of Satterthwaite's degrees of freedom.
 
 Perplexity has no extremes to add. Neighbouring windows of a text are alike (correlation about 0.1), so what is resampled are
 blocks of n^(1/3) windows in a circle (Politis and Romano 1992). The interval is that of resampled blocks, its distances from the

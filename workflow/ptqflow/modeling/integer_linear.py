@@ -11,12 +11,14 @@ a transform of FlatQuant, x is transformed first, and the range of each token is
 
 import weakref
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ptqflow.devices.products import Int4Weight, Int8Weight, int8_kernel
+from ptqflow.devices.case import Case
+from ptqflow.devices.products import fused, int8_kernel
+from ptqflow.devices.weight_only import WeightOnly
 from ptqflow.modeling.scopes import scope
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
@@ -79,10 +81,13 @@ class InputScheme:
 
 
 class InputQuantizer:
-    """An input's scheme, applied once where linears read the same tensor one after the other (q, k and v; gate and up)."""
+    """An input's scheme, applied once where linears read the same tensor one after the other (q, k and v; gate and up).
 
-    def __init__(self, scheme: InputScheme) -> None:
-        self.scheme = scheme
+    `operators`: of a device that quantizes with its own.
+    """
+
+    def __init__(self, scheme: InputScheme, operators: Any = None) -> None:
+        self.scheme, self.operators = scheme, operators
         self._last: tuple[weakref.ref[Tensor], Quantized] | None = None
 
     def __call__(self, x: Tensor) -> Quantized:
@@ -90,25 +95,98 @@ class InputQuantizer:
         if self._last is not None and self._last[0]() is x:
             return self._last[1]
         rows = x.flatten(0, -2)
-        if self.scheme.left is not None:
-            with scope("transform"):
-                rows = self.scheme.transformed(rows)
-        with scope("quantize"):
-            found = self.scheme.quantized(rows)
+        if self.operators is not None:
+            with scope("quantize"):
+                found = self._by_operators(rows)
+        else:
+            if self.scheme.left is not None:
+                with scope("transform"):
+                    rows = self.scheme.transformed(rows)
+            with scope("quantize"):
+                found = self.scheme.quantized(rows)
         self._last = (weakref.ref(x, self._forget), found)
         return found
+
+    def _by_operators(self, rows: Tensor) -> Quantized:
+        scheme, zero = self.scheme, rows.new_zeros(1, dtype=torch.float32)
+        if scheme.left is not None and scheme.right is not None:
+            integers, scale = self.operators.transformed(rows, scheme.left, scheme.right, scheme.clip)
+            return Quantized(integers, scale, zero)
+        if scheme.scale is None:
+            integers, scale = self.operators.quantized(rows, scheme.grid.num_bits)
+            return Quantized(integers, scale, zero)
+        return Quantized(self.operators.quantized_static(rows, scheme.scale), scheme.scale.expand(len(rows)), zero)
 
     def _forget(self, gone: "weakref.ref[Tensor]") -> None:
         if self._last is not None and self._last[0] is gone:  # held no longer than the tensor itself
             self._last = None
 
 
-def quantizer_of(scheme: InputScheme, known: list[InputQuantizer]) -> InputQuantizer:
-    """That of a linear loaded shortly before, where it says the same, or a new one."""
-    found = next((quantizer for quantizer in known[-8:] if quantizer.scheme.equals(scheme)), None)
-    if found is None:
-        known.append(found := InputQuantizer(scheme))
-    return found
+def integer_linear(
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    scheme: InputScheme,
+    bits: int,
+    dtype: torch.dtype,
+    known: list[InputQuantizer],
+) -> "IntegerLinear | FusedLinear":
+    """The linear of a weight of `bits` (as `IntegerLinear` takes it) for inputs of `dtype`, by what its device has.
+
+    `known`: quantizers of linears loaded before, whose next one shares an input with it that says the same.
+    """
+    (out, columns), sides = weight.shape, None
+    if scheme.left is not None and scheme.right is not None:
+        sides = (len(scheme.left), len(scheme.right))
+    static, clipped = scheme.scale is not None, scheme.clip != 1
+    case = Case(
+        bits,
+        scheme.grid.num_bits,
+        out,
+        columns,
+        weight_scale.shape[1],
+        *(scheme.grid.symmetric, static),
+        scheme.shifted,
+        clipped,
+        sides,
+        dtype,
+    )
+    operators = fused(weight.device, case)
+    alike = (q for q in known[-8:] if q.operators is operators and q.scheme.equals(scheme))
+    if (inputs := next(alike, None)) is None:
+        known.append(inputs := InputQuantizer(scheme, operators))
+    if operators is None:
+        return IntegerLinear(weight, weight_scale, bias, inputs)
+    return FusedLinear(weight, weight_scale, bias, inputs)
+
+
+class FusedLinear(nn.Module):
+    """Integers times integers by operators of the device that scale the result themselves; one scale per row."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, inputs: InputQuantizer) -> None:
+        """As `IntegerLinear`; `inputs` has operators."""
+        super().__init__()
+        self.inputs, self.out_features, self.in_features = inputs, *weight.shape
+        self.register_buffer("weight", inputs.operators.held(weight, inputs.scheme.grid.num_bits), persistent=False)
+        self.register_buffer("weight_scale", weight_scale.float().flatten(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.float(), persistent=False)
+
+    @property
+    def kernels(self) -> set[str]:
+        """Names of what multiplies, for the record."""
+        return {self.inputs.operators.name}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out] of x [..., in], in the dtype of x."""
+        inputs = self.inputs(x)
+        with scope("product"):
+            multiply = self.inputs.operators.multiply
+            result: Tensor = multiply(inputs.integers, self.weight, self.weight_scale, inputs.scale, self.bias, x.dtype)
+            return result.unflatten(0, x.shape[:-1])
 
 
 class IntegerLinear(nn.Module):
@@ -130,6 +208,11 @@ class IntegerLinear(nn.Module):
         self.register_buffer("sums", grouped.sum(2, dtype=torch.int32), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
         self.kernel = int8_kernel(weight.device)
+
+    @property
+    def kernels(self) -> set[str]:
+        """Names of what multiplies, for the record."""
+        return {self.kernel.name}
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x; scaled in float32."""
@@ -153,10 +236,15 @@ class WeightOnlyLinear(nn.Module):
 
     bias: Tensor | None
 
-    def __init__(self, weight: Int4Weight | Int8Weight, bias: Tensor | None) -> None:
+    def __init__(self, weight: WeightOnly, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = weight
         self.register_buffer("bias", bias, persistent=False)
+
+    @property
+    def kernels(self) -> set[str]:
+        """Names of what multiplies, for the record."""
+        return {self.weight.kernel}
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x."""

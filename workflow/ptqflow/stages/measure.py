@@ -83,7 +83,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     from ptqflow.artifacts.schemas import LATENCY
     from ptqflow.artifacts.tables import write_rows
     from ptqflow.devices.device import select
-    from ptqflow.devices.roofline import measured
+    from ptqflow.devices.roofline import int8_rate, measured
     from ptqflow.engines import work
     from ptqflow.engines.protocol import load
 
@@ -107,7 +107,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     weights = files if memory.weight_bytes is None else memory.weight_bytes
     facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
     devices = settings.tensor_parallel if device.module is not None else 1  # ranks on a CPU share the one
-    facts |= {"device_flops": devices * roofline.flops, "device_bandwidth": devices * roofline.bandwidth}
+    rate = int8_rate(device) if memory.multiplies_int8 else roofline.flops
+    facts |= {"device_flops": devices * rate, "device_bandwidth": devices * roofline.bandwidth}
 
     def asked(row: dict[str, Any]) -> dict[str, Any]:
         batch, prompt = row["batch_size"], row["prompt_tokens"]
@@ -117,6 +118,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
+    before = device.readings()
     runs = len(settings.shapes()) * (settings.warmup + settings.repetitions)
     with progress(f"measure {args.checkpoint.parent}", runs, "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
@@ -127,6 +129,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         device=device.name,
         threads=torch.get_num_threads(),
         engine=engine.settings(),
+        readings={"before": before, "after": device.readings()},
         inputs={"checkpoint": HashCache().sha256(args.checkpoint)},
     )
     write_rows(args.output, LATENCY, rows, metadata)
