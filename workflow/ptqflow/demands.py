@@ -108,7 +108,7 @@ def _demand(parameters: float, held: float, flops: float, device: bool, seconds:
 
 
 def rotate(d: Dimensions) -> Demand:
-    """A shard of the model is turned tensor by tensor in float64 and held until it is written, its head apart from the embedding."""
+    """A shard of the model is turned by tensor in float64 and held until it is written, its head apart from the embedding."""
     held = min(d.stored * (d.parameters + d.embedding), SHARD_BYTES) + 8 * (d.embedding + 2 * d.block)
     return _demand(d.parameters, held, 4.0 * d.parameters * d.hidden, False)
 

@@ -177,7 +177,9 @@ LATENCY = versioned(
         column("cache_tokens", i64, "tokens that the KV cache has room for"),
         column("flops", f64, "floating-point operations that the model asks for in this phase"),
         column("moved_bytes", f64, "weights and cache that this phase must read at least", unit="bytes"),
-        column("device_flops", f64, "measured: operations per second of a product (compute dtype, or int8 as the engine), all devices"),
+        column(
+            "device_flops", f64, "measured: operations per second of a product (compute dtype, or the engine's int8), all devices"
+        ),
         column("device_bandwidth", f64, "measured: bytes per second of a copy, read and written, of all devices", unit="bytes/s"),
         column("kernels", text, "of a part: the products that ran, comma-separated", nullable=True),
     ],
