@@ -119,7 +119,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
     before = device.readings()
-    with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
+    runs = len(settings.shapes()) * (settings.warmup + settings.repetitions)
+    with progress(f"measure {args.checkpoint.parent}", runs, "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
         "measure",
