@@ -10,6 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ptqflow.artifacts import schemas
+from ptqflow.artifacts.tables import read_table
+from ptqflow.checkpoints import registry
 from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
 from ptqflow.devices.products import Kernel, by_float32, by_int_mm, int8_kernel
@@ -18,11 +21,12 @@ from ptqflow.devices.weight_only import Int4Weight, Int8Weight
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear
+from ptqflow.modeling.weights import Weights, save_safetensors
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped
 from ptqflow.presets import resolve
-from tiny_models import VOCABULARY, export, quantize
+from tiny_models import VOCABULARY, export, quantize, stage
 
 CPU = torch.device("cpu")
 FORM, NAME = "compressed-tensors", "transformers-int"
@@ -223,6 +227,30 @@ def test_real_checkpoints_score_as_their_fake_form(made, name, form):
     settings = engine.settings()
     assert settings["engine"] == NAME
     assert settings["kernels"]
+
+
+@pytest.mark.parametrize("name", ["static", "flatquant"])
+def test_what_is_for_npus_is_verified_to_its_logits_without_one(made, model, calibration, work, name, tmp_path):
+    recipe, report = resolve(RECIPES[name][0]), tmp_path / "verification.parquet"
+    settings = {"recipe": recipe.dump(), "form": "modelslim", "engine": registry.engine("modelslim", recipe)}
+    options = ["--model", model / "manifest.json", "--fake", made(name) / "manifest.json", "--tokens", work / "tokens.parquet"]
+    options += ["--qparams", work / name / "chunk=0" / "qparams.safetensors"]
+    options += ["--checkpoint", made(name, "modelslim") / "manifest.json", "--output", report]
+    assert stage("verify", settings, *options) == 0
+    rows = {row["check"]: row for row in read_table(report, schemas.VERIFICATION).to_pylist()}
+    assert rows["mean_logprob_difference"]["subject"] == NAME
+    assert rows["mean_logprob_difference"]["value"] < rows["mean_logprob_difference"]["limit"]
+
+
+def test_static_inputs_are_read_as_msmodelslim_writes_them(made, tmp_path):
+    """Without the scales of weights, which `deq_scale` holds with those of inputs."""
+    folder = shutil.copytree(made("static", "modelslim"), tmp_path / "copy")
+    weights = Weights(folder, "quant_model_weights")
+    left_out = (".weight_scale", ".weight_offset")
+    kept = {name: tensor for name, tensor in weights.load(weights.file_of).items() if not name.endswith(left_out)}
+    save_safetensors(folder / "quant_model_weights.safetensors", kept, {})
+    whole, part = (protocol.load(NAME, place, select("cpu")) for place in (made("static", "modelslim"), folder))
+    assert torch.equal(scores(whole), scores(part))
 
 
 ON_NPU = [("w8a8-symmetric", "modelslim"), ("static", "modelslim"), ("w8a16", "modelslim"), ("flatquant", "modelslim")]

@@ -49,9 +49,9 @@ class IntegerEngine(TransformersEngine):
 
     def memory(self, cache_bytes: int) -> Memory:
         """As of `transformers`; a cached number takes a byte where the cache is integers."""
-        found = super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        share = 1 / self.model.dtype.itemsize if self.readers else 1.0
         integers = any(isinstance(module, (IntegerLinear, FusedLinear)) for module in self.model.modules())
-        return replace(found, multiplies_int8=integers)
+        return replace(super().memory(int(cache_bytes * share)), multiplies_int8=integers, cache_share=share)
 
     def _weight_bytes(self) -> int:
         held = (module.weight.nbytes for module in self.model.modules() if isinstance(module, WeightOnlyLinear))
