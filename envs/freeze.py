@@ -1,9 +1,9 @@
 """Rewrite a list of pins with the hash of every file of each release: `python envs/freeze.py core` (`make pins`).
 
-The versions are those installed in the environment whose interpreter is `--python`; without it those that the list names already
-(after a line was added by hand). Hashes are what uv (on the PATH) finds in the index: of all platforms, so that one list serves
-x86_64 and aarch64. torch is in envs/torch.txt, by its version alone: its builds for CPUs, CUDA and beside torch_npu come from
-several indexes, and have other hashes in each.
+The versions are those of the environment whose interpreter is `--python`; without it those that the list names already (after a
+line was added by hand). core is what .venv holds for a user, dev what tests and checks of style add to it. Hashes are what uv
+(on the PATH) finds in the index: of all platforms, so that one list serves x86_64 and aarch64. torch is in envs/torch.txt, by its
+version alone: its builds for CPUs, CUDA and beside torch_npu come from several indexes, and have other hashes in each.
 """
 
 import argparse
@@ -26,6 +26,11 @@ def listed(text: str) -> list[str]:
     return re.findall(r"^[\w.-]+==[^\s\\;]+", text, re.M)
 
 
+def name(pin: str) -> str:
+    """The project's name as indexes normalize it."""
+    return re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower()
+
+
 def hashed(pins: list[str]) -> str:
     """The pins, each with the sha256 of every file of its release."""
     command = ["uv", "pip", "compile", "--no-deps", "--universal", "--python-version", "3.11", "--generate-hashes"]
@@ -36,14 +41,18 @@ def hashed(pins: list[str]) -> str:
 def main() -> None:
     """Keep the list's opening comment, rewrite what follows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("core", "docs", "harness", "vllm"))
+    parser.add_argument("name", choices=("core", "dev", "docs", "harness", "vllm"))
     parser.add_argument("--python", help="interpreter of the environment whose versions are taken")
     args = parser.parse_args()
     file = Path(__file__).with_name(f"{args.name}.txt")
     text = file.read_text()
     pins = installed(args.python) if args.python else listed(text)
     if args.name == "core":
-        pins = [pin for pin in pins if not pin.startswith("setuptools==")]
+        tools = {name(pin) for pin in listed(file.with_name("dev.txt").read_text())} | {"setuptools"}
+        pins = [pin for pin in pins if name(pin) not in tools]
+    elif args.name == "dev":
+        tools = {name(pin) for pin in listed(text)}
+        pins = [pin for pin in pins if name(pin) in tools]
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     file.write_text(header + hashed(pins))
 

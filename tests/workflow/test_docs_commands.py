@@ -1,13 +1,15 @@
-"""The quick commands that README and docs show end well, typed as they stand, in a checkout."""
+"""The commands that README and docs show end well, typed as they stand, in a checkout: quick ones, and the plan of each run."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from checkout import REPOSITORY
-from test_docs import PAGES, named
+from test_docs import BLOCKS, PAGES, named
 
 QUICK = ("recipes", "formats", "explain", "check", "new", "--help", "--version")
 LEFT = {".git", "results", ".snakemake", ".ptqflow"}
@@ -29,15 +31,22 @@ def shown():
     return sorted(kept, key=lambda words: words[0] != "new")  # what is made first is checked next
 
 
-@pytest.mark.slow
-def test_quick_commands_of_the_docs_end_well(tmp_path):
+def checkout(folder):
+    """This repository's files in `folder`, of which config.yaml may be changed; variables of a shell where it is installed."""
     for entry in REPOSITORY.iterdir():
         if entry.name not in LEFT:
-            (tmp_path / entry.name).symlink_to(entry)
+            (folder / entry.name).symlink_to(entry)
+    (folder / "config.yaml").unlink()
+    shutil.copy(REPOSITORY / "config.yaml", folder)
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow"), "HF_HUB_OFFLINE": "1"}
+    return variables | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.slow
+def test_quick_commands_of_the_docs_end_well(tmp_path):
+    environment = checkout(tmp_path)
     commands = shown()
     assert {"recipes", "formats", "explain", "check", "new"} <= {words[0] for words in commands}
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow"), "HF_HUB_OFFLINE": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     failed = []
     for words in commands:
         command = [sys.executable, "-m", "ptqflow", *words]
@@ -45,3 +54,34 @@ def test_quick_commands_of_the_docs_end_well(tmp_path):
         if done.returncode:
             failed.append((" ".join(words), done.stderr[-300:]))
     assert not failed
+
+
+def runs():
+    """Each line of the pages' code blocks that starts Snakemake on a study, with what its block copies and makes before."""
+    found = []
+    for page in PAGES:
+        for block in BLOCKS.findall(page.read_text()):
+            before: list[str] = []
+            for line in block.replace("\\\n", " ").splitlines():
+                line = re.sub(r"\s+#.*$", "", line.removeprefix("$ ")).strip()
+                if "snakemake --profile" in line:
+                    found.append(pytest.param([*before, line], id=f"{page.stem}: {line[-40:]}"))
+                elif line.startswith("cp "):
+                    before.append(line)
+                elif image := re.match(r"make containers IMAGE=(\w+)", line):
+                    before.append(f"touch ptqflow-{image[1]}.sif")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", runs())
+def test_runs_of_the_docs_can_be_planned(tmp_path, lines):
+    environment = checkout(tmp_path)
+    (programs := tmp_path / "programs").mkdir()
+    (programs / "apptainer").write_text("#!/bin/sh\necho apptainer version 1.4.0\n")  # a plan asks for no more of it
+    (programs / "apptainer").chmod(0o755)
+    environment["PATH"] += f"{os.pathsep}{programs}"
+    script = " && ".join(lines) + " -n"
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    assert "aggregate" in done.stdout

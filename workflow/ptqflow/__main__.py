@@ -3,7 +3,11 @@
 import os
 import sys
 
-from ptqflow.cli import main
+from ptqflow import warm
+
+warm.hand_over(sys.argv[1:])
+
+from ptqflow.cli import main  # noqa: E402 (what is handed over loads nothing here)
 
 status = main()
 if status == 1:  # the system refused: what libraries do on their way out needs memory once more, and may crash or hang

@@ -9,6 +9,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def _parser(asked: str | None) -> argparse.ArgumentParser:
         epilog="`ptqflow COMMAND --help` shows the options of one, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"ptqflow {_version()}")
-    commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="COMMAND", prog="ptqflow")
     for name, summary in COMMANDS.items():
         module = import_module(_module_of(name)) if name == asked else None
         command = commands.add_parser(
@@ -219,6 +220,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PtqflowError as error:
         print(f"ptqflow {stage}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who reads (`| head`) has read enough; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (OSError, MemoryError) as error:
         said = refusal(error) if isinstance(error, OSError) else OUT_OF_MEMORY
         print(f"ptqflow {stage}: {said}", file=sys.stderr)
