@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -38,6 +40,14 @@ def test_recipes_lists_every_preset_with_the_forms_that_hold_it(capsys):
     assert "forms: autoawq, compressed-tensors, fake, gptq" in said
 
 
+def test_who_has_read_enough_ends_a_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "ptqflow", "recipes"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_formats_says_of_each_recipe_and_form_yes_or_why_not(capsys):
     assert cli.main(["formats", DEMO, "--recipe", "rtn-w8a8", "awq-w4a16"]) == 0
     said = capsys.readouterr().out
@@ -54,6 +64,10 @@ def test_formats_says_what_does_not_fit_this_model(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 800}))
     assert cli.main(["formats", str(tmp_path), "--recipe", "awq-w4a16"]) == 0
     assert "group_size 128 does not divide" in capsys.readouterr().out
+    assert cli.main(["formats", str(tmp_path), "--recipe", "awq-w4a16", "--set", "scheme.weights.group_size=32"]) == 0
+    assert "group_size" not in capsys.readouterr().out
+    assert cli.main(["formats", str(tmp_path), "--set", "scheme.weights.group_size=32"]) == 2
+    assert "name a preset" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("model", "said"), [("nowhere", "no folder or file here"), ("/tmp", "has no config.json")])

@@ -1,6 +1,7 @@
 """Laws of README and docs: links lead somewhere, and every command, option, make target and profile that is named exists."""
 
 import argparse
+import json
 import re
 import shlex
 from functools import cache
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from checkout import REPOSITORY
 from ptqflow import cli
+from ptqflow.checkpoints import registry
+from ptqflow.presets import PRESETS
 
 PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "config/README.md")]
 PAGES += sorted((REPOSITORY / "docs").glob("*.md"))
@@ -99,6 +102,37 @@ def test_files_of_commands_exist(page):
         for words in named(page, program):
             files = [word for word in words if re.fullmatch(r"(benchmarks|tests|resources|config|envs)/[\w/.-]+\.\w+", word)]
             assert all((REPOSITORY / file).exists() for file in files), files
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("recipes.md", PRESETS),
+        ("workflow.md", cli.STAGES),
+        ("checkpoints.md", registry.forms()),
+    ],
+)
+def test_tables_of_what_there_is_name_all_of_it(page, names):
+    rows = [line for line in (REPOSITORY / "docs" / page).read_text().splitlines() if line.startswith("|")]
+    cells = {cell.strip(" `") for row in rows for cell in re.split(r"[|,]", row)} | set(re.findall(r"`([^`]+)`", " ".join(rows)))
+    assert set(names) <= cells
+
+
+def test_every_key_of_the_configuration_is_described():
+    def keys(schema):
+        inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+        own = schema.get("properties", {}) if isinstance(schema, dict) else {}
+        return {*own, *(key for value in inner for key in keys(value))}
+
+    asked = keys(json.loads((REPOSITORY / "workflow/schemas/config.schema.json").read_text()))
+    text = "".join((REPOSITORY / "docs" / page).read_text() for page in ("configuration.md", "recipes.md", "statistics.md"))
+    assert not {key for key in asked if not re.search(rf"\b{key}\b", text)}
+
+
+@each_page
+def test_tests_that_are_named_exist(page):
+    there = {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"\b(test_\w+\.py)\b", page.read_text())) <= there
 
 
 def test_the_site_shows_every_page():

@@ -17,7 +17,10 @@ INT, PACKED = "int-quantized", "pack-quantized"
 VERSION = "0.20.0"  # of the compressed-tensors library whose layouts these are; below 0.18, 3-bit words were laid out otherwise
 _Key = tuple[Any, ...]
 
-SERVED = "vLLM (CUDA, CPU), and transformers with compressed-tensors"
+SERVED = (
+    "vLLM on CUDA and on CPUs (with AVX-512 for weights of 4 bits alone, with VNNI for weights and inputs of 8), and "
+    "transformers with compressed-tensors"
+)
 
 
 def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:

@@ -3,6 +3,7 @@
 import argparse
 
 from ptqflow.checkpoints import registry
+from ptqflow.commands.entries import recipe_entry, settings
 from ptqflow.commands.located import located
 from ptqflow.commands.recipes import recipes_of
 from ptqflow.errors import ConfigError
@@ -13,6 +14,7 @@ from ptqflow.recipes import Recipe
 EXAMPLES = """examples:
   ptqflow formats resources/demo-model                            every preset
   ptqflow formats Qwen/Qwen3-1.7B --recipe awq-w4a16 gptq-w4a16   two of them; reads config.json from the hub
+  ptqflow formats resources/demo-model --recipe gptq-w4a16 --set scheme.weights.group_size=64 scheme.weights.symmetric=true
 """
 
 
@@ -21,12 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a folder, or org/name[@revision] on the hub")
     parser.add_argument("--recipe", nargs="+", help="presets, or recipes of --config (default: all)")
     parser.add_argument("--config", help="a configuration, whose recipes are meant, too")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of each preset that --recipe names"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Print a table of recipes and forms, then the reasons of each refusal, once."""
     found = located(args.model)
     recipes = {name: resolve({"preset": name}) for name in PRESETS} | (recipes_of(args.config) if args.config else {})
+    if args.set:
+        if not args.recipe:
+            raise ConfigError("--set changes what --recipe names; name a preset, too")
+        recipes |= {name: recipe_entry(name, settings(args.set))[1] for name in args.recipe}
     if unknown := [name for name in args.recipe or () if name not in recipes]:
         raise ConfigError(f"--recipe {unknown[0]}: no such recipe; `ptqflow recipes` lists them")
     recipes = {name: recipes[name] for name in args.recipe or recipes}
