@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-containers check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ IMAGE ?= core
 containers: ## the container image IMAGE (core, gpu or ascend), and ptqflow-IMAGE.sif
 	containers/build $(IMAGE)
 
+check-containers: $(DEV) ## hadolint on the recipes of images; every pin has a file for the Python and processors of their bases
+	containers/check
+
 check-cluster: $(DEV) ## a one-node Slurm with stand-ins for devices: the real --profile ascend and gpu in a container, and faults
 	tests/cluster/check $(CHECKS)
 
@@ -127,7 +130,8 @@ bench: $(READY) ## seconds and memory of each stage, then beside llmcompressor, 
 	-$(MAKE) .venv-gptqmodel/.ready
 	$(BIN)/python benchmarks/peers.py
 	-$(MAKE) .venv-harness/.ready
-	-PYTHONPATH=workflow OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_choices.py
+	-PYTHONPATH=workflow:tests/support OMP_NUM_THREADS=1 .venv-harness/bin/python benchmarks/peer_generation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bare_engine.py transformers
 	test ! -e .venv-vllm/.ready || OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/bare_engine.py vllm
 

@@ -20,7 +20,8 @@ from peer_models import MIDDLE, OF_7B, VOCABULARY, Shape, random
 from ptqflow.devices.device import Device, select
 from ptqflow.engines import protocol
 from ptqflow.engines.protocol import Timing
-from ptqflow.modeling.integer_linear import Int8Linear
+from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear
+from ptqflow.numerics.convention import Grid
 from ptqflow.presets import resolve
 from ptqflow.stages import export
 from ptqflow.stages import quantize as quantize_stage
@@ -100,17 +101,18 @@ def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
     where, dtype = device.torch_device, device.compute_dtype
     weight = torch.randint(-127, 128, (out, columns), generator=generator, dtype=torch.int8).to(where)
     x = torch.randn(rows, columns, generator=generator).to(where, dtype)
-    module = Int8Linear(weight, torch.rand(out, 1).to(where), None)
+    scheme, scales = InputScheme(Grid(8, symmetric=True)), torch.rand(out, 1).to(where)
+    module = IntegerLinear(weight, scales, None, InputQuantizer(scheme))
     plain = nn.Linear(columns, out, bias=False, device=where, dtype=dtype)
-    integers, scale, _ = module.quantized(x)
-    total = module.kernel.product(integers, weight)
+    inputs = scheme.quantized(x)
+    total = module.kernel.product(inputs.integers, weight)
     with torch.inference_mode():
         return {
             "float": seconds_of(device, lambda: plain(x)),
-            "W8A8": seconds_of(device, lambda: module(x)),
-            "quantize": seconds_of(device, lambda: module.quantized(x)),
-            "product": seconds_of(device, lambda: module.kernel.product(integers, weight)),
-            "scale": seconds_of(device, lambda: module.scaled(total, scale).to(dtype)),
+            "W8A8": seconds_of(device, lambda: module(x.view_as(x))),  # another tensor each time: none is quantized before
+            "quantize": seconds_of(device, lambda: scheme.quantized(x)),
+            "product": seconds_of(device, lambda: module.kernel.product(inputs.integers, weight)),
+            "scale": seconds_of(device, lambda: (total * scales.T * inputs.scale).to(dtype)),
         }
 
 

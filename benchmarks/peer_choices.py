@@ -1,8 +1,9 @@
 """Log-likelihood tasks beside lm-evaluation-harness (its HFLM class), item by item and in turn: one table, in Markdown.
 
-Usage: PTQFLOW_DATA=FOLDER .venv-harness/bin/python benchmarks/peer_choices.py [ITEMS [VOCABULARY]] (`make bench`); tasks
-whose rows are not below PTQFLOW_DATA are left out. The demo model, float32, batches of 16 pairs, medians of three rounds of
-both. VOCABULARY: the demo model's, enlarged; at 4736 its output layer is the share of the weights that it is of Qwen2.5-0.5B's.
+Usage: PTQFLOW_DATA=FOLDER PYTHONPATH=workflow:tests/support .venv-harness/bin/python benchmarks/peer_choices.py
+[ITEMS [VOCABULARY]] (`make bench`); tasks whose rows are not below PTQFLOW_DATA are left out. The demo model, float32, batches of
+16 pairs, medians of three rounds of both. VOCABULARY: the demo model's, enlarged; at 4736 its output layer is the share of the
+weights that it is of Qwen2.5-0.5B's.
 """
 
 import os
@@ -12,7 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import real_tasks
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -21,20 +24,12 @@ from ptqflow.engines.transformers_engine import load
 from ptqflow.evaluation.benchmark import load_items
 from ptqflow.evaluation.items import ChoiceItem
 from ptqflow.evaluation.requests.choices import Protocol, generate
-from ptqflow.sources import Source
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MODEL = Path(__file__).resolve().parents[1] / "resources/demo-model"
 BATCH, ROUNDS = 16, 3
-TASKS = {
-    "facts": ("choices", str(MODEL.parent / "tasks/facts"), None, "test"),
-    "hellaswag": ("hellaswag", "hellaswag", None, "validation"),
-    "arc-easy": ("arc", "ai2_arc", "ARC-Easy", "test"),
-    "arc-challenge": ("arc", "ai2_arc", "ARC-Challenge", "test"),
-    "piqa": ("piqa", "piqa", None, "validation"),
-    "winogrande": ("winogrande", "winogrande", None, "validation"),
-    "lambada": ("lambada", "lambada_openai", None, "test"),
-}
+TASKS = ("facts", "hellaswag", "arc-easy", "arc-challenge", "piqa", "winogrande", "lambada")
+Answers = TypeVar("Answers")
 
 
 def theirs(peer: HFLM, items: list[ChoiceItem]) -> list[list[float]]:
@@ -44,7 +39,7 @@ def theirs(peer: HFLM, items: list[ChoiceItem]) -> list[list[float]]:
     return [[next(found)[0] for _ in item.alternatives] for item in items]
 
 
-def timed(ask: Callable[[], list[list[float]]]) -> tuple[list[list[float]], float, float]:
+def timed(ask: Callable[[], Answers]) -> tuple[Answers, float, float]:
     """What was told, the process's CPU seconds and the wall's."""
     cpu, wall = time.process_time(), time.perf_counter()
     found = ask()
@@ -74,10 +69,10 @@ def compare(model: Path, root: Path, limit: int) -> None:
     peer = HFLM(str(model), device="cpu", dtype="float32", batch_size=BATCH, add_bos_token=False)
     print("| task | alternatives | nats | picks that differ | CPU s, ours | lm-eval | ratio | ratio of wall times |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for task, (benchmark, folder, subset, split) in TASKS.items():
-        if not (root / folder).is_dir():
+    for task in TASKS:
+        if not (place := real_tasks.rows(task, root)):
             continue
-        items = load_items(task, benchmark, Source(path=str(root / folder), subset=subset, split=split))[:limit]
+        items = load_items(task, *place)[:limit]
 
         def own(task: str = task, items: list = items) -> list[list[float]]:
             return [row["choice_logprobs"] for row in generate(task, items, engine, Protocol(), 0, BATCH)]

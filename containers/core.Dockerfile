@@ -28,7 +28,7 @@ RUN set -eu; \
 ENV PATH=/opt/ptqflow/core/bin:${PATH}
 
 RUN useradd --create-home --uid 1000 ptqflow
-USER ptqflow
+USER 1000
 WORKDIR /work
 
 HEALTHCHECK --interval=5m --timeout=2m CMD ["python", "-c", "import torch, transformers; torch.ones(1) + 1"]

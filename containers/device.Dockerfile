@@ -3,7 +3,7 @@
 # packages are in an image: the repository is mounted where a job runs, so a change of code is seen.
 ARG BASE
 FROM ${BASE}
-USER root
+USER 0
 
 LABEL org.opencontainers.image.title="ptqflow device" \
       org.opencontainers.image.description="vLLM for an accelerator with the packages of ptqflow's stages, as pinned in envs/" \
@@ -23,14 +23,15 @@ RUN set -eu; \
     rm /tmp/vllm.txt
 
 # What an NPU's libraries need is set by scripts of theirs; jobs are `bash -c`, which reads this file first.
+# hadolint ignore=SC2016
 RUN printf '%s\n' \
     'for script in /usr/local/Ascend/ascend-toolkit/set_env.sh /usr/local/Ascend/nnal/atb/set_env.sh; do' \
     '    if [ -f "$script" ]; then . "$script"; fi' \
     'done' > /opt/ptqflow/environment.sh
 ENV BASH_ENV=/opt/ptqflow/environment.sh PATH=/opt/ptqflow/core/bin:${PATH}
 
-RUN useradd --create-home ptqflow
-USER ptqflow
+RUN useradd --create-home --uid 10001 ptqflow
+USER 10001
 WORKDIR /work
 
 HEALTHCHECK --interval=5m --timeout=2m CMD ["bash", "-c", "python -c 'import torch, transformers' && /opt/ptqflow/vllm/bin/python -c 'import vllm'"]

@@ -19,6 +19,7 @@ from typing import Any
 import gold
 import planted
 import questions
+import real_tasks
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.evidence_schemas import AGREEMENT
 from ptqflow.artifacts.tables import write_rows
@@ -90,7 +91,7 @@ def engine_rows(asked: Row, folder: Path, root: Path | None) -> list[Row]:
             for task in questions.TASKS:
                 row = head | {"check": "log-likelihoods", "data": task if root else f"{task} (planted)", "reference": "lm-eval"}
                 if task not in asked["tasks"]:
-                    row |= {"passed": None, "message": f"not run: no {questions.TASKS[task][3]} in PTQFLOW_DATA"}
+                    row |= {"passed": None, "message": f"not run: no {questions.listed(task)[1]} in PTQFLOW_DATA"}
                 elif not there:
                     row |= {"passed": None, "message": f"not run: no {environment}; run make {engine}"}
                 else:
@@ -177,7 +178,7 @@ def main() -> int:
     ask("theirs.py", HARNESS, folder)
     rows = engine_rows(asked, folder, args.data)
     tokenizer = AutoTokenizer.from_pretrained(questions.DEMO)
-    rows += [gold.row(name, args.data, tokenizer) for name in gold.DATA]
+    rows += [gold.row(name, args.data, tokenizer) for name in real_tasks.TASKS]
     rows += answer_rows(asked["pairs"], json.loads((folder / "theirs.json").read_text())["pairs"])
     write_rows(REPOSITORY / "results/agreement.parquet", AGREEMENT, rows, {"items": args.items, "data": str(args.data)})
     text = markdown([table(rows, args.items)])

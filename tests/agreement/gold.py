@@ -11,31 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import real_tasks
 from ptqflow.engines.protocol import Completion, Likelihood, Sampling
 from ptqflow.evaluation import benchmark
 from ptqflow.evaluation.items import ChoiceItem, GenerationItem, Item
 from ptqflow.evaluation.requests import choices, generation
 from ptqflow.evaluation.scoring.choices import Metric as ChoiceMetric
 from ptqflow.evaluation.scoring.generation import Metric as AnswerMetric
-from ptqflow.sources import Source
-
-# By name: our benchmark, folder (below the repository, or that of the data sets), subset and split.
-TASKS = Path(__file__).resolve().parents[2] / "resources/tasks"
-DATA: dict[str, tuple[str, str, str | None, str]] = {
-    "arithmetic": ("problems", str(TASKS / "arithmetic"), None, "test"),
-    "facts": ("choices", str(TASKS / "facts"), None, "test"),
-    "hellaswag": ("hellaswag", "hellaswag", None, "validation"),
-    "arc-easy": ("arc", "ai2_arc", "ARC-Easy", "test"),
-    "arc-challenge": ("arc", "ai2_arc", "ARC-Challenge", "test"),
-    "piqa": ("piqa", "piqa", None, "validation"),
-    "winogrande": ("winogrande", "winogrande", None, "validation"),
-    "lambada": ("lambada", "lambada_openai", None, "test"),
-    "gsm8k": ("gsm8k", "gsm8k", "main", "test"),
-    "math-500": ("math-500", "MATH-500", None, "test"),
-    "aime-90": ("aime", "AIME90", None, "train"),
-    "aime-2024": ("aime", "aime_2024", None, "train"),
-    "aime-2025": ("aime", "aime_2025", None, "train"),
-}
 
 
 @dataclass
@@ -69,16 +51,13 @@ class Oracle:
 
 def items(root: Path | None, name: str) -> list[Item] | None:
     """All items of a data set; None where it is not at hand."""
-    kind, folder, subset, split = DATA[name]
-    root = root or TASKS
-    if not (root / folder).is_dir():
-        return None
-    return benchmark.load_items(name, kind, Source(path=str(root / folder), subset=subset, split=split))
+    place = real_tasks.rows(name, root or real_tasks.RESOURCES)
+    return benchmark.load_items(name, *place) if place else None
 
 
 def scores(name: str, found: Sequence[Item], tokenizer: Any) -> dict[str, int]:
     """How many items are right by their `gold`, by the `shuffled` answers, and by `chance`: where these two are the same."""
-    module = benchmark.load(DATA[name][0])
+    module = benchmark.load(real_tasks.TASKS[name][0])
     order = list(range(len(found)))
     random.Random(0).shuffle(order)
     if isinstance(found[0], ChoiceItem):
@@ -130,7 +109,7 @@ def row(name: str, root: Path | None, tokenizer: Any) -> Mapping[str, Any]:
     head = {"check": "gold and shuffled answers", "data": name, "model": "oracle", "engine": "–", "reference": "–"}
     found = items(root, name)
     if found is None:
-        return head | {"passed": None, "message": f"not run: no {DATA[name][1]} in PTQFLOW_DATA"}
+        return head | {"passed": None, "message": f"not run: no {real_tasks.TASKS[name][1]} in PTQFLOW_DATA"}
     n, right = len(found), scores(name, found, tokenizer)
     message = ", ".join(f"{kind} {100 * right[kind] / n:.1f} %" for kind in ("gold", "shuffled", "chance"))
     passed = right["gold"] == n and right["shuffled"] == right["chance"]

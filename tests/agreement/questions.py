@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import real_tasks
 import torch
 from answer_pairs import RIGHT, WRONG, pairs
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -11,23 +12,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = REPOSITORY / "resources/demo-model"
-# By lm-evaluation-harness's names: where its definition lies, the metric that is compared, and our benchmark and its rows.
+# By lm-evaluation-harness's names: where its definition lies, and the metric that is compared.
 TASKS = {
-    "hellaswag": ("hellaswag/hellaswag.yaml", "acc_norm", "hellaswag", "hellaswag", None, "validation"),
-    "arc_easy": ("arc/arc_easy.yaml", "acc_norm", "arc", "ai2_arc", "ARC-Easy", "test"),
-    "arc_challenge": ("arc/arc_challenge.yaml", "acc_norm", "arc", "ai2_arc", "ARC-Challenge", "test"),
-    "piqa": ("piqa/piqa.yaml", "acc_norm", "piqa", "piqa", None, "validation"),
-    "winogrande": ("winogrande/default.yaml", "acc", "winogrande", "winogrande", None, "validation"),
-    "lambada_openai": ("lambada/lambada_openai.yaml", "acc", "lambada", "lambada_openai", None, "test"),
+    "hellaswag": ("hellaswag/hellaswag.yaml", "acc_norm"),
+    "arc_easy": ("arc/arc_easy.yaml", "acc_norm"),
+    "arc_challenge": ("arc/arc_challenge.yaml", "acc_norm"),
+    "piqa": ("piqa/piqa.yaml", "acc_norm"),
+    "winogrande": ("winogrande/default.yaml", "acc"),
+    "lambada_openai": ("lambada/lambada_openai.yaml", "acc"),
 }
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 VOCABULARY = 4000
 
 
+def listed(task: str) -> tuple[str, str, str | None, str]:
+    """What `real_tasks` says of a task of lm-evaluation-harness."""
+    return real_tasks.TASKS[task.removesuffix("_openai").replace("_", "-")]
+
+
 def tasks(root: Path) -> dict[str, dict[str, Any]]:
     """The tasks whose rows are below `root`."""
     keys = ("definition", "metric", "benchmark", "path", "subset", "split")
-    found = {name: dict(zip(keys, entry, strict=True)) | {"path": str(root / str(entry[3]))} for name, entry in TASKS.items()}
+    found = {name: dict(zip(keys, (*entry, *listed(name)), strict=True)) for name, entry in TASKS.items()}
+    found = {name: task | {"path": str(root / str(task["path"]))} for name, task in found.items()}
     return {name: task for name, task in found.items() if list(Path(str(task["path"])).rglob(f"{task['split']}*.parquet"))}
 
 

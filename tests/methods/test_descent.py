@@ -3,14 +3,14 @@ from itertools import chain, pairwise
 
 import pytest
 import torch
-from ptqflow.methods.descent import Descent, Group
+from ptqflow.methods.descent import Descent, Group, clearly_less
 from torch import nn
 
 TARGET = torch.tensor([3.0, -2.0])
 
 
 def descent(parameter, loss, rate=0.1, **options):
-    return Descent([Group([parameter], rate)], loss, lambda: float((parameter.detach() - TARGET).square().mean()), **options)
+    return Descent([Group([parameter], rate)], loss, lambda: (parameter.detach() - TARGET).square().mean()[None], **options)
 
 
 def run(task, samples=8, epochs=20):
@@ -20,7 +20,7 @@ def run(task, samples=8, epochs=20):
 def test_descends_to_the_minimum_and_ends_at_the_best_state():
     parameter = nn.Parameter(torch.zeros(2))
     task = descent(parameter, lambda indices: (parameter - TARGET).square().mean())
-    best = run(task)
+    best = run(task).item()
     held_out = [e.value for e in task.events if e.measure == "held_out_loss"]
     assert best == min(held_out) == pytest.approx(float((parameter.detach() - TARGET).square().mean()))
     assert best < 0.05 * held_out[0]
@@ -36,7 +36,7 @@ def test_steps_that_are_not_finite_roll_back_to_the_best_state(poison):
         return (parameter - TARGET).square().mean() * (poison if next(calls) == 30 else 1.0)
 
     task = descent(parameter, loss)
-    best = run(task)
+    best = run(task).item()
     assert next(e.step for e in task.events if e.event == "rollback") == 30
     assert torch.isfinite(parameter).all()
     assert best < 0.2 * task.events[0].value
@@ -78,9 +78,44 @@ def test_a_held_out_loss_that_is_not_finite_rolls_back():
     parameter = nn.Parameter(torch.zeros(2))
     task = descent(parameter, lambda indices: (parameter - TARGET).square().mean())
     losses = iter([3.0, 2.0, math.nan, 1.0])
-    task.held_out = lambda: next(losses)
+    task.held_out = lambda: torch.tensor([next(losses)])
     assert run(task, epochs=3) == 1.0
     assert [e.event for e in task.events if e.measure == "held_out_loss"] == ["start", "best", "rollback", "best"]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "ends"),
+    [
+        ([[4.0, 4.0, 4.0], [1.0, 1.0, 1.0], [1.1, 0.8, 1.2]], 1),  # the last: 0.03 more, of 0.12 standard error
+        ([[4.0, 4.0, 4.0], [1.0, 1.0, 1.0], [1.1, 1.1, 1.2]], 0),  # 0.13 more, of 0.03
+        ([[4.0], [1.0], [1.1]], 0),  # nothing tells how far a single sequence is off
+        ([[1.0, 1.0, 1.0], [0.9, 0.9, 0.9], [1.3, 0.8, 1.2]], 0),  # worse than the start
+    ],
+)
+def test_the_last_state_stands_unless_another_is_clearly_better(held_out, ends):
+    parameter = nn.Parameter(torch.zeros(1))
+    states, losses = [], iter(map(torch.tensor, held_out))
+    task = descent(parameter, lambda indices: (parameter - 1).square().sum())
+
+    def judge():
+        states.append(parameter.detach().clone())
+        return next(losses)
+
+    task.held_out = judge
+    found = run(task, epochs=2)
+    assert torch.equal(parameter.detach(), states[1:][ends])
+    assert found.tolist() == pytest.approx(held_out[1:][ends])
+
+
+def test_less_is_clear_where_it_is_two_standard_errors_and_never_of_what_is_not_finite():
+    base, step = torch.zeros(100), torch.ones(100) * 0.1
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    assert clearly_less(base, base + step)
+    assert clearly_less(base + noise, base + noise + step)  # paired: what sequences have in common is no noise
+    assert not clearly_less(base, base)
+    assert not clearly_less(base, noise - noise.mean() + step)
+    assert clearly_less(base, base + math.inf)
+    assert not clearly_less(base + math.nan, base)
 
 
 def test_every_group_is_annealed_from_its_own_rate_to_the_same_small_one():
@@ -90,7 +125,8 @@ def test_every_group_is_annealed_from_its_own_rate_to_the_same_small_one():
         seen.append((slow.item(), fast.item()))
         return (slow + fast + 1000).sum()
 
-    Descent([Group([slow], 0.01), Group([fast], 0.1)], loss, lambda: -float(len(seen))).run(100, 1, 1, torch.Generator())
+    groups = [Group([slow], 0.01), Group([fast], 0.1)]
+    Descent(groups, loss, lambda: torch.tensor([-float(len(seen))])).run(100, 1, 1, torch.Generator())
     steps = [[abs(b - a) for a, b in pairwise(path)] for path in zip(*seen, strict=True)]
     for rate, found in zip((0.01, 0.1), steps, strict=True):
         assert found[0] == pytest.approx(rate, rel=1e-3)
@@ -102,7 +138,7 @@ def test_parameters_decay_as_asked():
     for options, expected in (({"weight_decay": 0.5}, 0.95), ({}, 1.0)):
         parameter = nn.Parameter(torch.ones(1))
         task = descent(parameter, lambda indices, p=parameter: (p * 0 + 1).sum(), **options)
-        task.held_out = lambda p=parameter: p.item()  # a step is kept where it made the parameter smaller
+        task.held_out = lambda p=parameter: p.detach().clone()  # a step is kept where it made the parameter smaller
         task.run(1, 1, 1, torch.Generator())
         assert parameter.item() == pytest.approx(expected)
 

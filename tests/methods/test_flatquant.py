@@ -6,6 +6,7 @@ import torch
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import read_absmax, read_activations
 from ptqflow.artifacts.tables import read_table
+from ptqflow.console import warnings_of
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.methods import flat_block
@@ -68,15 +69,15 @@ def values(flat, measure):
 
 
 def test_held_out_sequences_are_measured_each_once_and_never_trained_on(model, calibration, monkeypatch):
-    trained, measured, whole, loss = [], [], {}, flatquant._Trainer._loss
+    trained, measured, whole, errors = [], [], {}, flatquant._Trainer._errors
 
     def watched(self, state, indices):
         (measured if isinstance(indices, slice) else trained).append(indices)
         if isinstance(indices, slice) and indices.start == 9:
-            whole.setdefault("first", loss(self, state, slice(9, 12)).item())
-        return loss(self, state, indices)
+            whole.setdefault("first", errors(self, state, slice(9, 12)).mean().item())
+        return errors(self, state, indices)
 
-    monkeypatch.setattr(flatquant._Trainer, "_loss", watched)
+    monkeypatch.setattr(flatquant._Trainer, "_errors", watched)
     monkeypatch.setattr(flatquant, "batches", lambda sequences, tokens: batches(sequences, tokens, 2 * tokens))  # 2, then 1
     used = resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 1, "held_out": 0.25}})
     flat = learn(model, calibration, used)
@@ -110,11 +111,12 @@ def test_transforms_cancel_in_a_block_with_biases_everywhere(tmp_path):
 
 
 def test_training_beats_its_start_and_plain_rounding_where_there_are_outliers(model, calibration):
-    flat = learn(model, calibration, recipe(8))
+    used = resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 16, "held_out": 0.5}})
+    flat = learn(model, calibration, used)
     held_out, (rtn,), (deployed,) = (values(flat, f"{name}held_out_loss") for name in ("", "rtn_", "deployed_"))
     assert deployed < 0.95 * held_out[0]
     assert deployed < 0.3 * rtn
-    assert len(values(flat, "loss")) == 8 * 3
+    assert len(values(flat, "loss")) == 16 * 2
 
 
 def test_svd_parametrization_starts_at_the_same_rotations_and_stays_well_conditioned(model, calibration):
@@ -197,11 +199,25 @@ def test_a_block_that_ends_worse_than_plain_rounding_stays_plainly_rounded_and_s
 
 def test_a_block_that_learned_nothing_better_than_plain_rounding_stays_plainly_rounded(model, calibration, monkeypatch):
     losses = iter([1.0, 2.0, 2.0, 3.0])  # plain rounding, the start, the best state and then plain rounding as deployed
-    monkeypatch.setattr(flatquant._Trainer, "_held_out", lambda self, state: next(losses))
+    monkeypatch.setattr(flatquant._Trainer, "_held_out", lambda self, state: torch.tensor([next(losses)]))
     flat = learn(model, calibration, recipe(0))
     assert flat.fallback.startswith("no transform: held-out loss 2 (round to nearest 1)")
     assert (flat.rows[-1]["value"], flat.rows[-1]["event"]) == (3.0, "fallback")
     assert all(torch.equal(m, torch.eye(m.shape[-1]).double().expand_as(m)) for m in flat.transforms.matrices.values())
+
+
+def test_learning_that_gains_nothing_is_warned_of_in_log_diagnostics_and_card(model, calibration, work, capsys):
+    rates = {"learning_rate": 1e-12, "clip_learning_rate": 1e-12, "batch_size": 12}
+    used = resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"epochs": 1} | rates})
+    paths, log = quantize(model, calibration, used, work / "still"), work / "still/log"
+    log.write_text(capsys.readouterr().err)
+    said = "learning is not clearly better than the transforms it started from"
+    assert warnings_of(log) == [f"quantize: warning: 2 of 2 blocks: {said}"]
+    assert "block 1: 1/1 steps" in log.read_text()
+    rows = read_table(paths[0].parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pylist()
+    assert [row["warning"] for row in rows if row["module"] == "block"] == [said, said]
+    card = export(model, paths, used, work / "still-checkpoint") / "README.md"
+    assert f"A warning, in 2 places: {said}." in card.read_text()
 
 
 def test_checkpoint_in_transformers_equals_the_quantize_stage(model, calibration, checkpoint, work):

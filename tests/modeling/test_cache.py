@@ -7,7 +7,10 @@ import torch
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS
 from ptqflow.artifacts.tables import read_table
+from ptqflow.devices.device import select
 from ptqflow.errors import ConfigError
+from ptqflow.methods.running import Running
+from ptqflow.methods.static import ranges_over_positions
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.cache import CacheQuantizer, CacheRanges, attach, quantize_cache, static_qparams
 from ptqflow.modeling.online import FlatCache
@@ -246,6 +249,31 @@ def test_ranges_change_nothing(tmp_path):
             attach(block, CacheRanges(args))
         outputs.append(forward(block, hidden, blocks.positions(12)))
     assert torch.equal(*outputs)
+
+
+def test_ranges_after_rope_are_those_of_the_positions_asked_for(biased):
+    """Of keys that are mostly bias: what RoPE makes of the bias, k cos(pw) - k' sin(pw), at all these positions p."""
+    blocks, args = Blocks(biased, torch.device("cpu"), torch.float32), {"num_bits": 8, "dynamic": False, "positions": 128}
+    tensors = blocks.tensors(0)
+    run = Running(blocks, 0, cache(**args), select("cpu"), tensors, list(tensors.values()), 8, 16)
+    hidden = blocks.embed(torch.arange(128).view(16, 8) % 64)
+    found = ranges_over_positions(run, hidden, 128)
+    bias = next(t for name, t in tensors.items() if name.endswith("k_proj.bias")).view(2, 1, 32)
+    cosines, sines = blocks.positions(128)
+    turned = bias * cosines + torch.cat([-bias[..., 16:], bias[..., :16]], -1) * sines
+    low, high = turned.amin(1), turned.amax(1)
+    wide = high - low > 1.5 * BIAS  # 3 and 19 of each head are biased and turn all the way; 14 hardly turns
+    assert wide.nonzero().tolist() == [[0, 3], [0, 19], [1, 3], [1, 19]]
+    for ours, expected in ((found.low["k"], low), (found.high["k"], high)):
+        torch.testing.assert_close(ours[wide], expected[wide], rtol=0, atol=0.1 * BIAS)
+    short = ranges_over_positions(run, hidden, 8)
+    assert (short.high["k"] - short.low["k"])[wide].min() < 0.7 * (high - low)[wide].min()
+
+
+@pytest.mark.parametrize("args", [{}, {"dynamic": "values", "keys": "pre_rope"}])
+def test_positions_are_refused_where_no_range_depends_on_them(args):
+    with pytest.raises(ValueError, match="positions are of static keys after RoPE"):
+        cache(num_bits=8, positions=128, **args)
 
 
 def test_ranges_of_a_static_cache_come_from_all_calibration_tokens():

@@ -122,7 +122,7 @@ def test_another_draw_is_missed_only_where_something_is_drawn():
 def test_what_no_engine_serves_is_excluded_however_accurate():
     found = rows([scored("a", 0.99)], [sized("a", 300, "fake")])
     assert by_recipe(found)["a"]["status"] == "excluded"
-    assert "only its emulation was written" in by_recipe(found)["a"]["reasons"]
+    assert "only its emulation was written; no form that is asked for (key forms) holds it" in by_recipe(found)["a"]["reasons"]
 
 
 def test_a_checkpoint_scored_itself_speaks_for_itself():

@@ -22,10 +22,12 @@ const wrong = window.wrong;
   let seen = 0;
   for (const link of links) {
     link.click();
-    await new Promise(done => setTimeout(done, 30));
+    await new Promise(done => setTimeout(done, 100));
     const shown = [...document.querySelectorAll("section")].filter(s => !s.hidden);
     if (shown.length !== 1 || !shown[0].innerText.trim()) wrong.push(link.hash + ": not shown alone");
     seen += shown.length;
+    for (const img of shown[0].querySelectorAll("img"))
+      if (!(img.complete && img.naturalWidth)) wrong.push(link.hash + ": no picture of " + img.alt);
     const root = document.documentElement;
     if (root.scrollWidth > root.clientWidth) wrong.push(`${link.hash}: ${root.scrollWidth} wider than ${root.clientWidth}`);
     for (const e of shown[0].querySelectorAll(".answer, .answer *, td, th, li"))
@@ -39,9 +41,9 @@ const wrong = window.wrong;
       const head = table.tHead.rows[0].cells[1];
       if (link.hash === "#numbers") {
         head.click();
-        if (JSON.stringify(column()) !== "[2,9,10,null]") wrong.push("sorted up: " + JSON.stringify(column()));
+        if (JSON.stringify(column()) !== "[2,9,1,null]") wrong.push("sorted up: " + JSON.stringify(column()));
         head.click();
-        if (JSON.stringify(column()) !== "[10,9,2,null]") wrong.push("sorted down: " + JSON.stringify(column()));
+        if (JSON.stringify(column()) !== "[1,9,2,null]") wrong.push("sorted down: " + JSON.stringify(column()));
         const field = shown[0].querySelector("input");
         field.value = "nine"; field.dispatchEvent(new Event("input"));
         if ([...table.tBodies[0].rows].filter(row => !row.hidden).length !== 1) wrong.push("not filtered");
@@ -66,7 +68,10 @@ def text() -> str:
         accuracy, [sized(name, 300) for name in names], serving={("cpu", "demo", names[0], "compressed-tensors"): "vllm serve x"}
     )
     numbers = TextTable(
-        "Numbers", ["Name", "Value"], [["ten", "10 %"], ["none", "–"], ["nine", "9"], ["two", "2 MiB"]], notes=["A note."]
+        "Numbers",
+        ["Name", "Value"],
+        [["many", "1 600 GiB"], ["none", "–"], ["nine", "9.0 MiB"], ["two", "2 MiB"]],
+        notes=["A note."],
     )
     wide = TextTable("Wide", ["Name", *(f"column {i}" for i in range(40))], [["x", *("123.4 [1.0, 2.0]" for _ in range(40))]])
     return page.page(

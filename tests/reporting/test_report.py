@@ -57,12 +57,14 @@ def test_flips_count_what_a_drop_of_zero_hides():
 
 def test_layers_say_where_the_worst_is_and_what_fell_back():
     rows = [{**LEARNED.model_dump(), **d, "clip_fraction": 0.01} for d in diagnostics(0.1, range(4))]
-    full = [{"damping": None, "condition_number": None, "fallback": None} | row for row in rows]
+    full = [{"damping": None, "condition_number": None, "fallback": None, "warning": None} | row for row in rows]
     full[9]["fallback"] = "rounded to nearest"
     errors, fallbacks = layer_error.printed(full)
     assert {row[3]: row[6] for row in errors.rows}["q_proj"] == "3"
     (line,) = fallbacks.rows
     assert line[3:] == ["rounded to nearest", "1", "1"]
+    full[4]["warning"] = "nothing learned"
+    assert [row[3:] for row in layer_error.printed(full)[2].rows] == [["nothing learned", "1", "0"]]
 
 
 def test_provenance_names_model_data_recipe_and_what_differs():
@@ -195,7 +197,7 @@ def test_the_report_opens_with_the_answer_and_has_its_pages(made):
     assert all(name in html for name in HARM)
     assert "Mean squared error of each decoder block" in html  # the caption, of its figure alone
     assert "Points lost against the unquantized model" not in html
-    assert html.count("data:image/svg+xml;base64,") == html.count("data:application/pdf;base64,") == 3
+    assert html.count('data-svgz="') == html.count("data:application/pdf;base64,") == 3
     assert "<td>emulation</td>" in html
     assert set(re.findall(r"(?:src|href)=\"(?!#|data:)([^\"]*)|url\(|@import", html)) == {"samples.html"}
 

@@ -26,6 +26,7 @@ FILES = {
     "flips": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv", "md", "html"),
     "learning": ("parquet", "csv", "md", "html"),
+    "outliers": ("parquet", "csv", "md", "html"),
     "provenance": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
     "latency_parts": ("parquet", "csv", "md", "html"),

@@ -1,15 +1,16 @@
 """The self-test's wiring on a pretended NPU: `python -m ptqflow selftest --wiring-only` for torch_npu over a stand-in for CANN.
 
-    LD_LIBRARY_PATH=<stand-in> PYTHONPATH=<torch>:<torch_npu>:workflow python tests/selftest/on_wheel.py
+    LD_LIBRARY_PATH=<stand-in> PYTHONPATH=<torch>:<torch_npu>:workflow:tests/support python tests/selftest/on_wheel.py
 
-Prints a JSON object per probe, then one per recipe: why it would be refused, if it trained through the device's own
-`Tensor.inverse` as others' FlatQuant does. (Ours does not: `ptqflow.numerics.inverse`.)
+Prints a JSON object per probe, one per call of its operators (`operators.py`), then one per recipe: why it would be refused, if
+it trained through the device's own `Tensor.inverse` as others' FlatQuant does. (Ours does not: `ptqflow.numerics.inverse`.)
 """
 
 import json
 import sys
 from dataclasses import replace
 
+import operators
 import torch_npu  # noqa: F401 (not every release is found by torch itself)
 from ptqflow.devices.device import select
 from ptqflow.errors import ConfigError
@@ -39,6 +40,8 @@ def main() -> None:
     probes.PROBES = [
         replace(probe, relied_on_by="training") if probe.name == "Tensor.inverse has a gradient" else probe for probe in asked
     ]
+    for row in operators.asked():
+        print(json.dumps(row))
     for preset in RECIPES:
         print(json.dumps({"recipe": preset, "refused": refused(preset)}))
     lacking = [row["detail"] for row in rows if "not in" in row["detail"] or "Failed to find" in row["detail"]]

@@ -2,9 +2,9 @@
 
 Fetches the wheels of envs/devices.txt into build/npu (5 GB), compiles a stand-in for CANN for each, and runs
 tests/selftest/on_wheel.py over it. Kernels of the stand-in compute nothing: only how autograd is wired, what dtypes
-become and which kernels there are is asked; what is asked of numbers is named below the table. Ends with an error where a
-release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass. Needs Python 3.11, gcc,
-binutils and the package index.
+become, which kernels there are and whether operators take our calls is asked; what is asked of numbers is named below the table.
+Ends with an error where a release that drops the gradient of `Tensor.inverse` is not caught, or another one does not pass.
+Needs Python 3.11, gcc, binutils and the package index.
 """
 
 import json
@@ -37,10 +37,10 @@ def fetched(requirement: str) -> list[str]:
     return [str(folder)]
 
 
-def on_wheel(torch_wheel: str, npu_wheel: str) -> tuple[Rows, dict[str, str]]:
-    """Rows of the self-test over a stand-in for CANN, and by recipe why it is refused."""
+def on_wheel(torch_wheel: str, npu_wheel: str) -> tuple[Rows, Rows, dict[str, str]]:
+    """Rows of the self-test over a stand-in for CANN, of calls of its operators, and by recipe why it is refused."""
     cann = BUILD / f"cann-{npu_wheel}"
-    paths = [*fetched(torch_wheel), *fetched(npu_wheel), str(REPOSITORY / "workflow")]
+    paths = [*fetched(torch_wheel), *fetched(npu_wheel), *(str(REPOSITORY / part) for part in ("workflow", "tests/support"))]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TASK_QUEUE_ENABLE": "0", "ASCEND_LAUNCH_BLOCKING": "1"}
     environment |= {"ASCEND_GLOBAL_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
     check = Path(__file__).with_name("on_wheel.py")
@@ -56,7 +56,8 @@ def on_wheel(torch_wheel: str, npu_wheel: str) -> tuple[Rows, dict[str, str]]:
         check=True,
     )
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return [row for row in found if "probe" in row], {row["recipe"]: row["refused"] for row in found if "recipe" in row}
+    calls = [row for row in found if "operator" in row]
+    return [row for row in found if "probe" in row], calls, {row["recipe"]: row["refused"] for row in found if "recipe" in row}
 
 
 def _mark(row: dict[str, Any]) -> str:
@@ -108,16 +109,26 @@ def main() -> None:
     if sys.version_info[:2] != (3, 11):
         sys.exit("the wheels of envs/devices.txt are for Python 3.11; make the environment with PYTHON=python3.11")
     columns = {"CPU": list(everything(select("cpu")))}
+    operators: list[str] = []
     verdicts, errors = [], [f"CPU: {row['probe']} fails" for row in columns["CPU"] if not row["passed"]]
     for line in (REPOSITORY / "envs" / "devices.txt").read_text().splitlines():
         if line.startswith("torch"):
             torch_wheel, npu_wheel = line.split()
             release = npu_wheel.partition("==")[2]
             print(f"check-devices: {npu_wheel} over a stand-in for CANN", file=sys.stderr)
-            columns[release], refused = on_wheel(torch_wheel, npu_wheel)
+            columns[release], calls, refused = on_wheel(torch_wheel, npu_wheel)
             verdicts += [f"- torch_npu {release}, `{recipe}`: {why or 'not refused'}" for recipe, why in refused.items()]
             errors += wrong(release, columns[release], refused)
+            refusing = [f"{call['operator']}: {call['detail']}" for call in calls if not call["ok"]]
+            errors += [f"torch_npu {release}: {what}" for what in refusing or ([] if calls else ["no operator was asked"])]
+            operators.append(
+                f"- torch_npu {release}: {len(calls) - len(refusing)} of {len(calls)} {'; '.join(refusing)}".rstrip()
+            )
     text = "\n\n".join([table(columns), "If recipes trained through the device's own `Tensor.inverse`:", "\n".join(verdicts)])
+    text += (
+        "\n\nCalls of `ptqflow.devices.npu` that schemas and Meta kernels of torch_npu take, with the results they must have:\n\n"
+    )
+    text += "\n".join(operators)
     (BUILD / "selftest.md").write_text(text + "\n")
     print(text)
     if errors:

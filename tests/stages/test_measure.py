@@ -41,7 +41,9 @@ def test_every_repetition_of_every_shape_is_a_row(tmp_path: Path) -> None:
     }
     assert fastest["decode", 1, 8] > fastest["prefill", 1, 8]  # 16 forwards against one
     assert fastest["prefill", 4, 128] > fastest["prefill", 1, 8]
-    assert "threads" in read_metadata(output)
+    metadata = read_metadata(output)
+    assert "threads" in metadata
+    assert metadata["readings"].keys() == {"before", "after"}  # what they hold is what this machine tells
 
 
 def test_a_phase_is_its_forwards_between_synchronizations(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_nobody_asks_what_another_asks_and_its_own_job_waits(jobs: Run) -> None:
 
 
 def test_without_a_run_each_job_asks_its_own(jobs: Run) -> None:
-    assert planned.others("cpu", jobs.manifest, "transformers", jobs.output(0)) == []
+    assert planned.others("cpu", jobs.manifest, "transformers", 1, jobs.output(0)) == []
     assert planned.answer(jobs.output(0)) is None
     with planned.turn(jobs.output(0), own=True) as mine:
         assert mine

@@ -100,9 +100,9 @@ class Checkout:
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
         return jobs(done.stdout + done.stderr)
 
-    def planned(self) -> set[str]:
-        """The jobs that a dry run lists."""
-        return self.run("-n")
+    def planned(self, *targets: str) -> set[str]:
+        """The jobs that a dry run lists, of the whole study or of these files."""
+        return self.run("-n", *targets)
 
 
 def jobs(text: str) -> set[str]:

@@ -15,6 +15,7 @@ import yaml
 from checkout import SMALL_STUDY, Checkout, environment
 
 IMAGE = os.environ.get("PTQFLOW_CLUSTER_IMAGE", "")
+NODES = int(os.environ.get("PTQFLOW_CLUSTER_NODES", "1"))
 STUDY = SMALL_STUDY | {"latency": {}, "recipes": {"second-order": {"preset": "gptq-w4a16"}}}
 CHUNKS = [f"results/cpu/quantized/demo/second-order/chunk={k}/qparams.safetensors" for k in range(2)]
 DEVICES = {"ascend": ("npu", "npu:910b", "ASCEND_RT_VISIBLE_DEVICES"), "gpu": ("gpu", "gpu:fake", "CUDA_VISIBLE_DEVICES")}

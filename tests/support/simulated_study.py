@@ -36,11 +36,7 @@ def holds(of: str, items: int | tuple[int, ...], seeds: int, accuracy: float, co
         estimate = float(np.mean([task.drop.mean() for task in tasks]))
         low, high = statistics.drop_interval(statistics.average_drop(draws, estimate, [task.freedom for task in tasks]), estimate)
         return bool(low <= LOST * accuracy <= high)
-    if len(tasks) == 1:
-        low, high = statistics.accuracy_interval(tasks[0].before, random, samples=seeds, resamples=RESAMPLES)
-    else:
-        draws = [statistics.accuracy_distribution(t.before, random, RESAMPLES, len(sizes), seeds) for t in tasks]
-        low, high = statistics.interval(statistics.average(draws))
+    low, high = statistics.accuracy_interval([task.before for task in tasks], [seeds] * len(tasks))
     return bool(low <= accuracy <= high)
 
 

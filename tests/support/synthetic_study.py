@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import FileEntry, Manifest
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, STATISTICS, STATISTICS_FILE
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.presets import resolve
 from ptqflow.reporting.variants import Served
@@ -71,23 +71,35 @@ def diagnostics(harm: float, layers: range) -> list[dict[str, Any]]:
     return rows
 
 
+def channels(layers: int, width: int = 16, far: float = 50.0) -> list[dict[str, Any]]:
+    """Rows of schema STATISTICS: all channels alike but channel 3 of site `down`, which is `far` times as large."""
+    rows = []
+    for layer in range(layers):
+        for site in ("qkv", "down"):
+            for channel in range(width):
+                size = far if (site, channel) == ("down", 3) else 1.0
+                row = {"layer": layer, "site": site, "channel": channel, "absmax": 3 * size, "mean_abs": 0.8 * size}
+                rows.append(row | {"mean": 0.0, "second_moment": size**2})
+    return rows
+
+
 LATENCY_FACTS = {
     **{"part": None, "workload": None, "kernels": None, "load_seconds": 2.0, "weight_bytes": 10**6, "cache_tokens": 1000},
     **{"flops": 1e9, "moved_bytes": 1e7, "device_flops": 1e12, "device_bandwidth": 1e10},
 }
 
 
-def losses(harm: float, layers: range) -> list[dict[str, Any]]:
+def losses(harm: float, layers: range, steps: int = 5) -> list[dict[str, Any]]:
     """Rows of schema LOSSES: a loss that falls with each step, held out every other one, and condition numbers."""
     rows: list[dict[str, Any]] = []
     for layer in layers:
-        for step in range(5):
+        for step in range(steps):
             value = 0.02 * harm * (1 + layer) * (1 + 1 / (1 + step))
             rows.append({"layer": layer, "step": step, "measure": "loss", "value": value})
             if step % 2 == 0:
                 rows.append({"layer": layer, "step": step, "measure": "held_out_loss", "value": 1.1 * value, "event": "best"})
         for name in ("qkv_left", "k"):
-            rows.append({"layer": layer, "step": 4, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
+            rows.append({"layer": layer, "step": steps - 1, "measure": "condition_number", "value": 1 + 9 * harm, "event": name})
     return rows
 
 
@@ -111,6 +123,8 @@ class SyntheticStudy:
     """Files under `root`, with the settings and paths that `aggregate` is told of them."""
 
     root: Path
+    layers: int = LAYERS
+    chunks: int = CHUNKS
     settings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     paths: dict[str, list[Path]] = field(default_factory=dict)
 
@@ -132,18 +146,27 @@ class SyntheticStudy:
             write_rows(path, SAMPLES, [row for row in rows if row["task"] == task], metadata)
         return path
 
-    def quantized(self, who: Mapping[str, Any], harm: float) -> None:
-        """Add the diagnostics and losses of each chunk."""
-        for chunk in range(CHUNKS):
+    def quantized(self, who: Mapping[str, Any], harm: float, steps: int = 5) -> None:
+        """Add the diagnostics and losses of each chunk; none of a recipe that takes no steps."""
+        for chunk in range(self.chunks):
             place = {key: who[key] for key in ("platform", "model", "recipe")} | {"chunk": chunk}
-            width = LAYERS // CHUNKS
+            width = self.layers // self.chunks
             path = self.add("diagnostics", place, self._new("diagnostics"))
             layers = range(chunk * width, (chunk + 1) * width)
             recipe = resolve({"preset": who["recipe"]}).for_layers(layers).dump()
             settings = {"recipe": recipe, "chunk": chunk, "layers": [layers.start, layers.stop]}
             metadata = {"settings": settings, "inputs": {"model": FLOAT, "tokens": TOKENS}}
             write_rows(path, DIAGNOSTICS, diagnostics(harm, layers), metadata)
-            write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers), metadata)
+            if steps:
+                write_rows(self.add("losses", place, self._new("losses")), LOSSES, losses(harm, layers, steps), metadata)
+
+    def collected(self, platform: str, model: str, recipes: list[str]) -> None:
+        """Add statistics of channels."""
+        folder = self.root / "calibration" / platform / model
+        write_rows(folder / STATISTICS_FILE, STATISTICS, channels(self.layers), {})
+        Manifest.of_folder(folder, [STATISTICS_FILE], {"inputs": {"model": FLOAT, "tokens": TOKENS}}).write(folder)
+        who = {"platform": platform, "model": model, "calibration": "traces", "recipes": recipes}
+        self.add("statistics", who, folder / "manifest.json")
 
     def measured(self, who: Mapping[str, Any], slowdown: float) -> None:
         """Add a file of timings."""
@@ -190,4 +213,5 @@ def whole_study(root: Path, platforms: Iterable[str] = ("cpu",), models: Iterabl
                 study.measured(who, harm)
                 if recipe != "baseline":
                     study.quantized(who, harm)
+            study.collected(platform, model, list(HARM))
     return study

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 from ptqflow.console import Console, described, last_lines, warnings_of
 from ptqflow.words import span
 
@@ -50,6 +51,17 @@ def test_a_failed_job_shows_the_sentence_of_its_stage(tmp_path):
     assert said[1] == "FAILED quantize demo gptq-w4 chunk 0"
     assert "ptqflow quantize: memory does not suffice" in said[2]
     assert str(log) in said[2]
+
+
+@pytest.mark.parametrize("text", ["", "Traceback ...\n  torch.mm(a, b)\nKeyboardInterrupt\n"])
+def test_an_interrupted_job_is_not_said_to_have_failed(tmp_path, text):
+    (tmp_path / "log").write_text(text)
+    console, said, _ = following({"export": 1})
+    start(console, 1, "export", model="demo", recipe="gptq-w4", form="fake")
+    console.event("job_error", {"jobid": 1, "rule_name": "export", "log": [str(tmp_path / "log")]})
+    (line,) = said[1:]
+    assert line.startswith("STOPPED export demo gptq-w4 fake: interrupted")
+    assert console.failed == 1
 
 
 def test_what_a_stage_says_of_its_results_is_a_warning_and_its_progress_is_none(tmp_path):

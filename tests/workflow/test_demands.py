@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from ptqflow import demands
 from ptqflow.demands import MB, ROOM, Demand, Dimensions
 from ptqflow.errors import ConfigError
@@ -74,9 +75,23 @@ def test_a_small_model_takes_one_core_and_a_large_one_more():
     assert demands.verify(large, True).mem_mb * MB > large.parameters * 4
 
 
-def test_every_stage_of_a_study_has_a_demand(monkeypatch):
-    import yaml
+def test_a_model_that_devices_share_asks_for_them_and_for_a_process_each(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["latency"]["shared"] = {
+        "engine": "vllm",
+        "forms": ["compressed-tensors"],
+        "tensor_parallel": 2,
+    }
+    needs = Needs(load(config))
+    w = {"platform": "cpu", "model": "demo", "variant": "baseline", "timing": "shared", "task": "arithmetic", "seed": "0"}
+    assert [needs.ranks(stage, w | {"engine": "transformers"}) for stage in ("measure", "generate", "verify")] == [2, 1, 1]
+    assert needs.most_ranks == 2
+    alone = demands.shared(needs._of("measure", w, DEMO), 1)
+    assert needs.of("measure", w).mem_mb - alone.mem_mb == int(2 * demands.PYTHON_MB["torch"] * ROOM)
 
+
+def test_every_stage_of_a_study_has_a_demand(monkeypatch):
     monkeypatch.chdir(ROOT)
     study = load(yaml.safe_load(Path("config.yaml").read_text()))
     w = {"platform": "cpu", "model": "demo", "recipe": "gptq-w4", "chunk": "1", "form": "fake", "variant": "baseline"}
@@ -103,8 +118,6 @@ def test_every_stage_of_a_study_has_a_demand(monkeypatch):
 
 
 def test_a_study_that_no_node_can_hold_is_refused(monkeypatch):
-    import yaml
-
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load(Path("config.yaml").read_text())
     roomy = Limits("npu", cpus=4, mem_mb=16000, minutes=60, gres={"npu": 2})

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 from checkout import SMALL_STUDY, Checkout, environment, jobs
@@ -29,18 +30,25 @@ def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platfo
 SITE = "slurm: {partition: batch, device_partition: fast, account: mine, gres: npu:910b}\n"
 
 
-def test_a_cluster_is_asked_in_its_own_words(tmp_path):
-    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
+def test_a_cluster_is_asked_in_its_own_words(tmp_path, monkeypatch):
+    shared = {"tasks": ["text"], "engine": "vllm", "forms": ["compressed-tensors"], "tensor_parallel": 2}
+    suites = SMALL_STUDY["suites"] | {"served": shared}
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY | {"suites": suites, "forms": ["fake", "compressed-tensors"]})
+    monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
     missing = plan(study, "ascend")
     assert missing.returncode != 0
     assert "site.yaml does not exist; copy workflow/profiles/site.yaml there" in missing.stdout + missing.stderr
     (study.root / "site.yaml").write_text(SITE)
     done = plan(study, "ascend")
     assert done.returncode == 0, done.stdout + done.stderr
-    asked = {block.split(":", 1)[0]: block for block in done.stdout.split("\nrule ")[1:]}
+    blocks = done.stdout.split("\nrule ")[1:]
+    asked = {block.split(":", 1)[0]: block for block in blocks}
     assert "slurm_partition=fast, slurm_account=mine, gres=npu:910b:1" in asked["quantize"]
     assert "slurm_partition=batch, slurm_account=mine" in asked["export"]
     assert "gres" not in asked["export"]
+    asking = [block for block in blocks if block.startswith("generate")]
+    assert all(("accelerator=2" in block) == ("gres=npu:910b:2" in block) == ("engine=vllm" in block) for block in asking)
+    assert any("engine=vllm" in block for block in asking)
     (study.root / "site.yaml").write_text(SITE + "stand_in: true\n")
     assert "results/ascend" not in plan(study, "ascend").stdout, "what a CPU computes is filed as a CPU's"
 

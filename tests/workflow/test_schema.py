@@ -11,8 +11,10 @@ from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.config_schema import schema
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.jobs import Jobs
 from ptqflow.linears import LINEARS
 from ptqflow.presets import resolve
+from ptqflow.stages.generate import Settings
 from ptqflow.study import load
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
@@ -96,8 +98,16 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "suites.s: noise_batch_sizes: 64 is asked already; name each other batch size once",
         ),
         (
-            {"suites": {"s": {"tasks": ["text"], "noise_batch_sizes": [1], "engine": "vllm"}}},
-            "suites.s: noise_batch_sizes: vllm forms its batches itself",
+            {"suites": {"s": {"tasks": ["text"], "tensor_parallel": 2}}},
+            "suites.s: tensor_parallel 2: engine transformers computes on one device; use 1, or an engine that shares",
+        ),
+        (
+            {"latency": {"t": {"engine": "vllm", "tensor_parallel": 8}}},
+            "latency.t: tensor_parallel 8 does not divide the 4 attention heads of model demo; use a divisor",
+        ),
+        (
+            {"suites": {"s": {"tasks": ["text"], "engine": "vllm", "tensor_parallel": 2}}},
+            "suites.s: tensor_parallel 2 would cut the input_shards 1 of recipe 'rounded'; use a divisor of 1, or quantize with",
         ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         (
@@ -268,3 +278,24 @@ def test_the_vendors_mixes_assign_bits_as_its_own_files_do():
     assert len(at_8) == 64 * 5 + 20 * 2
     rest = {(layer, linear) for layer in range(64) for linear in LINEARS} - at_8
     assert {w4a4.weights(*one).num_bits for one in rest} == {4} == {w4a4.input_activations(*one).num_bits for one in rest}
+
+
+def test_an_engine_that_forms_its_batches_is_told_of_other_batches_alone():
+    """vLLM takes what it likes, but for the noise of other batches; transformers has to be told always."""
+    suites = {"one": {"tasks": ["text"], "batch_size": 8}, "two": {"tasks": ["text"], "engine": "vllm", "noise_batch_sizes": [4]}}
+    jobs = Jobs(load({**SMALL_STUDY, "suites": suites}))
+    asked = {
+        (engine, who): json.loads(jobs.generate(engine, "text", 0, who))["batch_size"]
+        for engine in ("transformers", "vllm")
+        for who in ("baseline", "baseline@4")
+    }
+    assert asked == {
+        ("transformers", "baseline"): 8,
+        ("transformers", "baseline@4"): 4,
+        ("vllm", "baseline"): None,
+        ("vllm", "baseline@4"): 4,
+    }
+    place = {"task": "t", "benchmark": "text", "source": {"path": "x"}, "batch_size": None}
+    assert Settings(**place, engine="vllm").batch_size is None
+    with pytest.raises(ValueError, match="transformers forms no batches itself; say how many"):
+        Settings(**place, engine="transformers")

@@ -37,6 +37,14 @@ def test_limits_are_those_of_the_largest_node(monkeypatch):
     assert limits("absent") is None
 
 
+def test_a_node_has_as_many_devices_as_a_model_is_shared_by(monkeypatch):
+    monkeypatch.setattr("ptqflow.slurm.said", lambda *command: "npu|8|500|infinite|npu:910b:4(S:0)|npu*\n")
+    asked = sites.Slurm(gres="npu:910b")
+    assert asked.limits(4)[True].gres["npu:910b"] == 4
+    with pytest.raises(ConfigError, match=r"^tensor_parallel 8: no node of partition npu has more than 4 npu:910b; use at most"):
+        asked.limits(8)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -69,6 +77,24 @@ def test_scratch_is_made_on_the_node_and_shown_to_its_container(tmp_path, monkey
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"scratch: .*cannot be made"):
         sites.Site(scratch=f"{tmp_path}/file/x").enter(variables, on_node=True)
+
+
+def test_a_container_that_lets_no_environment_in_is_told_what_jobs_need(tmp_path, monkeypatch):
+    for name, runtime in (("singularity", "SINGULARITY"), ("apptainer", "APPTAINER")):
+        (tmp_path / name).write_text("#!/bin/sh")
+        (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        site = sites.Site(image="x.sif", scratch=str(tmp_path), environment={"HF_HOME": "/hub"})
+        variables = {"PTQFLOW_CODE": "/code", "ASCEND_RT_VISIBLE_DEVICES": "1", "SECRET": "x"}
+        site.enter(variables, on_node=True)
+        site.carry(variables)
+        told = {key.partition("ENV_")[2]: value for key, value in variables.items() if key.startswith(f"{runtime}ENV_")}
+        cache = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": f"{tmp_path}/cache", "HF_HOME": "/hub"}
+        assert told == {"PTQFLOW_CODE": "/code", "ASCEND_RT_VISIBLE_DEVICES": "1"} | cache
+        assert variables[f"{runtime}_BIND"].split(",")[0] == str(tmp_path)
+    variables = {"PTQFLOW_CODE": "/code"}
+    sites.Site().carry(variables)
+    assert variables == {"PTQFLOW_CODE": "/code"}
 
 
 def test_the_example_is_a_site_but_for_its_image():

@@ -82,9 +82,14 @@ class Console:
     def _fail(self, record: Mapping[str, Any]) -> None:
         self.failed += 1
         _, what, _ = self.started.pop(record["jobid"], (record["rule_name"], record["rule_name"], 0.0))
+        logs = {log: last_lines(log) for log in record["log"]}
+        said = [line for lines in logs.values() for line in lines]
+        if not said or said[-1].startswith("KeyboardInterrupt"):  # no fault of the job's
+            self.say(f"STOPPED {what}: {'interrupted' if said else 'interrupted or killed before it said anything'}")
+            return
         self.say(f"FAILED {what}")
-        for log in record["log"]:
-            self.say("".join(f"    {line}\n" for line in last_lines(log)) + f"    (all of it: {log})")
+        for log, lines in logs.items():
+            self.say("".join(f"    {line}\n" for line in lines) + f"    (all of it: {log})")
 
     @property
     def done(self) -> int:
@@ -119,6 +124,5 @@ def warnings_of(log: str | Path) -> list[str]:
         text = Path(log).read_text(errors="replace")
     except OSError:
         return []
-    return [
-        line for line in text.splitlines() if any(mark in line for mark in ("not as the recipe says", "no verdict", "not finite"))
-    ]
+    marks = ("not as the recipe says", "quantize: warning", "no verdict", "not finite")
+    return [line for line in text.splitlines() if any(mark in line for mark in marks)]

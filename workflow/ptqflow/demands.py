@@ -6,7 +6,7 @@ A job that was killed asks for more the next time (`attempt`). tests/workflow/te
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ptqflow.modeling.dimensions import head_dim, linear_shapes, queries_per_key
@@ -16,6 +16,7 @@ MB = 2**20
 PYTHON_MB = {"torch": 480, "numpy": 310, "arrow": 350, "scoring": 420}  # a process that has imported so much
 ROOM = 1.2  # of the estimate, for what allocators keep
 TOKENS_AT_ONCE = 2048  # of a pass through a block (modeling/blocks.py: batches)
+SHARD_BYTES = 5e9  # of a file of weights, at most, as models are published
 HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
@@ -85,6 +86,12 @@ def small(libraries: str = "arrow") -> Demand:
     return Demand(1, int(PYTHON_MB[libraries] * ROOM), 30)
 
 
+def shared(demand: Demand, ranks: int) -> Demand:
+    """Of a job whose model so many ranks share: each is one process more than the job's own."""
+    more = (ranks if ranks > 1 else 0) * PYTHON_MB["torch"] * ROOM
+    return replace(demand, mem_mb=demand.mem_mb + int(more))
+
+
 UNKNOWN = Demand(8, 32_000, 240)  # of a model that is not here yet; worked out again before the job starts
 
 
@@ -101,8 +108,9 @@ def _demand(parameters: float, held: float, flops: float, device: bool, seconds:
 
 
 def rotate(d: Dimensions) -> Demand:
-    """The whole model is turned tensor by tensor, and checked in float64."""
-    return _demand(d.parameters, 8 * (d.embedding + 2 * d.block), 4.0 * d.parameters * d.hidden, False)
+    """A shard of the model is turned by tensor in float64 and held until it is written, its head apart from the embedding."""
+    held = min(d.stored * (d.parameters + d.embedding), SHARD_BYTES) + 8 * (d.embedding + 2 * d.block)
+    return _demand(d.parameters, held, 4.0 * d.parameters * d.hidden, False)
 
 
 def collect(d: Dimensions, tokens: int, device: bool) -> Demand:

@@ -40,6 +40,7 @@ class Suite(Model):
     """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks.
 
     `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
+    `tensor_parallel`: devices that share the model's tensors, in an engine that can.
     """
 
     tasks: Annotated[list[Name], Field(min_length=1)]
@@ -48,6 +49,7 @@ class Suite(Model):
     engine: Name = "transformers"
     forms: Forms = [FAKE]
     noise_batch_sizes: list[AtLeastOne] = []
+    tensor_parallel: AtLeastOne = 1
 
     @model_validator(mode="after")
     def _other_batches(self) -> "Suite":

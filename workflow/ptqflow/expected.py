@@ -20,6 +20,10 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
             yield "checkpoints", place | _who(variant), paths.checkpoint(platform, model, variant)
             if not _is_replicate(variant):
                 yield "verification", place | _who(variant), paths.verification(platform, model, variant)
+        for (source, calibration), recipes in _collected(study, model).items():
+            rotation = {"rotation": source.partition(".")[2]} if source != model else {}
+            who = place | rotation | {"calibration": calibration, "recipes": recipes}
+            yield "statistics", who, paths.calibration(platform, source, calibration)
         for suite in study.suites.values():
             for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
                 path = paths.scores(platform, model, variant, suite.engine, task, seed)
@@ -42,6 +46,16 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
                     yield "losses", place | {"recipe": recipe, "chunk": chunk}, path
             if study.recipes[recipe].rescue is not None:
                 yield "rescues", place | {"recipe": recipe}, paths.rescued("rescue.parquet", platform, model, recipe)
+
+
+def _collected(study: Study, model: str) -> dict[tuple[str, str], list[str]]:
+    """What `collect` walks for the recipes themselves: (model, rotated or not; calibration set) -> the recipes that read it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for recipe in filterfalse(_is_replicate, study.chosen):
+        entry = study.recipes[recipe]
+        if study.models[model].chunks > 1 or entry.reads_statistics() or entry.rescue is not None:
+            found.setdefault((study.source_of(model, recipe), study.calibration_of(recipe)), []).append(recipe)
+    return found
 
 
 def _who(variant: str) -> dict[str, Any]:

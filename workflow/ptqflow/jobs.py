@@ -153,9 +153,11 @@ class Jobs:
 
     def generate(self, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
         """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
-        them, and of the variant only the batches that a repeated baseline is asked in.
+        them, and of the variant only the batches that a repeated baseline is asked in. An engine that forms its batches is told
+        of no others.
         """
-        entry = self.study.tasks[task]
+        entry, suite = self.study.tasks[task], self._suite(engine, task, seed)
+        own = None if engines.forms_batches(engine) else suite.batch_size
         settings = {
             "task": task,
             "benchmark": entry.benchmark,
@@ -163,7 +165,8 @@ class Jobs:
             "protocol": entry.asks,
             "engine": engine,
             "seed": seed,
-            "batch_size": paths.batch_size(variant) or self._suite(engine, task, seed).batch_size,
+            "batch_size": paths.batch_size(variant) or own,
+            "tensor_parallel": suite.tensor_parallel,
         }
         return canonical_json(settings)
 

@@ -7,6 +7,7 @@ from math import ceil
 from ptqflow import demands, paths
 from ptqflow.chunks import chunk_layers
 from ptqflow.demands import UNKNOWN, Demand, Dimensions
+from ptqflow.entries import Suite
 from ptqflow.errors import ConfigError
 from ptqflow.slurm import Limits
 from ptqflow.study import Study, config_of, layers_of
@@ -55,6 +56,22 @@ class Needs:
         entry = self.study.calibrations[calibration]
         return entry.samples * entry.sequence_length
 
+    def ranks(self, stage: str, w: Mapping[str, str]) -> int:
+        """Devices that share the model of a stage's job; 1 where none is asked to."""
+        if stage == "generate":
+            return self._suite(w).tensor_parallel
+        return self.study.latency[w["timing"]].tensor_parallel if stage == "measure" else 1
+
+    @property
+    def most_ranks(self) -> int:
+        """Devices that the widest job of the study asks for."""
+        served = [suite.tensor_parallel for suite in self.study.suites.values()]
+        return max([1, *served, *(timing.tensor_parallel for timing in self.study.latency.values())])
+
+    def _suite(self, w: Mapping[str, str]) -> Suite:
+        engine, task, seed = w["engine"], w["task"], int(w["seed"])
+        return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
+
     def of(self, stage: str, w: Mapping[str, str]) -> Demand:
         """Of a stage's job with these wildcards."""
         if stage in ("fetch", "tokens", "overlap", "aggregate", "plot", "samples", "report"):
@@ -65,7 +82,7 @@ class Needs:
             return demands.small("scoring")
         if (d := self._dimensions(w["model"])) is None:
             return UNKNOWN
-        demand = self._of(stage, w, d)
+        demand = demands.shared(self._of(stage, w, d), self.ranks(stage, w))
         on_device = self._device and stage in ("collect", "quantize", "rescue", "verify", "generate", "measure")
         return replace(demand, threads=DEVICE_THREADS) if on_device else demand
 
@@ -110,13 +127,13 @@ class Needs:
             case "verify":
                 return demands.verify(d, device)
             case "generate":
-                task, seed = w["task"], int(w["seed"])
-                suite = next(s for s in study.suites.values() if s.engine == w["engine"] and task in s.tasks and seed in s.seeds)
+                suite = self._suite(w)
                 size = paths.batch_size(w.get("variant", "baseline")) or suite.batch_size
-                return demands.generate(d, study.tasks[task].asks, size, device)
+                return demands.generate(d, study.tasks[w["task"]].asks, size, device)
             case "measure":
                 timing = study.latency[w["timing"]]
-                tokens = max(timing.prompt_tokens) + timing.new_tokens
-                runs = len(timing.batch_sizes) * len(timing.prompt_tokens) * (timing.warmup + timing.repetitions)
+                longest = timing.longest()
+                tokens = longest.prompt_tokens + longest.new_tokens
+                runs = len(timing.shapes()) * (timing.warmup + timing.repetitions)
                 return demands.measure(d, max(timing.batch_sizes), tokens, runs, device)
         raise AssertionError(f"stage {stage} has no demand")

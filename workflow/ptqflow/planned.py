@@ -41,14 +41,15 @@ def announce(jobs: Sequence[Ask]) -> None:
     os.environ[_FOLDER] = str(folder)
 
 
-def others(platform: str, checkpoint: Path, engine: str, output: Path) -> list[Ask]:
-    """The other jobs of this run that ask this checkpoint in this engine."""
+def others(platform: str, checkpoint: Path, engine: str, ranks: int, output: Path) -> list[Ask]:
+    """The other jobs of this run that ask this checkpoint in this engine on so many devices."""
+    asked = platform, str(checkpoint), engine, ranks
     folder = _folder()
     jobs = [] if folder is None else [Ask.model_validate(job) for job in json.loads((folder / "planned.json").read_text())]
     return [
         job
         for job in jobs
-        if (job.platform, job.checkpoint, job.settings.get("engine")) == (platform, str(checkpoint), engine)
+        if (job.platform, job.checkpoint, job.settings.get("engine"), job.settings.get("tensor_parallel", 1)) == asked
         and job.output != str(output)
     ]
 

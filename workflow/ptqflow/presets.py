@@ -34,7 +34,7 @@ _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "round
 # What Ascend's kernels serve: symmetric activations; 4 bits on transformed q, k, v and gate, up alone.
 _W8, _W8A8_SYMMETRIC = _weights(8, True, None), {"weights": _weights(8, True, None), "input_activations": {"num_bits": 8}}
 _W8A8_STATIC = {"weights": _W8, "input_activations": {"num_bits": 8, "strategy": "tensor", "dynamic": False}}
-_C8 = {"kv_cache": {"num_bits": 8, "symmetric": True, "dynamic": False}}
+_C8 = {"kv_cache": {"num_bits": 8, "symmetric": True, "dynamic": False, "positions": 32768}}  # as long as reasoning is
 _W4A4_SYMMETRIC = {"weights": _weights(4, True, None), "input_activations": {"num_bits": 4}}
 _O_AND_DOWN_AT_8 = {"linears": ["o_proj", "down_proj"], **_W8A8_SYMMETRIC}
 

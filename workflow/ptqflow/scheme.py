@@ -65,6 +65,8 @@ class CacheArgs(QuantizationArgs):
 
     `dynamic`: true, a range per token and head for both; "values", keys have one range per channel, from calibration; false,
     values too. `keys`: quantized after RoPE, or before it; then `key_bias: separate` keeps the bias of k_proj out of the range.
+    RoPE turns a key by its position, so ranges after it are of the positions seen: `positions` spreads the calibration sequences
+    over as many (or all that the model has, if fewer); null: each begins at the first.
     """
 
     symmetric: bool = False
@@ -73,6 +75,7 @@ class CacheArgs(QuantizationArgs):
     dynamic: Literal[True, False, "values"] = True  # type: ignore[assignment]
     keys: Literal["post_rope", "pre_rope"] = "post_rope"
     key_bias: Literal["keep", "separate"] = "keep"
+    positions: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def static(self) -> tuple[Literal["k", "v"], ...]:
@@ -88,6 +91,12 @@ class CacheArgs(QuantizationArgs):
     def _bias(self) -> "CacheArgs":
         if self.key_bias == "separate" and self.keys != "pre_rope":
             raise ValueError("key_bias separate needs keys pre_rope: after RoPE the bias depends on the position")
+        return self
+
+    @model_validator(mode="after")
+    def _positions(self) -> "CacheArgs":
+        if self.positions is not None and (self.dynamic is True or self.keys != "post_rope"):
+            raise ValueError("positions are of static keys after RoPE; use dynamic: values and keys: post_rope, or remove it")
         return self
 
 

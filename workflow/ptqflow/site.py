@@ -15,12 +15,15 @@ from pydantic import Field, ValidationError
 
 from ptqflow import configfile, environments, slurm
 from ptqflow.datamodel import Model
+from ptqflow.devices import visible
 from ptqflow.environments import CORE
 from ptqflow.errors import ConfigError, explain
 
 EXAMPLE = "workflow/profiles/site.yaml"
 LEAST_FREE = 16 * 2**20  # bytes of a scratch folder
 IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
+# What jobs read of their surroundings, and an image must not keep out.
+CARRIED = ("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY, *visible.VARIABLES.values())
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
 Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*$")]
@@ -45,10 +48,11 @@ class Slurm(Model):
         gres = f"{self.gres}:{devices}" if self.gres and devices else None
         return {"slurm_partition": partition, "slurm_account": self.account, "qos": self.qos, "gres": gres}
 
-    def limits(self) -> dict[bool, slurm.Limits]:
+    def limits(self, most_ranks: int = 1) -> dict[bool, slurm.Limits]:
         """What a job without, and with, a device can have at most; empty where no Slurm answers here.
 
-        Raises ConfigError for a partition or a gres that the cluster does not have: its jobs would never start.
+        Raises ConfigError for a partition or a gres that the cluster does not have, or not `most_ranks` of it on one node:
+        its jobs would never start.
         """
         found: dict[bool, slurm.Limits] = {}
         if not slurm.said("sinfo", "--noheader"):
@@ -60,6 +64,11 @@ class Slurm(Model):
             if devices and self.gres and not limits.gres.get(self.gres):
                 has = ", ".join(sorted(limits.gres)) or "none"
                 raise ConfigError(f"slurm.gres: no node of partition {limits.partition} has {self.gres}; it has {has}")
+            if devices and self.gres and limits.gres[self.gres] < most_ranks:
+                raise ConfigError(
+                    f"tensor_parallel {most_ranks}: no node of partition {limits.partition} has more than "
+                    f"{limits.gres[self.gres]} {self.gres}; use at most so many"
+                )
             found[devices] = limits
         return found
 
@@ -108,7 +117,19 @@ class Site(Model):
         if self.image is not None:
             binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
         if binds:
-            variables["APPTAINER_BIND"] = ",".join(binds)
+            variables[f"{_runtime()}_BIND"] = ",".join(binds)
+
+    def carry(self, variables: MutableMapping[str, str]) -> None:
+        """Name what jobs need to the container's runtime, too, which with `--cleanenv` lets nothing else in."""
+        if self.image is None:
+            return
+        names = {*CARRIED, *self.environment, *(("TMPDIR", "XDG_CACHE_HOME") if self.scratch else ())}
+        variables.update({f"{_runtime()}ENV_{name}": variables[name] for name in sorted(names) if name in variables})
+
+
+def _runtime() -> str:
+    """How variables of the container's runtime begin; Apptainer's `singularity` is Apptainer."""
+    return "SINGULARITY" if shutil.which("singularity") and not shutil.which("apptainer") else "APPTAINER"
 
 
 def load(path: str | None) -> Site:

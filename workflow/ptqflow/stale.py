@@ -126,6 +126,12 @@ class Asked:
             return "made from another model"
         return self._of_calibration(metadata)
 
+    def _statistics(self, who: dict[str, Any], path: str) -> str | None:
+        collected = Manifest.read(path).origin
+        if list(differences(collected["inputs"], {"model": self._files()})):
+            return "made from another model"
+        return self._of_calibration(collected)
+
     _losses = _diagnostics  # of the same job
 
     def _rescues(self, who: dict[str, Any], path: str) -> str | None:

@@ -21,13 +21,14 @@ from ptqflow.checkpoints.registry import FAKE, refusal
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
-from ptqflow.engines.registry import forms_batches, module_of
+from ptqflow.engines.registry import module_of, refuse_ranks
 from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
 from ptqflow.evaluation.fewshot import examples
 from ptqflow.evaluation.tasks import ChoicesTask, TaskConfig
 from ptqflow.modeling import anatomy
+from ptqflow.modeling.ranks import check_ranks, check_shards
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
 from ptqflow.platforms import Platform
@@ -196,12 +197,8 @@ def load(config: Mapping[str, Any]) -> Study:
         for name, served in entries.items():
             with _named(f"{kind}.{name}.engine"):
                 module_of(served.engine)
-    for name, suite in study.suites.items():
-        if suite.noise_batch_sizes and forms_batches(suite.engine):
-            raise ConfigError(
-                f"config.yaml: suites.{name}: noise_batch_sizes: {suite.engine} forms its batches itself; "
-                "give the suite a second seed, or ask a second engine"
-            )
+            with _named(f"{kind}.{name}"):
+                refuse_ranks(served.engine, served.tensor_parallel)
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
@@ -235,6 +232,13 @@ def _check_architecture(study: Study, name: str) -> None:
         raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
     _all(lambda recipe: check_recipe(study.recipes[recipe], architecture, recipe, name), study.chosen)
     _check_positions(study, name, architecture.get("max_position_embeddings"))
+    for kind, entries in (("suites", study.suites), ("latency", study.latency)):
+        for key, served in entries.items():
+            if served.tensor_parallel > 1:
+                with _named(f"{kind}.{key}"):
+                    check_ranks(served.tensor_parallel, architecture, name)
+                    for recipe in study.chosen if FAKE in served.forms else []:
+                        check_shards(served.tensor_parallel, study.recipes[recipe], architecture, recipe)
 
 
 def _check_positions(study: Study, name: str, positions: int | None) -> None:

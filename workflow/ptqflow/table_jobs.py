@@ -21,7 +21,10 @@ from ptqflow.reporting import catalogue
 from ptqflow.stale import Asked
 from ptqflow.study import Study
 
-AGGREGATED = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+AGGREGATED = (
+    *("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues"),
+    "statistics",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class TableJobs:
     def _reason(self, platform: str, kind: str, who: dict[str, Any], path: str) -> str | None:
         if kind == "selftest":  # of a device, whatever ran on it
             return None
+        if kind == "statistics":  # of all the recipes that read them
+            who = who | {"recipe": who["recipes"][0]}
         return self._asked(platform, who).reason(kind, who, path)
 
     def _present(self) -> list[tuple[str, dict[str, Any], str]]:
@@ -137,6 +142,7 @@ class TableJobs:
         scored = any(self.study.tasks[task].definition.kind != "perplexity" for task in self.study.tasks_asked())
         rows = {"accuracy": scored and quantized, "layer_error": quantized, "latency": bool(self.study.latency)}
         rows["latency_parts"] = any(timing.parts and timing.engine != "vllm" for timing in self.study.latency.values())
+        rows["outliers"] = any(kind == "statistics" for kind, _, _ in expected(self.study, self.study.platform))
         rows["learning"] = any(self.study.recipes[name].learns_by_block() for name in self.study.chosen)
         rows["answer"] = rows["accuracy"]  # what is drawn of it are drops
         generated = any(self.study.tasks[task].definition.kind == "generation" for task in self.study.tasks_asked())

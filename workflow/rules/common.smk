@@ -13,6 +13,7 @@ from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
+from ptqflow.restored import Records
 from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
@@ -46,6 +47,24 @@ except OSError:
     pass  # nothing runs in a folder that cannot be written
 
 
+# Files that were put back, older or newer, and hold something else than their jobs wrote are made again.
+if workflow.is_main_process and (others := Records().mark()):
+    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+    print(
+        f"{len(others)} files hold something else than their jobs wrote (put back from a backup, or edited), and are made again "
+        f"with what follows: {listed}",
+        file=sys.stderr,
+    )
+
+
+onsuccess:
+    Records().remember()
+
+
+onerror:
+    Records().remember()
+
+
 # Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what
 # they load; libraries of other devices read variables as they are loaded, before a job has claimed its device.
 onstart:
@@ -74,6 +93,7 @@ ENGINE = "engine"  # the environment of the engine that a job is of
 ENVIRONMENT = " ".join(f"{name}={value}" for name, value in VARIABLES.items())
 # Where the code lies is no part of a command: a study that is moved runs nothing again.
 os.environ.update(PTQFLOW_CODE=f"{workflow.basedir}/workflow")
+site.carry(os.environ)
 PTQFLOW = f'OMP_NUM_THREADS={{threads}} {ENVIRONMENT} HF_HUB_DISABLE_PROGRESS_BARS=1 PYTHONPATH="$PTQFLOW_CODE"'
 
 

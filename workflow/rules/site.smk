@@ -39,7 +39,7 @@ needs = Needs(study)
 node_limits = {}
 if workflow.is_main_process and site.slurm:
     try:
-        node_limits = site.slurm.limits()
+        node_limits = site.slurm.limits(needs.most_ranks)
         needs.check(node_limits)
     except PtqflowError as error:
         raise WorkflowError(f"{study.site}: {error}") from None
@@ -49,6 +49,10 @@ elif workflow.is_main_process:
     known = (
         visible.devices(study.platform) if study.platform in visible.VARIABLES else []
     )
+    if known and needs.most_ranks > len(known):
+        raise WorkflowError(
+            f"tensor_parallel {needs.most_ranks}: this machine has {len(known)} devices ({', '.join(known)}); use at most so many"
+        )
     if known and "accelerator" not in workflow.global_resources:
         workflow.register_resource("accelerator", len(known) * visible.slots())
 
@@ -59,15 +63,21 @@ def threads_of(stage):
 
 
 def asks(stage, devices):
-    """Resources of a job of a stage that needs so many devices: `accelerator` counts those of one machine, the rest is Slurm's."""
+    """Resources of a job of a stage that needs so many devices for a model, or for each share of it: `accelerator` counts those of
+    one machine, the rest is Slurm's.
+    """
     options = site.slurm.options(devices) if site.slurm else {}
+    if options.get("gres"):
+        options["gres"] = lambda w: site.slurm.options(devices * needs.ranks(stage, w))[
+            "gres"
+        ]
 
     def asked(w, attempt):
         who = f"{stage} of {' '.join(w) or 'the study'}"
         return within(needs.of(stage, w), attempt, node_limits.get(devices > 0), who)
 
     return {
-        "accelerator": devices,
+        "accelerator": lambda w: devices * needs.ranks(stage, w),
         "mem_mb": lambda w, attempt: asked(w, attempt).mem_mb,
         "runtime": lambda w, attempt: asked(w, attempt).minutes,
         **{name: value for name, value in options.items() if value is not None},

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
+import npu_kernels as kernels
 import torch
 from compare import Attempt, arguments, checkpoints, said
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from vllm_ascend.ascend_config import get_ascend_config
 from vllm_ascend.ops import register_custom_ops
 from vllm_ascend.utils import adapt_patch, set_weight_prefetch_method
 
-from ascend import fake, kernels, plugin, refused
+from ascend import fake, plugin, refused
 
 ENGINE = "vllm-ascend"
 DTYPE = torch.bfloat16
@@ -175,6 +176,10 @@ def main() -> int:
     args = arguments(__doc__)
     torch.set_num_threads(1)
     registered = [kernels.register(), torch.library.Library("vllm", "IMPL")]
+    registered[0].impl(
+        "npu_format_cast", lambda x, *layout, **unused: x.clone(), "CPU"
+    )  # the values; their order is the device's
+    torch.Tensor.npu = lambda self, *device, **options: self  # type: ignore[attr-defined]  # all stays on the CPU
     registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")  # its own, which it gives to NPUs alone
     found = checkpoints(args.work, ("modelslim",))
     with tempfile.TemporaryDirectory() as scratch:

@@ -30,11 +30,11 @@ _ENCODING = {
 }
 _BUFFER = 1 << 20  # bytes of the file at once
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE}
-STATISTICS = "statistics.parquet"  # both names are relative to the manifest that collect writes
+STATISTICS = schemas.STATISTICS_FILE
 
 
 def chunk_file(chunk: int) -> str:
-    """Where the hidden states entering a chunk are."""
+    """Where the hidden states entering a chunk are, beside the manifest that collect writes."""
     return f"chunk={chunk}/activations.parquet"
 
 

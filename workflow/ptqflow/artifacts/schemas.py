@@ -35,6 +35,8 @@ STATISTICS = versioned(
     ],
 )
 
+STATISTICS_FILE = "statistics.parquet"  # beside the manifest that collect writes
+
 
 def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dtype: str) -> pa.Schema:
     """Hidden states entering a chunk: one [sequence_length, hidden_size] tensor per row.
@@ -48,7 +50,7 @@ def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dt
 
 DIAGNOSTICS = versioned(
     "diagnostics",
-    2,
+    3,
     [
         column("layer", i32, "decoder block index"),
         column("module", text, "linear (q_proj, ...) or 'block' for the whole block's output"),
@@ -63,6 +65,7 @@ DIAGNOSTICS = versioned(
         column("damping", f64, "fraction of mean(diag H) added before factorization", nullable=True),
         column("condition_number", f64, "of the damped Hessian, at least (from its Cholesky factor)", nullable=True),
         column("fallback", text, "what was done instead of the recipe, if anything", nullable=True),
+        column("warning", text, "what is doubtful though it is as the recipe says, if anything", nullable=True),
         column("seconds", f64, "wall time of this module", unit="s"),
         column("peak_bytes", i64, "peak memory of process (cpu) or device so far", unit="bytes"),
     ],
@@ -76,7 +79,7 @@ LOSSES = versioned(
         column("step", i32, "optimization step"),
         column("measure", text, "loss, held_out_loss, identity_error, condition_number, ..."),
         column("value", f64, "losses: mean squared error of the block's output"),
-        column("event", text, "start, best, rollback, fallback, ... or the matrix that was measured", nullable=True),
+        column("event", text, "start, best, rollback, fallback, warning, ... or the matrix that was measured", nullable=True),
     ],
 )
 
@@ -174,8 +177,10 @@ LATENCY = versioned(
         column("cache_tokens", i64, "tokens that the KV cache has room for"),
         column("flops", f64, "floating-point operations that the model asks for in this phase"),
         column("moved_bytes", f64, "weights and cache that this phase must read at least", unit="bytes"),
-        column("device_flops", f64, "measured: operations per second of a matrix product in the compute dtype"),
-        column("device_bandwidth", f64, "measured: bytes per second of a copy, read and written", unit="bytes/s"),
+        column(
+            "device_flops", f64, "measured: operations per second of a product (compute dtype, or the engine's int8), all devices"
+        ),
+        column("device_bandwidth", f64, "measured: bytes per second of a copy, read and written, of all devices", unit="bytes/s"),
         column("kernels", text, "of a part: the products that ran, comma-separated", nullable=True),
     ],
 )

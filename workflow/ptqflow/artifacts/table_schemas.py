@@ -177,13 +177,36 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    2,
+    3,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),
         column("recipe", text, "recipe name"),
         column("chunk", i32, "chunk of decoder blocks that the job quantized"),
         *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
+    ],
+)
+
+OUTLIERS = versioned(
+    "outliers",
+    1,
+    [
+        column("platform", text, "cpu, gpu or ascend"),
+        column("model", text, "model name"),
+        column("rotation", text, "of its residual stream; null: none", nullable=True),
+        column("calibration", text, "calibration set"),
+        column("layer", i32, "decoder block index"),
+        column("site", text, "distinct linear input; or the cached k, v"),
+        column("channels", i32, "input channels"),
+        column("channel", i32, "the one with the largest max |x|"),
+        column("absmax", f64, "largest |x|"),
+        column("median_absmax", f64, "median over channels of max |x|"),
+        column("rms", f64, "root mean square of x"),
+        column("ratio", f64, "absmax / median_absmax; null where that is 0", nullable=True),
+        column("peak_to_rms", f64, "absmax / rms; null where that is 0", nullable=True),
+        column("far_channels", i32, "channels whose max |x| is more than 6 times the median channel's"),
+        column("energy_share", f64, "the largest channel's share of the sum of x²; null of zeros", nullable=True),
+        column("kurtosis", f64, "as if x were normal in each channel; 3: channels alike; null of zeros", nullable=True),
     ],
 )
 

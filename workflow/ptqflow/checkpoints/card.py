@@ -25,7 +25,7 @@ _TEXT = """---
 {base}
 
 {words}
-{fallbacks}
+{fallbacks}{warnings}
 ## Loading
 
 In this folder:
@@ -79,6 +79,7 @@ def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], ori
         base=_base(source, architecture, recipe),
         words=_words(recipe, form),
         fallbacks="".join(f"\nNot as the recipe says, in {n} places: {why}.\n" for why, n in origin.get("fallbacks", {}).items()),
+        warnings="".join(f"\nA warning, in {n} places: {why}.\n" for why, n in origin.get("warnings", {}).items()),
         loading=loading,
         recipe=yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True),
         calibration=_calibration(origin),

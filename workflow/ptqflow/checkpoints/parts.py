@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ptqflow.artifacts.activations import STATISTICS
 from ptqflow.artifacts.manifests import Manifest
@@ -61,9 +61,9 @@ def as_rescued(qparams: QParams, recipe: Recipe) -> Recipe:
     return recipe.changed([Override.model_validate(override) for override in found[0]])
 
 
-def fallbacks(qparams: QParams) -> dict[str, int]:
-    """What was done instead of the recipe, as diagnostics word it, and for how many linears or blocks of all chunks."""
+def reasons(qparams: QParams, kind: Literal["fallbacks", "warnings"]) -> dict[str, int]:
+    """What was done instead of the recipe, or is doubtful, as diagnostics word it, and in how many places of all chunks."""
     found: Counter[str] = Counter()
     for origin in qparams.metadata.values():
-        found.update(origin.get("fallbacks", {}))
+        found.update(origin.get(kind, {}))
     return dict(sorted(found.items()))

@@ -59,6 +59,21 @@ class Device:
         """Bytes of the device's memory that nobody holds; on the CPU, of main memory."""
         return psutil.virtual_memory().available if self.module is None else int(self.module.mem_get_info()[0])
 
+    def readings(self) -> dict[str, float]:
+        """Clock in MHz and temperature in degrees Celsius, as far as the machine tells: speeds depend on both."""
+        found: dict[str, float | None] = {}
+        if self.module is None:
+            frequency = psutil.cpu_freq()
+            sensors: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()  # Linux alone
+            degrees = [sensor.current for part in sensors.values() for sensor in part]
+            found = {"clock_mhz": frequency and frequency.current, "celsius": max(degrees, default=None)}
+        elif self.torch_device.type == "cuda":
+            try:  # by a library of the vendor's, which may be missing
+                found = {"clock_mhz": self.module.clock_rate(), "celsius": self.module.temperature()}
+            except (ModuleNotFoundError, RuntimeError):
+                found = {}
+        return {name: float(value) for name, value in found.items() if value}
+
     @property
     def multiplies_bfloat16(self) -> bool:
         """Whether this is a CPU with instructions for products of bfloat16 numbers. Results depend on it: it goes on record."""

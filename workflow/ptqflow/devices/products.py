@@ -8,18 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptqflow.devices import npu
+from ptqflow.devices.case import Case
 from ptqflow.errors import ConfigError
 
 Product = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TERMS = 1024  # int8 products sum exactly in float32 while 2^14 * terms <= 2^24
 _ROWS = 32  # CUDA's int8 product wants more than 16 rows
-INT4_INPUTS = {"cpu": 32, "cuda": 128}  # what the columns of a packed weight are multiples of
-INT4_GROUPS = (256, 128, 64, 32)  # columns that share a scale in torch's packed kernels
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,15 @@ def by_int_mm_of_many_rows(rows: Tensor, weight: Tensor) -> Tensor:
 INT8: dict[str, list[Kernel]] = {
     "cpu": [Kernel("torch._int_mm", by_int_mm), Kernel("float32 products of 1024 terms", by_float32)],
     "cuda": [Kernel("torch._int_mm (cuBLASLt)", by_int_mm_of_many_rows), Kernel("float32 products of 1024 terms", by_float32)],
+    "npu": [Kernel("npu_quant_matmul to int32", npu.int8_product), Kernel("float32 products of 1024 terms", by_float32)],
 }
+FUSED = {"npu": npu.Fused()}  # operators that quantize inputs and scale results themselves
+
+
+def fused(device: torch.device, case: Case) -> npu.Fused | None:
+    """The device's operators for a case, or None: then products are exact, and what is around them is done step by step."""
+    found = FUSED.get(device.type)
+    return found if found is not None and found.takes(case) else None
 
 
 @cache
@@ -89,48 +96,3 @@ def _seconds(kernel: Kernel, rows: Tensor, weight: Tensor) -> float:
         kernel.product(rows, weight).cpu()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-class Int4Weight:
-    """A weight of 4-bit integers as torch's packed kernels hold it; `multiply(x)` is x Wᵀ with W = (q - z) scale."""
-
-    def __init__(self, integers: Tensor, scale: Tensor, zero_point: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-        """From integers uint8 [out, in] (0 to 15), scale float32 and zero point uint8 [out, groups].
-
-        Raises ConfigError where the shape, or the device, has no packed kernel.
-        """
-        out, columns = integers.shape
-        group = columns // scale.shape[1]
-        shared = next((g for g in INT4_GROUPS if group % g == 0), None)
-        if device.type not in INT4_INPUTS or shared is None or columns % INT4_INPUTS[device.type] or out % 16:
-            multiple = INT4_INPUTS.get(device.type, 128)
-            raise ConfigError(
-                f"no packed 4-bit product on {device} for a weight [{out}, {columns}] with groups of {group}; groups must be "
-                f"multiples of 32, inputs of {multiple}, outputs of 16: use engine transformers or vllm"
-            )
-        self.group, self.kind = shared, device.type
-        repeated = [t.float().repeat_interleave(group // shared, 1) for t in (scale, (8 - zero_point.float()) * scale)]
-        self.scales = torch.stack([t.T for t in repeated], -1).contiguous().to(device, dtype)  # [groups, out, (scale, zero)]
-        operators: Any = torch.ops.aten
-        if self.kind == "cpu":
-            self.packed = operators._convert_weight_to_int4pack_for_cpu(integers.to(torch.int32), 1)
-        else:
-            nibbles = (integers[:, ::2] << 4 | integers[:, 1::2]).contiguous().to(device)
-            self.packed = operators._convert_weight_to_int4pack(nibbles, 8)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the packed integers and of the scales."""
-        return self.packed.nbytes + self.scales.nbytes
-
-    @property
-    def kernel(self) -> str:
-        """Its name, for the record."""
-        return "torch._weight_int4pack_mm" + ("_for_cpu" if self.kind == "cpu" else " (tinygemm)")
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """x [rows, in] Wᵀ, in the dtype of x and of the scales."""
-        operators: Any = torch.ops.aten
-        product = operators._weight_int4pack_mm_for_cpu if self.kind == "cpu" else operators._weight_int4pack_mm
-        result: Tensor = product(x, self.packed, self.group, self.scales)
-        return result

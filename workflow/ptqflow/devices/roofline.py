@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
+from ptqflow.devices.products import int8_kernel
 from ptqflow.numerics.products import float32_matmul
 
 _REPETITIONS = 5
@@ -35,6 +36,14 @@ def measured(device: Device) -> Roofline:
     with float32_matmul():
         product = _best(device, lambda: left @ right)
     return Roofline(2 * size**3 / product, 2 * copied / _best(device, lambda: target.copy_(source)))
+
+
+def int8_rate(device: Device) -> float:
+    """Operations per second of the product of integers that this device's integer linears take, of matrices as in `measured`."""
+    size = 1024 if device.module is None else 8192
+    ones = [torch.ones(size, size, dtype=torch.int8, device=device.torch_device) for _ in range(2)]
+    kernel = int8_kernel(device.torch_device)
+    return 2 * size**3 / _best(device, lambda: kernel.product(*ones))
 
 
 def _best(device: Device, action: Callable[[], Any]) -> float:

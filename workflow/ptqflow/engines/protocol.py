@@ -1,7 +1,8 @@
 """What every engine offers: generate, loglikelihoods, score, time.
 
-An engine is a module `ptqflow.engines.<name>_engine` with `load`; one that takes `batch_size` for nothing says
-`FORMS_BATCHES = True`, and has no noise of other batches to measure.
+An engine is a module `ptqflow.engines.<name>_engine` with `load`; one that forms its batches itself says `FORMS_BATCHES = True`:
+it is asked with `batch_size` None, and with a number, the most that it has in hand at once, where the noise of other batches is
+measured. One that can share a model's tensors among devices says `SHARES_TENSORS = True`, and its `load` takes their number.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from ptqflow.devices.device import Device
-from ptqflow.engines.registry import module_of
+from ptqflow.engines.registry import module_of, refuse_ranks
 from ptqflow.errors import ConfigError
 
 
@@ -68,10 +69,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for."""
+    """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for.
+
+    `multiplies_int8`: linears multiply integers with the device's own product for them.
+    """
 
     weight_bytes: int | None
     cache_tokens: int
+    multiplies_int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Engine(Protocol):
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         sampling: Sampling,
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (index of the prompt, its completion). A completion depends on its prompt and seed only.
@@ -115,13 +120,13 @@ class Engine(Protocol):
         self,
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[dict[int, Likelihood]]:
         """For pairs of token ids, neither empty, yield those of each batch by the pair's index."""
 
     def score(
-        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+        self, windows: torch.Tensor, batch_size: int | None, skip: Collection[int] = ()
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """For token windows [n, length], yield (their indices, float64 -log p(token | its prefix) [rows, length-1] in nats)."""
 
@@ -146,7 +151,12 @@ def room_for(prompt: Sequence[int], positions: int | None, wanted: int) -> int:
     return min(room, wanted)
 
 
-def load(name: str, folder: Path, device: Device) -> Engine:
-    """The engine `name` with the checkpoint in `folder`. Raises ConfigError for an unknown name."""
-    engine: Engine = import_module(f"ptqflow.{module_of(name)}").load(folder, device)
+def load(name: str, folder: Path, device: Device, tensor_parallel: int = 1) -> Engine:
+    """The engine `name` with the checkpoint in `folder`, shared by so many devices.
+
+    Raises ConfigError for an unknown name, and where the engine cannot share.
+    """
+    refuse_ranks(name, tensor_parallel)
+    shared = {"tensor_parallel": tensor_parallel} if tensor_parallel > 1 else {}
+    engine: Engine = import_module(f"ptqflow.{module_of(name)}").load(folder, device, **shared)
     return engine

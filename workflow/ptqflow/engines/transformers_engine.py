@@ -78,7 +78,7 @@ class TransformersEngine:
             inputs[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
         inputs, mask = inputs.to(self.model.device), mask.to(self.model.device)
-        cache = DynamicCache(config=self.model.config)
+        cache = self._cache()
         alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
         logprobs = [0.0] * len(prompts)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -194,7 +194,7 @@ class TransformersEngine:
                 continue
             inputs = windows[batch].to(self.model.device)
             length, step = inputs.shape[1], max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))
-            cache = DynamicCache(config=self.model.config) if length > step else None
+            cache = self._cache() if length > step else None
             nll = []
             for first in range(0, length - 1, step):
                 segment, after = inputs[:, first : first + step], inputs[:, first + 1 : first + 1 + step]
@@ -211,7 +211,7 @@ class TransformersEngine:
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
         """Time one prefill of prompts [batch, tokens], and `new_tokens` greedy steps of one token per sequence after it."""
         inputs = prompts.to(self.model.device)
-        cache = DynamicCache(config=self.model.config)
+        cache = self._cache()
         with _timed(self.device, "prefill") as prefill:
             logits = self._forward(inputs, cache)
         with _timed(self.device, "decode") as decode:
@@ -222,7 +222,7 @@ class TransformersEngine:
     def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
         """Where the time of the phases of `time` goes."""
         inputs = prompts.to(self.model.device)
-        cache, found = DynamicCache(config=self.model.config), list[torch.Tensor]()
+        cache, found = self._cache(), list[torch.Tensor]()
         prefill = profile.parts(self.device, "prefill", lambda: found.append(self._forward(inputs, cache)))
         return prefill + profile.parts(self.device, "decode", lambda: self._steps(found[0], cache, new_tokens))
 
@@ -233,6 +233,9 @@ class TransformersEngine:
     def _weight_bytes(self) -> int:
         held = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers())}
         return sum(held.values())
+
+    def _cache(self) -> DynamicCache:
+        return DynamicCache(config=self.model.config)
 
     def _forward(self, inputs: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
         logits: torch.Tensor = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from ptqflow.system import reading
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
 _VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 FORMS_BATCHES = True  # of what is handed over at once; `engines.registry` reads it
+SHARES_TENSORS = True
+_RANK_MEMORY = "ptqflow.engines.vllm_ranks.RankMemory"
 _SEQUENCES = 256  # vLLM's max_num_seqs
 _RECORDED = (
     "VLLM_BATCH_INVARIANT",
@@ -43,6 +45,7 @@ class VllmEngine:
         self.stop_tokens = sorted(stop_tokens)
         self.vocab_size: int = config.model_config.get_vocab_size()
         self.max_length: int | None = config.model_config.max_model_len
+        self.ranks: int = config.parallel_config.tensor_parallel_size
         self._served = 0
 
     def settings(self) -> dict[str, Any]:
@@ -58,7 +61,7 @@ class VllmEngine:
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "quantization": config.model_config.quantization,
             "attention_backend": str(config.attention_config.backend),
-            "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+            "tensor_parallel_size": self.ranks,
             "enforce_eager": config.model_config.enforce_eager,
             "environment": {name: os.environ[name] for name in _RECORDED if name in os.environ},
         }
@@ -68,10 +71,10 @@ class VllmEngine:
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         sampling: Sampling,
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index of the prompt, its completion) as they finish; vLLM forms its batches itself, whatever `batch_size` says.
+        """Yield (index of the prompt, its completion) as they finish; `batch_size`: the most in hand at once, None as vLLM likes.
 
         A completion ends at a stop token, at `sampling.max_new_tokens`, or where the model has no more positions. Raises
         ConfigError for a prompt that leaves none.
@@ -88,7 +91,7 @@ class VllmEngine:
             )
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        for index, output, seconds in self._serve(prompts, parameters, skip):
+        for index, output, seconds in self._serve(prompts, parameters, batch_size, skip):
             answer = output.outputs[0]
             logprobs = [step[token].logprob for step, token in zip(answer.logprobs, answer.token_ids, strict=True)]
             sound = next((at for at, value in enumerate(logprobs) if math.isnan(value)), len(logprobs))
@@ -99,20 +102,20 @@ class VllmEngine:
         self,
         contexts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
-        batch_size: int,
+        batch_size: int | None,
         skip: Collection[int] = (),
     ) -> Iterator[dict[int, Likelihood]]:
         """For pairs of token ids, neither empty, yield each by its index; log-probabilities are the engine's float32."""
         pairs = [[*before, *after] for before, after in zip(contexts, continuations, strict=True)]
-        for index, steps in self._scored(pairs, skip):
+        for index, steps in self._scored(pairs, batch_size, skip):
             asked = steps[len(contexts[index]) - 1 :]
             yield {index: Likelihood(math.fsum(step.logprob for step in asked), all(step.rank == 1 for step in asked))}
 
     def score(
-        self, windows: torch.Tensor, batch_size: int, skip: Collection[int] = ()
+        self, windows: torch.Tensor, batch_size: int | None, skip: Collection[int] = ()
     ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         """For token windows [n, length], yield ([index], float64 -log p(token | its prefix) [1, length-1] in nats)."""
-        for index, steps in self._scored(windows.tolist(), skip):
+        for index, steps in self._scored(windows.tolist(), batch_size, skip):
             yield [index], torch.tensor([[-step.logprob for step in steps]], dtype=torch.float64)
 
     def time(self, prompts: torch.Tensor, new_tokens: int) -> list[Timing]:
@@ -120,12 +123,12 @@ class VllmEngine:
 
         Both are parts of one run: a difference of two would be noise where steps are few. Where vLLM cuts the prompts into
         several steps, some sequences decode before the last has its first token. Peak memory is that of the process or device so
-        far.
+        far, of all ranks together.
         """
         parameters = self._parameters(temperature=0.0, max_tokens=1 + new_tokens, ignore_eos=True)
         engine, first = self.llm.llm_engine, self._served
         self._served += len(prompts)
-        self.device.reset_peak()
+        self._reset_peak()
         self.device.synchronize()
         start = time.perf_counter()
         for index, prompt in enumerate(prompts.tolist()):
@@ -138,8 +141,19 @@ class VllmEngine:
                 self.device.synchronize()
                 prefilled = time.perf_counter()
         self.device.synchronize()
-        end, peak = time.perf_counter(), self.device.peak_bytes()
+        end, peak = time.perf_counter(), self._peak_bytes()
         return [Timing("prefill", prefilled - start, peak), Timing("decode", end - prefilled, peak)]
+
+    def _reset_peak(self) -> None:
+        if self.ranks == 1:
+            self.device.reset_peak()
+        else:
+            self.llm.collective_rpc("ptqflow_reset_peak", args=(self.device.platform,))
+
+    def _peak_bytes(self) -> int:
+        if self.ranks == 1:
+            return self.device.peak_bytes()
+        return sum(self.llm.collective_rpc("ptqflow_peak_bytes", args=(self.device.platform,)))
 
     def parts(self, prompts: torch.Tensor, new_tokens: int) -> list[Part]:
         """Nothing: vLLM's linears are fused and compiled as it likes."""
@@ -155,7 +169,9 @@ class VllmEngine:
 
         return SamplingParams(detokenize=False, **values)
 
-    def _scored(self, sequences: Sequence[Sequence[int]], skip: Collection[int]) -> Iterator[tuple[int, list[Any]]]:
+    def _scored(
+        self, sequences: Sequence[Sequence[int]], batch_size: int | None, skip: Collection[int]
+    ) -> Iterator[tuple[int, list[Any]]]:
         """(index, log-probability and rank of each token but the first) of sequences, as they finish.
 
         vLLM answers with one new token at least, so a sequence must leave one position; one that fills them all is refused.
@@ -163,25 +179,27 @@ class VllmEngine:
         for sequence in sequences:
             room_for(sequence, self.max_length, 1)
         parameters = [self._parameters(temperature=0.0, max_tokens=1, prompt_logprobs=0)] * len(sequences)
-        for index, output, _ in self._serve(sequences, parameters, skip):
+        for index, output, _ in self._serve(sequences, parameters, batch_size, skip):
             tokens = output.prompt_token_ids[1:]
             yield index, [step[token] for step, token in zip(output.prompt_logprobs[1:], tokens, strict=True)]
 
     def _serve(
-        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], skip: Collection[int] = ()
+        self, prompts: Sequence[Sequence[int]], parameters: Sequence[Any], most: int | None, skip: Collection[int] = ()
     ) -> Iterator[tuple[int, Any, float]]:
-        """(index, finished output, its share of the wall time) of requests, all but `skip` handed over at once.
+        """(index, finished output, its share of the wall time) of requests, all but `skip`.
 
-        A step's time is shared evenly by the requests that it brought forward; a step that brought none counts to the next.
+        They are handed over at once, or so that no more than `most` are unfinished, as with a `max_num_seqs` of `most`. A step's
+        time is shared evenly by the requests that it brought forward; a step that brought none counts to the next.
         """
         engine, first = self.llm.llm_engine, self._served
         self._served += len(prompts)
-        for index, (prompt, wanted) in enumerate(zip(prompts, parameters, strict=True)):
-            if index not in skip:
-                engine.add_request(str(first + index), {"prompt_token_ids": list(prompt)}, wanted)
+        waiting = deque(index for index in range(len(prompts)) if index not in skip)
         seconds: dict[int, float] = defaultdict(float)
         passed = 0.0
-        while engine.has_unfinished_requests():
+        while waiting or engine.has_unfinished_requests():
+            while waiting and (most is None or engine.get_num_unfinished_requests() < most):
+                index = waiting.popleft()
+                engine.add_request(str(first + index), {"prompt_token_ids": list(prompts[index])}, parameters[index])
             start = time.perf_counter()
             outputs = engine.step()
             passed += time.perf_counter() - start
@@ -202,8 +220,10 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
     return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
 
 
-def load(folder: Path, device: Device) -> VllmEngine:
+def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
+
+    `tensor_parallel`: ranks that share its tensors, each a process with a device (on a CPU: its own threads).
 
     Raises ConfigError where vLLM is not installed or has no right kernel for the checkpoint on this machine, ArtifactError where
     it cannot load it.
@@ -221,6 +241,8 @@ def load(folder: Path, device: Device) -> VllmEngine:
     if reason := refusal(folder):
         raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     on_cpu = device.torch_device.type == "cpu"
+    if on_cpu and tensor_parallel > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each rank asks for a NUMA node of its own
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         config = json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -231,7 +253,9 @@ def load(folder: Path, device: Device) -> VllmEngine:
             enable_prefix_caching=False,
             enforce_eager=on_cpu,
             # On a CPU vLLM takes nearly all of the machine's memory otherwise, and refuses to start beside another job.
-            kv_cache_memory_bytes=_cache_bytes(config) if on_cpu else None,
+            kv_cache_memory_bytes=_cache_bytes(config) // tensor_parallel if on_cpu else None,
+            tensor_parallel_size=tensor_parallel,
+            worker_extension_cls=_RANK_MEMORY if tensor_parallel > 1 else "",
             seed=0,
         )
     stop = {tokenizer.eos_token_id}

@@ -3,14 +3,22 @@
 The unit of resampling is the *item* (a problem; for perplexity, a window of text): seeds and completions of one item are averaged
 first, because they are not independent of each other. All intervals are at level 0.95 unless said otherwise.
 
-Scores. A plain bootstrap knows nothing of what it has not seen: if all of 20 items are right, every resample is, and the
-interval has width zero. So one right and one wrong pseudo-item join the sample before it is resampled (shrinking like Wilson);
-with many items they weigh nothing and the interval is the closed form mean +- 1.96 s/sqrt(n). The estimate stays the plain mean.
-A single score whose items are all plainly right or wrong has Wilson's closed interval instead.
+Several completions of an item tell more than one, and less than as many items. n items of m completions are worth n / w
+independent completions, w = var(item means) / var(completions), which is (1 + (m - 1) rho) / m for m completions of correlation
+rho (Kish's design effect over m): 1 where all completions of an item agree, 1/m where items do not differ.
 
-Several completions of an item tell more than one, and less than as many items: so the pseudo-items weigh what an item weighs
-against independent completions, w = var(item means) / var(completions), which is (1 + (m - 1) rho) / m for m completions of
-correlation rho (Kish's design effect over m): 1 where all completions of an item agree, 1/m where items do not differ.
+Scores. The interval is Wilson's of n / w completions (effective sample size: Korn and Graubard, "Confidence intervals for
+proportions with small expected number of positive counts estimated from survey data", Surv. Methodol. 24, 1998; Dean and Pagano,
+"Evaluating confidence interval methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 3, 2015). The w
+of few items is not known well, least of all near 0 or 100 %, where it is that of one or two items that have any right: so it is
+multiplied by (t / z)^2, Student's t of Satterthwaite's degrees of freedom ("An approximate distribution of estimates of variance
+components", Biometrics Bull. 2, 1946): 2n / (kurtosis - 1 + 2 / (n - 1)), what n draws of this kurtosis know of their variance,
+and n - 1 at most. Of single completions w is 1, and nothing is estimated.
+
+The average over T tasks has the stratified Wilson interval (Yan and Su, "Stratified Wilson and Newcombe confidence intervals for
+multiple binomial proportions", Stat. Biopharm. Res. 2, 2010): the mean of each task's, at the z at which these together are as
+wide as the root of the sum of their squares. A whole interval of every task would pull all of them to the middle at once, while
+their noise averages out: six tasks at 97 % had intervals that held the truth half the time. The estimate stays the plain mean.
 
 Drops. n items are worth n / w independent pairs of completions, each lost, gained or unchanged. The interval is that of the
 posterior of these shares under Jeffreys' prior, a Dirichlet distribution of counts / w + 1/2, and it holds the estimate, as
@@ -26,12 +34,10 @@ drop changes nothing: p is the share of flips that reach what was seen (for sing
 several recipes p is Holm's ("A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6, 1979): at most one
 table column in twenty has any significant drop when no recipe changes anything.
 
-The average over T tasks has one such pair in all: each task's pseudo-items weigh 1/T of an item (Price and Bonett, "An improved
-confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal. 45, 2004), and its prior of a drop is
-1/T of Jeffreys'. A whole pair in every task would pull all of them to the middle at once, while their noise averages out: six
-tasks at 97 % had intervals that held the truth half the time, or not even the estimate. Where one small task makes most of its
-variance, a third of a prior is too little of that task's, so an average drop of single completions is stretched to Student's t of
-Satterthwaite's degrees of freedom ("An approximate distribution of estimates of variance components", Biometrics Bull. 2, 1946).
+Of an average over T tasks each task's prior is 1/T of Jeffreys': half a count in every task would pull all drops to the middle at
+once (Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal.
+45, 2004). Where one small task makes most of its variance, a third of a prior is too little of that task's, so an average drop of
+single completions is stretched to Student's t of Satterthwaite's degrees of freedom.
 
 Perplexity has no extremes to add. Neighbouring windows of a text are alike (correlation about 0.1), so what is resampled are
 blocks of n^(1/3) windows in a circle (Politis and Romano 1992). The interval is that of resampled blocks, its distances from the
@@ -85,16 +91,6 @@ def resampled_counts(weight: Floats, resamples: int, rng: np.random.Generator) -
         yield rng.multinomial(n, weight / weight.sum(), size=min(step, resamples - start))
 
 
-def resampled_means(
-    value: Floats, extremes: tuple[float, float], weight: float, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Floats:
-    """Bootstrap distribution of the mean, [items] -> [resamples], two pseudo-items of `weight` each among the items."""
-    weights = np.append(np.ones(len(value)), [weight, weight])
-    kinds, kind = np.unique(np.append(value, extremes), return_inverse=True)
-    counted = np.bincount(kind, weights=weights).astype(np.float64)
-    return np.concatenate([counts @ kinds / counts.sum(-1) for counts in resampled_counts(counted, resamples, rng)])
-
-
 def pseudo_weight(mean_variance: float, variance: float, samples: float) -> float:
     """What an item weighs against independent completions: the variance of item means over that of single completions.
 
@@ -103,15 +99,15 @@ def pseudo_weight(mean_variance: float, variance: float, samples: float) -> floa
     return float(np.clip(mean_variance / variance, 1 / samples, 1)) if variance > 0 else 1.0
 
 
-def accuracy_distribution(
-    score: Floats, rng: np.random.Generator, resamples: int = RESAMPLES, tasks: int = 1, samples: float = 1
-) -> Floats:
-    """Distribution of a mean score: item means in [0, 1], [items] -> [resamples], with a right and a wrong pseudo-item.
-
-    `tasks`: how many are averaged, where it is for `average`; `samples`: completions per item.
-    """
-    weight = pseudo_weight(float(score.var()), float(score.mean() * (1 - score.mean())), samples)
-    return resampled_means(score, (0.0, 1.0), weight / tasks, rng, resamples)
+def effective_completions(score: Floats, samples: float) -> float:
+    """How many independent completions the mean of `score`, [items] in [0, 1], is worth; `samples`: completions per item."""
+    items, variance = len(score), float(score.var())
+    if samples == 1 or items == 1 or variance == 0:
+        return float(items)
+    kurtosis = float(((score - score.mean()) ** 4).mean()) / variance**2
+    freedom = np.clip(2 * items / (kurtosis - 1 + 2 / (items - 1)), 1, items - 1)
+    mean = float(score.mean())
+    return items / pseudo_weight(variance * few_items_factor(items, freedom) ** 2, mean * (1 - mean), samples)
 
 
 @dataclass(frozen=True)
@@ -214,14 +210,24 @@ def interval(distribution: Floats, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_interval(
-    score: Floats, rng: np.random.Generator, level: float = LEVEL, samples: float = 1, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Interval of one mean score, item means in [0, 1]: Wilson's when every item is 0 or 1, the bootstrap's otherwise."""
-    if np.isin(score, [0.0, 1.0]).all():
-        found = stats.binomtest(int(score.sum()), len(score)).proportion_ci(level, method="wilson")
-        return float(found.low), float(found.high)
-    return interval(accuracy_distribution(score, rng, resamples, samples=samples), level)
+def accuracy_interval(scores: Sequence[Floats], samples: Sequence[float]) -> tuple[float, float]:
+    """Interval of the unweighted mean over tasks of mean scores: item means in [0, 1], [items] each, and completions per item.
+
+    Of one task it is Wilson's.
+    """
+    mean = np.array([score.mean() for score in scores])
+    worth = np.array([effective_completions(*task) for task in zip(scores, samples, strict=True)])
+    z = stats.norm.ppf((1 + LEVEL) / 2)
+    _, half = _wilson(mean, worth, z / np.sqrt(len(scores)))
+    middle, half = _wilson(mean, worth, z * np.sqrt((half**2).sum()) / half.sum())
+    return float((middle - half).mean()), float((middle + half).mean())
+
+
+def _wilson(share: Floats, completions: Floats, z: float) -> tuple[Floats, Floats]:
+    """Middle and half the width of the score interval of a proportion (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
+    more = z**2 / completions
+    half = np.sqrt(share * (1 - share) * more + more**2 / 4)
+    return (share + more / 2) / (1 + more), half / (1 + more)
 
 
 def average(distributions: list[Floats]) -> Floats:
@@ -243,10 +249,13 @@ def average_drop(distributions: list[Floats], estimate: float, freedom: Sequence
     return np.asarray(estimate + few_items_factor(variance.sum() ** 2 / lack + 1) * (spread - estimate))
 
 
-def few_items_factor(items: float, level: float = LEVEL) -> float:
-    """How much a bootstrap interval of a mean is too narrow with few items: the 1/n variance, and normal for Student's t."""
-    tail = (1 + level) / 2
-    return float(np.sqrt(items / (items - 1)) * stats.t.ppf(tail, items - 1) / stats.norm.ppf(tail))
+def few_items_factor(items: float, freedom: float | None = None) -> float:
+    """How much a bootstrap interval of a mean is too narrow with few items: the 1/n variance, and normal for Student's t.
+
+    `freedom`: degrees of freedom of the variance, where they are not `items` - 1.
+    """
+    tail = (1 + LEVEL) / 2
+    return float(np.sqrt(items / (items - 1)) * stats.t.ppf(tail, freedom or items - 1) / stats.norm.ppf(tail))
 
 
 def perplexity(nll: Floats, tokens: Floats) -> float:

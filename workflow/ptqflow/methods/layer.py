@@ -25,7 +25,7 @@ from ptqflow.method import FROM_STATES
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
 from ptqflow.methods.running import Running
-from ptqflow.methods.static import static_input_scales
+from ptqflow.methods.static import ranges_over_positions, static_input_scales
 from ptqflow.modeling.anatomy import block_prefix, smoothing_key
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, sample_linears, walk_sites, watch_sites
 from ptqflow.modeling.cache import CacheRanges, attach, static_qparams
@@ -75,13 +75,14 @@ def quantize_layer(
     inputs, ranges = _look(run, hidden, entering, outputs, absmax)
     fixed: dict[str, Tensor] = {}
     losses: Rows = []
-    fallback: str | None = None
+    fallback = warning = None
     if learn:
         with run.precision():
             learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
         rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, recipe, device)
-        fixed, losses, fallback = learned.qparams, learned.rows, learned.fallback
+        fixed, losses = learned.qparams, learned.rows
+        fallback, warning = learned.fallback, learned.warning
     else:
         rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
     fixed = fixed | _static(run, absmax, rounder.qparams, ranges)
@@ -95,7 +96,8 @@ def quantize_layer(
     rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
     if learn and not (propagate or last):
         _pass_on(run, hidden, outputs)
-    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes(), "fallback": fallback}
+    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
+    rows[-1] |= {"fallback": fallback, "warning": warning}
     if tried:
         rows[-1] |= {"clip": min(tried, key=tried.__getitem__), "clip_errors": json.dumps(tried)}
     return fixed | rounder.qparams, rows, losses
@@ -145,7 +147,9 @@ def _look(
         wanted = set()  # they will be seen when the linears before them are rounded
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
     ranges = CacheRanges(cache) if cache is not None and cache.static else None
-    if ranges is not None:
+    if ranges is not None and cache is not None and cache.positions is not None:
+        ranges = ranges_over_positions(run, hidden, cache.positions)
+    elif ranges is not None:
         attach(block, ranges)
     grams: dict[str, Tensor] = {}
     held_out: dict[str, Tensor] = {}

@@ -52,6 +52,10 @@ class LearnedBlock(Protocol):
     def fallback(self) -> str | None:
         """What was done instead, if anything."""
 
+    @property
+    def warning(self) -> str | None:
+        """What is doubtful about it, if anything."""
+
     def transform_grams(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gram matrices of the inputs of the folded linears, from those of the float block's."""
 

@@ -1,6 +1,6 @@
 """A decoder block under a recipe: how states run through it, and what is gathered of its inputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
@@ -48,10 +48,10 @@ class Running:
         """Of the block's forward arithmetic."""
         return self.device.forward_precision(self.stored)
 
-    def forward(self, block: nn.Module, states: Tensor) -> Tensor:
-        """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere than the block."""
+    def forward(self, block: nn.Module, states: Tensor, starts: Sequence[int] = (0,)) -> Tensor:
+        """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere; `starts`: their first positions."""
         with self.precision():
-            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens))
+            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens, starts))
         return output.to(states.device)
 
     def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:

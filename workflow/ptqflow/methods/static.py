@@ -1,11 +1,14 @@
-"""Static grids of linear inputs: one scale per tensor, from max|x| of the calibration set."""
+"""Static grids: of linear inputs, one scale per tensor, from max|x| of the calibration set; of the cache, from its ranges."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from ptqflow.methods.running import Running
 from ptqflow.modeling.anatomy import Architecture, smoothing_key
+from ptqflow.modeling.blocks import batches
+from ptqflow.modeling.cache import CacheRanges, attach
 from ptqflow.numerics.grid import integer_range
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
@@ -39,3 +42,20 @@ def static_input_scales(
             step = largest.max().clamp(min=_FLOOR) / highest
             found[f"{architecture.linear_prefix(layer, linear)}.input_scale"] = step.to(dtype).float().view(1)
     return found
+
+
+def ranges_over_positions(run: Running, hidden: Tensor, positions: int) -> CacheRanges:
+    """Ranges of a static cache with the sequences [sequences, tokens, hidden] spread evenly over the first `positions`.
+
+    Attention knows distances alone, so what the block makes of a sequence is the same wherever it begins.
+    """
+    cache = run.recipe.scheme.kv_cache
+    assert cache is not None
+    ranges = CacheRanges(cache)
+    block = run.blocks.build(run.layer, run.tensors, run.dtype)
+    attach(block, ranges)
+    last = max(0, min(positions, int(run.blocks.config.max_position_embeddings)) - run.tokens)
+    starts = torch.linspace(0, last, len(hidden)).round().int().tolist()
+    for part in batches(len(hidden), run.tokens):
+        run.forward(block, hidden[part], starts[part])
+    return ranges

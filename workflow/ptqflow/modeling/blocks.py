@@ -131,12 +131,11 @@ class Blocks:
         block.load_state_dict(state, strict=False, assign=True)
         block.requires_grad_(False)
 
-    def positions(self, tokens: int) -> Positions:
-        """Rotary cosines and sines of positions 0 ... tokens - 1."""
+    def positions(self, tokens: int, starts: Sequence[int] = (0,)) -> Positions:
+        """Rotary cosines and sines [starts, tokens, head_dim] of positions start ... start + tokens - 1."""
+        asked = torch.tensor(starts, device=self.device).unsqueeze(1) + torch.arange(tokens, device=self.device)
         with torch.no_grad():
-            cosines, sines = self._rotary(
-                torch.empty(0, device=self.device, dtype=self.dtype), torch.arange(tokens, device=self.device).unsqueeze(0)
-            )
+            cosines, sines = self._rotary(torch.empty(0, device=self.device, dtype=self.dtype), asked)
         return cosines, sines
 
 

@@ -9,7 +9,8 @@ run the quantized block) and the dense writer use `deployed`, so the errors that
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ def _checksum(name: str, tensor: Tensor) -> int:
     """
     header = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
     return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, header)
+
+
+def noted(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """For the origin of qparams: `fallbacks` and `warnings` of rows of diagnostics, each in how many places; none is left out."""
+    found = {kind: Counter(row[kind] for row in rows if row.get(kind)) for kind in ("fallback", "warning")}
+    return {f"{kind}s": dict(sorted(reasons.items())) for kind, reasons in found.items() if reasons}
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def _accuracy(variant: Served, task: str, runs: Runs, reference: Runs | None, ho
     pairs = common(variant, task, runs, reference)
     score = runs.items("value")
     samples = runs.samples()
-    low, high = statistics.accuracy_interval(score, statistics.stream(how.seed, task, "score"), samples=samples)
+    low, high = statistics.accuracy_interval([score], [samples])
     row = _row(variant, task, "accuracy", **_counts(variant, runs, reference, pairs))
     row |= {"score": 100 * float(score.mean()), "score_low": 100 * low, "score_high": 100 * high}
     if reference is not None and reference.collapsed:
@@ -179,18 +179,12 @@ def _average(variant: Served, cells: Sequence[_Cell], how: _How) -> Row:
     rows = [cell.row for cell in cells]
     average = _row(variant, AVERAGE, "accuracy", items=sum(r["items"] for r in rows), seeds=min(r["seeds"] for r in rows))
     average["replicates"] = min(r["replicates"] for r in rows)
-    scores = [
-        statistics.accuracy_distribution(
-            cell.score, statistics.stream(how.seed, cell.row["task"], "score"), tasks=len(cells), samples=cell.samples
-        )
-        for cell in cells
-        if cell.score is not None
-    ]
+    scores = [(cell.score, cell.samples) for cell in cells if cell.score is not None]
     if len(scores) < len(cells):
         missing = ", ".join(row["task"] for row in rows if row.get("score") is None)
         return average | {"note": f"no average: not evaluated on {missing}"}
-    low, high = statistics.interval(100 * statistics.average(scores))
-    average |= {"score": float(np.mean([row["score"] for row in rows])), "score_low": low, "score_high": high}
+    low, high = statistics.accuracy_interval(*zip(*scores, strict=True))
+    average |= {"score": float(np.mean([row["score"] for row in rows])), "score_low": 100 * low, "score_high": 100 * high}
     pairs = {str(cell.row["task"]): cell.paired for cell in cells if cell.paired is not None}
     if len(pairs) < len(cells):
         unpaired = ", ".join(row["task"] for row in rows if row.get("drop") is None)

@@ -148,7 +148,10 @@ def _timed(who: tuple[Any, ...], latency: Sequence[Row], engine: str | None) -> 
 def _servable(recipe: str, form: str | None) -> _Check:
     if recipe == BASELINE or form != FAKE:
         return _Check("met", "")
-    return _Check("failed", "only its emulation was written; no form that serves its integers is asked for (key forms)")
+    return _Check(
+        "failed",
+        "only its emulation was written; no form that is asked for (key forms) holds it; ptqflow formats lists what does",
+    )
 
 
 def _accuracy(recipe: str, scored: Row, decide: Decide) -> _Check:

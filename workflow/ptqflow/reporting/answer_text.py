@@ -12,7 +12,7 @@ from ptqflow.words import span
 _NOTES = [
     "Ranked: what meets every constraint, smallest first. Undecided: what may meet them, as far as was measured. Drop: paired, "
     "with its 95 % interval. On disk: all files of the checkpoint. Tokens/s: decoding by the form that is served, never by an "
-    "emulation. To quantize: time of all linears and blocks, one job after the other, and the peak memory of a job.",
+    "emulation. To quantize: time of all linears and blocks, one job after the other, and the peak memory of one job.",
 ]
 
 
@@ -118,7 +118,7 @@ def printed(rows: Sequence[Row], sentences: bool = True) -> list[TextTable]:
 
 HEADER = [
     *("Rank", "Recipe", "Form", "Standing"),
-    *("Drop (points)", "P(within bound)", "On disk", "Tokens/s", "To quantize", "Memory", "Why"),
+    *("Drop (points)", "P(within bound)", "On disk", "Tokens/s", "Time to quantize", "Memory to quantize", "Why"),
 ]
 
 

@@ -13,6 +13,7 @@ TABLES = {
     "comparison": ("parquet", "csv", "md", "html"),
     "flips": ("parquet", "csv", "md", "html"),
     "layer_error": ("parquet", "csv", "md", "html"),
+    "outliers": ("parquet", "csv", "md", "html"),
     "learning": ("parquet", "csv", "md", "html"),
     "latency": ("parquet", "csv", "md", "html"),
     "latency_parts": ("parquet", "csv", "md", "html"),

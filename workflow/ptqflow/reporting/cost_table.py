@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.accuracy import PERPLEXITY
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import BASELINE
@@ -14,7 +15,7 @@ _LEGEND = [
     "Tokens are those generated (of alternatives and of text: those scored). Per solved: divided by the samples that were "
     "answered right, so that a model that talks longer or fails more pays for it.",
     "Length × and Time × are relative to the baseline of the same platform and engine, on the samples that both have. A fake "
-    "form simulates its recipe: its time says nothing of integer kernels.",
+    "form is an emulation: its times are what simulating the recipe costs, and say nothing of integer kernels.",
 ]
 _SIDE_BY_SIDE = [
     "One row per seed: perplexity, then accuracy in percent with the engine's time in parentheses (h:mm:ss).",
@@ -41,7 +42,8 @@ def _by_task(rows: Sequence[Row]) -> TextTable:
         names = [r["platform"], r["model"], r["recipe"], r["form"] or "–", r["engine"], r["task"]]
         amounts = [str(r["samples"]), number(r["seconds"], 1), number(r["tokens"], 0), number(r["tokens_per_second"], 0)]
         solved = ["–" if r["solved"] is None else str(r["solved"]), number(r["seconds_per_solved"], 3)]
-        ratios = [number(r["tokens_per_solved"], 0), number(r["length_ratio"], 2), number(r["seconds_ratio"], 2)]
+        ratios = [number(r["tokens_per_solved"], 0), number(r["length_ratio"], 2)]
+        ratios.append("emulation" if r["form"] == FAKE else number(r["seconds_ratio"], 2))
         body.append(names + amounts + solved + ratios)
     return TextTable("Cost of each task", header, body, names=6, notes=_LEGEND)
 

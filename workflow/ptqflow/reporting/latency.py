@@ -84,8 +84,8 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     note = (
         "Speed-up: over the baseline on the same engine. A fake form is an emulation: its time is the cost of simulating a "
         "recipe and says nothing of integer kernels, so that it has no speed-up. Of roofline: the least time for the model's "
-        "operations in the compute dtype (compute), or for reading weights and cache once (memory), at rates measured on the "
-        "device, over the median."
+        "operations (compute; in the compute dtype, or of int8 where transformers-int multiplies integers), or for reading "
+        "weights and cache once (memory), at rates measured on the device, over the median."
     )
     return TextTable("Latency", header, body, names=6, notes=[note])
 

@@ -59,7 +59,11 @@ def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
     header = ["Platform", "Model", "Recipe", "Module", "Output error, median", "worst", "in block", "Weight error, median"]
     header += ["At an end of the grid, most (%)", "Damping, most", "Condition number, most", "Fallbacks"]
     note = "Errors are relative: |XW - X'W'|² / |XW|² over the calibration set; of module `block`, of what the block adds."
-    return [TextTable("Errors by recipe and module", header, body, names=4, notes=[note]), _fallbacks(rows)]
+    tables = [TextTable("Errors by recipe and module", header, body, names=4, notes=[note])]
+    whole = "Every linear and block is as its recipe says."
+    tables.append(_places(rows, "fallback", "Fallbacks", "Instead of the recipe", whole))
+    warnings = _places(rows, "warning", "Warnings", "What is doubtful")
+    return [*tables, warnings] if warnings.rows else tables
 
 
 def small(value: float) -> str:
@@ -67,11 +71,12 @@ def small(value: float) -> str:
     return f"{value:.1e}".replace("-", "−")
 
 
-def _fallbacks(rows: Sequence[dict[str, Any]]) -> TextTable:
+def _places(rows: Sequence[dict[str, Any]], column: str, title: str, heading: str, none: str = "") -> TextTable:
+    """Each reason in a column, in how many places, and in which blocks."""
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        if row["fallback"] is not None:
-            found.setdefault((row["platform"], row["model"], row["recipe"], row["fallback"]), []).append(row)
-    header = ["Platform", "Model", "Recipe", "Instead of the recipe", "Places", "Blocks"]
+        if row[column] is not None:
+            found.setdefault((row["platform"], row["model"], row["recipe"], row[column]), []).append(row)
+    header = ["Platform", "Model", "Recipe", heading, "Places", "Blocks"]
     body = [[*who, str(len(at)), ", ".join(map(str, sorted({r["layer"] for r in at})))] for who, at in found.items()]
-    return TextTable("Fallbacks", header, body, names=4, notes=[] if body else ["Every linear and block is as its recipe says."])
+    return TextTable(title, header, body, names=4, notes=[] if body else [none])

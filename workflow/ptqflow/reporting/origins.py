@@ -13,7 +13,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import refuse_others
 from ptqflow.errors import ArtifactError
 from ptqflow.recipes import Recipe
-from ptqflow.reporting.variants import BASELINE, Chunk, Scores, Variant
+from ptqflow.reporting.variants import BASELINE, Chunk, Collected, Scores, Variant
 
 Checkpoints = Mapping[Variant, tuple[Path, Manifest]]
 Record = Mapping[str, Any]
@@ -45,6 +45,16 @@ def of_chunk(chunk: Chunk, path: Path, made: Record, checkpoints: Checkpoints) -
     if settings["recipe"] != recipe or settings["chunk"] != chunk.chunk:
         raise ArtifactError(f"{path} is of another recipe or chunk than {chunk}; quantize it again")
     refuse_others(path, made, {"tokens": origin["calibration"]}, f"quantize {chunk} again with its calibration")
+
+
+def of_collected(collected: Collected, path: Path, made: Record, checkpoints: Checkpoints) -> None:
+    """Refuse statistics of another model or calibration than the checkpoints of the recipes that read them are of."""
+    for recipe in collected.recipes:
+        variant = Variant(platform=collected.platform, model=collected.model, recipe=recipe, form="fake")
+        if (found := checkpoints.get(variant)) is not None:
+            origin = found[1].origin
+            asked = {"model": origin["inputs"]["model"], "tokens": origin["calibration"]}
+            refuse_others(path, made, asked, f"collect {collected} again")
 
 
 def asked_alike(scores: Sequence[tuple[Scores, Path, Record]]) -> None:

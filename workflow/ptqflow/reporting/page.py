@@ -1,13 +1,14 @@
 """The report: one self-contained HTML file, the answer first, every table and figure behind it; opens offline, dark or light."""
 
 import base64
+import gzip
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ptqflow.reporting.answer import Row
 from ptqflow.reporting.answer_text import Said, printed, said
-from ptqflow.reporting.page_parts import SECTIONS, TABLES, document
+from ptqflow.reporting.page_parts import FIGURES, SECTIONS, TABLES, document
 from ptqflow.reporting.render import TextTable, html_grid
 
 ANSWER = "Answer"
@@ -44,7 +45,7 @@ def page(answers: Sequence[Row], others: Mapping[str, Page]) -> str:
     names = {title: "-".join(title.lower().replace("×", "by").split()) for title in pages}
     links = "".join(f'<a href="#{names[title]}">{html.escape(title)}</a>' for title in pages)
     body = "\n".join(f'<section id="page-{names[title]}">{content}</section>' for title, content in pages.items())
-    return document("What to deploy", f"<nav>{links}</nav>\n{body}", script=SECTIONS + TABLES)
+    return document("What to deploy", f"<nav>{links}</nav>\n{body}", script=SECTIONS + TABLES + FIGURES)
 
 
 def _content(content: Page) -> str:
@@ -74,18 +75,17 @@ def grid(table: TextTable) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    def data(kind: str, content: bytes) -> str:
-        return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    def text(content: bytes) -> str:
+        return base64.b64encode(content).decode()
 
-    # As a picture, not as elements: ids within two SVG would be one another's.
-    source = data("image/svg+xml", figure.svg)
+    # As a picture, not as elements: ids within two SVG would be one another's. Packed: a deep model's are megabytes of axes.
+    picture = text(gzip.compress(figure.svg, mtime=0))
     copied = "this.href = this.closest('figure').querySelector('img').src"
     save = f'<a download="{figure.name}.svg" onclick="{copied}" href="#">SVG</a>'
     if figure.pdf is not None:
-        save += f' <a download="{figure.name}.pdf" href="{data("application/pdf", figure.pdf)}">PDF</a>'
-    return (
-        f'<figure><img alt="{figure.name}" src="{source}"><figcaption>{figure.caption}<p>Save as {save}</p></figcaption></figure>'
-    )
+        save += f' <a download="{figure.name}.pdf" href="data:application/pdf;base64,{text(figure.pdf)}">PDF</a>'
+    shown = f'<img alt="{figure.name}" data-svgz="{picture}">'
+    return f"<figure>{shown}<figcaption>{figure.caption}<p>Save as {save}</p></figcaption></figure>"
 
 
 def _said(answer: Said) -> str:

@@ -24,7 +24,12 @@ code { font-family: ui-monospace, "Liberation Mono", monospace; user-select: all
 input, select, button { font: inherit; color: inherit; background: var(--back); border: 1px solid var(--line);
   padding: .25rem .5rem }
 section > input { margin: 1rem 0 0; width: min(22rem, 100%) }
-.wide { overflow-x: auto }
+/* Where a table goes on beyond its frame, the frame's edge is in shadow. */
+.wide { overflow-x: auto; background:
+  linear-gradient(to right, var(--back) 30%, transparent) left / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--back) 30%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to right, var(--line), transparent) left / 1.2rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--line), transparent) right / 1.2rem 100% no-repeat scroll }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); white-space: nowrap; text-align: right;
   vertical-align: top }
@@ -37,6 +42,7 @@ tbody tr:hover { background: var(--raised) }
 ul, details, figcaption { color: var(--soft); max-width: 68rem; overflow-wrap: anywhere }
 ul { padding-left: 1.2rem }
 ul:empty { display: none }
+@media (max-width: 60rem) { th { min-width: 4.5rem } .long { min-width: 26rem } }
 details { margin: 1rem 0 0 }
 summary { cursor: pointer }
 figure { margin: 1.4rem 0 0; display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; align-items: flex-start }
@@ -45,9 +51,10 @@ figure img { display: block; max-width: 100%; background: #fff; border: 1px soli
 figcaption p, details p { margin: .4rem 0 }
 """
 TABLES = """
-const NUMBER = /^[<>]?\\s*(-?[\\d.]+(?:e[+-]?\\d+)?)/;
+const NUMBER = /^[<>+]?\\s*(-?\\d[\\d.]*(?: \\d{3})*(?:e[+-]?\\d+)?)(?: (KiB|MiB|GiB|TiB|ms|s|min|h)\\b)?/;
+const UNITS = { KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40, ms: 1e-3, s: 1, min: 60, h: 3600 };
 const numeric = text => { const found = text.replace(/\\u2212/g, "-").match(NUMBER);
-  return found ? +found[1] : null };
+  return found ? found[1].replaceAll(" ", "") * (UNITS[found[2]] ?? 1) : null };
 document.querySelectorAll("th").forEach(th => th.addEventListener("click", () => {
   const body = th.closest("table").tBodies[0], i = th.cellIndex, down = th.getAttribute("aria-sort") === "ascending";
   th.parentNode.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
@@ -64,6 +71,13 @@ document.querySelectorAll("section > input").forEach(input => input.addEventList
   input.closest("section").querySelectorAll("tbody tr").forEach(row =>
     row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word)));
 }));
+"""
+FIGURES = """
+document.querySelectorAll("img[data-svgz]").forEach(async img => {
+  const packed = Uint8Array.from(atob(img.dataset.svgz), letter => letter.charCodeAt(0));
+  const svg = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
+  img.src = URL.createObjectURL(new Blob([await svg.arrayBuffer()], { type: "image/svg+xml" }));
+});
 """
 SECTIONS = """
 const sections = [...document.querySelectorAll("section")], links = [...document.querySelectorAll("nav a")];

@@ -154,7 +154,8 @@ def printed(rows: Sequence[Mapping[str, Any]]) -> list[TextTable]:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['source']}, {row['table']}"
+    table = str(row["table"])
+    return f"{row['source']}, {f'table {table}' if table[:1].isdigit() else table}"
 
 
 def _beside(rows: Sequence[Mapping[str, Any]]) -> TextTable:

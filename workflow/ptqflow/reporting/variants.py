@@ -99,6 +99,19 @@ class Chunk(Model):
         return f"{self.platform}/{self.model}/{self.recipe}/chunk={self.chunk}"
 
 
+class Collected(Model):
+    """Statistics of a model's activations on a calibration set, as it is or rotated, and the `recipes` that read them."""
+
+    platform: str
+    model: str
+    rotation: str | None = None
+    calibration: str
+    recipes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return ".".join([f"{self.platform}/{self.model}", *filter(None, [self.rotation])]) + f" on {self.calibration}"
+
+
 class Rescued(Model):
     """The attempts to rescue blocks of one recipe."""
 

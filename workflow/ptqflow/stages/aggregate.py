@@ -17,7 +17,7 @@ from ptqflow.artifacts.evidence_schemas import OVERLAP, RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, VERIFICATION
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, STATISTICS, STATISTICS_FILE, VERIFICATION
 from ptqflow.artifacts.table_schemas import ANSWER
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.checkpoints import registry as checkpoints
@@ -43,6 +43,7 @@ from ptqflow.reporting import (
     made_from,
     noise,
     origins,
+    outliers,
     overlap,
     paged,
     published,
@@ -52,10 +53,25 @@ from ptqflow.reporting import (
     sizes,
     verification,
 )
-from ptqflow.reporting.variants import BASELINE, Chunk, Probed, Rescued, Scores, Served, Timing, Variant, refuse_duplicates
+from ptqflow.reporting.variants import (
+    BASELINE,
+    Chunk,
+    Collected,
+    Probed,
+    Rescued,
+    Scores,
+    Served,
+    Timing,
+    Variant,
+    refuse_duplicates,
+)
 
 _OF_SAMPLES = list(dict.fromkeys([*runs.READS, *collapse.READS, *cost.READS]))
-KINDS = ("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues")
+KINDS = (
+    *("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues"),
+    "statistics",
+)
+_MANIFESTS = ("checkpoints", "statistics")  # the kinds whose files are manifests
 
 
 class Settings(Model):
@@ -72,6 +88,7 @@ class Settings(Model):
     overlaps: tuple[overlap.Pair, ...] = ()
     selftest: tuple[Probed, ...] = ()
     rescues: tuple[Rescued, ...] = ()
+    statistics: tuple[Collected, ...] = ()
     seed: int = 0
     names: published.Ours = published.Ours()
     decide: Decide = Decide()
@@ -87,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verification", nargs="*", type=Path, default=[], metavar="PARQUET", help="checks, from verify")
     parser.add_argument("--overlaps", nargs="*", type=Path, default=[], metavar="PARQUET", help="shared text, from overlap")
     parser.add_argument("--rescues", nargs="*", type=Path, default=[], metavar="PARQUET", help="attempts, from rescue")
+    parser.add_argument("--statistics", nargs="*", type=Path, default=[], metavar="MANIFEST", help="of channels, from collect")
     parser.add_argument("--reference", nargs="*", type=Path, default=[], metavar="CSV", help="published numbers")
     parser.add_argument("--selftest", nargs="*", type=Path, default=[], metavar="PARQUET", help="probes, from selftest")
     parser.add_argument(
@@ -121,8 +139,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         climbed = [(r, read(path, RESCUE)) for r, path in zip(settings.rescues, args.rescues, strict=True)]
         manifests = [(v, Manifest.read(path)) for v, path in zip(settings.checkpoints, args.checkpoints, strict=True)]
         bar.update(len(manifests))
+        collected = [Manifest.read(path) for path in args.statistics]
+        inputs_of = [
+            (who, read(_statistics(path, manifest), STATISTICS, outliers.READS))
+            for who, path, manifest in zip(settings.statistics, args.statistics, collected, strict=True)
+        ]
 
-    recorded = {path: read_metadata(path) for kind in KINDS if kind != "checkpoints" for path in getattr(args, kind)}
+    recorded = {path: read_metadata(path) for kind in KINDS if kind not in _MANIFESTS for path in getattr(args, kind)}
+    recorded |= {path: manifest.origin for path, manifest in zip(args.statistics, collected, strict=True)}
     _check_origins(settings, args, manifests, recorded)
     cache = HashCache()
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
@@ -162,6 +186,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("cost", costs)
     layers = layer_error.build(errors)
     publish("layer_error", layers)
+    publish("outliers", outliers.build(inputs_of))
     steps = learning.build(learned)
     publish("learning", steps)
     attempts = rescue.build(climbed)
@@ -188,6 +213,12 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
     write("answer", ANSWER, answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
+
+
+def _statistics(path: Path, manifest: Manifest) -> Path:
+    """The statistics beside the manifest of `collect`, as it says that they are."""
+    manifest.verify(path.parent, [STATISTICS_FILE])
+    return path.parent / STATISTICS_FILE
 
 
 def _records(
@@ -245,3 +276,5 @@ def _check_origins(
     for kind in ("diagnostics", "losses"):
         for chunk, path in zip(getattr(settings, kind), getattr(args, kind), strict=True):
             origins.of_chunk(chunk, path, recorded[path], checkpoints)
+    for who, path in zip(settings.statistics, args.statistics, strict=True):
+        origins.of_collected(who, path, recorded[path], checkpoints)

@@ -76,7 +76,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     args.output.unlink(missing_ok=True)
     for stale in folder.glob("chunk=*"):  # a glob over chunk=* must see this run's chunks only
         shutil.rmtree(stale)
-    with progress("collect", layers, "blocks") as bar, torch.no_grad(), device.true_float32():
+    with progress(f"collect {args.output.parent}", layers, "blocks") as bar, torch.no_grad(), device.true_float32():
         hidden = blocks.embed(tokens)
         for layer in range(layers):
             if layer in starts:

@@ -11,7 +11,7 @@ from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
-from ptqflow.checkpoints.parts import as_rescued, check_parts, fallbacks
+from ptqflow.checkpoints.parts import as_rescued, check_parts, reasons
 from ptqflow.checkpoints.schemes import check, schemes
 from ptqflow.checkpoints.writer import write
 from ptqflow.datamodel import Model
@@ -68,8 +68,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if recipe is not settings.recipe:
         origin["rescued"] = [override.model_dump(mode="json", exclude_unset=True) for override in recipe.overrides]
-    if found := fallbacks(qparams):
-        origin["fallbacks"] = found
+    origin |= {kind: found for kind in ("fallbacks", "warnings") if (found := reasons(qparams, kind))}
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     weights = Weights(model)
     origin |= _sizes(recipe, config, weights)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ptqflow import planned
 from ptqflow.artifacts.atomic import atomic_path
@@ -30,7 +30,7 @@ from ptqflow.artifacts.schemas import GENERATIONS
 from ptqflow.artifacts.tables import read_metadata, write_rows
 from ptqflow.datamodel import Model
 from ptqflow.digest import code_digest
-from ptqflow.engines.registry import module_of
+from ptqflow.engines.registry import forms_batches, module_of
 from ptqflow.errors import ConfigError, explain
 from ptqflow.evaluation import benchmark, fewshot
 from ptqflow.evaluation.items import Item
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 class Settings(Model):
     """`protocol`: the keys of `evaluation/requests/<kind>.py`; `seed`: the run seed, from which each completion's own is derived;
-    `batch_size` in sequences.
+    `batch_size` in sequences, None as the engine likes; `tensor_parallel`: devices that share the model's tensors.
     """
 
     task: str
@@ -52,7 +52,14 @@ class Settings(Model):
     protocol: dict[str, Any] = {}
     engine: str = "transformers"
     seed: int = 0
-    batch_size: Annotated[int, Field(ge=1)] = 64
+    batch_size: Annotated[int, Field(ge=1)] | None = 64
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _batches(self) -> "Settings":
+        if self.batch_size is None and not forms_batches(self.engine):
+            raise ValueError(f"batch_size: {self.engine} forms no batches itself; say how many sequences it is asked at once")
+        return self
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,11 +108,11 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
         device = select(args.platform)
         Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
-        engine = load(settings.engine, args.checkpoint.parent, device)
+        engine = load(settings.engine, args.checkpoint.parent, device, settings.tensor_parallel)
         journal, asked = _ask(question, engine, device, args.output, args.output)
     # A job that goes on with a whole journal was cut off after its own part: what did it would cut it off again.
     if asked:
-        for job in planned.others(args.platform, args.checkpoint, settings.engine, args.output):
+        for job in planned.others(args.platform, args.checkpoint, settings.engine, settings.tensor_parallel, args.output):
             if not _ask_ahead(job, engine, device):
                 break
     journal.remove()

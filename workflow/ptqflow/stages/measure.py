@@ -35,7 +35,8 @@ class Shape(NamedTuple):
 class Settings(Model):
     """Every combination of `batch_sizes` with `prompt_tokens` and with `workloads` is timed `repetitions` times.
 
-    `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes.
+    `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes. `tensor_parallel`: devices that
+    share the model's tensors.
     """
 
     batch_sizes: list[Count] = Field(default=[1, 8], min_length=1)
@@ -46,6 +47,7 @@ class Settings(Model):
     warmup: Annotated[int, Field(ge=0)] = 1
     repetitions: Count = 5
     engine: str = "transformers"
+    tensor_parallel: Count = 1
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -81,7 +83,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     from ptqflow.artifacts.schemas import LATENCY
     from ptqflow.artifacts.tables import write_rows
     from ptqflow.devices.device import select
-    from ptqflow.devices.roofline import measured
+    from ptqflow.devices.roofline import int8_rate, measured
     from ptqflow.engines import work
     from ptqflow.engines.protocol import load
 
@@ -89,7 +91,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     Manifest.read(args.checkpoint).verify(args.checkpoint.parent)
     roofline = measured(device)  # before the model takes memory
     start = time.perf_counter()
-    engine = load(settings.engine, args.checkpoint.parent, device)
+    engine = load(settings.engine, args.checkpoint.parent, device, settings.tensor_parallel)
     device.synchronize()
     loaded = time.perf_counter() - start
     longest = settings.longest()
@@ -104,7 +106,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     files = sum(path.stat().st_size for path in args.checkpoint.parent.glob("*.safetensors"))
     weights = files if memory.weight_bytes is None else memory.weight_bytes
     facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
-    facts |= {"device_flops": roofline.flops, "device_bandwidth": roofline.bandwidth}
+    devices = settings.tensor_parallel if device.module is not None else 1  # ranks on a CPU share the one
+    rate = int8_rate(device) if memory.multiplies_int8 else roofline.flops
+    facts |= {"device_flops": devices * rate, "device_bandwidth": devices * roofline.bandwidth}
 
     def asked(row: dict[str, Any]) -> dict[str, Any]:
         batch, prompt = row["batch_size"], row["prompt_tokens"]
@@ -114,6 +118,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
+    before = device.readings()
     with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
@@ -123,6 +128,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         device=device.name,
         threads=torch.get_num_threads(),
         engine=engine.settings(),
+        readings={"before": before, "after": device.readings()},
         inputs={"checkpoint": HashCache().sha256(args.checkpoint)},
     )
     write_rows(args.output, LATENCY, rows, metadata)

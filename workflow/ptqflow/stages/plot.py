@@ -12,7 +12,16 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, COLLAPSE, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING
+from ptqflow.artifacts.table_schemas import (
+    ACCURACY,
+    ANSWER,
+    COLLAPSE,
+    LATENCY_PARTS,
+    LATENCY_SUMMARY,
+    LAYER_ERROR,
+    LEARNING,
+    OUTLIERS,
+)
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
@@ -24,6 +33,7 @@ SCHEMAS = {
     "collapse": COLLAPSE,
     "layer_error": LAYER_ERROR,
     "learning": LEARNING,
+    "outliers": OUTLIERS,
     "latency": LATENCY_SUMMARY,
     "latency_parts": LATENCY_PARTS,
 }

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +23,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
 from ptqflow.modeling.anatomy import EMBEDDING, block_prefix
 from ptqflow.modeling.blocks import Blocks
-from ptqflow.modeling.qparams import write_qparams
+from ptqflow.modeling.qparams import noted, write_qparams
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
@@ -83,7 +82,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     losses: list[dict[str, Any]] = []
     with (
         write_qparams(args.qparams, origin) as take,
-        progress("quantize", len(layers), "blocks") as bar,
+        progress(f"quantize {args.qparams.parent}", len(layers), "blocks") as bar,
         torch.no_grad(),
         device.true_float32(),
     ):
@@ -95,12 +94,13 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             rows += found_rows
             losses += found_losses
             bar.update()
-        if fallbacks := Counter(row["fallback"] for row in rows if row.get("fallback")):
-            origin["fallbacks"] = dict(sorted(fallbacks.items()))  # whoever makes something of these integers says so
+        origin |= (said := noted(rows))  # whoever makes something of these integers says so
         del hidden, exact, blocks  # before the file is put together
 
-    for reason, count in fallbacks.items():
+    for reason, count in said.get("fallbacks", {}).items():
         print(f"quantize: {count} of {len(rows)} linears and blocks not as the recipe says: {reason}", file=sys.stderr)
+    for reason, count in said.get("warnings", {}).items():
+        print(f"quantize: warning: {count} of {len(layers)} blocks: {reason}", file=sys.stderr)
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)

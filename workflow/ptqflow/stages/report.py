@@ -16,6 +16,7 @@ FIGURES = {
     "collapse": COLLAPSE,
     "layer_error": LAYERS,
     "linear_error": LAYERS,
+    "outliers": LAYERS,
     "learning_overview": LAYERS,
     "learning": LAYERS,
     "latency": LATENCY,

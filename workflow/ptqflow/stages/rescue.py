@@ -8,7 +8,6 @@ import argparse
 import json
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +32,7 @@ from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.rescue import Ladder, Outcome
 from ptqflow.modeling.anatomy import block_prefix
 from ptqflow.modeling.blocks import Blocks, batches, forward
-from ptqflow.modeling.qparams import QParams, write_qparams
+from ptqflow.modeling.qparams import QParams, noted, write_qparams
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.recipes import Override, Recipe
 from ptqflow.selftest.reliance import check_device
@@ -120,6 +119,7 @@ def outcome(losses: Sequence[Mapping[str, Any]], diagnostics: Sequence[Mapping[s
         block[0]["fallback"],
         block[0]["seconds"],
         next((row["value"] / measured[_UPDATE] for row in losses if row.get("event") == "start"), None),
+        warning=block[0]["warning"],
     )
 
 
@@ -195,8 +195,7 @@ def _write(
     settings = {"recipe": recipe.changed(overrides).for_layers(layers).dump(), "chunk": 0, "layers": [0, len(layers)]}
     record = dict(origin) | {"settings": settings, "asked": origin["settings"]}
     record["rescued"] = [override.model_dump(mode="json", exclude_unset=True) for override in overrides]
-    if fallbacks := Counter(best.fallback for best in ladder.best if best.fallback):
-        record["fallbacks"] = dict(sorted(fallbacks.items()))
+    record |= noted([{"fallback": best.fallback, "warning": best.warning} for best in ladder.best])
     names = {layer: [name for name in qparams if name.startswith(block_prefix(layer))] for layer in layers}
     with write_qparams(args.output, record) as take:
         for layer, best in enumerate(ladder.best):

@@ -14,7 +14,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints import registry
-from ptqflow.checkpoints.parts import as_rescued, check_parts, fallbacks
+from ptqflow.checkpoints.parts import as_rescued, check_parts, reasons
 from ptqflow.checkpoints.verification import Finding, findings
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
@@ -85,7 +85,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         note = "no engine of this environment loads the form; `make check-engines` runs it in those that do"
         rows.append({"check": "mean_logprob_difference", "subject": settings.form, "status": "skipped", "note": note})
 
-    for reason, count in fallbacks(qparams).items():
+    for reason, count in reasons(qparams, "fallbacks").items():
         note = f"{count} linears or blocks are not as the recipe says: {reason}"
         rows.append({"check": "fallback", "subject": reason, "status": "noted", "value": float(count), "note": note})
 

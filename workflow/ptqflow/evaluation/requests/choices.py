@@ -84,7 +84,7 @@ def generate(
     engine: "Engine",
     protocol: Protocol,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """One row of schema GENERATIONS per item: `choice_logprobs` in nats, and the lengths that a metric may divide them by.

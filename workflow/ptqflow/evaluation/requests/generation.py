@@ -64,7 +64,7 @@ def generate(
     engine: "Engine",
     protocol: Protocol,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """One row of schema GENERATIONS per item and completion; a greedy task needs no more than one completion.

@@ -45,7 +45,7 @@ def generate(
     engine: "Engine",
     protocol: Protocol,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     journal: Journal | None = None,
 ) -> list[dict[str, Any]]:
     """One row of schema GENERATIONS per window: `nll` in nats, summed over its `completion_tokens` = L-1 targets.

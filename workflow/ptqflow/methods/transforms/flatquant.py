@@ -3,9 +3,9 @@
     minimize |F(x) - F'(x)|² over P, c and clips, where F' transforms, clips and quantizes weights, inputs, keys and values
 
 As the reference: AdamW, cosine annealing per step, float inputs. Departures: scales c are learned as logarithms (they cannot
-change sign), a share of the calibration sequences is held out, the best state by it is kept, non-finite or diverging steps roll
-back, and a block that ends worse than plain rounding stays plainly rounded. All of it is recorded, as are checks that the
-transforms cancel.
+change sign), a share of the calibration sequences is held out and judges (`methods.descent`): non-finite or diverging steps roll
+back, and a block that ends worse than plain rounding stays plainly rounded; one that ends not clearly better than it started is
+warned of. All of it is recorded, as are checks that the transforms cancel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from ptqflow.errors import ConfigError
 from ptqflow.methods import flat_block
-from ptqflow.methods.descent import Descent, Group
+from ptqflow.methods.descent import Descent, Group, clearly_less
 from ptqflow.methods.flat_block import Block, Learned, Transforms
 from ptqflow.methods.learned import Task
 from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
@@ -32,19 +32,21 @@ from ptqflow.recipes import Recipe
 
 IDENTITY_LIMIT = 1e-6  # relative error of the block's update, quantizers off
 _GRADIENT_LIMIT = 1e-2
+_NOTHING_LEARNED = "learning is not clearly better than the transforms it started from"
 _IDENTITY_SEQUENCES, _IDENTITY_TOKENS = 2, 128  # enough to see an error, cheap in float64
 
 
 @dataclass(frozen=True)
 class FlatBlock:
     """What was learned. `tensors`: the block's folded float tensors by checkpoint name (float32); `qparams`:
-    changed float tensors, online parameters and scales by name; `rows` of the losses table; `fallback`, if there was one."""
+    changed float tensors, online parameters and scales by name; `rows` of the losses table; `fallback` and `warning`, if any."""
 
     tensors: dict[str, Tensor]
     transforms: Transforms
     qparams: dict[str, Tensor]
     rows: list[dict[str, Any]]
     fallback: str | None
+    warning: str | None
 
     @property
     def weight_clips(self) -> Mapping[str, Tensor]:
@@ -116,7 +118,7 @@ class _Trainer:
         entering = self.hidden[self.samples :].to(torch.float32)
         update = (self.targets[self.samples :].to(torch.float32) - entering).square().mean().item()
         self.record(0, "held_out_update", update, "mean square of what the float block adds")
-        rtn = self._held_out(self._state(identity.values()))
+        rtn = self._held_out(self._state(identity.values())).mean().item()
         self.record(0, "rtn_held_out_loss", rtn)
         self.record(0, "identity_error", self._identity_error(learned.values()), "before training")
 
@@ -129,7 +131,7 @@ class _Trainer:
                 Group(scales, settings.scale_learning_rate or settings.learning_rate),
                 Group(clips, settings.clip_learning_rate),
             ],
-            lambda indices: self._loss(self._state(learned.values()), indices),
+            lambda indices: self._errors(self._state(learned.values()), indices).mean(),
             lambda: self._held_out(self._state(learned.values())),
             settings.weight_decay,
             settings.max_gradient_norm,
@@ -137,21 +139,24 @@ class _Trainer:
         )
         order = torch.Generator().manual_seed(settings.seed + self.layer)
         with self.arithmetic.products():
-            descent.run(self.samples, settings.epochs, settings.batch_size, order)
+            descent.run(self.samples, settings.epochs, settings.batch_size, order, f"block {self.layer}")
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step
         self.record(step, "identity_error", self._identity_error(learned.values()), "after training")
 
-        result, loss, error = self._deployed(learned, step)
-        fallback = None
+        result, losses, error = self._deployed(learned, step)
+        fallback, loss, warning = None, losses.mean().item(), None
         if settings.guarded and not (loss <= rtn and error <= IDENTITY_LIMIT):
             fallback = f"no transform: held-out loss {loss:.3g} (round to nearest {rtn:.3g}), identity error {error:.1e}"
-            result, loss, _ = self._deployed(identity, step)
-        self.record(step, "deployed_held_out_loss", loss, "fallback" if fallback else None)
-        return self._result(result, fallback)
+            result, losses, _ = self._deployed(identity, step)
+            loss = losses.mean().item()
+        elif settings.epochs and not clearly_less(losses, descent.start):
+            warning = _NOTHING_LEARNED
+        self.record(step, "deployed_held_out_loss", loss, "fallback" if fallback else warning and "warning")
+        return self._result(result, fallback, warning)
 
-    def _deployed(self, learned: Learned, step: int) -> tuple[Transforms, float, float]:
-        """The transforms as the checkpoint holds them, their held-out loss, and their identity error."""
+    def _deployed(self, learned: Learned, step: int) -> tuple[Transforms, Tensor, float]:
+        """The transforms as the checkpoint holds them, their held-out losses, and their identity error."""
         with torch.no_grad():
             final = flat_block.rounded_to(learned.values(), self.stored, self.arithmetic.wide)
             error = self._identity_error(final)
@@ -166,17 +171,17 @@ class _Trainer:
         quantized = flat_block.quantize_weights(folded, transforms, self.recipe, self.layer)
         return _of(self.module, quantized | flat_block.online_tensors(transforms, self.arithmetic.invert))
 
-    def _loss(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
-        """Mean squared error of the quantized block's output on some sequences."""
+    def _errors(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
+        """Squared errors [sequences, tokens, hidden] of the quantized block's output on some sequences."""
         x, target = (t[indices].to(self.device, torch.float32) for t in (self.hidden, self.targets))
-        return (_forward(self.module, state, x, self.positions) - target).square().mean()
+        return (_forward(self.module, state, x, self.positions) - target).square()
 
     @torch.no_grad()
-    def _held_out(self, state: dict[str, Tensor]) -> float:
-        """Mean squared error on the held-out sequences."""
+    def _held_out(self, state: dict[str, Tensor]) -> Tensor:
+        """Mean squared errors of the held-out sequences."""
         count = len(self.hidden) - self.samples
         parts = [slice(p.start + self.samples, p.stop + self.samples) for p in batches(count, self.hidden.shape[1])]
-        return sum(self._loss(state, part).item() * (part.stop - part.start) for part in parts) / count
+        return torch.cat([self._errors(state, part).mean((1, 2)) for part in parts]).cpu().double()
 
     @torch.no_grad()
     def _identity_error(self, transforms: Transforms) -> float:
@@ -196,7 +201,7 @@ class _Trainer:
         """A row of the losses table."""
         self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
 
-    def _result(self, final: Transforms, fallback: str | None) -> FlatBlock:
+    def _result(self, final: Transforms, fallback: str | None, warning: str | None) -> FlatBlock:
         exact = {name: tensor.cpu().to(self.arithmetic.wide) for name, tensor in self.stored.items()}
         prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final, self.arithmetic.invert)
         tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
@@ -213,7 +218,7 @@ class _Trainer:
         for name in (f"{prefix}{self.architecture.module_name(linear)}.bias" for linear in ("v_proj", "up_proj")):
             if name in tensors:
                 qparams[name] = tensors[name].contiguous()
-        return FlatBlock(tensors, final, qparams, self.rows, fallback)
+        return FlatBlock(tensors, final, qparams, self.rows, fallback, warning)
 
 
 def _forward(module: nn.Module, state: dict[str, Tensor], x: Tensor, positions: Positions) -> Tensor:

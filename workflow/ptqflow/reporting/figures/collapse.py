@@ -10,7 +10,7 @@ from ptqflow.reporting import theme
 from ptqflow.reporting.collapse import SYMPTOMS
 
 TABLES = ("collapse",)
-_WIDTH, _ROW = 130, 16
+_WIDTH, _ROW = 150, 16
 _WHERE = ("platform", "model", "engine", "task")
 
 
@@ -49,7 +49,7 @@ def _panel(
     y = alt.Y(
         "name:N", sort=names, scale=alt.Scale(domain=names), title=None, axis=alt.Axis(labels=first, ticks=False, domain=False)
     )
-    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, longest], nice=False), axis=alt.Axis(tickCount=4))
+    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, longest], nice=False), axis=alt.Axis(tickCount=2))
     bars = alt.Chart(alt.Data(values=rows)).mark_bar(strokeWidth=1.5, size=_ROW - 6)
     fill = alt.condition("datum.sign", theme.colour(names), alt.value("white"))
     drawn = bars.encode(x=x, y=y, fill=fill, stroke=theme.colour(names))

@@ -41,7 +41,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "scales and zero points; the unquantized model's as stored. Line: the least drop to be had at a size, as estimated.",
     ]
     timed = "of drop, size and speed (speed counts where all were timed)" if fastest else "of drop and size"
-    subtitle.append(f"Filled: on the frontier {timed}. Dashed: the drop that `decide` allows.")
+    subtitle.append(f"Filled: on the frontier {timed}. Dashed: the drop that decide allows.")
     if fastest:
         subtitle.append("Circles: area by tokens per second of decoding, at the fastest point. Diamonds: no real form was timed.")
     if theme.wide(domain):

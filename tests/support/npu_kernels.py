@@ -1,14 +1,34 @@
-"""What torch_npu's quantization kernels compute, in PyTorch on the CPU: reference semantics for `ascend_proof.py`, not speed.
+"""What torch_npu's quantization kernels compute, in PyTorch on the CPU: reference semantics for tests, not speed.
 
 Written from the kernels' documentation (CANN aclnn, torch_npu) and golden tests; nothing here ran on an NPU. `register` gives the
-operators of the installed torch_npu, with its own schemas, these CPU implementations, so that vllm-ascend's code runs unchanged.
-4-bit integers travel as words of 8, the first in the lowest bits.
+operators these CPU implementations: of an installed torch_npu with its own schemas, so that vllm-ascend's code runs unchanged;
+without one, with those of torch_npu 2.13.0, so that `devices.npu` does. 4-bit integers travel as words of 8, the first in the
+lowest bits.
 """
 
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+
 import torch
-import torch_npu  # noqa: F401  registers the schemas that `register` implements
 from torch import Tensor
 
+# As registered by torch_npu 2.13.0 (numbers of dtypes); older releases say `ScalarType?` and lack what follows `output_dtype`,
+# `dst_type` and `dst_dtype`.
+SCHEMAS = {
+    "npu_quant_matmul": "(Tensor x1, Tensor x2, Tensor scale, *, Tensor? offset=None, Tensor? pertoken_scale=None, "
+    "Tensor? bias=None, int? output_dtype=None, int? x1_dtype=None, int? x2_dtype=None, int? pertoken_scale_dtype=None, "
+    "int? scale_dtype=None, int[]? group_sizes=None, Tensor? y_scale=None) -> Tensor",
+    "npu_dynamic_quant": "(Tensor input, *, Tensor? smooth_scales=None, Tensor? group_index=None, int? dst_type=None, "
+    'str quant_mode="pertoken", float dst_type_max=0.) -> (Tensor, Tensor)',
+    "npu_quantize": "(Tensor input, Tensor scales, Tensor? zero_points, int dtype, int axis=1, bool div_mode=True) -> Tensor",
+    "npu_kronecker_quant": "(Tensor x, Tensor kronecker_p1, Tensor kronecker_p2, float? clip_ratio=None, int? dst_dtype=None, "
+    "float? dst_type_max=None) -> (Tensor out, Tensor quant_scale)",
+    "npu_weight_quant_batchmatmul": "(Tensor x, Tensor weight, Tensor antiquant_scale, Tensor? antiquant_offset=None, "
+    "Tensor? quant_scale=None, Tensor? quant_offset=None, Tensor? bias=None, int antiquant_group_size=0, int inner_precise=0, "
+    "int? weight_dtype=None) -> Tensor",
+    "npu_convert_weight_to_int4pack": "(Tensor weight, int inner_k_tiles=0) -> Tensor",
+}
 _OUTPUT = {None: torch.int8, 1: torch.int8, 3: torch.int32, 5: torch.float16, 15: torch.bfloat16}  # torch_npu's numbers of dtypes
 _QUINT4X2 = 16
 
@@ -103,27 +123,58 @@ def weight_quant_batchmatmul(
     quant_scale: Tensor | None = None,
     quant_offset: Tensor | None = None,
     bias: Tensor | None = None,
-    **unused: object,
+    antiquant_group_size: int = 0,
+    inner_precise: int = 0,
+    weight_dtype: int | None = None,
 ) -> Tensor:
-    """x times (weight + offset) * scale, the dequantized weight rounded to the dtype of x."""
-    shifted = weight.to(x.dtype) if antiquant_offset is None else weight.to(x.dtype) + antiquant_offset
-    result = x.float() @ (shifted * antiquant_scale).float()
+    """x times (weight + offset) * scale, the dequantized weight rounded to the dtype of x.
+
+    `weight` [in, out], int8 or words of 4-bit integers; scale and offset [groups, out], a group of `antiquant_group_size` rows.
+    """
+    integers = (_unpacked_matrix(weight) if weight.dtype == torch.int32 else weight).to(x.dtype)
+    repeat = antiquant_group_size or len(integers)
+    scale = antiquant_scale.reshape(-1, integers.shape[1]).repeat_interleave(repeat, 0)
+    if antiquant_offset is not None:
+        integers = integers + antiquant_offset.reshape(-1, integers.shape[1]).repeat_interleave(repeat, 0)
+    result = x.float() @ (integers * scale).float()
     return (result if bias is None else result + bias.float()).to(x.dtype)
 
 
+def dropout_with_add_softmax(
+    input: Tensor, x1: Tensor, alpha: float, prob: float, dim: int, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training attention's add, softmax and dropout in one: (mask, softmax(alpha input + x1), that with dropout).
+
+    Softmax is computed in float32. `kept`: the numbers that dropout leaves, which the kernel draws itself; None where `prob` is
+    0. Raises ValueError for shapes that the kernel does not take: it has four dimensions, N * C a multiple of 32, H and W of
+    128, 256, 384 or 512.
+    """
+    fits = input.dim() == 4 and input[:, :, 0, 0].numel() % 32 == 0 and set(input.shape[2:]) <= {128, 256, 384, 512}
+    if not fits or dim not in (-1, 3):
+        raise ValueError(f"npu_dropout_with_add_softmax takes no {list(input.shape)} along {dim}")
+    soft = (input.float() * alpha + x1.float()).softmax(-1)
+    mask = torch.ones_like(soft, dtype=torch.bool) if kept is None else kept
+    return mask, soft.to(input.dtype), (soft * mask / (1 - prob)).to(input.dtype)
+
+
+@cache
 def register() -> torch.library.Library:
-    """Make them the CPU implementations of torch_npu's operators; they last as long as the library that is returned."""
-    library = torch.library.Library("npu", "IMPL")
+    """Make them the CPU implementations of torch_npu's operators, for as long as the process lasts."""
+    if find_spec("torch_npu"):
+        import_module("torch_npu")  # registers the schemas
+        library = torch.library.Library("npu", "IMPL")
+    else:
+        library = torch.library.Library("npu", "FRAGMENT")
+        for name, schema in SCHEMAS.items():
+            library.define(name + schema)
     kernels = {
         "npu_quant_matmul": quant_matmul,
         "npu_dynamic_quant": dynamic_quant,
         "npu_quantize": quantize,
         "npu_kronecker_quant": kronecker_quant,
         "npu_weight_quant_batchmatmul": weight_quant_batchmatmul,
-        "npu_format_cast": lambda x, *layout, **unused: x.clone(),  # the values; their order in memory is the device's business
         "npu_convert_weight_to_int4pack": lambda weight, *tiles, **unused: pack_int4(weight),
     }
     for name, kernel in kernels.items():
         library.impl(name, kernel, "CPU")
-    torch.Tensor.npu = lambda self, *device, **options: self  # type: ignore[attr-defined]  # all stays on the CPU
     return library

@@ -1,0 +1,95 @@
+"""A file that holds something else than its job wrote is found whatever its time, and one that holds the same never."""
+
+import json
+import os
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from ptqflow.restored import REMEMBERED, Records
+
+LONG = "results/" + "deep/" * 60 + "qparams"  # its record lies in a folder of its own: names of files end at 255 characters
+
+
+class Folder:
+    """Outputs with the records that Snakemake leaves of them; a job starts as the one before ends."""
+
+    clock = 1_700_000_000.25
+
+    def job(self, output, text, reads=()):
+        path = Path(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        started, self.clock = self.clock, self.clock + 10
+        os.utime(path, (self.clock, self.clock))
+        checksums = {name: "sha256:" + sha256(Path(name).read_bytes()).hexdigest() for name in reads}
+        record = {"rule": "r", "input": list(reads), "starttime": started, "endtime": self.clock, "input_checksums": checksums}
+        name = urlsafe_b64encode(output.encode()).decode()
+        parts = [name[i : i + 200] for i in range(0, len(name), 200)]
+        file = Path(".snakemake/metadata", *("@" + part for part in parts[:-1]), parts[-1])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A model, integers made of it, a table made of these."""
+    monkeypatch.chdir(tmp_path)
+    Path(".ptqflow").mkdir()
+    made = Folder()
+    made.job("model", "m")
+    made.job(LONG, "integers", ["model"])
+    made.job("table", "t", [LONG])
+    Records().remember()
+    return made
+
+
+def put_back(path, text, time):
+    Path(path).write_text(text)
+    os.utime(path, (time, time))
+
+
+@pytest.mark.parametrize("time", [1_600_000_000, 1_800_000_000])
+def test_other_content_is_found_whatever_its_time_and_the_same_is_not(folder, time):
+    for path, text in (("model", "m"), (LONG, "integers"), ("table", "t")):
+        put_back(path, text, time)
+        assert Records().others() == []
+        put_back(path, "other", time)
+        assert Records().others() == [path]
+        put_back(path, text, time)
+
+
+def test_a_mark_is_snakemakes_own_and_goes_with_its_reason(folder):
+    put_back(LONG, "old", 1)
+    assert Records().mark() == [LONG]
+    marks = [path for path in Path(".snakemake/incomplete").rglob("*") if path.is_file()]
+    records = [path.relative_to(".snakemake/metadata") for path in Path(".snakemake/metadata").rglob("*") if path.is_file()]
+    assert [mark.relative_to(".snakemake/incomplete") for mark in marks] == [r for r in records if len(r.parts) > 1]
+    assert json.loads(marks[0].read_text())["external_jobid"] is None
+    marks[0].with_name("another").write_text('{"external_jobid": "7"}')
+    put_back(LONG, "integers", 1)
+    assert Records().mark() == []
+    assert [path.name for path in Path(".snakemake/incomplete").rglob("*") if path.is_file()] == ["another"]
+
+
+def test_what_was_made_anew_and_not_yet_read_is_no_backup(folder):
+    """A run was cut off after a job, and the folder copied without times: earlier readers say nothing of the new file."""
+    folder.job(LONG, "new integers", ["model"])
+    os.utime(LONG, (1_900_000_000, 1_900_000_000))
+    assert Records().others() == []
+
+
+def test_nothing_is_read_while_all_is_as_the_jobs_left_it(folder):
+    def refuse(path):
+        raise AssertionError(f"{path} was hashed")
+
+    assert Records(sha256=refuse).others() == []
+
+
+def test_a_record_that_is_being_written_and_a_lost_memory_are_passed_over(folder):
+    REMEMBERED.write_text("{")
+    Path(".snakemake/metadata/bW9kZWw=").write_text('{"rule": ')
+    for path in ("model", "table"):
+        put_back(path, "other", 1)
+    assert Records().others() == []

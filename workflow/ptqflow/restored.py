@@ -1,0 +1,131 @@
+"""Files that no longer hold what their jobs wrote: an older backup, put back with its times or without. Imports no torch.
+
+Snakemake compares an input with the checksum that was recorded of it only where the input is newer than what was made of it, and
+never asks whether a file is still what its own job wrote. So, before it plans: a file whose time is not the one recorded as its
+job ended is compared by content with what later jobs read of it, or, where no job reads it, with what was remembered of it at the
+end of a run. One that differs is marked as Snakemake marks the output of a job that was cut off: it is made again, and what
+follows from it. A mark of ours goes as soon as the file is right again.
+"""
+
+import json
+import os
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ptqflow.artifacts.atomic import write_json
+from ptqflow.artifacts.hashing import HashCache
+
+SNAKEMAKE = Path(".snakemake")
+REMEMBERED = Path(".ptqflow/outputs.json")  # of outputs that no job reads: path -> [time at the end of its job, sha256]
+_MARK = {"external_jobid": None, "ptqflow": "holds something else than its job wrote"}
+_ENDTIME = re.compile(rb'"endtime": ([0-9.e+]+)')
+
+
+@dataclass
+class Records:
+    """What Snakemake has recorded of the outputs in this folder (format of its file backend), by path."""
+
+    folder: Path = SNAKEMAKE
+    sha256: Callable[[str], str] = field(default_factory=lambda: HashCache().sha256)
+
+    @cached_property
+    def _texts(self) -> dict[str, tuple[str, bytes]]:
+        """Of each output: the name of its record, and the record. Thousands, at each start: no `Path` of each."""
+        found, top = {}, str(self.folder / "metadata")
+        for folder, _, names in os.walk(top):
+            for name in names:
+                with open(f"{folder}/{name}", "rb") as file:
+                    parts = [*folder.removeprefix(top).split("/"), name]
+                    encoded = "".join(part.removeprefix("@") for part in parts)
+                    found[urlsafe_b64decode(encoded).decode()] = ("/".join(filter(None, parts)), file.read())
+        return found
+
+    @cached_property
+    def ended(self) -> dict[str, float]:
+        """The time of each output as its job left it."""
+        times = {output: _ENDTIME.search(text) for output, (_, text) in self._texts.items()}
+        return {output: float(time[1]) for output, time in times.items() if time}
+
+    def as_left(self, output: str) -> bool | None:
+        """Whether an output has the time that it had as its job ended; None where it is not there."""
+        try:
+            return os.stat(output).st_mtime == self.ended[output]
+        except OSError:
+            return None
+
+    @cached_property
+    def read(self) -> set[str]:
+        """The outputs that some job has read."""
+        return {name for _, text in self._texts.values() for name in _checksums(_record(text))}
+
+    def _written(self, output: str, remembered: dict[str, Any]) -> set[str]:
+        """sha256 of what its job wrote, as far as it is known: as jobs that began later read it, or as it was remembered."""
+        if output not in self.read:
+            time, digest = remembered.get(output, (None, ""))
+            return {digest} if time == self.ended[output] else set()
+        name = json.dumps(output).encode()
+        readers = (_record(text) for _, text in self._texts.values() if name in text)
+        later = (reader for reader in readers if (reader.get("starttime") or 0) >= self.ended[output])
+        checksums = {_checksums(reader).get(output) for reader in later}
+        return {checksum.removeprefix("sha256:") for checksum in checksums if checksum}
+
+    def others(self) -> list[str]:
+        """The outputs that do not hold what their jobs wrote."""
+        moved = [output for output in self.ended if self.as_left(output) is False]
+        remembered = _remembered() if moved else {}
+        known = {output: self._written(output, remembered) for output in moved}
+        return sorted(output for output, written in known.items() if written and self.sha256(output) not in written)
+
+    def mark(self) -> list[str]:
+        """Mark `others`, and nothing else of what was marked here before; returns them."""
+        others, marks = self.others(), self.folder / "incomplete"
+        for mark in [file for file in marks.rglob("*") if file.is_file() and _is_ours(file)]:
+            mark.unlink(missing_ok=True)
+        for output in others:
+            mark = marks / self._texts[output][0]
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            if not mark.exists():  # that of a job which runs, or was cut off
+                mark.write_text(json.dumps(_MARK))
+        return others
+
+    def remember(self) -> None:
+        """Keep the content of outputs that no job reads and that are as their jobs left them."""
+        before = _remembered()
+        now = {output: before[output] for output in before if output in self.ended}
+        for output in self.ended.keys() - self.read:
+            time = self.ended[output]
+            if self.as_left(output) and before.get(output, (None,))[0] != time:
+                now[output] = [time, self.sha256(output)]
+        if now != before and REMEMBERED.parent.is_dir():
+            write_json(REMEMBERED, now)
+
+
+def _record(text: bytes) -> dict[str, Any]:
+    """A record; empty where it is being written, or damaged: Snakemake passes over such, too."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _checksums(record: dict[str, Any]) -> dict[str, str]:
+    return record.get("input_checksums") or {}
+
+
+def _is_ours(mark: Path) -> bool:
+    try:
+        return bool(json.loads(mark.read_bytes()) == _MARK)
+    except (OSError, ValueError):
+        return False
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        return dict(json.loads(REMEMBERED.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
