@@ -35,6 +35,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "awq-w4a16": _GROUPS,
     "flatquant-w4a4kv4": {"transform": {"epochs": 1}},
 }
+# A process's own word: what its parent sees of a child counts the parent's memory at the fork.
+WATCHED = """
+import atexit, re, resource, runpy, sys
+def tell():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]
+    print(peak, usage.ru_utime + usage.ru_stime, file=sys.stderr, flush=True)
+atexit.register(tell)
+sys.argv = sys.argv[1:]
+runpy.run_module("ptqflow", run_name="__main__", alter_sys=False)
+"""
 SCHEMA = pa.schema(
     [
         column("model", pa.string(), "its name"),
@@ -49,14 +60,12 @@ SCHEMA = pa.schema(
 
 def peak(stage: str, settings: dict[str, Any], *options: object) -> tuple[int, float]:
     """Peak resident bytes and CPU seconds of one stage; its own words on failure."""
-    command = [sys.executable, "-m", "ptqflow", stage, "--settings", json.dumps(settings), *map(str, options)]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            said.seek(0)
-            raise SystemExit(f"{stage} failed:\n{said.read()[-2000:]}")
-    return usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime
+    command = [sys.executable, "-c", WATCHED, "ptqflow", stage, "--settings", json.dumps(settings), *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{stage} failed:\n{done.stderr[-2000:]}")
+    kilobytes, seconds = done.stderr.splitlines()[-1].split()
+    return int(kilobytes) * 1024, float(seconds)
 
 
 def runs(source: Path, tokens: Path | None, work: Path) -> Iterator[tuple[str, tuple[int, float], Demand]]:

@@ -5,7 +5,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from checkout import Checkout
+from checkout import SMALL_STUDY, Checkout
 
 CHUNKS = ("0", "1")
 FIGURES = ("latency", "latency_parts", "layer_error", "linear_error", "outliers")  # the small study measures no accuracy
@@ -261,17 +261,19 @@ def test_real_run_after_an_edit_runs_what_was_planned_and_loads_each_model_once(
     assert not list(study.root.glob("results/cpu/generations/**/*.parts"))
 
 
-def test_times_of_files_run_nothing_whatever_their_sizes(study):
-    """A `touch`, a copy without times (every file new, in any order), a backup with old ones: what is in them is the same."""
-    qparams = study.root / "results/cpu/quantized/demo/second-order/chunk=0/qparams.safetensors"
-    assert qparams.stat().st_size > 1_000_000  # beyond what Snakemake compares by content
-    qparams.touch()
+def test_times_of_files_run_nothing_whatever_their_sizes(study, tmp_path):
+    """A `touch`, results copied alone to another checkout, without times: what is in them is the same. An older backup is not."""
+    path = "results/cpu/quantized/demo/second-order/chunk=0/qparams.safetensors"
+    assert (study.root / path).stat().st_size > 1_000_000  # beyond what Snakemake compares by content
+    (study.root / path).touch()
     assert study.planned() == set()
-    results = sorted((study.root / "results").rglob("*"), reverse=True)
-    for number, path in enumerate(results):
-        os.utime(path, (1_600_000_000 + number, 1_600_000_000 + number))
-    assert study.planned() == set()
+    elsewhere = Checkout.create(tmp_path / "elsewhere", SMALL_STUDY)
+    shutil.copytree(study.root / "results", elsewhere.root / "results", copy_function=shutil.copyfile)
+    for number, copied in enumerate(sorted((elsewhere.root / "results").rglob("*"), reverse=True)):
+        os.utime(copied, (1_600_000_000 + number, 1_600_000_000 + number))
+    assert elsewhere.planned() == set()
+    qparams = elsewhere.root / path
     backup = qparams.read_bytes()
     qparams.write_bytes(backup[:-1] + bytes([backup[-1] ^ 1]))
     os.utime(qparams, (1_500_000_000, 1_500_000_000))  # older than all that was made of its successor
-    assert study.planned() == {"quantize recipe=second-order chunk=0"} | below("second-order")
+    assert elsewhere.planned() == {"quantize recipe=second-order chunk=0"} | below("second-order")

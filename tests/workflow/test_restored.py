@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
+import zipfile
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from ptqflow.restored import REMEMBERED, Records
+from ptqflow.restored import KEPT, REMEMBERED, Records, adopt, keep
 
 LONG = "results/" + "deep/" * 60 + "qparams"  # its record lies in a folder of its own: names of files end at 255 characters
 
@@ -93,3 +95,45 @@ def test_a_record_that_is_being_written_and_a_lost_memory_are_passed_over(folder
     for path in ("model", "table"):
         put_back(path, "other", 1)
     assert Records().others() == []
+
+
+def test_results_that_are_copied_alone_bring_their_records(folder, tmp_path, monkeypatch):
+    """Into another checkout, without times; and only names that a record can have are taken."""
+    folder.job("results/t", "t", [LONG])
+    keep()
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".ptqflow").mkdir(parents=True)
+    shutil.copytree("results", elsewhere / "results", copy_function=shutil.copyfile)
+    with zipfile.ZipFile(elsewhere / KEPT, "a") as kept:
+        kept.writestr("../../escaped", "{}")
+    records = {name: text for name, (_, text) in Records()._texts.items()}
+    monkeypatch.chdir(elsewhere)
+    adopt()
+    assert {name: text for name, (_, text) in Records()._texts.items()} == records
+    assert not (elsewhere / "escaped").exists()
+    assert Records().others() == []
+    put_back(LONG, "other", 1)
+    assert Records().others() == [LONG]
+
+
+def test_a_backup_with_its_times_brings_the_records_of_its_files(folder, tmp_path):
+    """What was made before comes back: the records say again how that was made. Files as they were left keep theirs."""
+    folder.job("results/t", "old", [LONG])
+    folder.job("results/same", "same", [LONG])
+    keep()
+    shutil.copytree("results", tmp_path / "backup")
+    before = Records()._texts["results/t"]
+    folder.job("results/t", "new", ["model"])
+    keep()
+    assert Records()._texts["results/t"] != before
+    shutil.copytree(tmp_path / "backup", "results", dirs_exist_ok=True)
+    adopt()
+    assert Records()._texts["results/t"] == before
+    assert Records().others() == []
+
+
+def test_records_that_this_folder_left_are_not_read_again(folder, monkeypatch):
+    folder.job("results/t", "t")
+    keep()
+    monkeypatch.setattr(zipfile, "is_zipfile", None)
+    adopt()

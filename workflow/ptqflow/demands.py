@@ -135,8 +135,8 @@ def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bo
 
 
 def export(d: Dimensions) -> Demand:
-    """The model's files as they are read, its integers, and what is written of them."""
-    held = 2 * d.parameters * d.stored + d.block * d.layers
+    """What is written of the model, tensor by tensor as it is read, and its integers."""
+    held = d.parameters * d.stored + d.block * d.layers
     return _demand(1, held, 20.0 * d.parameters, False, libraries="numpy")
 
 

@@ -7,6 +7,8 @@ from ptqflow.platforms import PLATFORMS
 
 ROOT = "results"
 
+RECORDS = f"{ROOT}/records.zip"  # what Snakemake has recorded of the results
+
 
 def model(name: str = "{model}") -> str:
     """Manifest of a model as fetched, or, of `model.rotation`, as rotated."""

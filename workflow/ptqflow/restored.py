@@ -5,11 +5,16 @@ never asks whether a file is still what its own job wrote. So, before it plans: 
 job ended is compared by content with what later jobs read of it, or, where no job reads it, with what was remembered of it at the
 end of a run. One that differs is marked as Snakemake marks the output of a job that was cut off: it is made again, and what
 follows from it. A mark of ours goes as soon as the file is right again.
+
+Snakemake's records lie beside the results, not with them. So each run leaves a copy among the results; where these are copied to
+another checkout, or come back from a backup, their records come along.
 """
 
 import json
 import os
 import re
+import sys
+import zipfile
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,11 +22,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ptqflow.artifacts.atomic import write_json
+from ptqflow import paths
+from ptqflow.artifacts.atomic import atomic_path, write_json
 from ptqflow.artifacts.hashing import HashCache
 
 SNAKEMAKE = Path(".snakemake")
 REMEMBERED = Path(".ptqflow/outputs.json")  # of outputs that no job reads: path -> [time at the end of its job, sha256]
+KEPT = Path(paths.RECORDS)
+_STAMP = Path(".ptqflow/records.json")  # size and time of KEPT as this folder left or took it
+_NAME = re.compile(r"(@[\w=-]+/)*[\w=-]+")
 _MARK = {"external_jobid": None, "ptqflow": "holds something else than its job wrote"}
 _ENDTIME = re.compile(rb'"endtime": ([0-9.e+]+)')
 
@@ -40,9 +49,8 @@ class Records:
         for folder, _, names in os.walk(top):
             for name in names:
                 with open(f"{folder}/{name}", "rb") as file:
-                    parts = [*folder.removeprefix(top).split("/"), name]
-                    encoded = "".join(part.removeprefix("@") for part in parts)
-                    found[urlsafe_b64decode(encoded).decode()] = ("/".join(filter(None, parts)), file.read())
+                    record = f"{folder}/{name}".removeprefix(f"{top}/")
+                    found[_output(record)] = (record, file.read())
         return found
 
     @cached_property
@@ -105,6 +113,54 @@ class Records:
             write_json(REMEMBERED, now)
 
 
+def keep(folder: Path = SNAKEMAKE) -> None:
+    """Copy the records to the results."""
+    texts = Records(folder)._texts
+    if texts and KEPT.parent.is_dir() and _STAMP.parent.is_dir():
+        with atomic_path(KEPT) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kept:
+            for name, text in texts.values():
+                kept.writestr(name, text)
+        write_json(_STAMP, _stamp())
+
+
+def adopt(folder: Path = SNAKEMAKE) -> None:
+    """Take the records of results that were copied here: where there are none, or the file has the time that they say."""
+    if not (KEPT.is_file() and _STAMP.parent.is_dir()) or _stamp() == _loaded(_STAMP):
+        return
+    here = Records(folder)
+    if not zipfile.is_zipfile(KEPT):
+        print(f"{KEPT} is damaged: of results that were copied here, only times say what is to be made again", file=sys.stderr)
+        return
+    with zipfile.ZipFile(KEPT) as kept:
+        for name in filter(_NAME.fullmatch, kept.namelist()):
+            text = kept.read(name)
+            output, time = _output(name), _ENDTIME.search(text)
+            fits = time is not None and os.path.exists(output) and os.stat(output).st_mtime == float(time[1])
+            if output not in here.ended or (fits and not here.as_left(output)):
+                file = folder / "metadata" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(text)
+    write_json(_STAMP, _stamp())
+
+
+def _stamp() -> list[int]:
+    stat = KEPT.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _output(name: str) -> str:
+    """The output of a record, by the record's name."""
+    return urlsafe_b64decode("".join(part.removeprefix("@") for part in name.split("/"))).decode()
+
+
+def _loaded(path: Path) -> Any:
+    """What a JSON file of this folder holds; None where it is not there, or damaged: it is only memory."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def _record(text: bytes) -> dict[str, Any]:
     """A record; empty where it is being written, or damaged: Snakemake passes over such, too."""
     try:
@@ -125,7 +181,5 @@ def _is_ours(mark: Path) -> bool:
 
 
 def _remembered() -> dict[str, Any]:
-    try:
-        return dict(json.loads(REMEMBERED.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    found = _loaded(REMEMBERED)
+    return found if isinstance(found, dict) else {}

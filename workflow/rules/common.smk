@@ -13,7 +13,7 @@ from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
-from ptqflow.restored import Records
+from ptqflow.restored import Records, adopt, keep
 from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
@@ -47,22 +47,27 @@ except OSError:
     pass  # nothing runs in a folder that cannot be written
 
 
-# Files that were put back, older or newer, and hold something else than their jobs wrote are made again.
-if workflow.is_main_process and (others := Records().mark()):
-    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-    print(
-        f"{len(others)} files hold something else than their jobs wrote (put back from a backup, or edited), and are made again "
-        f"with what follows: {listed}",
-        file=sys.stderr,
-    )
+# Results that were copied here, or put back from a backup: their records come along, and what holds something else than its job
+# wrote is made again.
+if workflow.is_main_process:
+    adopt()
+    if others := Records().mark():
+        listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        print(
+            f"not what their jobs wrote (put back from a backup, or edited), and made again with what follows: {listed} "
+            f"({len(others)} in all)",
+            file=sys.stderr,
+        )
 
 
 onsuccess:
     Records().remember()
+    keep()
 
 
 onerror:
     Records().remember()
+    keep()
 
 
 # Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what

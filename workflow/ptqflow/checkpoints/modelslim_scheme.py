@@ -150,9 +150,9 @@ def _refusal_of_shape(scheme: LinearScheme, recipe: Recipe, in_features: int) ->
     return None
 
 
-def engine(recipe: Recipe) -> None:
-    """None of ours: vllm-ascend needs an NPU, or the environment of `make check-engines`."""
-    return None
+def engine(recipe: Recipe) -> str:
+    """Ours that computes with its integers; vllm-ascend needs an NPU, or the environment of `make check-engines`."""
+    return "transformers-int"
 
 
 def serve(recipe: Recipe, folder: str) -> str | None:

@@ -58,7 +58,7 @@ def findings(layout: BaseLayout, folder: Path, fake: Weights | None) -> Iterator
         return
     yield _bytes([folder / name for name in set(stored.values())], sum(tensor.bytes for tensor in spec.values()))
     checkpoint = Weights.of_files(folder, stored)
-    with progress("verify", len(layout.source.file_of), "tensors") as bar:
+    with progress(f"verify {folder}", len(layout.source.file_of), "tensors") as bar:
         for name in sorted(layout.source.file_of):
             yield from _of_source(layout, checkpoint, fake, name)
             bar.update()

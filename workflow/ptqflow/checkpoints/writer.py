@@ -46,7 +46,7 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
 
     weight_map: dict[str, str] = {}
     total = 0
-    with progress("export", len(shards), "shards") as bar:
+    with progress(f"export {folder}", len(shards), "shards") as bar:
         for shard, file in zip(shards, files, strict=True):
             tensors: dict[str, Tensor] = {}
             for name in sorted(name for name, member_of in source.file_of.items() if member_of == shard):

@@ -59,7 +59,7 @@ class Fused:
     @staticmethod
     def transformed(rows: Tensor, left: Tensor, right: Tensor, clip: float) -> tuple[Tensor, Tensor]:
         """4-bit integers of vec(Lᵀ X R) for X = a row as a matrix, as words int32 [rows, in / 8], and scales float32 [rows]."""
-        matrices, operators = rows.view(-1, len(left), len(right)), _operators()
+        matrices, operators = rows.reshape(-1, len(left), len(right)), _operators()
         turned, by = left.T.contiguous(), right.to(rows.dtype)
         parts = [
             operators.npu_kronecker_quant(part, turned.to(rows.dtype), by, clip, torch.int32)

@@ -19,6 +19,7 @@ from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.packing import unpack_weight
 
 METHOD = "compressed-tensors"
+_STRATEGIES = ("tensor", "channel", "group")
 _CACHE = ("k_scale", "v_scale")
 _PARTS = {
     "weight",
@@ -83,7 +84,7 @@ def _linear(
 ) -> nn.Module:
     where, args, inputs = device.torch_device, scheme.weights, scheme.input_activations
     kind = f"W{args.num_bits}A{inputs.num_bits if inputs else 16} {args.strategy}"
-    if tensors.keys() - _PARTS or args.type != "int" or not _by_token_or_static(inputs):
+    if tensors.keys() - _PARTS or args.type != "int" or args.strategy not in _STRATEGIES or not _by_token_or_static(inputs):
         odd = ", ".join(sorted(tensors.keys() - _PARTS)) or scheme.format
         raise ConfigError(f"{name}: transformers-int has no kernel for {kind} ({odd}); use engine transformers or vllm")
     integers, scale, zero_point = _weight(tensors, args)

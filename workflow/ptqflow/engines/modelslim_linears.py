@@ -29,6 +29,7 @@ _MORE = {
     "W8A8": {"input_scale", "input_offset", "deq_scale", "quant_bias"},
     "W4A4_FLATQUANT_DYNAMIC": {"left_trans", "right_trans", "clip_ratio"},
 }
+_OPTIONAL = {"W8A8": {"bias", "weight_scale", "weight_offset"}}  # msmodelslim leaves out what deq_scale and quant_bias hold
 _CACHE = ("kv_cache_scale", "kv_cache_offset")
 
 
@@ -56,10 +57,10 @@ class ModelSlim:
                     raise ConfigError(f"{name}: transformers-int has no kernel for type {kind}, only {known}; use vllm-ascend")
                 stored = {key for key in self.weights.file_of if key.rpartition(".")[0] == name and not key.endswith(_CACHE)}
                 tensors = {key.rpartition(".")[2]: tensor for key, tensor in self.weights.load(sorted(stored)).items()}
-                needed = (_PARTS | _MORE.get(kind, set())) - {"bias"}
-                if wrong := sorted((needed - tensors.keys()) | (tensors.keys() - needed - {"bias"})):
+                allowed, optional = _PARTS | _MORE.get(kind, set()), _OPTIONAL.get(kind, {"bias"})
+                if wrong := sorted((allowed - optional - tensors.keys()) | (tensors.keys() - allowed)):
                     raise ConfigError(f"{name}.{wrong[0]} is missing of type {kind}, or too much; export the checkpoint again")
-                if tensors["weight_offset"].any():
+                if tensors.get("weight_offset", torch.zeros(1)).any():
                     raise ConfigError(f"{name}.weight_offset is not 0, and transformers-int has no such kernel; use vllm-ascend")
                 yield name, _linear(kind, tensors, device, shared), stored
 
@@ -86,7 +87,8 @@ class ModelSlim:
 
 
 def _linear(kind: str, tensors: Mapping[str, Tensor], device: Device, shared: list[InputQuantizer]) -> nn.Module:
-    where, weight, scale = device.torch_device, tensors["weight"].to(device.torch_device), tensors["weight_scale"].float()
+    where, weight = device.torch_device, tensors["weight"].to(device.torch_device)
+    scale = tensors["weight_scale"].float() if "weight_scale" in tensors else torch.empty(0)
     bias = tensors["bias"].float().to(where) if "bias" in tensors else None
     if kind == "W8A16":
         bias = None if bias is None else bias.to(device.compute_dtype)

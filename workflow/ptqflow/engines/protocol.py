@@ -71,12 +71,14 @@ class Part:
 class Memory:
     """Bytes of the weights as they are held, None where the engine does not say; tokens that its KV cache has room for.
 
-    `multiplies_int8`: linears multiply integers with the device's own product for them.
+    `multiplies_int8`: linears multiply integers with the device's own product for them. `cache_share`: what a cached token takes
+    of its bytes in the compute dtype.
     """
 
     weight_bytes: int | None
     cache_tokens: int
     multiplies_int8: bool = False
+    cache_share: float = 1.0
 
 
 @dataclass(frozen=True)

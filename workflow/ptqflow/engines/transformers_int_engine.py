@@ -19,6 +19,7 @@ from ptqflow.engines.modelslim_linears import DESCRIPTION, ModelSlim
 from ptqflow.engines.protocol import Memory
 from ptqflow.engines.transformers_engine import TransformersEngine
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.anatomy import ATTENTION, block_prefix
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import register_attention
 from ptqflow.modeling.integer_cache import IntegerCache, IntegerCacheReader, attach
@@ -49,9 +50,9 @@ class IntegerEngine(TransformersEngine):
 
     def memory(self, cache_bytes: int) -> Memory:
         """As of `transformers`; a cached number takes a byte where the cache is integers."""
-        found = super().memory(cache_bytes // self.model.dtype.itemsize if self.readers else cache_bytes)
+        share = 1 / self.model.dtype.itemsize if self.readers else 1.0
         integers = any(isinstance(module, (IntegerLinear, FusedLinear)) for module in self.model.modules())
-        return replace(found, multiplies_int8=integers)
+        return replace(super().memory(int(cache_bytes * share)), multiplies_int8=integers, cache_share=share)
 
     def _weight_bytes(self) -> int:
         held = (module.weight.nbytes for module in self.model.modules() if isinstance(module, WeightOnlyLinear))
@@ -84,11 +85,11 @@ def load(folder: Path, device: Device) -> IntegerEngine:
         taken |= used
     _load_rest(model, form.weights, taken, device, folder)
     readers = []
-    for module, attended in model.named_modules() if scales else ():
-        if hasattr(attended, "k_proj"):
-            if module not in scales:
-                raise ConfigError(f"{folder}: the cache is 8-bit integers, but {module} has no scale of it; export it again")
-            readers.append(attach(attended, scales[module], device.torch_device, device.compute_dtype))
+    for layer, block in enumerate(model.base_model.layers if scales else ()):
+        name = f"{block_prefix(layer)}{ATTENTION}"
+        if name not in scales:
+            raise ConfigError(f"{folder}: the cache is 8-bit integers, but {name} has no scale of it; export it again")
+        readers.append(attach(block.get_submodule(ATTENTION), scales[name], device.torch_device, device.compute_dtype))
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return IntegerEngine(model.eval(), tokenizer, device, folder, readers)
 

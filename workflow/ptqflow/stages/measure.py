@@ -103,6 +103,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     config = json.loads((args.checkpoint.parent / "config.json").read_text())
     cached = work.cache_bytes(config, device.compute_dtype.itemsize)
     memory = engine.memory(cached)
+    cached = int(cached * memory.cache_share)
     files = sum(path.stat().st_size for path in args.checkpoint.parent.glob("*.safetensors"))
     weights = files if memory.weight_bytes is None else memory.weight_bytes
     facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
@@ -119,7 +120,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
     before = device.readings()
-    with progress("measure", len(settings.shapes()) * (settings.warmup + settings.repetitions), "runs") as bar:
+    runs = len(settings.shapes()) * (settings.warmup + settings.repetitions)
+    with progress(f"measure {args.checkpoint.parent}", runs, "runs") as bar:
         rows = [row | facts | asked(row) for shape in settings.shapes() for row in measure(engine, shape, settings, bar)]
     metadata = provenance(
         "measure",
