@@ -1,5 +1,6 @@
 """One model by one recipe: what a user types becomes a study that says the same, and what comes out is the checkpoint."""
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from fake_hub import FakeHub
 from ptqflow import cli, estimate
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.commands import quantize_model
-from ptqflow.commands.check import study_of
+from ptqflow.commands.check import _reason, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import located
 from ptqflow.errors import ConfigError
@@ -128,6 +129,24 @@ def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypat
     assert (set(study.models), study.tasks, study.suites) == ({"demo-model"}, {}, {})
     assert cli.main(["new", str(folder), "--model", str(DEMO)]) == 2
     assert "exists; edit it" in capsys.readouterr().err
+
+
+def test_recipes_of_a_new_study_fit_its_model(tmp_path):
+    (narrow := tmp_path / "narrow").mkdir()
+    config = json.loads((DEMO / "config.json").read_text())
+    (narrow / "config.json").write_text(json.dumps(config | {"intermediate_size": 800}))
+    assert cli.main(["new", str(tmp_path / "mine"), "--model", str(narrow), "--recipes", "gptq-w4a16", "rtn-w8a8"]) == 0
+    entries = yaml.safe_load((tmp_path / "mine/config.yaml").read_text())["recipes"]
+    assert entries == {
+        "gptq-w4a16": {"preset": "gptq-w4a16", "scheme": {"weights": {"group_size": 32}}},
+        "rtn-w8a8": {"preset": "rtn-w8a8"},
+    }
+
+
+def test_check_says_why_snakemake_refuses():
+    said = 'Building DAG\nWorkflowError in file "common.smk", line 27:\nrecipe a: 128 does not divide 576\n  File "common.smk"'
+    assert _reason(said) == "recipe a: 128 does not divide 576"
+    assert _reason("config.yaml: runn: no such key\nmore") == "config.yaml: runn: no such key"
 
 
 def test_check_refuses_a_wrong_study_in_its_own_words(tmp_path, capsys, monkeypatch):

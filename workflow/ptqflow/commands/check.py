@@ -77,8 +77,7 @@ def planned_jobs(folder: Path, profile: str) -> dict[str, int]:
     command += [*profile_options(profile, []), "--dry-run", "--quiet", "rules"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "config.yaml" in line or "Error" in line]
-        raise ConfigError(said[-1].strip() if said else f"Snakemake refuses the study: {done.stderr.strip()[-500:]}")
+        raise ConfigError(_reason(done.stdout + done.stderr))
     rows = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}
 
@@ -106,3 +105,11 @@ def speed() -> float:
         matrix @ matrix
         best = min(best, time.perf_counter() - start)
     return 2 * _SIDE**3 / best
+
+
+def _reason(said: str) -> str:
+    """Why Snakemake refuses a study: what stands below `WorkflowError in file ...:`, or in the last line that names an error."""
+    if below := re.findall(r"^\w+ in file .*:\n(.+)$", said, flags=re.MULTILINE):
+        return str(below[-1]).strip()
+    lines = [line.strip() for line in said.splitlines() if "config.yaml" in line or "Error" in line]
+    return lines[-1] if lines else f"Snakemake refuses the study: {said.strip()[-500:]}"

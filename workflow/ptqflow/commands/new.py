@@ -1,16 +1,19 @@
 """`ptqflow new STUDY`: a folder with a commented configuration of a user's own, that shares nothing with the demo's."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.commands.entries import EMBEDDED, calibration_entry
-from ptqflow.commands.located import located
+from ptqflow.commands.located import Located, located
 from ptqflow.commands.run import CONFIG
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import PRESETS, resolve
 
 EXAMPLES = """examples:
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if unknown := [name for name in args.recipes if name not in PRESETS]:
         raise ConfigError(f"--recipes {unknown[0]}: no such preset; `ptqflow recipes` lists them")
     model = located(args.model)
+    recipes = {name: _fitting(name, model) for name in args.recipes}
     positions = model.config.get("max_position_embeddings")
     place = args.calibration or str(EMBEDDED)
     calibration = calibration_entry(place, resolve({"preset": args.recipes[0]}), {"samples": 128, "seed": 0}, positions)
@@ -88,11 +92,26 @@ def run(args: argparse.Namespace) -> None:
         if args.calibration
         else "\n# Until you name some, this is the demo's text of an invented world: good to try, not to measure.",
         calibration=_indented(calibration, 4),
-        recipes=_indented({name: {"preset": name} for name in args.recipes}, 2),
+        recipes=_indented(recipes, 2),
     )
     args.study.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     print(f"{file}: edit it, then `ptqflow check {args.study}` and `ptqflow run {args.study}`")
+
+
+def _fitting(preset: str, model: Located) -> dict[str, Any]:
+    """A preset's entry; in smaller groups where its own do not divide the model's channels. Raises ConfigError where none do."""
+    entry: dict[str, Any] = {"preset": preset}
+    try:
+        check_recipe(resolve(entry), model.config, preset, model.name)
+    except ConfigError:
+        for size in (64, 32, 16):
+            smaller = entry | {"scheme": {"weights": {"group_size": size}}}
+            with suppress(ConfigError, ValueError):
+                check_recipe(resolve(smaller), model.config, preset, model.name)
+                return smaller
+        raise
+    return entry
 
 
 def _indented(data: object, spaces: int) -> str:
