@@ -1,6 +1,8 @@
 """The latency table: medians of the timed repetitions, and the speed-up over the baseline on the same engine and platform."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import exp, log
 from statistics import median
 from typing import Any
 
@@ -65,6 +67,31 @@ def _summary(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def crossings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float, bool]]:
+    """Where a real form and its baseline are equally fast: (a row of the form's, batch size, whether it is faster below).
+
+    Between measured batch sizes log(speed-up) is taken as linear in log(batch size). The first crossing of each form and shape.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in (row for row in rows if row["speedup"] is not None and row["form"] is not None):
+        names = ("platform", "model", "recipe", "form", "engine", "phase", "prompt_tokens", "new_tokens", "workload")
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    found = []
+    for group in groups.values():
+        points = [(row, log(row["batch_size"]), log(row["speedup"])) for row in sorted(group, key=lambda row: row["batch_size"])]
+        for (row, x, y), (_, next_x, next_y) in pairwise(points):
+            if y * next_y <= 0 and y != next_y:
+                found.append((row, exp(x - y * (next_x - x) / (next_y - y)), y > next_y))
+                break
+    return found
+
+
+def _said(crossing: tuple[Mapping[str, Any], float, bool]) -> str:
+    row, batch, faster_below = crossing
+    where = f"{row['recipe']}, {row['form']}, {row['engine']}, {row['phase']} at {row['prompt_tokens']} prompt tokens"
+    return f"{where}: as fast as the baseline near a batch of {batch:.1f}, faster {'below' if faster_below else 'above'}."
+
+
 def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
     """The table for reading."""
     header = ["Platform", "Model", "Recipe", "Form", "Engine", "Phase", "Batch", "Prompt tokens", "New tokens"]
@@ -87,7 +114,7 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         "operations (compute; in the compute dtype, or of int8 where transformers-int multiplies integers), or for reading "
         "weights and cache once (memory), at rates measured on the device, over the median."
     )
-    return TextTable("Latency", header, body, names=6, notes=[note])
+    return TextTable("Latency", header, body, names=6, notes=[note, *map(_said, crossings(rows))])
 
 
 def printed_requests(rows: Sequence[dict[str, Any]]) -> TextTable:
