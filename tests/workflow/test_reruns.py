@@ -152,14 +152,13 @@ def added(study: Checkout) -> None:
 
 def test_an_added_task_is_asked_alone_and_a_removed_one_asks_nothing(study):
     added(study)
-    with_accuracy = END | {"plot figure=accuracy", "plot figure=pareto"}
-    with_samples = with_accuracy | {"samples"}
+    with_samples = END | {"plot figure=accuracy", "plot figure=pareto", "samples"}
     assert study.planned() == with_samples.union(overlap("facts"), *(asked(v, "facts") for v in VARIANTS))
     study.run(LAYER_ERROR)
     study.configure(
         lambda c: c["suites"]["prose"].update(noise_batch_sizes=[3])
     )  # a floor for tasks with a score, not perplexity
-    assert study.planned() == with_accuracy | asked("baseline@3", "facts")
+    assert study.planned() == with_samples | asked("baseline@3", "facts")
     study.configure(lambda c: c["suites"]["prose"].pop("noise_batch_sizes"))
     study.configure(lambda c: c["suites"]["prose"]["tasks"].remove("facts"))
     assert study.planned() == END
