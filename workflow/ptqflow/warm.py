@@ -47,7 +47,7 @@ _STARTING = 120.0  # seconds that loading may take before a job loads for itself
 
 def announce(jobs: Mapping[str, int]) -> None:
     """Let the jobs that this process starts, stage -> count, share what they load, until it ends."""
-    if VARIABLE in os.environ or not hasattr(os, "pidfd_open"):
+    if VARIABLE in os.environ or not _can_watch():
         return
     folder = Path(tempfile.mkdtemp(prefix="ptqflow-warm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -85,6 +85,15 @@ def hand_over(argv: Sequence[str]) -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
+
+
+def _can_watch() -> bool:
+    """Whether the system tells of a process's end by a descriptor (Linux 5.3; some sandboxes refuse it)."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def _python() -> str:

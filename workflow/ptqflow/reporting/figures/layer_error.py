@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import altair as alt
 import pyarrow as pa
 
-from ptqflow.reporting import theme
+from ptqflow.reporting import by_depth, theme
 from ptqflow.reporting.layer_error import BLOCK
 
 TABLES = ("layer_error",)
-_WIDTH, _HEIGHT = 330, 260
+_AXIS = ("output_mse", "mean squared error", ".0e")
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
@@ -25,35 +24,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     panels = {}
     for platform in dict.fromkeys(r["platform"] for r in rows):
         cells = [[r for r in rows if (r["platform"], r["model"]) == (platform, model)] for model in models]
-        panels[f"Platform {platform}"] = [_panel(cell, cell[0]["model"], names, domain) for cell in cells if cell]
+        panels[f"Platform {platform}"] = [by_depth.panel(cell, cell[0]["model"], _AXIS, names, domain) for cell in cells if cell]
     subtitle = ["Mean squared error of each block's output on the calibration set; lower is better. Logarithmic axis."]
     if len(rows) < len(blocks):
         subtitle.append(f"Not shown: {len(blocks) - len(rows)} blocks whose error is zero or not finite.")
     return theme.grid(panels, "Error by depth", subtitle)
-
-
-def _panel(rows: list[dict[str, Any]], title: str, names: list[str], domain: tuple[float, float]) -> theme.Panel:
-    last = {r["name"]: r for r in sorted(rows, key=lambda r: r["layer"])}
-    heights = theme.spread_on([r["output_mse"] for r in last.values()], domain, _HEIGHT, log=True)
-    ends = [r | {"height": height} for r, height in zip(last.values(), heights, strict=True)]
-    layers = sorted({r["layer"] for r in rows})
-    x = alt.X(
-        "layer:Q", title="decoder block",
-        scale=alt.Scale(domain=[layers[0] - 0.1, layers[-1] + 0.1], nice=False),
-        axis=alt.Axis(values=layers[:: math.ceil(len(layers) / 12)], format="d", grid=False),
-    )  # fmt: skip
-    y = alt.Y(
-        "output_mse:Q", title="mean squared error",
-        scale=alt.Scale(type="log", domain=list(domain), nice=False),
-        axis=alt.Axis(values=theme.log_ticks(domain), format=".0e"),
-    )  # fmt: skip
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y, color=theme.colour(names), strokeDash=theme.dash(names))
-    lines = base.mark_line(strokeWidth=2, clip=True)
-    points = base.mark_point(filled=True, size=28, opacity=1).encode(strokeDash=alt.value([1, 0]))
-    text = (
-        alt.Chart(alt.Data(values=ends))
-        .mark_text(align="left", dx=10, fontSize=theme.LABEL_SIZE)
-        .encode(x=x, y=alt.Y("height:Q", scale=alt.Scale(type="log", domain=list(domain), nice=False)), text="name:N")
-        .encode(color=theme.colour(names))
-    )
-    return alt.layer(lines, points, text).properties(width=_WIDTH, height=_HEIGHT, title=theme.panel_title(title))
