@@ -113,6 +113,13 @@ def test_missing_latency_is_open_and_an_emulation_has_no_speed():
     assert by_recipe(rows(accuracy, sizes, fast, latency=[timed("a", 105, spread=0.2)]))["a"]["status"] == "undecided"
 
 
+def test_fallbacks_and_warnings_of_layers_are_doubts():
+    layer = {**variant("a"), "chunk": 0, "seconds": 1.0, "peak_bytes": 1, "fallback": None, "warning": None}
+    layers = [layer, layer | {"fallback": "rounded to nearest"}, layer | {"warning": "learning gained nothing"}] * 2
+    doubts = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers))["a"]["doubts"]
+    assert "2 linears or blocks are not as the recipe says; 2 linears or blocks are doubtful" in doubts
+
+
 def test_another_draw_is_missed_only_where_something_is_drawn():
     accuracy, sizes = [scored("a", 0.95)], [sized("a", 300)]
     assert "one calibration draw" in by_recipe(rows(accuracy, sizes))["a"]["doubts"]

@@ -224,9 +224,9 @@ def _doubts(who: tuple[Any, ...], scored: Row, checked: Row, cost: Sequence[Row]
         doubts.append(f"scored as an emulation; {how}")
     if scored.get("replicates") == 1 and (platform, model, recipe) not in tables.exact:
         doubts.append("one calibration draw was scored")
-    fallbacks = sum(r["fallback"] is not None for r in cost)
-    if fallbacks:
-        doubts.append(f"{fallbacks} linears or blocks are not as the recipe says")
+    for column, said in (("fallback", "not as the recipe says"), ("warning", "doubtful (warnings of the layers page)")):
+        if places := sum(r[column] is not None for r in cost):
+            doubts.append(f"{places} linears or blocks are {said}")
     signs = [
         r
         for r in tables.collapse
