@@ -412,7 +412,7 @@ def test_states_that_overflow_are_refused_in_a_sentence(recipe, named, tmp_path,
     assert not (tmp_path / "q.safetensors").exists()
 
 
-def test_corrupt_calibration_is_refused(model, work, tmp_path):
+def test_corrupt_calibration_is_refused(model, tmp_path):
     calibration = collect(model, tmp_path)
     path = calibration.parent / "chunk=0/activations.parquet"
     content = bytearray(path.read_bytes())
@@ -421,4 +421,4 @@ def test_corrupt_calibration_is_refused(model, work, tmp_path):
     with pytest.raises(AssertionError):
         quantize(model, calibration, RTN, tmp_path)
     with pytest.raises(ArtifactError, match="is not a file of hidden states"):
-        read_activations(work / "tokens.parquet")
+        read_activations(tmp_path / "tokens.parquet")
