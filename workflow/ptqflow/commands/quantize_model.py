@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     if any(option in ("-n", "--dry-run", "--dryrun") for option in args.rest):
         return 0
     _publish(manifest.parent, out)
-    _print_end(out, checks, args.format, registry.scheme(args.format).loading(recipe, str(out.resolve())))
+    loading = registry.scheme(args.format).loading(recipe, str(out.resolve()))
+    _print_end(out, checks, args.format, registry.served_on(platform, loading))
     return 0
 
 

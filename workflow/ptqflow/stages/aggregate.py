@@ -242,11 +242,12 @@ def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path
             continue
         key = (variant.platform, variant.model, variant.recipe, variant.form)
         if variant.form is None:
-            found[key] = f"vllm serve {path.parent}"
+            command = f"vllm serve {path.parent}"
         else:
             recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
             command = checkpoints.scheme(variant.form).serve(recipe, str(path.parent))
-            found |= {key: command} if command else {}
+        if command:
+            found[key] = checkpoints.served_on(variant.platform, command)
     return found
 
 
