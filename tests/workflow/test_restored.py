@@ -97,6 +97,14 @@ def test_a_record_that_is_being_written_and_a_lost_memory_are_passed_over(folder
     assert Records().others() == []
 
 
+@pytest.mark.parametrize("name", [".nfs0000a1", "_-_-", "abcde", "notes.txt"])
+def test_a_file_that_is_no_record_is_passed_over(folder, name):
+    Path(".snakemake/metadata", name).write_text("{}")
+    put_back("table", "other", 1_600_000_000)
+    assert Records().others() == ["table"]
+    keep()
+
+
 def test_results_that_are_copied_alone_bring_their_records(folder, tmp_path, monkeypatch):
     """Into another checkout, without times; and only names that a record can have are taken."""
     folder.job("results/t", "t", [LONG])

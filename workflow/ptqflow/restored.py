@@ -48,9 +48,10 @@ class Records:
         found, top = {}, str(self.folder / "metadata")
         for folder, _, names in os.walk(top):
             for name in names:
-                with open(f"{folder}/{name}", "rb") as file:
-                    record = f"{folder}/{name}".removeprefix(f"{top}/")
-                    found[_output(record)] = (record, file.read())
+                record = f"{folder}/{name}".removeprefix(f"{top}/")
+                if (output := _output(record)) is not None:
+                    with open(f"{top}/{record}", "rb") as file:
+                        found[output] = (record, file.read())
         return found
 
     @cached_property
@@ -132,9 +133,11 @@ def adopt(folder: Path = SNAKEMAKE) -> None:
         print(f"{KEPT} is damaged: of results that were copied here, only times say what is to be made again", file=sys.stderr)
         return
     with zipfile.ZipFile(KEPT) as kept:
-        for name in filter(_NAME.fullmatch, kept.namelist()):
+        for name in kept.namelist():
+            if (output := _output(name)) is None:
+                continue
             text = kept.read(name)
-            output, time = _output(name), _ENDTIME.search(text)
+            time = _ENDTIME.search(text)
             fits = time is not None and os.path.exists(output) and os.stat(output).st_mtime == float(time[1])
             if output not in here.ended or (fits and not here.as_left(output)):
                 file = folder / "metadata" / name
@@ -148,9 +151,14 @@ def _stamp() -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _output(name: str) -> str:
-    """The output of a record, by the record's name."""
-    return urlsafe_b64decode("".join(part.removeprefix("@") for part in name.split("/"))).decode()
+def _output(name: str) -> str | None:
+    """The output of a record, by the record's name; None of a file that is none (such as NFS leaves behind)."""
+    if not _NAME.fullmatch(name):
+        return None
+    try:
+        return urlsafe_b64decode("".join(part.removeprefix("@") for part in name.split("/"))).decode()
+    except ValueError:
+        return None
 
 
 def _loaded(path: Path) -> Any:
