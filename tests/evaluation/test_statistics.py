@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import simulated_study
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from ptqflow.evaluation import decision, statistics
@@ -187,6 +187,8 @@ def test_drop_interval_is_finite_ordered_and_holds_the_estimate(drop):
 
 
 @settings(max_examples=60, deadline=None)
+@example(np.ones(40))
+@example(np.zeros(40))
 @given(correct)
 def test_accuracy_interval_is_finite_ordered_and_holds_the_estimate(score):
     low, high = statistics.accuracy_interval([score], [1])

@@ -220,7 +220,7 @@ def accuracy_interval(scores: Sequence[Floats], samples: Sequence[float]) -> tup
     z = stats.norm.ppf((1 + LEVEL) / 2)
     _, half = _wilson(mean, worth, z / np.sqrt(len(scores)))
     middle, half = _wilson(mean, worth, z * np.sqrt((half**2).sum()) / half.sum())
-    return float((middle - half).mean()), float((middle + half).mean())
+    return max(0.0, float((middle - half).mean())), min(1.0, float((middle + half).mean()))  # but for rounding within 0 and 1
 
 
 def _wilson(share: Floats, completions: Floats, z: float) -> tuple[Floats, Floats]:
