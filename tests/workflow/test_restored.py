@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from ptqflow.restored import KEPT, REMEMBERED, Records, adopt, keep
+from ptqflow.restored import KEPT, REMEMBERED, Records, adopt
 
 LONG = "results/" + "deep/" * 60 + "qparams"  # its record lies in a folder of its own: names of files end at 255 characters
 
@@ -102,13 +102,13 @@ def test_a_file_that_is_no_record_is_passed_over(folder, name):
     Path(".snakemake/metadata", name).write_text("{}")
     put_back("table", "other", 1_600_000_000)
     assert Records().others() == ["table"]
-    keep()
+    Records().keep()
 
 
 def test_results_that_are_copied_alone_bring_their_records(folder, tmp_path, monkeypatch):
     """Into another checkout, without times; and only names that a record can have are taken."""
     folder.job("results/t", "t", [LONG])
-    keep()
+    Records().keep()
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / ".ptqflow").mkdir(parents=True)
     shutil.copytree("results", elsewhere / "results", copy_function=shutil.copyfile)
@@ -128,11 +128,11 @@ def test_a_backup_with_its_times_brings_the_records_of_its_files(folder, tmp_pat
     """What was made before comes back: the records say again how that was made. Files as they were left keep theirs."""
     folder.job("results/t", "old", [LONG])
     folder.job("results/same", "same", [LONG])
-    keep()
+    Records().keep()
     shutil.copytree("results", tmp_path / "backup")
     before = Records()._texts["results/t"]
     folder.job("results/t", "new", ["model"])
-    keep()
+    Records().keep()
     assert Records()._texts["results/t"] != before
     shutil.copytree(tmp_path / "backup", "results", dirs_exist_ok=True)
     adopt()
@@ -142,6 +142,6 @@ def test_a_backup_with_its_times_brings_the_records_of_its_files(folder, tmp_pat
 
 def test_records_that_this_folder_left_are_not_read_again(folder, monkeypatch):
     folder.job("results/t", "t")
-    keep()
+    Records().keep()
     monkeypatch.setattr(zipfile, "is_zipfile", None)
     adopt()

@@ -17,7 +17,6 @@ from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
 from ptqflow.engines import registry as engines
-from ptqflow.entries import Suite
 from ptqflow.evaluation import tasks
 from ptqflow.method import Rotation
 from ptqflow.modeling import anatomy
@@ -147,16 +146,12 @@ class Jobs:
         """Settings of `export`."""
         return canonical_json({"recipe": self._recipe(recipe), "form": form})
 
-    def _suite(self, engine: str, task: str, seed: int) -> Suite:
-        """The one suite that asks `engine` this task at this seed."""
-        return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
-
     def generate(self, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
         """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
         them, and of the variant only the batches that a repeated baseline is asked in. An engine that forms its batches is told
         of no others.
         """
-        entry, suite = self.study.tasks[task], self._suite(engine, task, seed)
+        entry, suite = self.study.tasks[task], self.study.suite_of(engine, task, seed)
         own = None if engines.forms_batches(engine) else suite.batch_size
         settings = {
             "task": task,

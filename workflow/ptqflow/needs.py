@@ -69,8 +69,7 @@ class Needs:
         return max([1, *served, *(timing.tensor_parallel for timing in self.study.latency.values())])
 
     def _suite(self, w: Mapping[str, str]) -> Suite:
-        engine, task, seed = w["engine"], w["task"], int(w["seed"])
-        return next(s for s in self.study.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
+        return self.study.suite_of(w["engine"], w["task"], int(w["seed"]))
 
     def of(self, stage: str, w: Mapping[str, str]) -> Demand:
         """Of a stage's job with these wildcards."""

@@ -113,15 +113,20 @@ class Records:
         if now != before and REMEMBERED.parent.is_dir():
             write_json(REMEMBERED, now)
 
+    def keep(self) -> None:
+        """Copy the records to the results."""
+        if self._texts and KEPT.parent.is_dir() and _STAMP.parent.is_dir():
+            with atomic_path(KEPT) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kept:
+                for name, text in self._texts.values():
+                    kept.writestr(name, text)
+            write_json(_STAMP, _stamp())
 
-def keep(folder: Path = SNAKEMAKE) -> None:
-    """Copy the records to the results."""
-    texts = Records(folder)._texts
-    if texts and KEPT.parent.is_dir() and _STAMP.parent.is_dir():
-        with atomic_path(KEPT) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as kept:
-            for name, text in texts.values():
-                kept.writestr(name, text)
-        write_json(_STAMP, _stamp())
+
+def at_the_end() -> None:
+    """What a run leaves of its outputs, whether it succeeded or not."""
+    records = Records()
+    records.remember()
+    records.keep()
 
 
 def adopt(folder: Path = SNAKEMAKE) -> None:

@@ -121,6 +121,10 @@ class Study(Model):
             run = [name for base in run for name in recipes if replicate_names.split(name)[0] == base]
         return self.model_copy(update={"recipes": recipes, "calibrations": calibrations, "run": run})
 
+    def suite_of(self, engine: str, task: str, seed: int) -> Suite:
+        """The one suite that asks `engine` this task at this seed."""
+        return next(s for s in self.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
+
     def variants(self, forms: Sequence[str], architecture: Mapping[str, Any] | None) -> list[str]:
         """`baseline` and every `recipe.form` of these forms, as `checkpoints`."""
         return ["baseline", *(f"{recipe}.{form}" for recipe, form in self.checkpoints(architecture) if form in forms)]

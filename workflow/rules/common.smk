@@ -13,7 +13,7 @@ from ptqflow.environments import CORE
 from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
-from ptqflow.restored import Records, adopt, keep
+from ptqflow.restored import Records, adopt, at_the_end
 from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
@@ -61,13 +61,11 @@ if workflow.is_main_process:
 
 
 onsuccess:
-    Records().remember()
-    keep()
+    at_the_end()
 
 
 onerror:
-    Records().remember()
-    keep()
+    at_the_end()
 
 
 # Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what

@@ -1,6 +1,6 @@
 """torch_npu's operators that multiply integers on an Ascend NPU, behind the same contract as other devices' kernels.
 
-What they compute is written from CANN's documentation and golden tests (`tests/engines/ascend/kernels.py` is it in PyTorch); that
+What they compute is written from CANN's documentation and golden tests (`tests/support/npu_kernels.py` is it in PyTorch); that
 their schemas and Meta kernels take these calls was asked of real wheels (`make check-devices`). Nothing here ran on an NPU.
 
 A token's scale is max|x| / 127 or 7, integers are rounded half to even, sums are int32 and exact, results are scaled in float32.
