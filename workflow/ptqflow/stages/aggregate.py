@@ -18,7 +18,7 @@ from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SELFTEST, STATISTICS, STATISTICS_FILE, VERIFICATION
-from ptqflow.artifacts.table_schemas import ANSWER
+from ptqflow.artifacts.study_tables import SCHEMA_OF
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.datamodel import Model
@@ -152,7 +152,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
-    def write(name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:
+    def write(name: str, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:
+        schema = SCHEMA_OF[name]
         table = to_table(schema, rows)
         for suffix in catalogue.TABLES[name]:
             path = args.tables / f"{name}.{suffix}"
@@ -165,7 +166,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     def publish(name: str, rows: Sequence[dict[str, Any]]) -> list[render.TextTable]:
         grids = paged.grids(name, rows)
-        write(name, paged.TABLES[name][1], rows, grids)
+        write(name, rows, grids)
         return grids
 
     samples = [(entry.served, table) for entry, table in scored if entry.batch_size is None]
@@ -211,7 +212,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     serving = _serving(manifests, args.checkpoints)
     same = {(served.platform, served.model, served.recipe) for served in exact}
     answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
-    write("answer", ANSWER, answers, answer_text.printed(answers))
+    write("answer", answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
 
 

@@ -12,31 +12,12 @@ from xml.sax.saxutils import escape
 from ptqflow.artifacts.atomic import atomic_path, canonical_json
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
-from ptqflow.artifacts.table_schemas import (
-    ACCURACY,
-    ANSWER,
-    COLLAPSE,
-    LATENCY_PARTS,
-    LATENCY_SUMMARY,
-    LAYER_ERROR,
-    LEARNING,
-    OUTLIERS,
-)
+from ptqflow.artifacts.study_tables import SCHEMA_OF
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.errors import ConfigError
 from ptqflow.reporting import catalogue, theme
 
-SCHEMAS = {
-    "accuracy": ACCURACY,
-    "answer": ANSWER,
-    "collapse": COLLAPSE,
-    "layer_error": LAYER_ERROR,
-    "learning": LEARNING,
-    "outliers": OUTLIERS,
-    "latency": LATENCY_SUMMARY,
-    "latency_parts": LATENCY_PARTS,
-}
 FORMS = ("svg", "pdf", "png")
 
 
@@ -48,7 +29,7 @@ class Settings(Model):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option per table, each needed only by the figures that draw it, and the picture."""
-    for name in SCHEMAS:
+    for name in sorted({table for figure in catalogue.FIGURES for table in catalogue.tables_of(figure)}):
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, metavar="PARQUET", help=f"table {name}, from aggregate")
     parser.add_argument("--output", required=True, nargs="+", type=Path, help="pictures: .svg, .pdf or .png")
 
@@ -63,7 +44,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     missing = [name for name in drawn if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"figure {settings.figure} needs {' and '.join('--' + m.replace('_', '-') for m in missing)}")
-    tables = {name: read_table(getattr(args, name), SCHEMAS[name]) for name in drawn}
+    tables = {name: read_table(getattr(args, name), SCHEMA_OF[name]) for name in drawn}
     chart = module.chart(tables)
     inputs = {name: sha256(getattr(args, name)) for name in drawn}
     metadata = provenance("plot", settings.model_dump(mode="json"), args.code or "", inputs=inputs)

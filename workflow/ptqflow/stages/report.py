@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.artifacts.table_schemas import ANSWER
+from ptqflow.artifacts.study_tables import SCHEMA_OF
 from ptqflow.artifacts.tables import read_table
 from ptqflow.datamodel import Model
 from ptqflow.reporting import captions, page
@@ -46,18 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
     """Write the report."""
-    pages = {title: page.Page() for title, _, _ in TABLES.values()} | {page.ANSWER: page.Page()}
+    pages = {title: page.Page() for title, _ in TABLES.values()} | {page.ANSWER: page.Page()}
     for path in sorted(args.figures, key=lambda path: [*FIGURES, path.stem].index(path.stem)):
         pdf = path.with_suffix(".pdf")
         caption = captions.of_figure(args.captions, path.stem)
         content = pdf.read_bytes() if pdf.is_file() else None
         pages[FIGURES.get(path.stem, page.ANSWER)].figures.append(page.Figure(path.stem, path.read_bytes(), caption, content))
-    for name, (title, schema, _) in TABLES.items():
-        rows = read_table(args.tables / f"{name}.parquet", schema).to_pylist()
+    for name, (title, _) in TABLES.items():
+        rows = read_table(args.tables / f"{name}.parquet", SCHEMA_OF[name]).to_pylist()
         if rows:
             pages[title].tables.append((captions.of_table(args.captions, name), grids(name, rows)))
     if settings.samples:
         pages[SAMPLES].lead = _VIEWER.format(settings.samples)
     full = {title: content for title, content in pages.items() if content.tables or content.figures or content.lead}
-    answers = read_table(args.tables / "answer.parquet", ANSWER).to_pylist()
+    answers = read_table(args.tables / "answer.parquet", SCHEMA_OF["answer"]).to_pylist()
     write_text(args.output, page.page(answers, full))
