@@ -35,7 +35,8 @@ def main() -> None:
     """Load, quantize (timed), write."""
     folder, tokens_path, method, output = Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
     tokens = pq.read_table(tokens_path, columns=["tokens"]).column("tokens").to_pylist()
-    config = QuantizeConfig(bits=4, group_size=128, sym=method.endswith("-sym"), device="cpu")
+    group_size = int(sys.argv[5])
+    config = QuantizeConfig(bits=4, group_size=group_size, sym=method.endswith("-sym"), device="cpu")
     model = GPTQModel.load(str(folder), config)
     data = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.long)} for row in tokens]
     start = time.perf_counter()
@@ -45,7 +46,7 @@ def main() -> None:
     report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
     output.mkdir(parents=True, exist_ok=True)
     model.save(str(output / "packed"))
-    save_file(dense_weights(output / "packed", folder, 4, 128), output / "model.safetensors", {"format": "pt"})
+    save_file(dense_weights(output / "packed", folder, 4, group_size), output / "model.safetensors", {"format": "pt"})
     (output / "report.json").write_text(json.dumps(report))
 
 

@@ -1,11 +1,11 @@
 """What every system's weights are judged by: one evaluator, float32, held-out tokens.
 
-Usage: peer_judge.py MODEL HELD_OUT ACTIVATIONS CHECKPOINT; prints JSON. ACTIVATIONS: `none`, or `int8` for symmetric per-token
-quantization of the linears' inputs, the same for all systems. CHECKPOINT: model.safetensors with dense weights.
+Usage: peer_judge.py MODEL HELD_OUT ACTIVATIONS CHECKPOINT TRUTH; prints JSON. ACTIVATIONS: `none`, or `int8` for symmetric
+per-token quantization of the linears' inputs, the same for all systems. CHECKPOINT: model.safetensors with dense weights.
 
 output_error: of each block, on the states that enter it in the float model, |block' - block|² / |block - input|², mean over
-blocks. perplexity: exp of the mean cross-entropy of the next token; where the tokens are random (no text follows from them), of
-the float model's own prediction instead: exp(its entropy) for the float model, more for every other.
+blocks. perplexity: exp of the mean cross-entropy of the next token (TRUTH `tokens`) or, where the tokens are random and no text
+follows from them, of the float model's own prediction (`model`): exp(its entropy) for the float model, more for every other.
 """
 
 import json
@@ -34,7 +34,7 @@ def log_probabilities(hidden: Tensor, weights: dict[str, Tensor], blocks: Blocks
 
 def main() -> None:
     """Walk float and quantized blocks side by side, then score the final states of both."""
-    folder, held_out, activations, checkpoint = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+    folder, held_out, activations, checkpoint, truth = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:6]
     blocks = Blocks(folder, torch.device("cpu"), torch.float32)
     found, original = load_file(checkpoint), Weights(folder)
     recipe = Recipe.model_validate(INT8) if activations == "int8" else None
@@ -57,13 +57,12 @@ def main() -> None:
             float_states[part], states[part] = target, forward(quantized, states[part], positions)
         errors.append(lost / total)
     exact_weights = original.load(name for name in original.file_of if not name.startswith("model.layers."))
-    random = json.loads((folder / "config.json").read_text())["vocab_size"] > 4096  # the demo model's is 1152
     nll, count = 0.0, 0
     for row in range(len(tokens)):
         predicted = log_probabilities(states[row, :-1], found, blocks)
-        if random:
-            truth = log_probabilities(float_states[row, :-1], exact_weights, blocks).exp()
-            nll -= (truth * predicted).sum(dtype=torch.float64).item()
+        if truth == "model":
+            likely = log_probabilities(float_states[row, :-1], exact_weights, blocks).exp()
+            nll -= (likely * predicted).sum(dtype=torch.float64).item()
         else:
             nll -= predicted.gather(1, tokens[row, 1:, None]).sum(dtype=torch.float64).item()
         count += len(predicted)

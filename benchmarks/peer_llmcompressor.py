@@ -1,6 +1,6 @@
 """One quantization by llmcompressor, in its own environment (envs/peers.txt): times the call, writes the dense weights.
 
-Usage: peer_llmcompressor.py MODEL TOKENS METHOD OUTPUT. MODEL: a model folder; TOKENS: tokens.parquet; OUTPUT gets
+Usage: peer_llmcompressor.py MODEL TOKENS METHOD OUTPUT GROUP_SIZE. MODEL: a model folder; TOKENS: tokens.parquet; OUTPUT gets
 model.safetensors (quantized and dequantized, in the model's dtype) and report.json. Imports nothing of ptqflow.
 """
 
@@ -9,10 +9,11 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from compressed_tensors.quantization import forward_quantize
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, forward_quantize
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
@@ -30,11 +31,21 @@ if not torch.accelerator.is_available():
     IntermediatesCache.pin_memory = lambda self, *args, **kwargs: None
 
 LINEARS = {"targets": "Linear", "ignore": ["lm_head"]}
+
+
+def by_group(bits: int, symmetric: bool = False) -> dict[str, Any]:
+    """Weights alone, in groups; at 4 bits and 128 what the schemes W4A16 and W4A16_ASYM name."""
+    weights = QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy="group", group_size=int(sys.argv[5]))
+    return {"config_groups": {"weights": QuantizationScheme(targets=["Linear"], weights=weights)}, "ignore": ["lm_head"]}
+
+
 RECIPES = {
-    "rtn-w4a16": lambda: [QuantizationModifier(scheme="W4A16", **LINEARS)],
-    "gptq-w4a16-sym": lambda: [GPTQModifier(scheme="W4A16", **LINEARS)],
-    "gptq-w4a16": lambda: [GPTQModifier(scheme="W4A16_ASYM", **LINEARS)],
-    "awq-w4a16": lambda: [AWQModifier(), QuantizationModifier(scheme="W4A16_ASYM", **LINEARS)],
+    "rtn-w4a16": lambda: [QuantizationModifier(**by_group(4, symmetric=True))],
+    "gptq-w4a16-sym": lambda: [GPTQModifier(**by_group(4, symmetric=True))],
+    "gptq-w4a16": lambda: [GPTQModifier(**by_group(4))],
+    "gptq-w3a16": lambda: [GPTQModifier(**by_group(3))],
+    "awq-w4a16": lambda: [AWQModifier(), QuantizationModifier(**by_group(4))],
+    "awq-w3a16": lambda: [AWQModifier(), QuantizationModifier(**by_group(3))],
     "smoothquant-rtn-w8a8": lambda: [SmoothQuantModifier(smoothing_strength=0.8), QuantizationModifier(scheme="W8A8", **LINEARS)],
     "smoothquant-gptq-w8a8": lambda: [SmoothQuantModifier(smoothing_strength=0.8), GPTQModifier(scheme="W8A8", **LINEARS)],
 }

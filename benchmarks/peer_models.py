@@ -60,6 +60,25 @@ def demo(folder: Path) -> None:
         tokens.run(tokens.Settings.model_validate(drawn), arguments)
 
 
+def smollm2(folder: Path) -> None:
+    """SmolLM2-135M-Instruct and data sets, as `make study-real` leaves them; calibration: 32 windows of 512 tokens of GSM8K's
+    solutions, held out: 8 of WikiText-2's test split.
+
+    Raises:
+        SystemExit: they are not there.
+    """
+    made = ROOT / "build/real"
+    if not (made / "smollm2/config.json").is_file() or not (made / "data").is_dir():
+        raise SystemExit(f"{made} lacks smollm2 or data: `make study-real DATA=FOLDER` makes them first")
+    fetch.run(fetch.Settings(path=str(made / "smollm2")), Namespace(output=folder / "manifest.json", code=None))
+    solutions = {"source": {"path": str(made / "data/gsm8k"), "subset": "main", "split": "train"}, "format": "chat"}
+    solutions |= {"fields": {"prompt": "question", "completion": "answer"}, "samples": 32}
+    articles = {"source": {"path": str(made / "data/wikitext"), "subset": "wikitext-2-raw-v1", "split": "test"}, "samples": 8}
+    for name, drawn in (("tokens", solutions), ("held_out", articles | {"format": "plain"})):
+        arguments = Namespace(model=folder / "manifest.json", output=folder.parent / f"{name}.parquet", code=None)
+        tokens.run(tokens.Settings.model_validate(drawn | {"sequence_length": 512}), arguments)
+
+
 def random(folder: Path, shape: Shape = MIDDLE) -> None:
     """A Qwen2 (bfloat16) with random weights and tokens; held out: 8 sequences of at most 512 tokens.
 
@@ -122,4 +141,6 @@ def random(folder: Path, shape: Shape = MIDDLE) -> None:
     write_rows(folder.parent / "held_out.parquet", TOKENS, held_out, {})
 
 
-MODELS = {"demo": demo, "random-111m": random, "block-of-7b": lambda folder: random(folder, OF_7B)}
+MODELS = {"demo": demo, "smollm2": smollm2, "random-111m": random, "block-of-7b": lambda folder: random(folder, OF_7B)}
+TRAINED = ("demo", "smollm2")
+GROUP_SIZE = {"smollm2": 64}  # of weights; 128 for the others, which divides their widths

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from peer_models import MODELS
+from peer_models import GROUP_SIZE, MODELS, TRAINED
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import column, write_rows
 from ptqflow.environment import VARIABLES
@@ -29,7 +29,11 @@ from ptqflow.presets import resolve
 ROOT, HERE = Path(__file__).resolve().parents[1], Path(__file__).resolve().parent
 SCHEMA = pa.schema(
     [
-        column("model", pa.string(), "demo (trained, 3.4M parameters), random-111m or block-of-7b (random Qwen2)"),
+        column(
+            "model",
+            pa.string(),
+            "demo (trained, 3.4M parameters), smollm2 (trained, 135M), or a random Qwen2",
+        ),
         column("method", pa.string(), "scheme and method, the same for all systems"),
         column("system", pa.string(), "who quantized, or 'float'"),
         column("version", pa.string(), "version of the system", nullable=True),
@@ -39,14 +43,14 @@ SCHEMA = pa.schema(
         column("process_cpu_seconds", pa.float64(), "user and system time of the process", unit="s", nullable=True),
         column("peak_bytes", pa.int64(), "peak resident size of the process", unit="bytes", nullable=True),
         column("output_error", pa.float64(), "|block' - block|^2 / |block - input|^2, held-out, mean of blocks", nullable=True),
-        column("perplexity", pa.float64(), "held-out; random-111m: of the float model's own predictions", nullable=True),
+        column("perplexity", pa.float64(), "held-out; random models: of the float model's own predictions", nullable=True),
         column("absent", pa.string(), "why there is no figure, if there is none", nullable=True),
     ]
 )
 SYSTEMS = ("ptqflow", "llmcompressor", "gptqmodel")
 THEIRS = {"convention": "compressed-tensors"}  # a symmetric step of max / 7.5: the peers' grid, so that the methods are compared
 W4 = {"num_bits": 4, "symmetric": False, "strategy": "group", "group_size": 128, **THEIRS}
-W4_SYM = W4 | {"symmetric": True}
+W4_SYM, W3 = W4 | {"symmetric": True}, W4 | {"num_bits": 3}
 W8A8 = {
     "weights": {"num_bits": 8, "symmetric": True, "strategy": "channel", **THEIRS},
     "input_activations": {"num_bits": 8, "symmetric": True},
@@ -64,9 +68,20 @@ METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "gptq-mse-w4a16": ({"preset": "gptq-w4a16"}, "none", ()),
     "awq-w4a16": ({"preset": "awq-w4a16"}, "none", ("llmcompressor",)),
     "awq-duo-w4a16": ({"scheme": {"weights": W4}, **AWQ}, "none", ()),
+    "awq-gptq-w4a16": ({"preset": "awq-gptq-w4a16"}, "none", ()),
+    "gptq-w3a16": ({"scheme": {"weights": W3}, **GPTQ}, "none", ("llmcompressor",)),
+    "gptq-mse-w3a16": ({"preset": "gptq-w3a16"}, "none", ()),
+    "awq-w3a16": ({"preset": "awq-w3a16"}, "none", ("llmcompressor",)),
+    "awq-gptq-w3a16": ({"preset": "awq-gptq-w3a16"}, "none", ()),
     "smoothquant-rtn-w8a8": ({"scheme": W8A8, **SMOOTH}, "int8", ("llmcompressor",)),
     "smoothquant-gptq-w8a8": ({"scheme": W8A8, **SMOOTH, **GPTQ}, "int8", ("llmcompressor",)),
 }
+
+
+def grouped(entry: dict[str, Any], size: int) -> dict[str, Any]:
+    """A recipe of METHODS with weights in groups of `size`."""
+    scheme = entry.get("scheme", {})
+    return entry | {"scheme": scheme | {"weights": scheme.get("weights", {}) | {"group_size": size}}}
 
 
 def quantize(command: list[str], output: Path, log: Path) -> dict[str, Any]:
@@ -80,9 +95,9 @@ def quantize(command: list[str], output: Path, log: Path) -> dict[str, Any]:
     return dict(json.loads((output / "report.json").read_text()))
 
 
-def judge(model: Path, held_out: Path, activations: str, checkpoint: Path) -> dict[str, Any]:
+def judge(model: Path, held_out: Path, activations: str, checkpoint: Path, truth: str) -> dict[str, Any]:
     """output_error and perplexity of dense weights."""
-    command = [sys.executable, HERE / "peer_judge.py", model, held_out, activations, checkpoint]
+    command = [sys.executable, HERE / "peer_judge.py", model, held_out, activations, checkpoint, truth]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
@@ -100,11 +115,12 @@ def compare(name: str, methods: list[str], systems: dict[str, Path], folder: Pat
     model = folder / "model"
     MODELS[name](model)
     tokens, held_out = folder / "tokens.parquet", folder / "held_out.parquet"
-    figures = judge(model, held_out, "none", model / "model.safetensors")
+    group, truth = GROUP_SIZE.get(name, 128), "tokens" if name in TRAINED else "model"
+    figures = judge(model, held_out, "none", model / "model.safetensors", truth)
     rows: list[dict[str, Any]] = [{"model": name, "method": "float", "system": "float", **figures}]
     for method in methods:
         entry, activations, peers = METHODS[method]
-        recipe = json.dumps(resolve(entry).dump())
+        recipe = json.dumps(resolve(grouped(entry, group) if method.endswith(("a16", "sym")) else entry).dump())
         for system in (s for s in ("ptqflow", *peers) if s in systems):
             output = folder / f"{method}.{system}"
             row = {"model": name, "method": method, "system": system}
@@ -118,10 +134,11 @@ def compare(name: str, methods: list[str], systems: dict[str, Path], folder: Pat
                 argument = recipe if system == "ptqflow" else method
                 row |= {"settings": recipe} if system == "ptqflow" else {}
                 command = [str(python), str(HERE / f"peer_{system}.py"), str(model), str(tokens), argument, str(output)]
+                command += [] if system == "ptqflow" else [str(group)]
                 row |= quantize(command, output, folder / f"{method}.{system}.log")
             if "absent" not in row:
                 row["process_cpu_seconds"] = row.pop("cpu_seconds")
-                row |= judge(model, held_out, activations, output / "model.safetensors")
+                row |= judge(model, held_out, activations, output / "model.safetensors", truth)
                 (output / "model.safetensors").unlink()
             news = row.get("absent") or f"{row['seconds']:.1f} s"
             print(f"{name} {method} {system}: {news}", file=sys.stderr, flush=True)
