@@ -33,12 +33,12 @@ def stage(name: str, settings: Any, output: Path, *options: Any) -> Path:
     return output
 
 
-def ask(jobs: Jobs, checkpoint: Path, folder: Path, tasks: list[str]) -> None:
-    """Scores of a checkpoint on all tasks, in `folder`."""
+def ask(jobs: Jobs, model: str, checkpoint: Path, folder: Path, tasks: list[str]) -> None:
+    """Scores of a model's checkpoint on all tasks, in `folder`."""
     for task in tasks:
         said, scored = folder / f"{task}.generations.parquet", folder / f"{task}.parquet"
         options = ["--platform", "cpu", "--checkpoint", checkpoint, "--output", said]
-        stage("generate", jobs.generate("transformers", task, 0), said, *options)
+        stage("generate", jobs.generate(model, "transformers", task, 0), said, *options)
         stage("score", jobs.score(task), scored, "--generations", said, "--output", scored)
 
 
@@ -49,7 +49,7 @@ def draw_all(root: Path, recipes: list[str], draws: int, tasks: list[str]) -> No
     name = next(iter(jobs.study.models))
     model = stage("fetch", jobs.fetch(name), root / "model/manifest.json", "--output", root / "model/manifest.json")
     layers = [0, study.layers_of(jobs.study, name)]
-    ask(jobs, model, root / "baseline", tasks)
+    ask(jobs, name, model, root / "baseline", tasks)
     for draw in range(draws):
         place = root / f"draw={draw}"
         told = json.loads(jobs.tokens(jobs.study.calibration)) | {"seed": draw}
@@ -61,7 +61,7 @@ def draw_all(root: Path, recipes: list[str], draws: int, tasks: list[str]) -> No
             stage("quantize", settings, quantized, *options, "--diagnostics", place / recipe / "diagnostics.parquet")
             options = ["--model", model, "--qparams", quantized, "--output", checkpoint]
             stage("export", jobs.export(recipe, FORM), checkpoint, *options)
-            ask(jobs, checkpoint, place / recipe, tasks)
+            ask(jobs, name, checkpoint, place / recipe, tasks)
             print(f"draw {draw} {recipe}: done", flush=True)
 
 

@@ -111,6 +111,8 @@ def test_a_model_that_devices_share_asks_for_them_and_for_a_process_each(monkeyp
     w = {"platform": "cpu", "model": "demo", "variant": "baseline", "timing": "shared", "task": "arithmetic", "seed": "0"}
     assert [needs.ranks(stage, w | {"engine": "transformers"}) for stage in ("measure", "generate", "verify")] == [2, 1, 1]
     assert needs.most_ranks == 2
+    config["latency"]["shared"]["tensor_parallel"] = {"demo": 4}
+    assert (Needs(load(config)).ranks("measure", w), Needs(load(config)).most_ranks) == (4, 4)
     alone = demands.shared(needs._of("measure", w, DEMO), 1)
     assert needs.of("measure", w).mem_mb - alone.mem_mb == int(2 * demands.PYTHON_MB["torch"] * ROOM)
 

@@ -8,7 +8,7 @@ from ptqflow.artifacts.model_config import MOST_LAYERS
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.datamodel import Model, Seed
 from ptqflow.stages.fetch import Settings as ModelSource
-from ptqflow.stages.measure import Settings as LatencySettings
+from ptqflow.stages.measure import Timed
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
@@ -36,11 +36,20 @@ class ModelEntry(Model):
         return self
 
 
-class Suite(Model):
+class Served(Model):
+    """`tensor_parallel`: devices that share a model's tensors, in an engine that can; of all models, or by model (else 1)."""
+
+    tensor_parallel: AtLeastOne | dict[Name, AtLeastOne] = 1
+
+    def ranks(self, model: str) -> int:
+        """Devices that share this model."""
+        return self.tensor_parallel if isinstance(self.tensor_parallel, int) else self.tensor_parallel.get(model, 1)
+
+
+class Suite(Served):
     """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks.
 
     `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
-    `tensor_parallel`: devices that share the model's tensors, in an engine that can.
     """
 
     tasks: Annotated[list[Name], Field(min_length=1)]
@@ -49,7 +58,6 @@ class Suite(Model):
     engine: Name = "transformers"
     forms: Forms = [FAKE]
     noise_batch_sizes: list[AtLeastOne] = []
-    tensor_parallel: AtLeastOne = 1
 
     @model_validator(mode="after")
     def _other_batches(self) -> "Suite":
@@ -59,11 +67,11 @@ class Suite(Model):
         return self
 
 
-class Timing(LatencySettings):
+class Timing(Timed, Served):
     """What is timed of each of these forms, and how."""
 
     forms: Forms = [FAKE]
 
-    def asked(self) -> dict[str, Any]:
-        """What `measure` is told."""
-        return self.model_dump(mode="json", exclude={"forms"})
+    def asked(self, model: str) -> dict[str, Any]:
+        """What `measure` is told of a model."""
+        return self.model_dump(mode="json", exclude={"forms"}) | {"tensor_parallel": self.ranks(model)}

@@ -32,11 +32,10 @@ class Shape(NamedTuple):
     workload: str | None = None
 
 
-class Settings(Model):
+class Timed(Model):
     """Every combination of `batch_sizes` with `prompt_tokens` and with `workloads` is timed `repetitions` times.
 
-    `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes. `tensor_parallel`: devices that
-    share the model's tensors.
+    `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes.
     """
 
     batch_sizes: list[Count] = Field(default=[1, 8], min_length=1)
@@ -47,7 +46,6 @@ class Settings(Model):
     warmup: Annotated[int, Field(ge=0)] = 1
     repetitions: Count = 5
     engine: str = "transformers"
-    tensor_parallel: Count = 1
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -63,6 +61,12 @@ class Settings(Model):
     def longest(self) -> Shape:
         """The one with the most tokens in a sequence."""
         return max(self.shapes(), key=lambda shape: shape.prompt_tokens + shape.new_tokens)
+
+
+class Settings(Timed):
+    """`tensor_parallel`: devices that share the model's tensors."""
+
+    tensor_parallel: Count = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
