@@ -165,12 +165,13 @@ def test_a_block_takes_the_clip_that_loses_least_of_its_output_on_sequences_held
         return quantize_layer(blocks, 0, hidden[:sequences].clone(), {}, own, device, last=True, exact=exact)[:2]
 
     tensors, positions, late = blocks.tensors(0), blocks.positions(16), hidden[6:]
-    target, expected = forward(blocks.build(0, tensors), late, positions), {}
+    aimed = late if beside is None else beside[6:]  # at the float model's output, where its states are at hand
+    target, expected = forward(blocks.build(0, tensors), aimed, positions), {}
     for name, clip in recipe.clip.candidates().items():
         qparams, _ = by(clip, 6)
         weights = {n: deployed(n, t, qparams, blocks.architecture) for n, t in tensors.items()}
         lost = forward(blocks.build(0, weights), late, positions) - target
-        expected[name] = (lost.square().sum() / (target - late).square().sum()).item()
+        expected[name] = (lost.square().sum() / (target - aimed).square().sum()).item()
     found, rows = by(recipe.clip, 8)
     assert json.loads(rows[-1]["clip_errors"]) == pytest.approx(expected, rel=1e-4)
     assert rows[-1]["clip"] == min(expected, key=expected.get)

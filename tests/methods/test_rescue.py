@@ -54,6 +54,12 @@ def test_only_blocks_beside_themselves_stand_out_whatever_the_trend():
     assert scores([0.1, 9.0]) == [0.0, 0.0]
 
 
+def test_a_block_whose_error_is_no_number_is_mended():
+    ladder, asked = climbed([0.02, float("nan"), 0.02, 0.02], lambda layer, overrides: block(0.02))
+    assert ladder.best[1].error == 0.02
+    assert [row["kept"] for row in ladder.rows] == [True] == [layer == 1 for layer, _ in asked]
+
+
 def test_rungs_are_climbed_in_order_until_a_block_stands_out_no_more():
     def learned(layer, overrides):
         return block(0.01 if overrides[0].transform.get("epochs") else 0.1)

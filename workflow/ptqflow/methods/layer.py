@@ -112,15 +112,19 @@ def _errors_of_clips(
     device: Device,
     exact: Tensor | None,
 ) -> dict[str, float]:
-    """By candidate: |block'(x) - block(x)|² / |block(x) - x|² on sequences that choose, block' made from the others."""
+    """By candidate: |block'(x) - block(x)|² / |block(x) - x|² on sequences that choose, block' made from the others.
+
+    Where the float model's states are at hand (`exact`), block and the x it adds to are theirs: what the recipe aims at.
+    """
     first = len(hidden) - recipe.clip.held_out_of(len(hidden))
     tensors, states = blocks.tensors(layer), hidden[first:]
     run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), hidden.shape[1], len(hidden))
     block, targets = blocks.build(layer, tensors, run.dtype), torch.empty_like(states)
+    aimed = states if exact is None else exact[first:]
     for part in batches(*states.shape[:2]):
-        targets[part] = run.forward(block, states[part])
+        targets[part] = run.forward(block, aimed[part])
     del block
-    update = (targets.float() - states.float()).square().sum(dtype=torch.float64).item()
+    update = (targets.float() - aimed.float()).square().sum(dtype=torch.float64).item()
     errors = {}
     for name, clip in recipe.clip.candidates().items():
         tried = recipe.model_copy(update={"clip": clip})

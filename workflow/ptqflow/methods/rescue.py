@@ -41,6 +41,11 @@ class Outcome:
     overrides: tuple[Override, ...] = ()
     warning: str | None = None
 
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """Of two outcomes the better has the smaller. An error that is no number is the largest."""
+        return self.fallback is not None, self.error if math.isfinite(self.error) else math.inf
+
 
 @dataclass
 class _Spent:
@@ -182,8 +187,8 @@ class Ladder:
         return float(epochs[0] / epochs[1])
 
     def _below_8(self, layer: int, linear: str) -> bool:
-        args = self._recipe.weights(layer, linear)
-        return args is not None and args.num_bits < 8
+        read = (self._recipe.weights(layer, linear), self._recipe.input_activations(layer, linear))
+        return any(args is not None and args.num_bits < 8 for args in read)
 
     def _at_8(self, layer: int, linear: str) -> Override:
         given = {
@@ -204,7 +209,7 @@ class Ladder:
         self._left.calibrations -= cost
         before, score = self.best[layer], self._score(layer)
         after = replace(self._calibrate(layer, overrides), overrides=tuple(overrides))
-        kept = (after.fallback is not None, after.error) < (before.fallback is not None, before.error)
+        kept = after.rank < before.rank
         if kept:
             self.best[layer] = after
         at_8 = [name for o in overrides if o.weights is not None and o.linears != "all" for name in o.linears]
