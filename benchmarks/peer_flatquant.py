@@ -2,12 +2,13 @@
 
 Usage: peer_flatquant.py --reference FOLDER [NAME=CHANGES ...] [--model resources/demo-model] [--layers 0 1] [--seeds 0 1 2].
 FOLDER: a checkout of ruikangliu/Quantized-Reasoning-Models, whose training loop, modules and quantizers run as they are but for
-the device (its text says `cuda`) and float32 throughout. CHANGES: settings of our transform as JSON; without any, its defaults.
+the device (its text says `cuda`) and float32 throughout; ours gets the same weights in float32, too. CHANGES: settings of our
+transform as JSON; without any, its defaults.
 
 Both see the float model's states of the same sequences in W4A4KV4 (weights symmetric by row, the rest asymmetric by token), for
 15 epochs in batches of 4 (`--epochs`, `--samples`), and are judged on as many other sequences:
-|block' - block|² / |block - input|². Ours holds an eighth of the former out; then it takes as many more steps of the rest, so
-that both take equal numbers.
+|block' - block|² / |block - input|². Ours holds some of the former out; then it takes as many more epochs of the rest, so that
+both take equal numbers of steps. The interval is of blocks (95 %, Student's t of their mean logarithms); one needs several.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import logging
 import math
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -30,8 +32,11 @@ from held_out import block_error, calibrated, float_states, seeded
 from peer_models import ROOT
 from ptqflow.devices.device import select
 from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
 from ptqflow.modeling.blocks import Blocks, batches, forward
+from scipy import stats
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PACKAGE = "methods/flatquant/flatquant"
 CHANGED = {".cuda()": "", 'device="cuda"': 'device="cpu"'}  # of the reference's text
@@ -53,6 +58,13 @@ def reference_package(checkout: Path) -> Iterator[None]:
             yield
         finally:
             sys.path.remove(folder)
+
+
+def in_float32(model: Path, folder: Path) -> Path:
+    """The model in float32, so that what ours stores beside its weights is not rounded either."""
+    AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
 
 
 class ReferenceBlock(nn.Module):
@@ -167,8 +179,9 @@ def main() -> None:
     args = parser.parse_args()
     ours = {name: json.loads(changes) for name, _, changes in (text.partition("=") for text in args.changes)} or {"ours": {}}
     with tempfile.TemporaryDirectory() as temporary, reference_package(args.reference):
-        blocks, states, absmax = calibrated(args.model, 2 * args.samples, args.length, Path(temporary))
-        ratios: dict[str, list[float]] = {name: [] for name in ours}
+        model = in_float32(args.model, Path(temporary) / "float32")
+        blocks, states, absmax = calibrated(model, 2 * args.samples, args.length, Path(temporary))
+        ratios: dict[str, dict[int, list[float]]] = {name: {} for name in ours}
         for layer, entering in float_states(blocks, states):
             if args.layers is not None and layer not in args.layers:
                 continue
@@ -177,16 +190,19 @@ def main() -> None:
                 theirs, seconds = reference_error(blocks, layer, own.clone(), held_out, args.epochs, seed)
                 print(f"block {layer} seed {seed} reference: {theirs:.4e}, {seconds:.3f} s per step", flush=True)
                 for name, changes in ours.items():
-                    share = changes.get("held_out", 0.125)
-                    epochs = round(args.epochs / (1 - share))
+                    transform = FlatQuantTransform.model_validate({"name": "flatquant", **changes})
+                    epochs = round(args.epochs * args.samples / (args.samples - transform.held_out_of(args.samples)))
                     error, seconds, losses = our_error(blocks, layer, own, held_out, absmax, {"epochs": epochs, **changes}, seed)
                     steps = sum(row["measure"] == "loss" for row in losses)
-                    ratios[name].append(error / theirs)
+                    ratios[name].setdefault(layer, []).append(math.log(error / theirs))
                     compared = f"{error:.4e}, {error / theirs:.3f} of the reference's, {steps} steps, {seconds:.3f} s each"
                     print(f"block {layer} seed {seed} {name}: {compared}", flush=True)
     for name, found in ratios.items():
-        mean = math.exp(sum(map(math.log, found)) / len(found))
-        print(f"{name}: geometric mean of the ratio {mean:.3f}, from {min(found):.3f} to {max(found):.3f}")
+        means, logs = [statistics.fmean(of) for of in found.values()], [ratio for of in found.values() for ratio in of]
+        mean, least, most = (math.exp(x) for x in (statistics.fmean(means), min(logs), max(logs)))
+        ends = stats.ttest_1samp(means, 0).confidence_interval() if len(means) > 1 else ()
+        interval = f" [{', '.join(f'{math.exp(end):.3f}' for end in ends)}]" if ends else ""
+        print(f"{name}: geometric mean of the ratio {mean:.3f}{interval}, from {least:.3f} to {most:.3f}")
 
 
 if __name__ == "__main__":

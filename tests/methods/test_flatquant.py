@@ -86,6 +86,13 @@ def test_held_out_sequences_are_measured_each_once_and_never_trained_on(model, c
     assert values(flat, "rtn_held_out_loss")[0] == pytest.approx(whole["first"])
 
 
+def test_an_eighth_is_held_out_of_few_sequences_and_eight_of_many():
+    transform = recipe().transform
+    assert [transform.held_out_of(sequences) for sequences in (2, 3, 32, 64, 128, 512)] == [1, 1, 4, 8, 8, 8]
+    most = transform.model_copy(update={"held_out": 0.9, "held_out_at_most": 100})
+    assert [most.held_out_of(sequences) for sequences in (2, 32, 128)] == [1, 29, 100]
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("qwen2", torch.float32), ("qwen3", torch.bfloat16), ("llama", torch.bfloat16)])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_transforms_cancel_before_training_after_and_folded(kind, dtype, shards, tmp_path):

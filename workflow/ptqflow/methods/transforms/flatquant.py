@@ -105,8 +105,7 @@ class _Trainer:
         quantize_block(self.module, recipe, layer)
         online.declare(self.transformed, recipe, settings.sites, layer, quantize=False)
         self.positions = blocks.positions(self.hidden.shape[1])
-        held_out = min(max(1, round(len(self.hidden) * settings.held_out)), len(self.hidden) - 1)
-        self.samples = len(self.hidden) - held_out
+        self.samples = len(self.hidden) - settings.held_out_of(len(self.hidden))
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> FlatBlock:

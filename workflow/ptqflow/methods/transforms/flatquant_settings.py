@@ -24,7 +24,8 @@ class FlatQuantChanges(Model):
 class FlatQuantTransform(Transform):
     """Learned Kronecker transforms, channel scales and clips, block by block (FlatQuant); AdamW with cosine annealing per step.
 
-    `batch_size` and `held_out` (the share that picks the best state and is not trained on) count calibration sequences;
+    `batch_size` and `held_out` (the share, of no more than `held_out_at_most`, that judges and is not trained on) count
+    calibration sequences;
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
     matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
@@ -48,6 +49,7 @@ class FlatQuantTransform(Transform):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.125
+    held_out_at_most: Annotated[int, Field(ge=1)] = 8
     smoothing_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
     clip_logit: float = 4.0
     parametrization: Literal["direct", "svd"] = "direct"
@@ -59,6 +61,10 @@ class FlatQuantTransform(Transform):
     def online_sites(self) -> list[SiteName]:
         """All that it learns for."""
         return self.sites
+
+    def held_out_of(self, sequences: int) -> int:
+        """How many of the calibration sequences judge: one at least, and one is left to train on."""
+        return min(max(1, round(sequences * self.held_out)), self.held_out_at_most, sequences - 1)
 
     def rungs(self) -> dict[str, dict[str, Any]]:
         """Rates of a fifth; at these, three times the epochs, and another seed; and the other parametrization: svd, which cannot
