@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 export GOMP_SPINCOUNT := 1000
 
 .DEFAULT_GOAL := help
-.PHONY: check-cluster check-containers check-devices check-engines check-evaluation check-gpu containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
+.PHONY: check-cluster check-containers check-devices check-engines check-evaluation check-gpu check-triton containers help vllm demo study study-real test test-all lint format bench clean docs pins hashes model schema
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-17s %s\n", $$1, $$2}'
@@ -94,6 +94,9 @@ check-evaluation: $(READY) .venv-harness/.ready ## our log-likelihoods, perplexi
 
 check-gpu: $(READY) ## what a GPU makes of the methods: self-test, seconds per block, agreement with the CPU, peers, the demo
 	$(BIN)/python benchmarks/gpu.py
+
+check-triton: .venv-vllm/.ready ## our kernels for GPUs on this CPU, in the interpreter of Triton, which comes with vLLM
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest -q tests/devices/test_triton_kernels.py
 
 check-devices: $(READY) ## the self-test on this CPU, and on the dispatch of real torch_npu wheels over a stand-in for CANN
 	PYTHONPATH=workflow OMP_NUM_THREADS=1 $(BIN)/python tests/selftest/wheels.py

@@ -163,7 +163,7 @@ def agreement(device: Device, folder: Path, shape: Shape) -> Rows:
 
 
 def latencies(device: Device, folder: Path, shape: Shape) -> Rows:
-    """Prefill and decode of float, fake and integer checkpoints in one engine, and the parts of a W8A8 linear."""
+    """Prefill and decode of float, fake and integer checkpoints in one engine; parts of a W8A8 linear, and a transform's."""
     rows = []
     for found in inference.timed(device, folder, replace(shape, layers=2, sequences=4)):
         what = f"{found['checkpoint']}, {found['batch']} x {found['tokens']} tokens"
@@ -172,6 +172,8 @@ def latencies(device: Device, folder: Path, shape: Shape) -> Rows:
     for tokens in (1, 64, 2048):
         for part, seconds in inference.linear(device, shape, tokens).items():
             rows.append(row("inference", f"linear on {tokens} tokens: {part}", 1e6 * seconds, "us"))
+        for what, seconds in inference.transform(device, shape, tokens).items():
+            rows.append(row("inference", f"transform and quantize {tokens} tokens: {what}", 1e6 * seconds, "us"))
     return rows
 
 

@@ -12,15 +12,19 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peer_models import MIDDLE, OF_7B, VOCABULARY, Shape, random
 from ptqflow.devices.device import Device, select
+from ptqflow.devices.products import Kernel
 from ptqflow.engines import protocol
 from ptqflow.engines.protocol import Timing
-from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear
+from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, by_steps, quantizing
+from ptqflow.modeling.integer_linear import IntegerLinear, integer_linear, scaled
+from ptqflow.modeling.shapes import kronecker_sides
 from ptqflow.numerics.convention import Grid
 from ptqflow.presets import resolve
 from ptqflow.stages import export
@@ -96,24 +100,50 @@ def _median(runs: list[list[Timing]], phase: int) -> float:
 
 
 def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
-    """Seconds of the parts of a W8A8 linear [intermediate, hidden] on `rows` tokens, of the whole, and of a float one."""
+    """Seconds of a W8A8 linear [intermediate, hidden] on `rows` tokens and of its parts, step by step and as taken."""
     generator, out, columns = torch.Generator().manual_seed(0), shape.intermediate, shape.hidden
     where, dtype = device.torch_device, device.compute_dtype
     weight = torch.randint(-127, 128, (out, columns), generator=generator, dtype=torch.int8).to(where)
     x = torch.randn(rows, columns, generator=generator).to(where, dtype)
     scheme, scales = InputScheme(Grid(8, symmetric=True)), torch.rand(out, 1).to(where)
-    module = IntegerLinear(weight, scales, None, InputQuantizer(scheme))
+    by_definition = IntegerLinear(weight, scales, None, InputQuantizer(scheme))
     plain = nn.Linear(columns, out, bias=False, device=where, dtype=dtype)
-    inputs = scheme.quantized(x)
-    total = module.kernel.product(inputs.integers, weight)
-    with torch.inference_mode():
-        return {
-            "float": seconds_of(device, lambda: plain(x)),
-            "W8A8": seconds_of(device, lambda: module(x.view_as(x))),  # another tensor each time: none is quantized before
-            "quantize": seconds_of(device, lambda: scheme.quantized(x)),
-            "product": seconds_of(device, lambda: module.kernel.product(inputs.integers, weight)),
-            "scale": seconds_of(device, lambda: (total * scales.T * inputs.scale).to(dtype)),
+    inputs, chosen = scheme.quantized(x), integer_linear(weight, scales, None, scheme, 8, dtype, [])
+    product = by_definition.kernel.run
+    given = (product(inputs.integers, weight), None, inputs.zero_point, inputs.scale, scales.flatten(), None, dtype)
+    actions = {
+        "float": lambda: plain(x),
+        "W8A8, step by step": lambda: by_definition(x.view_as(x)),  # another tensor each time: none is quantized before
+        "quantize": lambda: by_steps(x, scheme),
+        "product": lambda: product(inputs.integers, weight),
+        "scale": lambda: scaled(*given),
+    }
+    if isinstance(chosen, IntegerLinear) and chosen.scaling and chosen.inputs.kernel:
+        quantize, scale = chosen.inputs.kernel, chosen.scaling
+        actions |= {
+            "W8A8, as taken": lambda: chosen(x.view_as(x)),
+            quantize.name: lambda: quantize.run(x, scheme),
+            scale.name: lambda: scale.run(*given),
         }
+    with torch.inference_mode():
+        return {name: seconds_of(device, action) for name, action in actions.items()}
+
+
+def transform(device: Device, shape: Shape, rows: int) -> dict[str, float]:
+    """Seconds of FlatQuant's transform and 4-bit quantization of `rows` tokens, step by step and as taken."""
+    generator, where, dtype = torch.Generator().manual_seed(0), device.torch_device, device.compute_dtype
+    found = {}
+    for columns in (shape.hidden, shape.intermediate):
+        sides = kronecker_sides("down", columns, 1, 1)
+        turns = (torch.linalg.qr(torch.randn(side, side, generator=generator))[0].to(where, dtype) for side in sides)
+        scheme = InputScheme(Grid(4, symmetric=True), None, None, 0.9, *turns)
+        x = torch.randn(rows, columns, generator=generator).to(where, dtype)
+        kernels = {"step by step": Kernel("", by_steps)}
+        if (taken := quantizing(scheme, columns, dtype, where)) is not None:
+            kernels[taken.name] = taken
+        for name, kernel in kernels.items():
+            found[f"{sides[0]} x {sides[1]}, {name}"] = seconds_of(device, partial(kernel.run, x, scheme))
+    return found
 
 
 def main() -> None:
@@ -129,7 +159,7 @@ def main() -> None:
         for row in timed(device, Path(folder), shape):
             print(json.dumps(row), flush=True)
     for rows in (1, 64, 2048):
-        print(json.dumps({"rows": rows} | linear(device, shape, rows)), flush=True)
+        print(json.dumps({"rows": rows} | linear(device, shape, rows) | transform(device, shape, rows)), flush=True)
 
 
 if __name__ == "__main__":

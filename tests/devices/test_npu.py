@@ -9,7 +9,8 @@ import torch
 from ptqflow.devices import npu, products, weight_only
 from ptqflow.devices.case import Case
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.integer_linear import FusedLinear, InputQuantizer, InputScheme, IntegerLinear, integer_linear
+from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
+from ptqflow.modeling.integer_linear import FusedLinear, IntegerLinear, integer_linear
 from ptqflow.numerics.convention import Grid
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16

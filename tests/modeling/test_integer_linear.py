@@ -4,7 +4,8 @@ import pytest
 import torch
 from ptqflow.devices.weight_only import Int4Weight, Int8Weight
 from ptqflow.errors import ConfigError
-from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, IntegerLinear, WeightOnlyLinear
+from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
+from ptqflow.modeling.integer_linear import IntegerLinear, WeightOnlyLinear
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize
 from ptqflow.numerics.straight_through import fake_quantize_clipped

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
+from ptqflow.checkpoints.server import VLLM
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
@@ -43,11 +44,11 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def serve(recipe: Recipe, folder: str) -> str | None:
+def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"vllm serve {folder}"
+    return f"{server} {folder}"
 
 
-def loading(recipe: Recipe, folder: str) -> str:
+def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How engines load it from a folder (Markdown)."""
-    return f"vLLM: `{serve(recipe, folder)}`. transformers reads it with `gptqmodel` installed."
+    return f"vLLM: `{serve(recipe, folder, server)}`. transformers reads it with `gptqmodel` installed."

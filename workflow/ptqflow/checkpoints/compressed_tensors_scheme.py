@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
+from ptqflow.checkpoints.server import VLLM
 from ptqflow.linears import ROW_PARALLEL
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
@@ -160,16 +161,16 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
     }
 
 
-def serve(recipe: Recipe, folder: str) -> str | None:
+def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"vllm serve {folder}"
+    return f"{server} {folder}"
 
 
-def loading(recipe: Recipe, folder: str) -> str:
+def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How engines load it from a folder (Markdown)."""
     found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
     text = (
-        f"vLLM: `{serve(recipe, folder)}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
+        f"vLLM: `{serve(recipe, folder, server)}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
         f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
     )
     if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ptqflow.checkpoints.server import VLLM
 from ptqflow.recipes import Recipe
 
 SERVED = (
@@ -21,17 +22,15 @@ def refusal(recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-def serve(recipe: Recipe, folder: str) -> str | None:
+def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """None: it emulates what another form is deployed as."""
     return None
 
 
-def loading(recipe: Recipe, folder: str) -> str:
+def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How an engine loads it from a folder (Markdown)."""
     if recipe.is_weight_only():
-        return (
-            f"Any engine loads it as the float model: `vllm serve {folder}`, `AutoModelForCausalLM.from_pretrained('{folder}')`."
-        )
+        return f"Any engine loads it as the float model: `{server} {folder}`, `AutoModelForCausalLM.from_pretrained('{folder}')`."
     return (
         "transformers loads it after `import ptqflow`, which quantizes activations and cache as the recipe says:\n\n"
         "```python\nimport ptqflow\nfrom transformers import AutoModelForCausalLM\n"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
+from ptqflow.checkpoints.server import VLLM
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
@@ -52,15 +53,15 @@ def engine(recipe: Recipe) -> None:
     return None
 
 
-def serve(recipe: Recipe, folder: str) -> str | None:
+def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
     weights = recipe.scheme.weights
     served = weights is not None and weights.symmetric and weights.num_bits in (4, 8)
-    return f"vllm serve {folder}" if served else None
+    return f"{server} {folder}" if served else None
 
 
-def loading(recipe: Recipe, folder: str) -> str:
+def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How engines load it from a folder (Markdown)."""
-    command = serve(recipe, folder)
+    command = serve(recipe, folder, server)
     vllm = f"vLLM: `{command}`." if command else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
     return f"{vllm} GPTQModel: `GPTQModel.load('{folder}')`; transformers, with `gptqmodel` and `optimum` installed."

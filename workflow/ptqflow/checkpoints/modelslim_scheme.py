@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
+from ptqflow.checkpoints.server import VLLM
 from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
@@ -155,11 +156,11 @@ def engine(recipe: Recipe) -> str:
     return "transformers-int"
 
 
-def serve(recipe: Recipe, folder: str) -> str | None:
-    """The command that serves it; None where no engine does."""
-    return f"vllm serve {folder} --quantization ascend"
+def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
+    """The command that serves it, on an NPU, wherever it was made."""
+    return f"{VLLM} {folder} --quantization ascend"
 
 
-def loading(recipe: Recipe, folder: str) -> str:
+def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How engines load it from a folder (Markdown)."""
-    return f"vllm-ascend, on an Ascend NPU: `{serve(recipe, folder)}`."
+    return f"vllm-ascend, on an Ascend NPU: `{serve(recipe, folder, server)}`."

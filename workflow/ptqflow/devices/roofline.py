@@ -43,7 +43,7 @@ def int8_rate(device: Device) -> float:
     size = 1024 if device.module is None else 8192
     ones = [torch.ones(size, size, dtype=torch.int8, device=device.torch_device) for _ in range(2)]
     kernel = int8_kernel(device.torch_device)
-    return 2 * size**3 / _best(device, lambda: kernel.product(*ones))
+    return 2 * size**3 / _best(device, lambda: kernel.run(*ones))
 
 
 def _best(device: Device, action: Callable[[], Any]) -> float:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ptqflow.devices.device import Device
 from ptqflow.devices.weight_only import int4_weight, int8_weight
 from ptqflow.errors import ConfigError
+from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
 from ptqflow.modeling.integer_cache import CacheScale, CacheScales
-from ptqflow.modeling.integer_linear import InputQuantizer, InputScheme, WeightOnlyLinear, integer_linear
+from ptqflow.modeling.integer_linear import WeightOnlyLinear, integer_linear
 from ptqflow.modeling.weights import Weights
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.packing import unpack_weight

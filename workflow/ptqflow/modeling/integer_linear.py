@@ -9,117 +9,19 @@ q_x, s_x and z_x of each token are what fake quantizers find; s_x of static inpu
 a transform of FlatQuant, x is transformed first, and the range of each token is clipped.
 """
 
-import weakref
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.case import Case
-from ptqflow.devices.products import fused, int8_kernel
+from ptqflow.devices.products import AROUND, Kernel, around, fastest, fused, int8_kernel
 from ptqflow.devices.weight_only import WeightOnly
+from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, quantizing
 from ptqflow.modeling.scopes import scope
-from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
-from ptqflow.transforms import kronecker
 
-
-class Quantized(NamedTuple):
-    """Inputs on their grid: integers int8 [rows, in]; scale and zero point float32, broadcasting; x = (q - z) scale."""
-
-    integers: Tensor
-    scale: Tensor
-    zero_point: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class InputScheme:
-    """What becomes of an input [rows, in]: x̂ = vec(Lᵀ X R) for X = x as a matrix, then the grid.
-
-    `scale` and `zero_point` float32 [1]: static, on the signed grid; None: of each token, from its range times `clip`.
-    """
-
-    grid: Grid
-    scale: Tensor | None = None
-    zero_point: Tensor | None = None
-    clip: float = 1.0
-    left: Tensor | None = None
-    right: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.scale is not None and not self.grid.symmetric:
-            raise ValueError("static inputs are on the signed grid; give their zero_point, or no scale")
-
-    @property
-    def shifted(self) -> bool:
-        """Whether zero points are to be taken off."""
-        return not self.grid.symmetric or self.zero_point is not None
-
-    def equals(self, other: "InputScheme") -> bool:
-        """Whether both say the same of every input."""
-        pairs = [(getattr(self, part), getattr(other, part)) for part in ("scale", "zero_point", "left", "right")]
-        alike = all(torch.equal(a, b) if a is not None and b is not None else a is b for a, b in pairs)
-        return alike and (self.grid, self.clip) == (other.grid, other.clip)
-
-    def transformed(self, rows: Tensor) -> Tensor:
-        """Rows as they are quantized, in their own dtype."""
-        if self.left is None or self.right is None:
-            return rows
-        return kronecker.apply(rows, self.left[None].to(rows.dtype), self.right[None].to(rows.dtype))
-
-    def quantized(self, rows: Tensor) -> Quantized:
-        """Transformed rows on their grid, whose integers are shifted into int8 where it is unsigned."""
-        rows, bits, symmetric = rows.float(), self.grid.num_bits, self.grid.symmetric
-        if self.scale is None:
-            low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-            scale, zero_point = dynamic_scale_and_zero_point(low * self.clip, high * self.clip, bits, symmetric)
-        else:
-            scale, zero_point = self.scale, torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point
-        shift = 0 if symmetric else 2 ** (bits - 1)
-        return Quantized((quantize(rows, scale, zero_point, self.grid) - shift).to(torch.int8), scale, zero_point - shift)
-
-
-class InputQuantizer:
-    """An input's scheme, applied once where linears read the same tensor one after the other (q, k and v; gate and up).
-
-    `operators`: of a device that quantizes with its own.
-    """
-
-    def __init__(self, scheme: InputScheme, operators: Any = None) -> None:
-        self.scheme, self.operators = scheme, operators
-        self._last: tuple[weakref.ref[Tensor], Quantized] | None = None
-
-    def __call__(self, x: Tensor) -> Quantized:
-        """The input x [..., in] on its grid, as rows."""
-        if self._last is not None and self._last[0]() is x:
-            return self._last[1]
-        rows = x.flatten(0, -2)
-        if self.operators is not None:
-            with scope("quantize"):
-                found = self._by_operators(rows)
-        else:
-            if self.scheme.left is not None:
-                with scope("transform"):
-                    rows = self.scheme.transformed(rows)
-            with scope("quantize"):
-                found = self.scheme.quantized(rows)
-        self._last = (weakref.ref(x, self._forget), found)
-        return found
-
-    def _by_operators(self, rows: Tensor) -> Quantized:
-        scheme, zero = self.scheme, rows.new_zeros(1, dtype=torch.float32)
-        if scheme.left is not None and scheme.right is not None:
-            integers, scale = self.operators.transformed(rows, scheme.left, scheme.right, scheme.clip)
-            return Quantized(integers, scale, zero)
-        if scheme.scale is None:
-            integers, scale = self.operators.quantized(rows, scheme.grid.num_bits)
-            return Quantized(integers, scale, zero)
-        return Quantized(self.operators.quantized_static(rows, scheme.scale), scheme.scale.expand(len(rows)), zero)
-
-    def _forget(self, gone: "weakref.ref[Tensor]") -> None:
-        if self._last is not None and self._last[0] is gone:  # held no longer than the tensor itself
-            self._last = None
+_TRIED = (512, 1000)  # rows and columns of a trial
 
 
 def integer_linear(
@@ -154,10 +56,50 @@ def integer_linear(
     operators = fused(weight.device, case)
     alike = (q for q in known[-8:] if q.operators is operators and q.scheme.equals(scheme))
     if (inputs := next(alike, None)) is None:
-        known.append(inputs := InputQuantizer(scheme, operators))
+        kernel = quantizing(scheme, columns, dtype, weight.device) if operators is None else None
+        known.append(inputs := InputQuantizer(scheme, operators, kernel))
     if operators is None:
-        return IntegerLinear(weight, weight_scale, bias, inputs)
+        scaling = _scaling(dtype, weight.device) if weight.device.type in AROUND else None
+        return IntegerLinear(weight, weight_scale, bias, inputs, scaling)
     return FusedLinear(weight, weight_scale, bias, inputs)
+
+
+def scaled(
+    total: Tensor, sums: Tensor | None, zero: Tensor, by_row: Tensor, by_column: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """(total - zero sums) by_column by_row + bias in float32, then in `dtype`: [rows, out], as all of `total` int32.
+
+    `sums` int32 (None: nothing is taken off), `by_column` and `bias` [out]; `zero` and `by_row` [rows, 1] or [1].
+    """
+    return _scaled(_shifted(total, sums, zero) * by_column, by_row, bias, dtype)
+
+
+def _shifted(total: Tensor, sums: Tensor | None, zero: Tensor) -> Tensor:
+    return total if sums is None else total - zero.to(torch.int32) * sums
+
+
+def _scaled(result: Tensor, by_row: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    result = result * by_row
+    return (result if bias is None else result + bias).to(dtype)
+
+
+_STEPS = Kernel("sums scaled step by step", scaled)
+
+
+@cache
+def _scaling(dtype: torch.dtype, device: torch.device) -> Kernel:
+    """The fastest that gives what `scaled` gives, bit for bit."""
+    kernels = around(device.type)
+    if kernels is None:
+        return _STEPS
+    generator, (rows, out) = torch.Generator().manual_seed(0), _TRIED
+    total = torch.randint(-(2**28), 2**28, _TRIED, generator=generator, dtype=torch.int32)
+    zero = torch.randint(-128, 128, (rows, 1), generator=generator).float()
+    floats = (torch.rand(shape, generator=generator) for shape in ((rows, 1), (out,), (out,)))
+    given: list[Any] = [part.to(device) for part in (total, total[0] // 2**14, zero, *floats)]
+    in_steps: Tensor = _STEPS.run(*given, dtype)
+    in_one = Kernel(f"sums scaled by {kernels.NAME}", kernels.scaled)
+    return fastest([in_one, _STEPS], (*given, dtype), in_steps) or _STEPS
 
 
 class FusedLinear(nn.Module):
@@ -197,8 +139,18 @@ class IntegerLinear(nn.Module):
     sums: Tensor
     bias: Tensor | None
 
-    def __init__(self, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, inputs: InputQuantizer) -> None:
-        """From integers less their zero points, int8 [out, in], scales [out, groups] and the bias [out]; all where they run."""
+    def __init__(
+        self,
+        weight: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None,
+        inputs: InputQuantizer,
+        scaling: Kernel | None = None,
+    ) -> None:
+        """From integers less their zero points, int8 [out, in], scales [out, groups] and the bias [out]; all where they run.
+
+        `scaling`: what else gives what `scaled` gives, of one group.
+        """
         super().__init__()
         out, groups = weight_scale.shape
         self.inputs, self.in_features, self.out_features = inputs, weight.shape[1], out
@@ -207,28 +159,33 @@ class IntegerLinear(nn.Module):
         self.register_buffer("weight_scale", weight_scale.float().T.contiguous(), persistent=False)
         self.register_buffer("sums", grouped.sum(2, dtype=torch.int32), persistent=False)
         self.register_buffer("bias", bias, persistent=False)
-        self.kernel = int8_kernel(weight.device)
+        self.kernel, self.scaling = int8_kernel(weight.device), scaling if groups == 1 else None
 
     @property
     def kernels(self) -> set[str]:
-        """Names of what multiplies, for the record."""
-        return {self.kernel.name}
+        """Names of what multiplies, for the record; of what is around it, where there is a choice."""
+        return {kernel.name for kernel in (self.kernel, self.inputs.kernel, self.scaling) if kernel is not None}
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] of x [..., in], in the dtype of x; scaled in float32."""
-        inputs = self.inputs(x)
-        parts = inputs.integers.unflatten(1, (len(self.weight), -1)).unbind(1)
-        result: Tensor | float = 0.0
-        for part, weight, scale, sums in zip(parts, self.weight, self.weight_scale, self.sums, strict=True):
+        inputs, shape = self.inputs(x), (*x.shape[:-1], self.out_features)
+        sums: Any = self.sums if self.inputs.scheme.shifted else [None] * len(self.weight)
+        if len(self.weight) == 1:
             with scope("product"):
-                total = self.kernel.product(part.contiguous(), weight)
+                total = self.kernel.run(inputs.integers, self.weight[0])
             with scope("scale"):
-                if self.inputs.scheme.shifted:
-                    total = total - inputs.zero_point.to(torch.int32) * sums
-                result = result + total * scale
+                run = (self.scaling or _STEPS).run
+                given = (inputs.zero_point, inputs.scale, self.weight_scale[0], self.bias, x.dtype)
+                return run(total, sums[0], *given).view(shape)
+        parts = inputs.integers.unflatten(1, (len(self.weight), -1)).unbind(1)
+        result = torch.zeros((), device=x.device)
+        for part, weight, scale, less in zip(parts, self.weight, self.weight_scale, sums, strict=True):
+            with scope("product"):
+                total = self.kernel.run(part.contiguous(), weight)
+            with scope("scale"):
+                result = result + _shifted(total, less, inputs.zero_point) * scale
         with scope("scale"):
-            scaled = result * inputs.scale
-            return (scaled if self.bias is None else scaled + self.bias).to(x.dtype).unflatten(0, x.shape[:-1])
+            return _scaled(result, inputs.scale, self.bias, x.dtype).view(shape)
 
 
 class WeightOnlyLinear(nn.Module):

