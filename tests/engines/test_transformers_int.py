@@ -15,7 +15,7 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.checkpoints import registry
 from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
-from ptqflow.devices.products import Kernel, by_float32, by_int_mm, int8_kernel
+from ptqflow.devices.products import Kernel, by_float32, by_int_mm, by_padded_int_mm, int8_kernel
 from ptqflow.devices.roofline import int8_rate
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
@@ -50,7 +50,7 @@ def random_int8(*shape, seed=0):
     return torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
 
 
-@pytest.mark.parametrize("product", [by_float32, by_int_mm])
+@pytest.mark.parametrize("product", [by_float32, by_int_mm, by_padded_int_mm])
 @settings(max_examples=20, deadline=None)
 @given(m=st.integers(1, 40), n=st.integers(1, 40), k=st.integers(1, 2100), seed=st.integers(0, 2**16))
 def test_integer_products_are_exact(product, m, n, k, seed):

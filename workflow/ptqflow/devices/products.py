@@ -43,18 +43,25 @@ def by_int_mm(rows: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(rows, weight.T)
 
 
-def by_int_mm_of_many_rows(rows: Tensor, weight: Tensor) -> Tensor:
-    """The same on CUDA (cuBLASLt), which asks for more than 16 rows, in multiples of 8."""
-    count = len(rows)
-    padded = max(_ROWS, -(-count // 8) * 8)
-    if padded != count:
-        rows = torch.cat([rows, rows.new_zeros(padded - count, rows.shape[1])])
-    return torch._int_mm(rows, weight.T)[:count]
+def by_padded_int_mm(rows: Tensor, weight: Tensor) -> Tensor:
+    """The same on CUDA (cuBLASLt), which asks for more than 16 rows, and for multiples of 8 on every side."""
+    (m, k), n = rows.shape, len(weight)
+    rows, weight = _padded(rows, max(_ROWS, _by_8(m)), _by_8(k)), _padded(weight, _by_8(n), _by_8(k))
+    return torch._int_mm(rows, weight.T)[:m, :n]
+
+
+def _by_8(size: int) -> int:
+    return -(-size // 8) * 8
+
+
+def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    more = (0, columns - matrix.shape[1], 0, rows - len(matrix))
+    return torch.nn.functional.pad(matrix, more) if any(more) else matrix
 
 
 INT8: dict[str, list[Kernel]] = {
     "cpu": [Kernel("torch._int_mm", by_int_mm), Kernel("float32 products of 1024 terms", by_float32)],
-    "cuda": [Kernel("torch._int_mm (cuBLASLt)", by_int_mm_of_many_rows), Kernel("float32 products of 1024 terms", by_float32)],
+    "cuda": [Kernel("torch._int_mm (cuBLASLt)", by_padded_int_mm), Kernel("float32 products of 1024 terms", by_float32)],
     "npu": [Kernel("npu_quant_matmul to int32", npu.int8_product), Kernel("float32 products of 1024 terms", by_float32)],
 }
 FUSED = {"npu": npu.Fused()}  # operators that quantize inputs and scale results themselves
