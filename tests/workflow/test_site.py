@@ -2,6 +2,7 @@
 
 import pytest
 from ptqflow import site as sites
+from ptqflow.devices import visible
 from ptqflow.errors import ConfigError
 from ptqflow.slurm import indices, limits, minutes
 
@@ -16,6 +17,23 @@ JOB = """JobId=7 JobName=x
 @pytest.mark.parametrize(("gres", "found"), [("npu", "0 1 4"), ("npu:910b", "0 1 4"), ("gpu", "5"), ("mlu", "")])
 def test_devices_of_a_job_are_those_of_its_gres(gres, found):
     assert indices(JOB, gres) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("platform", "gres", "variables", "told"),
+    [
+        ("gpu", "gpu", {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": "5"}, "0"),  # counted within the job's cgroup
+        ("gpu", "gpu", {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, "5"),  # of the shell that submitted
+        ("ascend", "npu:910b", {"ASCEND_RT_VISIBLE_DEVICES": "7"}, "0,1,4"),
+        ("ascend", "gpu:a100", {"CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_GPUS": "5"}, "5"),  # NPUs that a site calls gpu
+        ("ascend", None, {}, None),
+    ],
+)
+def test_what_slurm_tells_a_job_of_its_devices_stays(monkeypatch, platform, gres, variables, told):
+    monkeypatch.setattr("ptqflow.slurm.said", lambda *command: JOB)
+    variables = variables | {"SLURM_JOB_ID": "7"}
+    sites.Slurm(gres=gres).tell_devices(platform, variables)
+    assert variables.get(visible.VARIABLES[platform]) == told
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,10 @@ EXAMPLE = "workflow/profiles/site.yaml"
 LEAST_FREE = 16 * 2**20  # bytes of a scratch folder
 IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
 # What jobs read of their surroundings, and an image must not keep out.
-CARRIED = ("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY, *visible.VARIABLES.values())
+CARRIED = (
+    *("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY),
+    *(*visible.VARIABLES.values(), *visible.BY_SLURM["gpu"]),
+)
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
 Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*$")]
@@ -47,6 +50,16 @@ class Slurm(Model):
         partition = (self.device_partition or self.partition) if devices else self.partition
         gres = f"{self.gres}:{devices}" if self.gres and devices else None
         return {"slurm_partition": partition, "slurm_account": self.account, "qos": self.qos, "gres": gres}
+
+    def tell_devices(self, platform: str, variables: MutableMapping[str, str]) -> None:
+        """Set the variable that the driver reads to what the job of these variables was given, where Slurm has not.
+
+        What Slurm sets stays: under ConstrainDevices the driver counts the job's devices alone, and `scontrol` the node's.
+        """
+        if self.gres is None or platform not in visible.VARIABLES or visible.told_by_slurm(platform, variables):
+            return
+        if given := slurm.allocated(self.gres, variables):
+            variables[visible.VARIABLES[platform]] = ",".join(given)
 
     def limits(self, most_ranks: int = 1) -> dict[bool, slurm.Limits]:
         """What a job without, and with, a device can have at most; empty where no Slurm answers here.

@@ -23,12 +23,10 @@ container: site.image
 in_slurm_job = site.slurm is not None and not workflow.is_main_process
 try:
     site.enter(os.environ, on_node=in_slurm_job or site.slurm is None)
+    if in_slurm_job:
+        site.slurm.tell_devices(study.platform, os.environ)
 except PtqflowError as error:
     raise WorkflowError(f"{study.site}: {error}") from None
-# Slurm tells a job of its GPUs alone.
-if in_slurm_job and site.slurm.gres and study.platform in visible.VARIABLES:
-    if given := slurm.allocated(site.slurm.gres, os.environ):
-        os.environ[visible.VARIABLES[study.platform]] = ",".join(given)
 # Stand-ins for devices: jobs ask for them and see theirs; the CPU computes, and its results are filed as the CPU's.
 if site.stand_in:
     os.environ[visible.STANDS_FOR] = study.platform
