@@ -110,6 +110,9 @@ def test_a_container_that_lets_no_environment_in_is_told_what_jobs_need(tmp_path
         cache = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": f"{tmp_path}/cache", "HF_HOME": "/hub"}
         assert told == {"PTQFLOW_CODE": "/code", "ASCEND_RT_VISIBLE_DEVICES": "1"} | cache
         assert variables[f"{runtime}_BIND"].split(",")[0] == str(tmp_path)
+        assert f"{runtime}_NV" not in variables
+        site.enter(variables, on_node=False, platform="gpu")
+        assert variables[f"{runtime}_NV"] == "1"
     variables = {"PTQFLOW_CODE": "/code"}
     sites.Site().carry(variables)
     assert variables == {"PTQFLOW_CODE": "/code"}

@@ -105,8 +105,8 @@ class Site(Model):
             return environments.python(family)
         return f"{IN_IMAGE}/{family}/bin/python"
 
-    def enter(self, variables: MutableMapping[str, str], on_node: bool) -> None:
-        """Set the environment of the jobs that this process starts, and on their node make their scratch.
+    def enter(self, variables: MutableMapping[str, str], on_node: bool, platform: str = "cpu") -> None:
+        """Set the environment of the jobs of a platform that this process starts, and on their node make their scratch.
 
         Raises ConfigError where it cannot.
         """
@@ -129,6 +129,8 @@ class Site(Model):
             binds.append(scratch)
         if self.image is not None:
             binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
+            if platform == "gpu":
+                variables.setdefault(f"{_runtime()}_NV", "1")  # `--nv`: the host's driver, where there is one
         if binds:
             variables[f"{_runtime()}_BIND"] = ",".join(binds)
 

@@ -22,7 +22,7 @@ container: site.image
 
 in_slurm_job = site.slurm is not None and not workflow.is_main_process
 try:
-    site.enter(os.environ, on_node=in_slurm_job or site.slurm is None)
+    site.enter(os.environ, in_slurm_job or site.slurm is None, study.platform)
     if in_slurm_job:
         site.slurm.tell_devices(study.platform, os.environ)
 except PtqflowError as error:
