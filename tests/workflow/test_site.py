@@ -3,8 +3,8 @@
 import pytest
 from ptqflow import site as sites
 from ptqflow.devices import visible
-from ptqflow.errors import ConfigError
-from ptqflow.slurm import indices, limits, minutes
+from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.slurm import counts, indices, limits, minutes
 
 JOB = """JobId=7 JobName=x
    AllocTRES=cpu=1,mem=512M,node=1,gres/gpu=1,gres/npu=3
@@ -53,6 +53,28 @@ def test_limits_are_those_of_the_largest_node(monkeypatch):
     assert (found.cpus, found.mem_mb, found.minutes) == (8, 900, 1440)
     assert found.gres == {"npu": 8, "npu:910b": 8, "gpu": 2}
     assert limits("absent") is None
+
+
+@pytest.mark.parametrize(
+    ("gres", "found"),
+    [
+        ("gpu:a100:2(S:0-1),gpu:v100:4", {"gpu": 6, "gpu:a100": 2, "gpu:v100": 4}),
+        ("bandwidth:lustre:no_consume:4G,npu:8", {"npu": 8}),
+        ("gpu:2,craynetwork:4,", {"gpu": 2, "craynetwork": 4}),
+        ("(null)", {}),
+    ],
+)
+def test_what_a_node_has_of_each_gres(gres, found):
+    assert counts(gres) == found
+
+
+def test_a_slurm_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nexec sleep 9")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("ptqflow.slurm.PATIENCE", 0.1)
+    with pytest.raises(PtqflowError, match=r"^Slurm did not answer `sinfo --noheader` within 0\.1 s; try again"):
+        sites.Slurm().limits()
 
 
 def test_a_node_has_as_many_devices_as_a_model_is_shared_by(monkeypatch):
