@@ -8,6 +8,7 @@ import time
 
 import pytest
 from ptqflow.devices import visible
+from ptqflow.errors import ConfigError
 
 HOLD = """
 import os, sys, time
@@ -76,3 +77,13 @@ def test_a_device_may_be_shared_by_as_many_as_are_allowed(holder):
 def test_jobs_of_a_scheduler_share_a_machines_devices_unless_each_counts_its_own(holder):
     assert [seen(holder(SLURM_JOB_ID=job)) for job in "78"] == ["0", "1"]
     assert [seen(holder("gpu", known="0", SLURM_JOB_ID=job, SLURM_STEP_GPUS=job)) for job in "78"] == ["0", "0"]
+
+
+def test_more_devices_than_there_are_and_a_share_that_is_no_number_are_refused(monkeypatch):
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ConfigError, match=r"asks for 3 devices, but .* has 2 of ascend \(0, 1\); use a tensor_parallel of at most"):
+        visible.claim("ascend", 3)
+    for said in ("x", "0", "-1", "1.5"):
+        monkeypatch.setenv(visible.SHARED_BY, said)
+        with pytest.raises(ConfigError, match=rf"^PTQFLOW_JOBS_PER_DEVICE={said}: a whole number of 1 or more"):
+            visible.slots()

@@ -74,7 +74,7 @@ def limits(partition: str | None) -> Limits | None:
 def counts(gres: str) -> Counter[str]:
     """How many of each gres a node has, by NAME and by NAME:TYPE, in the words of `sinfo`, e.g. `gpu:a100:2(S:0),gpu:v100:4`.
 
-    A job that asks for NAME alone is given any type, so types add up. What is counted in no whole number (`lustre:4G`) is no device.
+    A job that asks for NAME alone is given any type, so types add up. What has no whole number (`lustre:4G`) is no device.
     """
     found: Counter[str] = Counter()
     for entry in re.sub(r"\([^)]*\)", "", gres).split(","):

@@ -52,7 +52,11 @@ elif workflow.is_main_process:
             f"tensor_parallel {needs.most_ranks}: this machine has {len(known)} devices ({', '.join(known)}); use at most so many"
         )
     if known and "accelerator" not in workflow.global_resources:
-        workflow.register_resource("accelerator", len(known) * visible.slots())
+        try:
+            slots = visible.slots()
+        except PtqflowError as error:
+            raise WorkflowError(str(error)) from None
+        workflow.register_resource("accelerator", len(known) * slots)
 
 
 def threads_of(stage):

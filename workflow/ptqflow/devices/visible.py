@@ -19,6 +19,8 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
+from ptqflow.errors import ConfigError
+
 VARIABLES = {"gpu": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES"}
 BY_SLURM = {"gpu": ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")}  # what Slurm sets beside the driver's variable
 PLACE = Path("/tmp/ptqflow-devices")
@@ -49,21 +51,27 @@ def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
 
 
 def slots() -> int:
-    """Jobs that may hold a device at once."""
-    return max(1, int(os.environ.get(SHARED_BY) or 1))
+    """Jobs that may hold a device at once. Raises ConfigError where the variable names no such number."""
+    said = os.environ.get(SHARED_BY) or "1"
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"{SHARED_BY}={said}: a whole number of 1 or more belongs there; correct or unset it")
+    return int(said)
 
 
 def claim(platform: str, count: int) -> None:
     """Make `count` devices of a platform the only ones that this process sees, until it ends; wait until so many are free.
 
     The CPU has no slots; nor has a machine whose devices cannot be told, where whoever selects one says what is missing.
+    Raises ConfigError where there are fewer: a job that was planned for more would give other results, or none.
     """
     platform = os.environ.get(STANDS_FOR, platform)
     if count < 1 or platform not in VARIABLES or not (known := devices(platform)):
         return
     if count > len(known):
-        print(f"{count} devices are asked for, but {platform} has {len(known)} here: {', '.join(known)}", file=sys.stderr)
-        count = len(known)
+        raise ConfigError(
+            f"a job asks for {count} devices, but {socket.gethostname()} has {len(known)} of {platform} ({', '.join(known)}); "
+            "use a tensor_parallel of at most so many, or a node with more"
+        )
     place, told = folder(platform), False
     place.mkdir(parents=True, exist_ok=True)
     for shared in (place.parent, place):
