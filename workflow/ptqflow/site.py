@@ -11,10 +11,10 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from ptqflow import configfile, environments, slurm
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Matching, Model
 from ptqflow.devices import visible
 from ptqflow.environments import CORE
 from ptqflow.errors import ConfigError, explain
@@ -27,10 +27,19 @@ CARRIED = (
     *("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY),
     *(*visible.VARIABLES.values(), *visible.BY_SLURM["gpu"]),
 )
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
-Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*$")]
-Bind = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*(:/[^\s,:'\"]*(:r[ow])?)?$")]
+Word = Annotated[str, Matching(r"^[A-Za-z0-9_.+-]+$", "a word of letters, digits and _.+-", 200)]
+Gres = Annotated[
+    str, Matching(r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", "the NAME or NAME:TYPE of one device, without a count,", 200)
+]
+AbsolutePath = Annotated[str, Matching(r"^/[^\s,:'\"]*$", "an absolute path without blanks, commas, colons and quotes")]
+Bind = Annotated[
+    str,
+    Matching(
+        r"^/[^\s,:'\"]*(:/[^\s,:'\"]*(:r[ow])?)?$",
+        "an absolute path, HERE or HERE:IN_IMAGE or HERE:IN_IMAGE:ro, without blanks, commas and quotes",
+    ),
+]
+Variable = Annotated[str, Matching(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of a variable, of letters, digits and _,")]
 
 
 class Slurm(Model):
@@ -96,7 +105,7 @@ class Site(Model):
     image: str | None = None
     binds: list[Bind] = []
     scratch: AbsolutePath | None = None
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    environment: dict[Variable, str] = {}
     stand_in: bool = False
 
     def python(self, family: str) -> str:
