@@ -117,7 +117,7 @@ def _refuse_engine(c):
         (_refuse_preset, ["recipes.rounded", "gptq-w5a16", "gptq-w4a16"]),
         (_refuse_run, ["run", "'awq'", "rounded"]),
         (_refuse_group, ["rounded", "group_size 96", "does not divide", "demo"]),
-        (_refuse_layer, ["rounded", "77", "demo"]),
+        (_refuse_layer, ["rounded", "77", "demo", "`overrides` of its own"]),
         (_refuse_file, ["calibrations.traces.source", "resources/calibration/absent.jsonl", "does not exist"]),
         (_refuse_model, ["resources/absent"]),
         (_refuse_revision, ["models.demo.source", "main", "40"]),

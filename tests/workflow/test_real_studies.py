@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import Checkout, jobs
+from fake_hub import FakeHub
 from ptqflow import configfile
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
@@ -111,18 +112,32 @@ def test_asking_for_a_rescue_quantizes_no_chunk_again_and_plans_one_job(monkeypa
     assert not [path for path in TableJobs(plain.study).aggregate_inputs() if "/rescued/" in path]
 
 
-@pytest.mark.parametrize("name", ["evening", *(pytest.param(name, marks=pytest.mark.slow) for name in ("collapse", "paper-qa"))])
-def test_a_real_study_is_planned_by_the_real_snakemake(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
-    config, missing = completed(next(path for path in STUDIES if path.stem == name))
-    assert not missing or name == "paper-qa", "a study that runs as it is"
+# Where each is meant to run (config/README.md); the others on this machine's CPU.
+WHERE = {"evening": "gpu-local", "paper-reasoning": "gpu", "paper-qa": "gpu", "qwen3": "ascend"}
+SITE = "slurm: {partition: batch, device_partition: fast, gres: npu}\n"
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one-recipe", "whole"])
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_real_study_is_planned_by_the_real_snakemake_and_asks_nothing_of_the_hub(path, whole, beside, tmp_path, monkeypatch):
+    config, _ = completed(path)
+    if not whole:
+        config["run"] = list(config["recipes"])[:1]
     study = Checkout.create(tmp_path / "checkout", config)
-    done = study.snakemake("-n")
+    for part in ("smollm2", "data"):
+        (study.root / part).symlink_to(tmp_path / part)
+    profile = WHERE.get(path.stem, "local")
+    if profile in ("gpu", "ascend"):
+        (study.root / "site.yaml").write_text(SITE)
+    monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
+    monkeypatch.setenv("SLURM_CONF", "/dev/null")  # no cluster of this machine is asked
+    with FakeHub({}).serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        done = study.snakemake("--profile", profile, "-n")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not hub.requests
+    found, platform = jobs(done.stdout), {"local": "cpu"}.get(profile, profile.removesuffix("-local"))
     for model, entry in config["models"].items():
-        for recipe in config["recipes"]:
-            assert any(
-                job.startswith("quantize") and recipe in job and f"chunk={entry['chunks'] - 1}" in job
-                for job in jobs(done.stdout)
-            )
-        assert f"results/cpu/scores/{model}" in done.stdout
+        assert f"results/{platform}/scores/{model}" in done.stdout
+        for recipe in config["run"] if not whole else config["recipes"]:
+            assert any(job.startswith("quantize") and recipe in job and f"chunk={entry['chunks'] - 1}" in job for job in found)

@@ -2,8 +2,9 @@
 
 import pytest
 from ptqflow import site as sites
-from ptqflow.errors import ConfigError
-from ptqflow.slurm import indices, limits, minutes
+from ptqflow.devices import visible
+from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.slurm import counts, indices, limits, minutes
 
 JOB = """JobId=7 JobName=x
    AllocTRES=cpu=1,mem=512M,node=1,gres/gpu=1,gres/npu=3
@@ -16,6 +17,23 @@ JOB = """JobId=7 JobName=x
 @pytest.mark.parametrize(("gres", "found"), [("npu", "0 1 4"), ("npu:910b", "0 1 4"), ("gpu", "5"), ("mlu", "")])
 def test_devices_of_a_job_are_those_of_its_gres(gres, found):
     assert indices(JOB, gres) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("platform", "gres", "variables", "told"),
+    [
+        ("gpu", "gpu", {"CUDA_VISIBLE_DEVICES": "0", "SLURM_STEP_GPUS": "5"}, "0"),  # counted within the job's cgroup
+        ("gpu", "gpu", {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, "5"),  # of the shell that submitted
+        ("ascend", "npu:910b", {"ASCEND_RT_VISIBLE_DEVICES": "7"}, "0,1,4"),
+        ("ascend", "gpu:a100", {"CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_GPUS": "5"}, "5"),  # NPUs that a site calls gpu
+        ("ascend", None, {}, None),
+    ],
+)
+def test_what_slurm_tells_a_job_of_its_devices_stays(monkeypatch, platform, gres, variables, told):
+    monkeypatch.setattr("ptqflow.slurm.said", lambda *command: JOB)
+    variables = variables | {"SLURM_JOB_ID": "7"}
+    sites.Slurm(gres=gres).tell_devices(platform, variables)
+    assert variables.get(visible.VARIABLES[platform]) == told
 
 
 @pytest.mark.parametrize(
@@ -37,6 +55,28 @@ def test_limits_are_those_of_the_largest_node(monkeypatch):
     assert limits("absent") is None
 
 
+@pytest.mark.parametrize(
+    ("gres", "found"),
+    [
+        ("gpu:a100:2(S:0-1),gpu:v100:4", {"gpu": 6, "gpu:a100": 2, "gpu:v100": 4}),
+        ("bandwidth:lustre:no_consume:4G,npu:8", {"npu": 8}),
+        ("gpu:2,craynetwork:4,", {"gpu": 2, "craynetwork": 4}),
+        ("(null)", {}),
+    ],
+)
+def test_what_a_node_has_of_each_gres(gres, found):
+    assert counts(gres) == found
+
+
+def test_a_slurm_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nexec sleep 9")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("ptqflow.slurm.PATIENCE", 0.1)
+    with pytest.raises(PtqflowError, match=r"^Slurm did not answer `sinfo --noheader` within 0\.1 s; try again"):
+        sites.Slurm().limits()
+
+
 def test_a_node_has_as_many_devices_as_a_model_is_shared_by(monkeypatch):
     monkeypatch.setattr("ptqflow.slurm.said", lambda *command: "npu|8|500|infinite|npu:910b:4(S:0)|npu*\n")
     asked = sites.Slurm(gres="npu:910b")
@@ -49,10 +89,12 @@ def test_a_node_has_as_many_devices_as_a_model_is_shared_by(monkeypatch):
     ("text", "words"),
     [
         ("slurm: {partitoin: cpu}", ["slurm.partitoin", "did you mean 'partition'"]),
-        ("slurm: {gres: 'npu:910b:1'}", ["slurm.gres", "npu:910b:1"]),
+        ("slurm: {gres: 'npu:910b:1'}", ["slurm.gres: the NAME or NAME:TYPE of one device, without a count", "npu:910b:1"]),
         ("slurm: {partition: 'cpu; rm'}", ["slurm.partition"]),
         ("image: nowhere.sif", ["image", "nowhere.sif", "make containers"]),
-        ("binds: [relative/folder]", ["binds", "relative/folder"]),
+        ("binds: [relative/folder]", ["binds", "an absolute path", "relative/folder"]),
+        ("environment: {A: 1}", ["environment.A: text belongs here; put it in quotes (found 1)"]),
+        ("environment: {1A: b}", ["environment.1A: the name of a variable"]),
         ("- slurm", ["key: value"]),
     ],
 )
@@ -92,6 +134,9 @@ def test_a_container_that_lets_no_environment_in_is_told_what_jobs_need(tmp_path
         cache = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": f"{tmp_path}/cache", "HF_HOME": "/hub"}
         assert told == {"PTQFLOW_CODE": "/code", "ASCEND_RT_VISIBLE_DEVICES": "1"} | cache
         assert variables[f"{runtime}_BIND"].split(",")[0] == str(tmp_path)
+        assert f"{runtime}_NV" not in variables
+        site.enter(variables, on_node=False, platform="gpu")
+        assert variables[f"{runtime}_NV"] == "1"
     variables = {"PTQFLOW_CODE": "/code"}
     sites.Site().carry(variables)
     assert variables == {"PTQFLOW_CODE": "/code"}

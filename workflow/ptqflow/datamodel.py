@@ -1,10 +1,31 @@
 """The base of every data model of the configuration."""
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a column of 64 bits holds
+
+
+@dataclass(frozen=True)
+class Matching:
+    """In `Annotated[str, Matching(...)]`: text of a pattern. `words` say what belongs there, where pydantic shows the pattern."""
+
+    pattern: str
+    words: str
+    longest: int | None = None
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: Any) -> CoreSchema:
+        text = core_schema.str_schema(pattern=self.pattern, max_length=self.longest)
+        return core_schema.no_info_before_validator_function(self._matched, text)
+
+    def _matched(self, value: Any) -> Any:
+        if isinstance(value, str) and not re.search(self.pattern, value):
+            raise ValueError(f"{self.words} belongs here")
+        return value
 
 
 class Model(BaseModel):

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from ptqflow.artifacts.model_config import MOST_LAYERS
 from ptqflow.checkpoints.registry import FAKE
-from ptqflow.datamodel import Model, Seed
+from ptqflow.datamodel import Matching, Model, Seed
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Timed
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-Form = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+Name = Annotated[str, Matching(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", "a name of letters and digits, with _ and - within,", 100)]
+Form = Annotated[str, Matching(r"^[a-z0-9-]+$", "a name of small letters, digits and -")]
 Forms = Annotated[list[Form], Field(min_length=1)]  # which forms of a recipe's checkpoint an engine is given
 AtLeastOne = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]

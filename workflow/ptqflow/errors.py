@@ -45,6 +45,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
                 message = "keys with values belong here, {key: value, ...}"
             elif entry["type"] == "string_type" and "[key]" in entry["loc"]:
                 message = "a name is text; put it in quotes"
+            elif entry["type"] == "string_type" and not isinstance(entry["input"], list | dict):
+                message = "text belongs here; put it in quotes"
             value = entry["input"]
             if value is None or isinstance(value, str | int | float | bool):
                 found[path] = f" (found {'null' if value is None else repr(value)})"

@@ -11,10 +11,10 @@ from pathlib import Path
 from socket import gethostname
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from ptqflow import configfile, environments, slurm
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Matching, Model
 from ptqflow.devices import visible
 from ptqflow.environments import CORE
 from ptqflow.errors import ConfigError, explain
@@ -23,11 +23,23 @@ EXAMPLE = "workflow/profiles/site.yaml"
 LEAST_FREE = 16 * 2**20  # bytes of a scratch folder
 IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
 # What jobs read of their surroundings, and an image must not keep out.
-CARRIED = ("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY, *visible.VARIABLES.values())
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=200)]
-Gres = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", max_length=200)]
-AbsolutePath = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*$")]
-Bind = Annotated[str, Field(pattern=r"^/[^\s,:'\"]*(:/[^\s,:'\"]*(:r[ow])?)?$")]
+CARRIED = (
+    *("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY),
+    *(*visible.VARIABLES.values(), *visible.BY_SLURM["gpu"]),
+)
+Word = Annotated[str, Matching(r"^[A-Za-z0-9_.+-]+$", "a word of letters, digits and _.+-", 200)]
+Gres = Annotated[
+    str, Matching(r"^[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?$", "the NAME or NAME:TYPE of one device, without a count,", 200)
+]
+AbsolutePath = Annotated[str, Matching(r"^/[^\s,:'\"]*$", "an absolute path without blanks, commas, colons and quotes")]
+Bind = Annotated[
+    str,
+    Matching(
+        r"^/[^\s,:'\"]*(:/[^\s,:'\"]*(:r[ow])?)?$",
+        "an absolute path, HERE or HERE:IN_IMAGE or HERE:IN_IMAGE:ro, without blanks, commas and quotes",
+    ),
+]
+Variable = Annotated[str, Matching(r"^[A-Za-z_][A-Za-z0-9_]*$", "the name of a variable, of letters, digits and _,")]
 
 
 class Slurm(Model):
@@ -47,6 +59,16 @@ class Slurm(Model):
         partition = (self.device_partition or self.partition) if devices else self.partition
         gres = f"{self.gres}:{devices}" if self.gres and devices else None
         return {"slurm_partition": partition, "slurm_account": self.account, "qos": self.qos, "gres": gres}
+
+    def tell_devices(self, platform: str, variables: MutableMapping[str, str]) -> None:
+        """Set the variable that the driver reads to what the job of these variables was given, where Slurm has not.
+
+        What Slurm sets stays: under ConstrainDevices the driver counts the job's devices alone, and `scontrol` the node's.
+        """
+        if self.gres is None or platform not in visible.VARIABLES or visible.told_by_slurm(platform, variables):
+            return
+        if given := slurm.allocated(self.gres, variables):
+            variables[visible.VARIABLES[platform]] = ",".join(given)
 
     def limits(self, most_ranks: int = 1) -> dict[bool, slurm.Limits]:
         """What a job without, and with, a device can have at most; empty where no Slurm answers here.
@@ -83,7 +105,7 @@ class Site(Model):
     image: str | None = None
     binds: list[Bind] = []
     scratch: AbsolutePath | None = None
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    environment: dict[Variable, str] = {}
     stand_in: bool = False
 
     def python(self, family: str) -> str:
@@ -92,8 +114,8 @@ class Site(Model):
             return environments.python(family)
         return f"{IN_IMAGE}/{family}/bin/python"
 
-    def enter(self, variables: MutableMapping[str, str], on_node: bool) -> None:
-        """Set the environment of the jobs that this process starts, and on their node make their scratch.
+    def enter(self, variables: MutableMapping[str, str], on_node: bool, platform: str = "cpu") -> None:
+        """Set the environment of the jobs of a platform that this process starts, and on their node make their scratch.
 
         Raises ConfigError where it cannot.
         """
@@ -116,6 +138,8 @@ class Site(Model):
             binds.append(scratch)
         if self.image is not None:
             binds.append(str(environments.ROOT))  # our code, where a study lies elsewhere
+            if platform == "gpu":
+                variables.setdefault(f"{_runtime()}_NV", "1")  # `--nv`: the host's driver, where there is one
         if binds:
             variables[f"{_runtime()}_BIND"] = ",".join(binds)
 

@@ -3,17 +3,28 @@
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ptqflow.errors import PtqflowError
+
+PATIENCE = 60  # seconds
 _INDICES = r"(?:\([^)]*?IDX:([0-9,-]+)[^)]*\))"
 
 
 def said(*command: str) -> str:
-    """Standard output of a Slurm command; empty where Slurm is not there or refuses."""
+    """Standard output of a Slurm command; empty where Slurm is not there or refuses.
+
+    Raises PtqflowError where it does not answer: what a job was given, or what the cluster has, is then unknown.
+    """
     if shutil.which(command[0]) is None:
         return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
+    except subprocess.TimeoutExpired:
+        words = " ".join(command[:2])
+        raise PtqflowError(f"Slurm did not answer `{words}` within {PATIENCE} s; try again when its controller does") from None
 
 
 def allocated(gres: str, variables: Mapping[str, str]) -> list[str]:
@@ -54,13 +65,23 @@ def limits(partition: str | None) -> Limits | None:
     rows = [row for row in rows if row[0] == partition or (partition is None and row[5].endswith("*"))]
     if not rows:
         return None
-    gres: dict[str, int] = {}
+    gres: Counter[str] = Counter()
     for row in rows:
-        for entry in re.sub(r"\([^)]*\)", "", row[4]).split(","):
-            *names, count = entry.split(":")
-            for key in {names[0], ":".join(names)} if names else set():
-                gres[key] = max(gres.get(key, 0), int(count))
+        gres |= counts(row[4])
     return Limits(rows[0][0], max(int(row[1]) for row in rows), max(int(row[2]) for row in rows), minutes(rows[0][3]), gres)
+
+
+def counts(gres: str) -> Counter[str]:
+    """How many of each gres a node has, by NAME and by NAME:TYPE, in the words of `sinfo`, e.g. `gpu:a100:2(S:0),gpu:v100:4`.
+
+    A job that asks for NAME alone is given any type, so types add up. What has no whole number (`lustre:4G`) is no device.
+    """
+    found: Counter[str] = Counter()
+    for entry in re.sub(r"\([^)]*\)", "", gres).split(","):
+        *names, count = entry.split(":")
+        if names and count.isdecimal():
+            found.update(dict.fromkeys({names[0], ":".join(names)}, int(count)))
+    return found
 
 
 def minutes(text: str) -> int | None:

@@ -5,7 +5,7 @@ import os
 
 from collections import Counter
 
-from ptqflow import environments, paths, planned, slurm, warm
+from ptqflow import environments, paths, planned, warm
 from ptqflow import site as sites
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES

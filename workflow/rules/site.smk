@@ -22,13 +22,11 @@ container: site.image
 
 in_slurm_job = site.slurm is not None and not workflow.is_main_process
 try:
-    site.enter(os.environ, on_node=in_slurm_job or site.slurm is None)
+    site.enter(os.environ, in_slurm_job or site.slurm is None, study.platform)
+    if in_slurm_job:
+        site.slurm.tell_devices(study.platform, os.environ)
 except PtqflowError as error:
     raise WorkflowError(f"{study.site}: {error}") from None
-# Slurm tells a job of its GPUs alone.
-if in_slurm_job and site.slurm.gres and study.platform in visible.VARIABLES:
-    if given := slurm.allocated(site.slurm.gres, os.environ):
-        os.environ[visible.VARIABLES[study.platform]] = ",".join(given)
 # Stand-ins for devices: jobs ask for them and see theirs; the CPU computes, and its results are filed as the CPU's.
 if site.stand_in:
     os.environ[visible.STANDS_FOR] = study.platform
@@ -54,7 +52,11 @@ elif workflow.is_main_process:
             f"tensor_parallel {needs.most_ranks}: this machine has {len(known)} devices ({', '.join(known)}); use at most so many"
         )
     if known and "accelerator" not in workflow.global_resources:
-        workflow.register_resource("accelerator", len(known) * visible.slots())
+        try:
+            slots = visible.slots()
+        except PtqflowError as error:
+            raise WorkflowError(str(error)) from None
+        workflow.register_resource("accelerator", len(known) * slots)
 
 
 def threads_of(stage):

@@ -2,6 +2,9 @@
 
 The kernel drops the lock with the process, however it dies. It takes from what a scheduler gave the job, in the variable that the
 device's driver reads, else from all devices of the machine. Imports no torch: the variable is set before a driver reads it.
+
+Slurm sets that variable for its `gpu`s alone, and where it constrains devices (cgroup.conf) counts those of the job: two jobs on
+two GPUs are both told 0. All other numbers are the machine's, however many jobs share it.
 """
 
 import fcntl
@@ -11,11 +14,16 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
+from ptqflow.errors import ConfigError
+
 VARIABLES = {"gpu": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES"}
+BY_SLURM = {"gpu": ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")}  # what Slurm sets beside the driver's variable
+PLACE = Path("/tmp/ptqflow-devices")
 STANDS_FOR = "PTQFLOW_STANDS_FOR"  # the platform whose devices a job is given where stand-ins take their place
 SHARED_BY = "PTQFLOW_JOBS_PER_DEVICE"  # how many jobs may hold a device at once; small models leave most of one idle
 _NODES = {"gpu": re.compile(r"nvidia(\d+)"), "ascend": re.compile(r"davinci(\d+)")}
@@ -23,11 +31,15 @@ _PATIENCE_S = 1.0
 _held: list[int] = []  # descriptors, open for life
 
 
-def folder() -> Path:
-    """Where the locks lie: one place of a machine for all users and studies; within a Slurm job its own, since there a device's
-    number may be counted among the job's alone.
-    """
-    return Path("/tmp/ptqflow-devices") / (f"slurm-{job}" if (job := os.environ.get("SLURM_JOB_ID")) else "machine")
+def told_by_slurm(platform: str, variables: Mapping[str, str]) -> bool:
+    """Whether the driver's variable is Slurm's own, so that its numbers may be counted among the job's devices alone."""
+    return VARIABLES.get(platform) in variables and any(name in variables for name in BY_SLURM.get(platform, ()))
+
+
+def folder(platform: str) -> Path:
+    """Where the locks lie: one place of a machine for all users, studies and jobs; a job's own where Slurm counts its devices."""
+    own = told_by_slurm(platform, os.environ) and (job := os.environ.get("SLURM_JOB_ID"))
+    return PLACE / (f"slurm-{job}" if own else "machine")
 
 
 def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
@@ -39,22 +51,28 @@ def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
 
 
 def slots() -> int:
-    """Jobs that may hold a device at once."""
-    return max(1, int(os.environ.get(SHARED_BY) or 1))
+    """Jobs that may hold a device at once. Raises ConfigError where the variable names no such number."""
+    said = os.environ.get(SHARED_BY) or "1"
+    if not said.isdecimal() or int(said) < 1:
+        raise ConfigError(f"{SHARED_BY}={said}: a whole number of 1 or more belongs there; correct or unset it")
+    return int(said)
 
 
 def claim(platform: str, count: int) -> None:
     """Make `count` devices of a platform the only ones that this process sees, until it ends; wait until so many are free.
 
     The CPU has no slots; nor has a machine whose devices cannot be told, where whoever selects one says what is missing.
+    Raises ConfigError where there are fewer: a job that was planned for more would give other results, or none.
     """
     platform = os.environ.get(STANDS_FOR, platform)
     if count < 1 or platform not in VARIABLES or not (known := devices(platform)):
         return
     if count > len(known):
-        print(f"{count} devices are asked for, but {platform} has {len(known)} here: {', '.join(known)}", file=sys.stderr)
-        count = len(known)
-    place, told = folder(), False
+        raise ConfigError(
+            f"a job asks for {count} devices, but {socket.gethostname()} has {len(known)} of {platform} ({', '.join(known)}); "
+            "use a tensor_parallel of at most so many, or a node with more"
+        )
+    place, told = folder(platform), False
     place.mkdir(parents=True, exist_ok=True)
     for shared in (place.parent, place):
         with suppress(PermissionError):  # another user's, who has opened it already

@@ -42,7 +42,10 @@ def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, mo
     for override in recipe.overrides:
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
         if beyond:
-            raise ConfigError(f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}")
+            raise ConfigError(
+                f"{where}overrides name layers {_few(beyond)}, but model {model_name} has layers 0 to {layers - 1}; "
+                "give the recipe `overrides` of its own for this model ([] for none), or run it on other models"
+            )
     if recipe.rotation.name != "none" and any(half.after for half in found.halves):
         raise ConfigError(
             f"{where}rotation {recipe.rotation.name}: model {model_name} ({found.model_type}) has norms behind its modules, "
