@@ -8,7 +8,7 @@ import yaml
 from ptqflow import demands
 from ptqflow.demands import MB, ROOM, Demand, Dimensions
 from ptqflow.errors import ConfigError
-from ptqflow.needs import Needs, within
+from ptqflow.needs import Needs, name_of, within
 from ptqflow.presets import resolve
 from ptqflow.slurm import Limits
 from ptqflow.study import load
@@ -152,3 +152,19 @@ def test_a_study_that_no_node_can_hold_is_refused(monkeypatch):
     config["calibrations"]["traces"] |= {"samples": 200_000, "sequence_length": 512}
     with pytest.raises(ConfigError, match=r"^collect of demo traces needs some \d+ MB, but no node of partition npu has"):
         Needs(load(config)).check({False: roomy, True: roomy})
+
+
+def test_the_largest_job_is_what_its_rule_will_ask_for(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    needs = Needs(load(config))
+    name, demand = needs.largest()
+    assert name.startswith("generate of demo "), "its windows of perplexity hold most"
+    assert demand == max((needs.of(stage, who) for stage, who in needs.jobs()), key=lambda job: job.mem_mb)
+    config["calibrations"]["traces"] |= {"samples": 20_000, "sequence_length": 256}
+    config["recipes"]["saved"] = {"preset": "gptq-w4a16", "rotation": {"name": "hadamard"}}
+    config["run"] = ["saved"]
+    needs = Needs(load(config))
+    assert needs.largest()[0] == "quantize of demo saved 0"
+    rotated = needs.study.source_of("demo", "saved")
+    assert {f"rotate of {rotated}", f"collect of {rotated} traces"} <= {name_of(*job) for job in needs.jobs()}

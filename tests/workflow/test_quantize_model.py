@@ -182,7 +182,7 @@ def test_estimates_follow_the_work(tmp_path, monkeypatch):
     slow, fast = (sum(estimate.seconds(study, models, rate)["quantize"]) for rate in (1e9, 1e12))
     assert slow > 10 * fast
     twice = study.model_copy(update={"calibrations": {"text": study.calibrations["text"].model_copy(update={"samples": 128})}})
-    assert estimate.memory(twice, models) > estimate.memory(study, models)
+    assert estimate.memory(twice)[1] > estimate.memory(study)[1]
     assert estimate.disk(twice, models) > estimate.disk(study, models)
     cost = {name: estimate.passes(resolve({"preset": name})) for name in ("rtn-w4a16", "gptq-w4a16", "flatquant-w4a4kv4")}
     assert cost["rtn-w4a16"] < cost["gptq-w4a16"] < cost["flatquant-w4a4kv4"]

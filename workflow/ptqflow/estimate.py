@@ -11,16 +11,17 @@ from math import ceil
 from typing import Any
 
 from ptqflow.artifacts.datasets import load_rows
+from ptqflow.demands import MB, Dimensions
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.shapes import packed_bytes, shards_of
+from ptqflow.needs import Needs
 from ptqflow.recipes import Recipe
 from ptqflow.study import Study, config_of
 
 _START = 6.0  # seconds until a process has imported what it needs, on one core
 _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
-_PROCESS = 600 << 20  # bytes of a process with its packages
 _ROUNDING, _SECOND_ORDER, _LEARNED_PER_EPOCH = 0.4, 3.0, 4.0  # passes of the calibration set
 _DECODING = 0.3  # share of the speed of large products that steps of generation reach
 _CHOICE_TOKENS, _CHOICES, _UNKNOWN_ITEMS = 100, 4, 1000  # of an item, and items of a data set that is not here
@@ -127,13 +128,11 @@ def _items(task: TaskConfig) -> int:
     return sum(len(load_rows(source)) if source.local is not None else _UNKNOWN_ITEMS for source in task.sources)
 
 
-def memory(study: Study, models: Mapping[str, Size]) -> int:
-    """Bytes of the largest job: a model as it generates, or a block in float32 with the states that pass it."""
-    most = max(_tokens(study, name) for name in study.calibrations)
-    return max(
-        _PROCESS + max(2 * model.parameters + 2 * model.block, 12 * model.block + 12 * most * model.hidden)
-        for model in models.values()
-    )
+def memory(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, int]:
+    """The job that asks for most memory, by its name, and the bytes. `configs`: as of `sizes`."""
+    on_device = study.platform != "cpu"
+    name, demand = Needs(study, {name: Dimensions.of(config, on_device) for name, config in (configs or {}).items()}).largest()
+    return name, demand.mem_mb * MB
 
 
 def disk(study: Study, models: Mapping[str, Size]) -> int:

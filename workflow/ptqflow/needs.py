@@ -1,7 +1,8 @@
 """What each job of a study asks for, by the wildcards of its rule (demands.py has the arithmetic). Import-light."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import ceil
 
 from ptqflow import demands, paths
@@ -14,6 +15,13 @@ from ptqflow.study import Study, config_of, layers_of
 
 SNAKEMAKE_MB = 300  # of the two Snakemakes that run a job on a node, which a scheduler counts as the job's
 DEVICE_THREADS = 8  # of a job that computes on a device: its inverses and its files are the host's
+
+COMPUTES = ("collect", "quantize", "rescue", "verify", "generate", "measure")  # stages that need a device, where there is one
+
+
+def name_of(stage: str, who: Mapping[str, str]) -> str:
+    """A job by its stage and wildcards, for people."""
+    return f"{stage} of {' '.join(who.values()) or 'the study'}"
 
 
 def within(demand: Demand, attempt: int, limits: Limits | None, who: str) -> Demand:
@@ -82,29 +90,42 @@ class Needs:
         if (d := self._dimensions(w["model"])) is None:
             return UNKNOWN
         demand = demands.shared(self._of(stage, w, d), self.ranks(stage, w))
-        on_device = self._device and stage in ("collect", "quantize", "rescue", "verify", "generate", "measure")
-        return replace(demand, threads=DEVICE_THREADS) if on_device else demand
+        return replace(demand, threads=DEVICE_THREADS) if self._device and stage in COMPUTES else demand
 
     def check(self, limits: Mapping[bool, Limits]) -> None:
         """Raise ConfigError where a job that holds a model needs more memory than a node has, before anything is submitted.
 
         `limits`: of jobs without and with a device.
         """
+        for stage, who in self.jobs():
+            within(self.of(stage, who), 1, limits.get(stage in COMPUTES), name_of(stage, who))
+
+    def largest(self) -> tuple[str, Demand]:
+        """The job that asks for most memory, as `name_of` calls it, and what it asks for."""
+        found = [(name_of(stage, who), self.of(stage, who)) for stage, who in self.jobs()]
+        return max(found, key=lambda job: job[1].mem_mb)
+
+    def jobs(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Stage and wildcards of the jobs that hold a model; one of those that ask for the same."""
         study = self.study
         for model in study.models:
-            jobs = [("collect", {"calibration": study.calibration_of(recipe)}) for recipe in study.chosen]
             for recipe in study.chosen:
-                jobs += [
-                    ("quantize", {"recipe": recipe, "chunk": "0"}),
-                    ("export", {"recipe": recipe}),
-                    ("verify", {"recipe": recipe}),
-                ]
+                source, of_recipe = study.source_of(model, recipe), {"model": model, "recipe": recipe}
+                if source != model:
+                    yield "rotate", {"model": source}
+                yield "collect", {"model": source, "calibration": study.calibration_of(recipe)}
+                yield "quantize", of_recipe | {"chunk": "0"}  # no other chunk is longer
+                if study.recipes[recipe].rescue is not None:
+                    yield "rescue", of_recipe
+                yield "export", of_recipe
+                yield "verify", of_recipe
             for suite in study.suites.values():
-                jobs += [("generate", {"engine": suite.engine, "task": t, "seed": str(suite.seeds[0])}) for t in suite.tasks]
-            jobs += [("measure", {"timing": timing}) for timing in study.latency]
-            for stage, who in jobs:
-                name = f"{stage} of {' '.join([model, *who.values()])}"
-                within(self.of(stage, {"model": model, **who}), 1, limits.get(stage != "export"), name)
+                batches = ["baseline", *map(paths.repeated, suite.noise_batch_sizes)]
+                for variant, task in product(batches, suite.tasks):
+                    who = {"model": model, "variant": variant, "engine": suite.engine, "task": task}
+                    yield "generate", who | {"seed": str(suite.seeds[0])}
+            for timing in study.latency:
+                yield "measure", {"model": model, "timing": timing}
 
     def _of(self, stage: str, w: Mapping[str, str], d: Dimensions) -> Demand:
         study, device = self.study, self._device

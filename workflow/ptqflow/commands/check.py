@@ -15,6 +15,7 @@ from ptqflow.commands.run import CONFIG, environment, profile_options
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of, load
+from ptqflow.system import machine_memory
 from ptqflow.words import span
 
 EXAMPLES = """examples:
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     study = study_of(folder)
     print(f"{file}: a study of {len(study.models)} model(s), {len(study.chosen)} recipe(s), {len(study.tasks_asked())} task(s)")
     print("to run: " + (", ".join(f"{n} {rule}" for rule, n in planned.items()) or "nothing, all is done"))
-    models = estimate.sizes(study, _of_hub(study))
+    configs = _of_hub(study)
+    models = estimate.sizes(study, configs)
     rate = speed()
     by_rule = estimate.seconds(study, models, rate)
     total = sum(n * sum(by_rule[rule]) / len(by_rule[rule]) for rule, n in planned.items() if rule in by_rule)
@@ -51,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     for rule, n in planned.items():
         if rule in by_rule and n * sum(by_rule[rule]) / len(by_rule[rule]) > total / 10:
             print(f"        {rule}: {n} jobs, {span(n * sum(by_rule[rule]) / len(by_rule[rule]))}")
-    print(f"memory: about {estimate.memory(study, models) / 1e9:.1f} GB for the largest job")
+    job, most = estimate.memory(study, configs)
+    print(f"memory: {most / 1e9:.1f} GB for the largest job, {job} (of {machine_memory() / 1e9:.1f} GB here)")
     disk, free = estimate.disk(study, models), shutil.disk_usage(folder).free
     print(f"disk:   about {disk / 1e9:.2f} GB in all; {free / 1e9:.1f} GB are free here")
     if disk > free:
