@@ -1,6 +1,7 @@
 """Figures draw what the tables say, from the command line, and refuse to draw nothing."""
 
 import json
+import math
 import re
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -161,6 +162,13 @@ def test_logarithmic_axes_hold_their_values_and_some_ticks(values):
     low, high = theme.log_domain(values)
     assert low < min(values) <= max(values) < high
     assert theme.log_ticks((low, high))
+
+
+@pytest.mark.parametrize("decades", [3, 8, 9, 29, 300])
+def test_a_logarithmic_axis_names_eight_powers_of_ten_at_most_evenly(decades):
+    ticks = theme.log_ticks((0.5, 0.5 * 10.0**decades))
+    assert 3 <= len(ticks) <= 8
+    assert len({round(math.log10(b / a)) for a, b in pairwise(ticks)}) == 1
 
 
 def test_more_recipes_than_colours_differ_by_dash():

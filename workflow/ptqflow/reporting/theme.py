@@ -125,9 +125,14 @@ def log_domain(values: Sequence[float]) -> tuple[float, float]:
     return 10 ** (low - air), 10 ** (high + air)
 
 
+_DECADES = 8  # that an axis names
+
+
 def log_ticks(domain: tuple[float, float]) -> list[float]:
-    """Powers of ten inside a domain, with round multiples of these where fewer than three fit."""
-    exponents = range(math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1])) + 1)
+    """Powers of ten inside a domain, evenly some of more than eight, with round multiples of these where fewer than three fit."""
+    exponents: Sequence[int] = range(math.floor(math.log10(domain[0])), math.ceil(math.log10(domain[1])) + 1)
+    stride = math.ceil((len(exponents) - 2) / _DECADES)
+    exponents = [exponent for exponent in exponents if stride < 2 or exponent % stride == 0]
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
         ticks = [step * 10.0**exponent for exponent in exponents for step in steps]
         inside = [tick for tick in ticks if domain[0] <= tick <= domain[1]]
