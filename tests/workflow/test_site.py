@@ -34,6 +34,7 @@ def test_what_slurm_tells_a_job_of_its_devices_stays(monkeypatch, platform, gres
     variables = variables | {"SLURM_JOB_ID": "7"}
     sites.Slurm(gres=gres).tell_devices(platform, variables)
     assert variables.get(visible.VARIABLES[platform]) == told
+    assert visible.given_by_slurm(platform, variables) == (told is not None)
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,9 @@ def test_a_device_may_be_shared_by_as_many_as_are_allowed(holder):
     assert "waiting" in holder(slots=2).stderr.readline()
 
 
-def test_jobs_of_a_scheduler_share_a_machines_devices_unless_each_counts_its_own(holder):
+def test_jobs_of_slurm_choose_among_a_machines_devices_unless_it_gave_each_its_own(holder):
     assert [seen(holder(SLURM_JOB_ID=job)) for job in "78"] == ["0", "1"]
+    assert [seen(holder(SLURM_JOB_ID=job, PTQFLOW_DEVICES_OF=job)) for job in "78"] == ["0", "0"]
     assert [seen(holder("gpu", known="0", SLURM_JOB_ID=job, SLURM_STEP_GPUS=job)) for job in "78"] == ["0", "0"]
 
 

@@ -25,7 +25,7 @@ IN_IMAGE = "/opt/ptqflow"  # containers/*.Dockerfile
 # What jobs read of their surroundings, and an image must not keep out.
 CARRIED = (
     *("PTQFLOW_CODE", "SLURM_JOB_ID", visible.STANDS_FOR, visible.SHARED_BY),
-    *(*visible.VARIABLES.values(), *visible.BY_SLURM["gpu"]),
+    *(*visible.VARIABLES.values(), visible.GIVEN_TO, *visible.BY_SLURM),
 )
 Word = Annotated[str, Matching(r"^[A-Za-z0-9_.+-]+$", "a word of letters, digits and _.+-", 200)]
 Gres = Annotated[
@@ -65,10 +65,11 @@ class Slurm(Model):
 
         What Slurm sets stays: under ConstrainDevices the driver counts the job's devices alone, and `scontrol` the node's.
         """
-        if self.gres is None or platform not in visible.VARIABLES or visible.told_by_slurm(platform, variables):
+        if self.gres is None or platform not in visible.VARIABLES or visible.given_by_slurm(platform, variables):
             return
         if given := slurm.allocated(self.gres, variables):
             variables[visible.VARIABLES[platform]] = ",".join(given)
+            variables[visible.GIVEN_TO] = variables["SLURM_JOB_ID"]
 
     def limits(self, most_ranks: int = 1) -> dict[bool, slurm.Limits]:
         """What a job without, and with, a device can have at most; empty where no Slurm answers here.

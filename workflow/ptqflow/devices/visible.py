@@ -3,8 +3,9 @@
 The kernel drops the lock with the process, however it dies. It takes from what a scheduler gave the job, in the variable that the
 device's driver reads, else from all devices of the machine. Imports no torch: the variable is set before a driver reads it.
 
-Slurm sets that variable for its `gpu`s alone, and where it constrains devices (cgroup.conf) counts those of the job: two jobs on
-two GPUs are both told 0. All other numbers are the machine's, however many jobs share it.
+Slurm sets that variable for its GPUs alone, and where it constrains devices (cgroup.conf) counts those of the job: two jobs on
+two GPUs are both told 0. So what Slurm gave a job is shared within the job; of what nobody gave it all of the machine's processes
+choose.
 """
 
 import fcntl
@@ -22,7 +23,8 @@ from pathlib import Path
 from ptqflow.errors import ConfigError
 
 VARIABLES = {"gpu": "CUDA_VISIBLE_DEVICES", "ascend": "ASCEND_RT_VISIBLE_DEVICES"}
-BY_SLURM = {"gpu": ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")}  # what Slurm sets beside the driver's variable
+BY_SLURM = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")  # what Slurm sets beside CUDA_VISIBLE_DEVICES
+GIVEN_TO = "PTQFLOW_DEVICES_OF"  # the Slurm job whose devices we have set in the driver's variable
 PLACE = Path("/tmp/ptqflow-devices")
 STANDS_FOR = "PTQFLOW_STANDS_FOR"  # the platform whose devices a job is given where stand-ins take their place
 SHARED_BY = "PTQFLOW_JOBS_PER_DEVICE"  # how many jobs may hold a device at once; small models leave most of one idle
@@ -31,15 +33,16 @@ _PATIENCE_S = 1.0
 _held: list[int] = []  # descriptors, open for life
 
 
-def told_by_slurm(platform: str, variables: Mapping[str, str]) -> bool:
-    """Whether the driver's variable is Slurm's own, so that its numbers may be counted among the job's devices alone."""
-    return VARIABLES.get(platform) in variables and any(name in variables for name in BY_SLURM.get(platform, ()))
+def given_by_slurm(platform: str, variables: Mapping[str, str]) -> bool:
+    """Whether the driver's variable names what Slurm gave the job of these variables."""
+    ours = variables.get(GIVEN_TO, "") == variables.get("SLURM_JOB_ID")
+    return VARIABLES.get(platform) in variables and (ours or (platform == "gpu" and any(name in variables for name in BY_SLURM)))
 
 
 def folder(platform: str) -> Path:
-    """Where the locks lie: one place of a machine for all users, studies and jobs; a job's own where Slurm counts its devices."""
-    own = told_by_slurm(platform, os.environ) and (job := os.environ.get("SLURM_JOB_ID"))
-    return PLACE / (f"slurm-{job}" if own else "machine")
+    """Where the locks lie: one place of a machine for all users, studies and jobs; a job's own where Slurm gave it devices."""
+    job = os.environ.get("SLURM_JOB_ID") if given_by_slurm(platform, os.environ) else None
+    return PLACE / (f"slurm-{job}" if job else "machine")
 
 
 def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
