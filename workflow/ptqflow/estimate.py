@@ -15,6 +15,7 @@ from ptqflow.artifacts.datasets import load_rows
 from ptqflow.demands import MB, Dimensions
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.method import FROM_STATES
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.shapes import packed_bytes, shards_of
 from ptqflow.needs import Needs
@@ -24,8 +25,9 @@ from ptqflow.study import Study, config_of
 # Seconds of one core until a job has loaded what it needs: as on a CPU, from a process that has (warm.py), or all by itself.
 _SHARED, _ALONE = 0.7, 6.0
 _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
-# Of quantizing: passes of a walk with its Gram matrices and errors, and of an epoch; operations per weight of a rounding.
-_WALKED, _LEARNED_PER_EPOCH, _ROUNDED = 3.0, 4.0, 2e4
+# Of quantizing: passes of a walk with its Gram matrices and errors, and of an epoch (one more for what is judged before and after
+# them); operations per weight of a rounding.
+_WALKED, _EPOCH, _ROUNDED = 3.0, 5.0, 2e4
 _DECODING = 0.3  # share of the speed of large products that steps of generation reach
 _CHOICE_TOKENS, _CHOICES, _UNKNOWN_ITEMS = 100, 4, 1000  # of an item, and items of a data set that is not here
 
@@ -53,12 +55,15 @@ class Size:
 def passes(recipe: Recipe) -> float:
     """Passes of the calibration set that quantizing by a recipe costs; plain rounding looks at a sample alone.
 
-    A clip that is chosen block by block walks the block for each candidate, asymmetric calibration walks the float block, too.
+    A block is walked for each candidate of a clip that is chosen block by block; each time the float block, too, where a
+    transform is found from all inputs before they are rounded one by one, and where calibration is asymmetric.
     """
     if not recipe.learns_from_states():
         return 0.0
-    learned = _LEARNED_PER_EPOCH * float(getattr(recipe.transform, "epochs", 0)) if recipe.transform.works == "by_block" else 0.0
-    return _WALKED * (1 + len(recipe.clip.candidates()) + recipe.rounding.asymmetric) + learned
+    found_first = recipe.rounds_by_site() and bool(recipe.transform.needs & FROM_STATES)
+    walks = (1 + len(recipe.clip.candidates())) * (1 + found_first + recipe.rounding.asymmetric)
+    learned = _EPOCH * (1 + getattr(recipe.transform, "epochs", 0)) if recipe.transform.works == "by_block" else 0.0
+    return _WALKED * walks + learned
 
 
 def quantizing(recipe: Recipe, weights: int, tokens: int) -> float:
