@@ -23,6 +23,7 @@ from peer_models import OF_7B
 from ptqflow import estimate
 from ptqflow.chunks import chunk_layers
 from ptqflow.estimate import Size
+from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
 from ptqflow.study import Study, load
 
@@ -82,7 +83,7 @@ class Rates:
         work = 2 * size.block * self.tokens
         self.block = size.block
         self.seconds = {name: found[f"{name}-w4a16: seconds per block"] * SLOWER for name in ("rtn", "gptq", "awq")}
-        self.flops = estimate._SECOND_ORDER * work / self.seconds["awq"]
+        self.flops = estimate.passes(resolve({"preset": "awq-w4a16"})) * work / self.seconds["awq"]
         self.bandwidth = 1e12 * found["copy, bytes read and written"] * SHARE / SLOWER
         float_ms, fake_ms = (found[f"{what}, 8 x 512 tokens: decode"] for what in ("bfloat16", "W8A8 fake (emulation)"))
         self.emulation = fake_ms / float_ms
@@ -94,7 +95,7 @@ class Rates:
             return self.seconds["gptq"] * scale
         if recipe.transform.name == "awq":
             return self.seconds["awq"] * scale
-        if estimate.passes(recipe) == estimate._ROUNDING:
+        if not recipe.learns_from_states():
             return self.seconds["rtn"] * scale
         return estimate.passes(recipe) * 2 * size.block * tokens / self.flops
 

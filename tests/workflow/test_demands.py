@@ -26,7 +26,7 @@ LIMITS = Limits("npu", cpus=4, mem_mb=1500, minutes=60, gres={"npu": 2})
     ("demand", "measured_mb"),
     [
         (demands.collect(DEMO, 64 * 256, False), 512),
-        (demands.quantize(DEMO, DEMO.layers, 64 * 256, GPTQ, False), 599),
+        (demands.quantize(DEMO, DEMO.layers, 64 * 256, 256, GPTQ, False), 599),
         (demands.export(DEMO), 316),
         (demands.verify(DEMO, False), 515),
         (demands.generate(DEMO, {"max_new_tokens": 256, "limit": 100}, 100, False), 712),
@@ -42,23 +42,28 @@ def test_memory_of_the_demo_model_is_what_was_measured(demand, measured_mb):
 def test_memory_of_larger_models_is_what_was_measured(larger, smollm2):
     """benchmarks/demand.py; those of 111M parameters: benchmarks/peer_models.py."""
     group = {"scheme": {"weights": {"group_size": 64}}}
-    flat = resolve({"preset": "flatquant-w4a4kv4", "transform": {"epochs": 1}})
     for demand, measured in (
-        (demands.quantize(larger, larger.layers, 32 * 512, GPTQ, False), 1091),
+        (demands.quantize(larger, larger.layers, 32 * 512, 512, GPTQ, False), 1091),
         (demands.measure(larger, 8, 80, 8, False), 1066),
         (demands.rotate(smollm2), 1324),
-        (demands.quantize(smollm2, 4, 16 * 256, resolve({"preset": "gptq-w4a16"} | group), False), 682),
-        (demands.quantize(smollm2, 4, 16 * 256, resolve({"preset": "awq-w4a16"} | group), False), 621),
-        (demands.quantize(smollm2, 4, 16 * 256, flat, False), 888),
+        (demands.quantize(smollm2, 4, 16 * 256, 256, resolve({"preset": "gptq-w4a16"} | group), False), 682),
+        (demands.quantize(smollm2, 4, 16 * 256, 256, resolve({"preset": "awq-w4a16"} | group), False), 621),
         (demands.export(smollm2), 821),
         (demands.verify(smollm2, False), 1437),
         (demands.generate(smollm2, {"max_new_tokens": 32, "limit": 8}, 8, False), 1108),
         (demands.generate(smollm2, {"window": 256, "limit": 8}, 8, False), 1500),
         (demands.rotate(random_284m()), 1381),
-        (demands.quantize(random_284m(), 4, 16 * 256, resolve({"preset": "gptq-w4a16"} | group), False), 899),
+        (demands.quantize(random_284m(), 4, 16 * 256, 256, resolve({"preset": "gptq-w4a16"} | group), False), 899),
         (demands.collect(random_284m(), 16 * 256, False), 754),
     ):
         assert 1 / 1.5 <= demand.mem_mb / ROOM / measured <= 1.5, (demand, measured)
+
+
+def test_a_block_that_is_learned_holds_copies_and_what_the_gradients_of_a_step_need(smollm2):
+    for blocks, batch_size, measured in ((4, 4, 888), (1, 4, 860), (1, 1, 754), (1, 8, 977)):
+        flat = resolve({"preset": "flatquant-w4a4kv4", "transform": {"epochs": 1, "batch_size": batch_size}})
+        estimated = demands.quantize(smollm2, blocks, 16 * 256, 256, flat, False).mem_mb / ROOM
+        assert 1 / 1.1 <= estimated / measured <= 1.1, (blocks, batch_size)
 
 
 def random_284m():

@@ -17,6 +17,8 @@ PYTHON_MB = {"torch": 480, "numpy": 310, "arrow": 350, "scoring": 420}  # a proc
 ROOM = 1.2  # of the estimate, for what allocators keep
 TOKENS_AT_ONCE = 2048  # of a pass through a block (modeling/blocks.py: batches)
 SHARD_BYTES = 5e9  # of a file of weights, at most, as models are published
+LEARNING_BYTES = 36  # per weight of a learned block: copies in float64, in which it is checked, or in float32 and their gradients
+GRADIENT_BYTES = 16  # per channel and token of a step: what its gradients are made of
 HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
@@ -120,10 +122,16 @@ def collect(d: Dimensions, tokens: int, device: bool) -> Demand:
     return _demand(d.block, held, 2.0 * d.layers * d.block * tokens, device)
 
 
-def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bool) -> Demand:
-    """Float and quantized states of a chunk, one block and its copies, Gram matrices of its linears' inputs, its integers."""
+def quantize(d: Dimensions, layers: int, tokens: int, length: int, recipe: Recipe, device: bool) -> Demand:
+    """Float and quantized states of a chunk, one block and its copies, Gram matrices of its linears' inputs, its integers.
+
+    A block that is learned has more copies, and a step keeps activations of its sequences, of `length` tokens, for gradients,
+    where it computes.
+    """
     held = 4 * tokens * d.hidden * 3 + d.block * (d.stored + 3 * 4) + 8 * 2 * d.widest**2 + d.block * layers
-    held += 4 * min(tokens, TOKENS_AT_ONCE) * d.activations
+    learned = min(tokens, length * getattr(recipe.transform, "batch_size", 1)) if recipe.transform.works == "by_block" else 0
+    held += max(4 * min(tokens, TOKENS_AT_ONCE), 0 if device else GRADIENT_BYTES * learned) * d.activations
+    held += (LEARNING_BYTES * d.block) if learned else 0
     if recipe.rounding.asymmetric:  # the float model's states beside the quantized ones, and a matrix of both
         held += 4 * tokens * (d.hidden + min(d.widest, HELD_BYTES // (4 * tokens))) + 8 * d.widest**2
     rounded = recipe.clip.roundings

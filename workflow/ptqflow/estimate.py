@@ -1,8 +1,9 @@
 """What a study will cost before anything runs: seconds of each job, memory of the largest, disk of all that it leaves.
 
-A model of arithmetic, not a promise. Its unit is a forward pass of the calibration set, 2 operations per weight and token, at the
-speed that this machine shows for a product of matrices. How many passes a method needs was measured (docs/performance.md: 3 for
-GPTQ and AWQ, 0.4 for plain rounding, on 111 M parameters; FlatQuant's steps each cost a pass forward and two back).
+A model of arithmetic, not a promise. Its unit is the second of one core at the speed that it shows for a product of matrices; a
+forward pass of the calibration set takes 2 operations per weight and token. How many passes, and operations more, a method needs
+was measured (tests/workflow/test_quantize_model.py); FlatQuant's steps each cost a pass forward and two back. Memory is what the
+jobs ask for.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,15 +15,19 @@ from ptqflow.artifacts.datasets import load_rows
 from ptqflow.demands import MB, Dimensions
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.method import FROM_STATES
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.shapes import packed_bytes, shards_of
 from ptqflow.needs import Needs
 from ptqflow.recipes import Recipe
 from ptqflow.study import Study, config_of
 
-_START = 6.0  # seconds until a process has imported what it needs, on one core
+# Seconds of one core until a job has loaded what it needs: as on a CPU, from a process that has (warm.py), or all by itself.
+_SHARED, _ALONE = 0.7, 6.0
 _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
-_ROUNDING, _SECOND_ORDER, _LEARNED_PER_EPOCH = 0.4, 3.0, 4.0  # passes of the calibration set
+# Of quantizing: passes of a walk with its Gram matrices and errors, and of an epoch (one more for what is judged before and after
+# them); operations per weight of a rounding.
+_WALKED, _EPOCH, _ROUNDED = 3.0, 5.0, 2e4
 _DECODING = 0.3  # share of the speed of large products that steps of generation reach
 _CHOICE_TOKENS, _CHOICES, _UNKNOWN_ITEMS = 100, 4, 1000  # of an item, and items of a data set that is not here
 
@@ -48,10 +53,22 @@ class Size:
 
 
 def passes(recipe: Recipe) -> float:
-    """Passes of the calibration set that quantizing by a recipe costs."""
-    if recipe.transform.works == "by_block":
-        return _SECOND_ORDER + _LEARNED_PER_EPOCH * float(getattr(recipe.transform, "epochs", 15) or 0)
-    return _SECOND_ORDER if recipe.learns_from_states() else _ROUNDING
+    """Passes of the calibration set that quantizing by a recipe costs; plain rounding looks at a sample alone.
+
+    A block is walked for each candidate of a clip that is chosen block by block; each time the float block, too, where a
+    transform is found from all inputs before they are rounded one by one, and where calibration is asymmetric.
+    """
+    if not recipe.learns_from_states():
+        return 0.0
+    found_first = recipe.rounds_by_site() and bool(recipe.transform.needs & FROM_STATES)
+    walks = (1 + len(recipe.clip.candidates())) * (1 + found_first + recipe.rounding.asymmetric)
+    learned = _EPOCH * (1 + getattr(recipe.transform, "epochs", 0)) if recipe.transform.works == "by_block" else 0.0
+    return _WALKED * walks + learned
+
+
+def quantizing(recipe: Recipe, weights: int, tokens: int) -> float:
+    """Operations of quantizing so many weights by a recipe, on so many tokens of calibration."""
+    return weights * (2 * tokens * passes(recipe) + _ROUNDED * recipe.clip.roundings)
 
 
 def sizes(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Size]:
@@ -68,40 +85,51 @@ def sizes(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None) 
 
 
 def seconds(study: Study, models: Mapping[str, Size], rate: float) -> dict[str, list[float]]:
-    """Seconds of every job by rule, at `rate` operations per second, jobs one after the other."""
+    """Seconds of one core of every job by rule, at `rate` operations per second."""
     found: dict[str, list[float]] = {}
     for rule, value in _jobs(study, models, rate):
         found.setdefault(rule, []).append(value)
     return found
 
 
+def wall(work: Mapping[str, float], longest: Mapping[str, float], cores: int) -> float:
+    """Seconds that a study takes on so many cores: all of them busy, or its rules one after the other, if that is longer.
+
+    `work`: seconds of one core of all jobs of a rule; a timing keeps the other cores idle. `longest`: of a rule's longest job.
+    """
+    timed = work.get("measure", 0.0)
+    return max(timed + (sum(work.values()) - timed) / cores, sum(longest.values()))
+
+
 def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tuple[str, float]]:
+    start = _SHARED if study.platform == "cpu" else _ALONE
     for name, model in models.items():
-        yield "fetch", _START + model.bytes / 100e6
+        yield "fetch", start + model.bytes / 100e6
         for calibration in {study.calibration_of(recipe) for recipe in study.chosen}:
-            yield "tokens", _START
-            yield "collect", _START + 2 * model.linears * _tokens(study, calibration) / rate
+            yield "tokens", start
+            yield "collect", start + 2 * model.linears * _tokens(study, calibration) / rate
         for recipe in study.chosen:
-            work = 2 * model.linears * _tokens(study, study.calibration_of(recipe)) * passes(study.recipes[recipe]) / rate
+            tokens = _tokens(study, study.calibration_of(recipe))
+            work = quantizing(study.recipes[recipe], model.linears, tokens) / rate
             chunks = study.models[name].chunks
-            yield from (("quantize", _START + work / chunks) for _ in range(chunks))
+            yield from (("quantize", start + work / chunks) for _ in range(chunks))
             if (rescue := study.recipes[recipe].rescue) is not None:
-                yield "rescue", _START + work * rescue.budget
+                yield "rescue", start + work * rescue.budget
         architecture = config_of(study, name)
         for _ in study.checkpoints(architecture):
-            yield "export", _START + model.bytes / 50e6
-            yield "verify", 2 * _START + model.bytes / 50e6 + 3 * 2 * model.parameters * 8 * 512 / rate
+            yield "export", start + model.bytes / 50e6
+            yield "verify", start + model.bytes / 50e6 + 3 * 2 * model.parameters * 8 * 512 / rate
         for suite in study.suites.values():
             for _ in study.variants(suite.forms, architecture):
                 for task in suite.tasks:
-                    asking = _START + _asking(study.tasks[task], model, suite.batch_size, rate)
-                    yield from ((rule, cost) for _ in suite.seeds for rule, cost in (("generate", asking), ("score", _START)))
+                    asking = start + _asking(study.tasks[task], model, suite.batch_size, rate)
+                    yield from ((rule, cost) for _ in suite.seeds for rule, cost in (("generate", asking), ("score", start)))
         for timing in study.latency.values():
             steps = (timing.repetitions + timing.warmup) * sum(shape.new_tokens for shape in timing.shapes())
             for _ in study.variants(timing.forms, architecture):
-                yield "measure", _START + steps * (_STEP + max(timing.batch_sizes) * 2 * model.parameters / (rate * _DECODING))
-    yield "aggregate", _START
-    yield from (("plot", _START) for _ in range(4))
+                yield "measure", start + steps * (_STEP + max(timing.batch_sizes) * 2 * model.parameters / (rate * _DECODING))
+    yield "aggregate", start
+    yield from (("plot", start) for _ in range(4))
 
 
 def _tokens(study: Study, calibration: str) -> int:

@@ -136,12 +136,10 @@ class Needs:
                 return demands.collect(d, self._tokens(w["calibration"]), device)
             case "quantize":
                 chunks = chunk_layers(layers_of(study, w["model"]), study.models[w["model"]].chunks)
-                tokens = self._tokens(study.calibration_of(w["recipe"]))
-                return demands.quantize(d, len(chunks[int(w["chunk"])]), tokens, study.recipes[w["recipe"]], device)
+                return self._quantize(w, d, len(chunks[int(w["chunk"])]))
             case "rescue":
                 layers, recipe = layers_of(study, w["model"]), study.recipes[w["recipe"]]
-                blocks = ceil(layers * (recipe.rescue.budget if recipe.rescue else 1.0))
-                return demands.quantize(d, blocks, self._tokens(study.calibration_of(w["recipe"])), recipe, device)
+                return self._quantize(w, d, ceil(layers * (recipe.rescue.budget if recipe.rescue else 1.0)))
             case "export":
                 return demands.export(d)
             case "verify":
@@ -157,3 +155,8 @@ class Needs:
                 runs = len(timing.shapes()) * (timing.warmup + timing.repetitions)
                 return demands.measure(d, max(timing.batch_sizes), tokens, runs, device)
         raise AssertionError(f"stage {stage} has no demand")
+
+    def _quantize(self, w: Mapping[str, str], d: Dimensions, blocks: int) -> Demand:
+        calibration = self.study.calibration_of(w["recipe"])
+        length = self.study.calibrations[calibration].sequence_length
+        return demands.quantize(d, blocks, self._tokens(calibration), length, self.study.recipes[w["recipe"]], self._device)

@@ -1,6 +1,7 @@
 """`ptqflow check`: whether a configuration is a study, which jobs it asks for, and what they will cost, before anything runs."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ EXAMPLES = """examples:
   ptqflow check              the study in this folder
   ptqflow check my-study     another one: its folder, or its config.yaml
 """
-_SIDE = 1024  # of the matrices by whose product the machine's speed is measured
+_SIDE = 512  # of the matrices by whose product a core's speed is measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +44,19 @@ def run(args: argparse.Namespace) -> int:
     print("to run: " + (", ".join(f"{n} {rule}" for rule, n in planned.items()) or "nothing, all is done"))
     configs = _of_hub(study)
     models = estimate.sizes(study, configs)
-    rate = speed()
+    rate, cores = speed(), len(os.sched_getaffinity(0))
     by_rule = estimate.seconds(study, models, rate)
-    total = sum(n * sum(by_rule[rule]) / len(by_rule[rule]) for rule, n in planned.items() if rule in by_rule)
+    planned = {rule: n for rule, n in planned.items() if rule in by_rule}
+    work = {rule: n * sum(by_rule[rule]) / len(by_rule[rule]) for rule, n in planned.items()}
+    wall = estimate.wall(work, {rule: max(by_rule[rule]) for rule in planned}, cores)
     print(
-        f"time:   about {span(total)} one job after the other, generation at its longest (at {rate / 1e9:.0f} GFLOP/s, as this "
-        "machine's CPU multiplies matrices now; expect a factor of 3 either way)"
+        f"time:   about {span(wall)} on the {cores} cores here, {span(sum(work.values()))} of one core, generation at its "
+        f"longest (a core multiplies matrices at {rate / 1e9:.0f} GFLOP/s; expect a factor of 2 either way, more where others "
+        "compute here, too)"
     )
-    for rule, n in planned.items():
-        if rule in by_rule and n * sum(by_rule[rule]) / len(by_rule[rule]) > total / 10:
-            print(f"        {rule}: {n} jobs, {span(n * sum(by_rule[rule]) / len(by_rule[rule]))}")
+    for rule, seconds in work.items():
+        if seconds > sum(work.values()) / 10:
+            print(f"        {rule}: {planned[rule]} jobs, {span(seconds)} of one core")
     job, most = estimate.memory(study, configs)
     print(f"memory: {most / 1e9:.1f} GB for the largest job, {job} (of {machine_memory() / 1e9:.1f} GB here)")
     disk, free = estimate.disk(study, models), shutil.disk_usage(folder).free
@@ -65,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 def study_of(folder: Path) -> Study:
     """The study of a folder; paths in its configuration are relative to it, so this process goes there."""
-    import os
-
     os.chdir(folder)
     return load(configfile.read(CONFIG))
 
@@ -98,15 +100,16 @@ def _of_hub(study: Study) -> dict[str, Any]:
 
 
 def speed() -> float:
-    """Operations per second of a product of float32 matrices on this machine's CPU: the best of a few."""
+    """Operations per second of one core at products of float32 matrices: the best of a few, in CPU time, as if it were idle."""
     import torch
 
-    matrix = torch.randn(_SIDE, _SIDE)
-    best = float("inf")
-    for _ in range(5):
-        start = time.perf_counter()
+    threads, matrix, best = torch.get_num_threads(), torch.randn(_SIDE, _SIDE), float("inf")
+    torch.set_num_threads(1)
+    for _ in range(20):
+        start = time.thread_time()
         matrix @ matrix
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.thread_time() - start)
+    torch.set_num_threads(threads)
     return 2 * _SIDE**3 / best
 
 
