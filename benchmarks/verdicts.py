@@ -38,7 +38,7 @@ def ask(jobs: Jobs, checkpoint: Path, folder: Path, tasks: list[str]) -> None:
     for task in tasks:
         said, scored = folder / f"{task}.generations.parquet", folder / f"{task}.parquet"
         options = ["--platform", "cpu", "--checkpoint", checkpoint, "--output", said]
-        stage("generate", jobs.generate("transformers", task, 0), said, *options)
+        stage("generate", jobs.generate(next(iter(jobs.study.models)), "transformers", task, 0), said, *options)
         stage("score", jobs.score(task), scored, "--generations", said, "--output", scored)
 
 

@@ -124,7 +124,7 @@ def test_an_edited_example_asks_again_and_such_a_score_is_no_published_one(tmp_p
     keys = {"num_fewshot": 2, "examples": {"path": written(tmp_path / "train.jsonl", QUESTIONS[2:]).path}}
     before, plain = study(tmp_path, **keys), study(tmp_path)
     sources = before.generate_source("t"), plain.generate_source("t")
-    assert before.generate("transformers", "t", 0) != plain.generate("transformers", "t", 0)
+    assert before.generate("demo", "transformers", "t", 0) != plain.generate("demo", "transformers", "t", 0)
     assert [list(published_names(jobs.study)["tasks"]) for jobs in (plain, before)] == [["t"], []]
     written(tmp_path / "train.jsonl", QUESTIONS[1:])
     assert (study(tmp_path, **keys).generate_source("t") != sources[0], study(tmp_path).generate_source("t")) == (

@@ -8,6 +8,7 @@ import yaml
 from ptqflow import demands
 from ptqflow.demands import MB, ROOM, Demand, Dimensions
 from ptqflow.errors import ConfigError
+from ptqflow.jobs import Jobs
 from ptqflow.needs import Needs, within
 from ptqflow.presets import resolve
 from ptqflow.slurm import Limits
@@ -111,6 +112,12 @@ def test_a_model_that_devices_share_asks_for_them_and_for_a_process_each(monkeyp
     w = {"platform": "cpu", "model": "demo", "variant": "baseline", "timing": "shared", "task": "arithmetic", "seed": "0"}
     assert [needs.ranks(stage, w | {"engine": "transformers"}) for stage in ("measure", "generate", "verify")] == [2, 1, 1]
     assert needs.most_ranks == 2
+    config["models"]["other"] = config["models"]["demo"]
+    config["latency"]["shared"]["tensor_parallel"] = {"demo": 2}
+    asked = Needs(load(config))
+    assert [asked.ranks("measure", w | {"model": model}) for model in ("demo", "other")] == [2, 1], "a model's own devices"
+    told = [json.loads(Jobs(asked.study).measure(model, "shared"))["tensor_parallel"] for model in ("demo", "other")]
+    assert (told, asked.most_ranks) == ([2, 1], 2)
     alone = demands.shared(needs._of("measure", w, DEMO), 1)
     assert needs.of("measure", w).mem_mb - alone.mem_mb == int(2 * demands.PYTHON_MB["torch"] * ROOM)
 

@@ -36,20 +36,32 @@ class ModelEntry(Model):
         return self
 
 
-class Suite(Model):
+class Served(Model):
+    """What an engine is given."""
+
+    forms: Forms = [FAKE]
+    tensor_parallel: AtLeastOne | Annotated[dict[Name, AtLeastOne], Field(min_length=1)] = Field(
+        default=1,
+        description="devices that share a model's tensors, in an engine that can: of every model, or model: devices, others one",
+    )
+
+    def ranks(self, model: str) -> int:
+        """Devices that share the tensors of a model."""
+        asked = self.tensor_parallel
+        return asked if isinstance(asked, int) else asked.get(model, 1)
+
+
+class Suite(Served):
     """Tasks that one engine is asked, once per seed. Results of a task are its own, whatever the suite and its other tasks.
 
     `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
-    `tensor_parallel`: devices that share the model's tensors, in an engine that can.
     """
 
     tasks: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
     engine: Name = "transformers"
-    forms: Forms = [FAKE]
     noise_batch_sizes: list[AtLeastOne] = []
-    tensor_parallel: AtLeastOne = 1
 
     @model_validator(mode="after")
     def _other_batches(self) -> "Suite":
@@ -59,11 +71,9 @@ class Suite(Model):
         return self
 
 
-class Timing(LatencySettings):
+class Timing(Served, LatencySettings):  # the stage is told its own model's devices
     """What is timed of each of these forms, and how."""
 
-    forms: Forms = [FAKE]
-
-    def asked(self) -> dict[str, Any]:
-        """What `measure` is told."""
-        return self.model_dump(mode="json", exclude={"forms"})
+    def asked(self, model: str) -> dict[str, Any]:
+        """What `measure` is told of a model."""
+        return self.model_dump(mode="json", exclude={"forms"}) | {"tensor_parallel": self.ranks(model)}

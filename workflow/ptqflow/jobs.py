@@ -146,7 +146,7 @@ class Jobs:
         """Settings of `export`."""
         return canonical_json({"recipe": self._recipe(recipe), "form": form})
 
-    def generate(self, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
+    def generate(self, model: str, engine: str, task: str, seed: int, variant: str = "baseline") -> str:
         """Settings of `generate`: one task at one seed, as the benchmark's protocol asks it. The suite's name is none of
         them, and of the variant only the batches that a repeated baseline is asked in. An engine that forms its batches is told
         of no others.
@@ -161,7 +161,7 @@ class Jobs:
             "engine": engine,
             "seed": seed,
             "batch_size": paths.batch_size(variant) or own,
-            "tensor_parallel": suite.tensor_parallel,
+            "tensor_parallel": suite.ranks(model),
         }
         return canonical_json(settings)
 
@@ -198,9 +198,9 @@ class Jobs:
         """Digest of `score` with the benchmark's scorer."""
         return code("score", *tasks.scoring(self.study.tasks[task]))
 
-    def measure(self, timing: str) -> str:
+    def measure(self, model: str, timing: str) -> str:
         """Settings of `measure`."""
-        return canonical_json(self.study.latency[timing].asked())
+        return canonical_json(self.study.latency[timing].asked(model))
 
     def measure_code(self, model: str, timing: str, variant: str) -> str:
         """Digest of `measure` with the engine it times and what the variant's recipe names."""

@@ -59,14 +59,14 @@ class Needs:
     def ranks(self, stage: str, w: Mapping[str, str]) -> int:
         """Devices that share the model of a stage's job; 1 where none is asked to."""
         if stage == "generate":
-            return self._suite(w).tensor_parallel
-        return self.study.latency[w["timing"]].tensor_parallel if stage == "measure" else 1
+            return self._suite(w).ranks(w["model"])
+        return self.study.latency[w["timing"]].ranks(w["model"]) if stage == "measure" else 1
 
     @property
     def most_ranks(self) -> int:
         """Devices that the widest job of the study asks for."""
-        served = [suite.tensor_parallel for suite in self.study.suites.values()]
-        return max([1, *served, *(timing.tensor_parallel for timing in self.study.latency.values())])
+        served = [*self.study.suites.values(), *self.study.latency.values()]
+        return max([1, *(each.ranks(model) for each in served for model in self.study.models)])
 
     def _suite(self, w: Mapping[str, str]) -> Suite:
         return self.study.suite_of(w["engine"], w["task"], int(w["seed"]))

@@ -96,7 +96,7 @@ class Asked:
 
     def _latency(self, who: dict[str, Any], path: str) -> str | None:
         metadata = read_metadata(path)
-        same = metadata["settings"] == self.study.latency[who["timing"]].asked()
+        same = metadata["settings"] == self.study.latency[who["timing"]].asked(self.model)
         return self._of_checkpoint(who, metadata) or (None if same else "measured otherwise")
 
     def _scores(self, who: dict[str, Any], path: str) -> str | None:

@@ -88,6 +88,8 @@ class Study(Model):
         for kind, entries in (("suites", self.suites), ("latency", self.latency)):
             for name, served in entries.items():
                 _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})
+                if isinstance(served.tensor_parallel, dict):
+                    _known(f"{kind}.{name}.tensor_parallel", served.tensor_parallel, self.models)
                 if FAKE in served.forms and served.engine != "transformers":
                     self._check_no_switch_is_served(f"{kind}.{name}.engine", served.engine)
         engines = [suite.engine for suite in self.suites.values()] + [timing.engine for timing in self.latency.values()]
@@ -202,7 +204,7 @@ def load(config: Mapping[str, Any]) -> Study:
             with _named(f"{kind}.{name}.engine"):
                 module_of(served.engine)
             with _named(f"{kind}.{name}"):
-                refuse_ranks(served.engine, served.tensor_parallel)
+                refuse_ranks(served.engine, max(map(served.ranks, study.models)))
     for name in study.models:
         _check_architecture(study, name)
         with _named("forms"):
@@ -238,11 +240,11 @@ def _check_architecture(study: Study, name: str) -> None:
     _check_positions(study, name, architecture.get("max_position_embeddings"))
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for key, served in entries.items():
-            if served.tensor_parallel > 1:
+            if (ranks := served.ranks(name)) > 1:
                 with _named(f"{kind}.{key}"):
-                    check_ranks(served.tensor_parallel, architecture, name)
+                    check_ranks(ranks, architecture, name)
                     for recipe in study.chosen if FAKE in served.forms else []:
-                        check_shards(served.tensor_parallel, study.recipes[recipe], architecture, recipe)
+                        check_shards(ranks, study.recipes[recipe], architecture, recipe)
 
 
 def _check_positions(study: Study, name: str, positions: int | None) -> None:

@@ -10,7 +10,9 @@ rule generate:
         **asks("generate", devices=1),
         python=python_of,
     params:
-        settings=lambda w: jobs.generate(w.engine, w.task, int(w.seed), w.variant),
+        settings=lambda w: jobs.generate(
+            w.model, w.engine, w.task, int(w.seed), w.variant
+        ),
         source=lambda w: jobs.generate_source(w.task),
         code=lambda w: jobs.generate_code(w.model, w.engine, w.task, w.variant),
     shell:

@@ -11,7 +11,7 @@ rule measure:
         **asks("measure", devices=1),
         python=python_of,
     params:
-        settings=lambda w: jobs.measure(w.timing),
+        settings=lambda w: jobs.measure(w.model, w.timing),
         code=lambda w: jobs.measure_code(w.model, w.timing, w.variant),
     shell:
         ptqflow(ENGINE)
