@@ -255,7 +255,11 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
         ("decoding", f"{at_once}; weights and cache read at {SHARE:.0%} of the copied rate", "bound by memory"),
         ("fake inputs or cache", f"{rates.emulation:.2f} times the float model's time", "measured on two blocks"),
         ("tokens of an answer", answers, "reasoning models; nothing measured"),
-        (f"a model of more than {DEVICE_BYTES / 2e9:.0f} GB", "shared by two devices (`tensor_parallel`), no loss", "its cache"),
+        (
+            f"a model of more than {DEVICE_BYTES / 2e9:.0f} GB",
+            "shared by two devices (`tensor_parallel: {MODEL: 2}`; recipes that quantize inputs have `input_shards: 2`), no loss",
+            "its cache",
+        ),
         ("a job", job, "[cluster](cluster.md)"),
     ]
 
@@ -264,12 +268,14 @@ STAGES = ("fetch", "collect", "quantize", "export", "verify", "generate")
 
 
 def _workers(path: Path) -> list[str]:
-    rows = rows_of(path)
-    first = rows[0]
+    """What `workers.py` measured: a run with nothing to do, one job for all chunks, then a job for each chunk."""
+    nothing, whole, *rows = rows_of(path)
+    first, chunks = rows[0], rows[0]["chunks"]
+    job = (first["seconds"] - whole["seconds"]) / (chunks - 1)
     lines = [
         "## Workers",
         "",
-        f"*Measured*: {first['what']}, Snakemake with 1, 2 and 4 jobs at once on {first['cores']} cores:",
+        f"*Measured*: {first['what']}, {chunks} chunks; Snakemake with 1, 2 and 4 jobs at once on {first['cores']} cores:",
         "",
     ]
     lines += ["| workers | wall-clock (s) | speed-up | CPU seconds of all | chunks per minute |", "|---|---|---|---|---|"]
@@ -281,7 +287,11 @@ def _workers(path: Path) -> list[str]:
     return [
         *lines,
         "",
-        f"Four workers cannot gain on {first['cores']} cores. ![Speed-up of quantize against workers](images/workers.svg)",
+        "![Speed-up of quantize against workers](images/workers.svg)",
+        "",
+        f"More workers than cores cannot gain: on a cluster each has a core or a device of its own. All blocks in one job took "
+        f"{whole['seconds']:.0f} s, so a",
+        f"job costs {job:.1f} s more than its chunk; a run that finds nothing to do takes {nothing['seconds']:.1f} s, once.",
         "",
     ]
 

@@ -1,5 +1,7 @@
 """Quantize of one recipe by 1, 2 and 4 workers: the real Snakemake on a random model of 8 blocks, a chunk each.
 
+All blocks in one job, beside a job for each, is what a job costs; a run that has nothing to do is what Snakemake costs.
+
 python benchmarks/workers.py        writes results/bench/workers.parquet and the figure docs/images/workers.svg
 """
 
@@ -22,7 +24,7 @@ from ptqflow.artifacts.tables import column, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "gptq-w4a16"
-WORKERS = (1, 2, 4)
+RUNS = ((0, 1), (1, 1), (MIDDLE.layers, 1), (MIDDLE.layers, 2), (MIDDLE.layers, 4))  # jobs in all, workers
 SCHEMA = pa.schema(
     [
         column("what", pa.string(), "what was quantized"),
@@ -35,12 +37,11 @@ SCHEMA = pa.schema(
 )
 
 
-def study(folder: Path) -> None:
+def study(folder: Path, chunks: int) -> None:
     """A study of one recipe on the random model of 111M parameters."""
-    random(folder / "made/model")
     traces = {"source": {"path": str(ROOT / "resources/calibration/traces.jsonl")}, "format": "chat"}
     config = {
-        "models": {"random": {"source": {"path": "made/model"}, "chunks": MIDDLE.layers}},
+        "models": {"random": {"source": {"path": "made/model"}, "chunks": chunks}},
         "calibrations": {"traces": traces | {"samples": 32, "sequence_length": 256}},
         "calibration": "traces",
         "recipes": {"second-order": {"preset": RECIPE}},
@@ -62,14 +63,16 @@ def run(folder: Path, workers: int, until: str) -> tuple[float, float]:
 
 
 def chart(rows: list[dict[str, object]]) -> alt.LayerChart:
-    """Speed-up against workers, beside the line of as many times as fast."""
-    first = float(rows[0]["seconds"])  # type: ignore[arg-type]
+    """Speed-up against workers, beside as many times as fast, up to the number of cores."""
+    rows = [row for row in rows if row["chunks"] == MIDDLE.layers]
+    first, cores = float(rows[0]["seconds"]), int(rows[0]["cores"])  # type: ignore[call-overload]
     found = [{"workers": r["workers"], "speed-up": first / float(r["seconds"])} for r in rows]  # type: ignore[arg-type]
-    ideal = [{"workers": n, "speed-up": n} for n in WORKERS]
-    x, y = alt.X("workers:Q", axis=alt.Axis(values=list(WORKERS))), alt.Y("speed-up:Q")
+    ideal = [{"workers": n, "speed-up": min(n, cores)} for n in range(1, 5)]
+    x = alt.X("workers:Q", axis=alt.Axis(values=[1, 2, 3, 4]), title="jobs at once")
+    y = alt.Y("speed-up:Q", title="times as fast as one job at a time")
     dashed = alt.Chart(alt.Data(values=ideal)).mark_line(strokeDash=[4, 4], color="gray").encode(x, y)
     measured = alt.Chart(alt.Data(values=found)).mark_line(point=True).encode(x, y)
-    title = f"Chunks of {RECIPE} on {rows[0]['cores']} cores (dashed: as many times as fast)"
+    title = f"{MIDDLE.layers} chunks of {RECIPE} on {cores} cores (dashed: what the cores allow)"
     return (dashed + measured).properties(width=320, height=240, title=title)
 
 
@@ -83,14 +86,16 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        study(folder)
-        run(folder, 2, "collect")
-        for workers in WORKERS:
-            shutil.rmtree(folder / "results/cpu/quantized", ignore_errors=True)
+        random(folder / "made/model")
+        what = f"{RECIPE} of {MIDDLE.layers} blocks (111M parameters), 32 x 256 tokens, one thread per job"
+        for chunks, workers in RUNS:
+            study(folder, max(1, chunks))
+            run(folder, 2, "quantize" if not chunks else "collect")
+            if chunks:
+                shutil.rmtree(folder / "results/cpu/quantized", ignore_errors=True)
             seconds, cpu = run(folder, workers, "quantize")
-            print(f"{workers} workers: {seconds:.0f} s, {cpu:.0f} CPU seconds", file=sys.stderr)
-            what = f"{RECIPE} of 8 blocks (111M parameters), a chunk each, 32 x 256 tokens, one thread per job"
-            counts = {"workers": workers, "chunks": MIDDLE.layers, "cores": os.cpu_count()}
+            print(f"{chunks} chunks, {workers} workers: {seconds:.1f} s, {cpu:.0f} CPU seconds", file=sys.stderr)
+            counts = {"workers": workers, "chunks": chunks, "cores": os.cpu_count()}
             rows.append({"what": what, **counts, "seconds": seconds, "cpu_seconds": cpu})
     write_rows(args.output, SCHEMA, rows, provenance("bench", {}, ""))
     args.figure.parent.mkdir(parents=True, exist_ok=True)
