@@ -93,7 +93,7 @@ def runs(source: Path, tokens: Path | None, work: Path) -> Iterator[tuple[str, t
         of_chunk = {"chunk": 0, "layers": [0, BLOCKS], "recipe": recipe.for_layers(range(BLOCKS)).dump()}
         outputs = ("--qparams", place / "q.safetensors", "--diagnostics", place / "d.parquet", "--losses", place / "l.parquet")
         found = peak("quantize", of_chunk, *cpu, *given, *outputs)
-        yield f"quantize, {BLOCKS} blocks, {preset}", found, demands.quantize(d, BLOCKS, seen, recipe, False)
+        yield f"quantize, {BLOCKS} blocks, {preset}", found, demands.quantize(d, BLOCKS, seen, recipe, False, LENGTH)
     recipe, place = resolve({"preset": "rtn-w8a8"}), work / "whole"
     qparams = place / "q.safetensors"
     whole = {"chunk": 0, "layers": [0, d.layers], "recipe": recipe.for_layers(range(d.layers)).dump()}

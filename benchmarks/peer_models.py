@@ -111,8 +111,8 @@ def random(folder: Path, shape: Shape = MIDDLE) -> None:
             }
         )
     )
-    # Peers ask for a tokenizer, though the calibration set is tokens already: any will do, and none is ever called.
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    # Peers ask for a tokenizer, though the calibration set is tokens already: any will do, and one that chats can be asked, too.
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(ROOT / "resources/demo-model" / name, folder / name)
     Manifest.of_folder(folder, [path.name for path in folder.iterdir()], {}).write(folder)
     drawn = torch.randint(3, VOCABULARY, (shape.sequences + 8, shape.length), generator=generator).tolist()

@@ -50,14 +50,17 @@ def test_memory_of_larger_models_is_what_was_measured(larger, smollm2):
         (demands.rotate(smollm2), 1324),
         (demands.quantize(smollm2, 4, 16 * 256, resolve({"preset": "gptq-w4a16"} | group), False), 682),
         (demands.quantize(smollm2, 4, 16 * 256, resolve({"preset": "awq-w4a16"} | group), False), 621),
-        (demands.quantize(smollm2, 4, 16 * 256, flat, False), 888),
+        (demands.quantize(smollm2, 4, 16 * 256, flat, False, 256), 888),
         (demands.export(smollm2), 821),
         (demands.verify(smollm2, False), 1437),
         (demands.generate(smollm2, {"max_new_tokens": 32, "limit": 8}, 8, False), 1108),
         (demands.generate(smollm2, {"window": 256, "limit": 8}, 8, False), 1500),
         (demands.rotate(random_284m()), 1381),
         (demands.quantize(random_284m(), 4, 16 * 256, resolve({"preset": "gptq-w4a16"} | group), False), 899),
-        (demands.collect(random_284m(), 16 * 256, False), 754),
+        (demands.quantize(random_284m(), 4, 16 * 256, flat, False, 256), 1658),
+        (demands.collect(random_284m(), 16 * 256, False), 799),
+        (demands.export(random_284m()), 981),
+        (demands.verify(random_284m(), False), 2203),
     ):
         assert 1 / 1.5 <= demand.mem_mb / ROOM / measured <= 1.5, (demand, measured)
 

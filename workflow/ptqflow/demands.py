@@ -18,6 +18,7 @@ ROOM = 1.2  # of the estimate, for what allocators keep
 TOKENS_AT_ONCE = 2048  # of a pass through a block (modeling/blocks.py: batches)
 SHARD_BYTES = 5e9  # of a file of weights, at most, as models are published
 HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
+LEARNED_BYTES, LEARNED_COPIES = 48, 4  # of a weight, and of an activation, where a block is learned as a whole
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
 DECODED = 500  # items of a task whose number is not stated
@@ -120,8 +121,12 @@ def collect(d: Dimensions, tokens: int, device: bool) -> Demand:
     return _demand(d.block, held, 2.0 * d.layers * d.block * tokens, device)
 
 
-def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bool) -> Demand:
-    """Float and quantized states of a chunk, one block and its copies, Gram matrices of its linears' inputs, its integers."""
+def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bool, length: int = TOKENS_AT_ONCE) -> Demand:
+    """Float and quantized states of a chunk, one block and its copies, Gram matrices of its linears' inputs, its integers.
+
+    What is learned block by block holds two blocks in float64 that judge it, and weights and activations of a batch of sequences
+    of `length` tokens with what their gradients read.
+    """
     held = 4 * tokens * d.hidden * 3 + d.block * (d.stored + 3 * 4) + 8 * 2 * d.widest**2 + d.block * layers
     held += 4 * min(tokens, TOKENS_AT_ONCE) * d.activations
     if recipe.rounding.asymmetric:  # the float model's states beside the quantized ones, and a matrix of both
@@ -129,6 +134,8 @@ def quantize(d: Dimensions, layers: int, tokens: int, recipe: Recipe, device: bo
     rounded = recipe.clip.roundings
     if rounded > 1:  # matrices of the sequences that choose, and of the others; states of both
         held += 8 * 2 * d.widest**2 + 8 * tokens * d.hidden
+    if recipe.transform.works == "by_block":
+        held += LEARNED_BYTES * d.block + 4 * LEARNED_COPIES * getattr(recipe.transform, "batch_size", 1) * length * d.activations
     passes = 4.0 * rounded + 2.0 * recipe.rounding.asymmetric + 3.0 * getattr(recipe.transform, "epochs", 0)
     flops = layers * (2.0 * passes * d.block * tokens + 40.0 * rounded * d.block * d.widest)
     return _demand(d.block, held, flops, device)

@@ -106,6 +106,11 @@ class Needs:
                 name = f"{stage} of {' '.join([model, *who.values()])}"
                 within(self.of(stage, {"model": model, **who}), 1, limits.get(stage != "export"), name)
 
+    def _quantize(self, w: Mapping[str, str], d: Dimensions, blocks: int) -> Demand:
+        calibration = self.study.calibration_of(w["recipe"])
+        recipe, length = self.study.recipes[w["recipe"]], self.study.calibrations[calibration].sequence_length
+        return demands.quantize(d, blocks, self._tokens(calibration), recipe, self._device, length)
+
     def _of(self, stage: str, w: Mapping[str, str], d: Dimensions) -> Demand:
         study, device = self.study, self._device
         match stage:
@@ -115,12 +120,11 @@ class Needs:
                 return demands.collect(d, self._tokens(w["calibration"]), device)
             case "quantize":
                 chunks = chunk_layers(layers_of(study, w["model"]), study.models[w["model"]].chunks)
-                tokens = self._tokens(study.calibration_of(w["recipe"]))
-                return demands.quantize(d, len(chunks[int(w["chunk"])]), tokens, study.recipes[w["recipe"]], device)
+                return self._quantize(w, d, len(chunks[int(w["chunk"])]))
             case "rescue":
                 layers, recipe = layers_of(study, w["model"]), study.recipes[w["recipe"]]
                 blocks = ceil(layers * (recipe.rescue.budget if recipe.rescue else 1.0))
-                return demands.quantize(d, blocks, self._tokens(study.calibration_of(w["recipe"])), recipe, device)
+                return self._quantize(w, d, blocks)
             case "export":
                 return demands.export(d)
             case "verify":
