@@ -7,7 +7,6 @@ python benchmarks/workers.py        writes results/bench/workers.parquet and the
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from ptqflow.artifacts.tables import column, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "gptq-w4a16"
-RUNS = ((0, 1), (1, 1), (MIDDLE.layers, 1), (MIDDLE.layers, 2), (MIDDLE.layers, 4))  # jobs in all, workers
+RUNS = ((1, 1), (0, 1), (MIDDLE.layers, 1), (MIDDLE.layers, 2), (MIDDLE.layers, 4))  # jobs in all, workers
 SCHEMA = pa.schema(
     [
         column("what", pa.string(), "what was quantized"),
@@ -32,7 +31,6 @@ SCHEMA = pa.schema(
         column("chunks", pa.int32(), "jobs in all"),
         column("cores", pa.int32(), "cores of the machine"),
         column("seconds", pa.float64(), "wall time of Snakemake, from its start to its end", unit="s"),
-        column("cpu_seconds", pa.float64(), "of it and all its jobs", unit="s"),
     ]
 )
 
@@ -49,17 +47,16 @@ def study(folder: Path, chunks: int) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def run(folder: Path, workers: int, until: str) -> tuple[float, float]:
-    """Wall and CPU seconds of Snakemake and its jobs."""
+def run(folder: Path, workers: int, until: str) -> float:
+    """Wall seconds of Snakemake and its jobs."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--profile", str(ROOT / "workflow/profiles/local"), "--configfile", str(folder / "config.yaml")]
     command += ["--config", "platform=cpu", "--cores", str(workers), "--until", until]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start
 
 
 def chart(rows: list[dict[str, object]]) -> alt.LayerChart:
@@ -72,7 +69,7 @@ def chart(rows: list[dict[str, object]]) -> alt.LayerChart:
     y = alt.Y("speed-up:Q", title="times as fast as one job at a time")
     dashed = alt.Chart(alt.Data(values=ideal)).mark_line(strokeDash=[4, 4], color="gray").encode(x, y)
     measured = alt.Chart(alt.Data(values=found)).mark_line(point=True).encode(x, y)
-    title = f"{MIDDLE.layers} chunks of {RECIPE} on {cores} cores (dashed: what the cores allow)"
+    title = f"{MIDDLE.layers} chunks; dashed: what {cores} cores allow"
     return (dashed + measured).properties(width=320, height=240, title=title)
 
 
@@ -89,14 +86,14 @@ def main() -> None:
         random(folder / "made/model")
         what = f"{RECIPE} of {MIDDLE.layers} blocks (111M parameters), 32 x 256 tokens, one thread per job"
         for chunks, workers in RUNS:
-            study(folder, max(1, chunks))
-            run(folder, 2, "quantize" if not chunks else "collect")
             if chunks:
+                study(folder, chunks)
+                run(folder, 2, "collect")
                 shutil.rmtree(folder / "results/cpu/quantized", ignore_errors=True)
-            seconds, cpu = run(folder, workers, "quantize")
-            print(f"{chunks} chunks, {workers} workers: {seconds:.1f} s, {cpu:.0f} CPU seconds", file=sys.stderr)
+            seconds = run(folder, workers, "quantize")
+            print(f"{chunks} chunks, {workers} workers: {seconds:.1f} s", file=sys.stderr)
             counts = {"workers": workers, "chunks": chunks, "cores": os.cpu_count()}
-            rows.append({"what": what, **counts, "seconds": seconds, "cpu_seconds": cpu})
+            rows.append({"what": what, **counts, "seconds": seconds})
     write_rows(args.output, SCHEMA, rows, provenance("bench", {}, ""))
     args.figure.parent.mkdir(parents=True, exist_ok=True)
     chart(rows).save(args.figure)
