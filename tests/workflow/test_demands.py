@@ -61,6 +61,9 @@ def test_memory_of_larger_models_is_what_was_measured(larger, smollm2):
         (demands.collect(random_284m(), 16 * 256, False), 799),
         (demands.export(random_284m()), 981),
         (demands.verify(random_284m(), False), 2203),
+        (demands.generate(random_284m(), {"max_new_tokens": 32, "limit": 8}, 8, False), 2060),
+        (demands.generate(random_284m(), {"window": 256, "limit": 8}, 8, False), 2060),
+        (demands.measure(random_284m(), 8, 68, 4, False), 2064),
     ):
         assert 1 / 1.5 <= demand.mem_mb / ROOM / measured <= 1.5, (demand, measured)
 
