@@ -290,7 +290,7 @@ def _workers(path: Path) -> list[str]:
         "",
         "More workers than cores cannot gain; on a cluster each has cores or a device of its own. All blocks in one job, which",
         f"loads torch for itself, took {whole['seconds']:.0f} s: a chunk in a job of its own costs {job:.1f} s more here, where",
-        "the jobs of a run fork from one process, and 10 to 20 s on a [cluster](cluster.md). A run that finds nothing to do takes",
+        "the jobs of a run fork from one process, and 10 to 20 s on a [cluster](cluster.md). A run with nothing to do takes",
         f"{nothing['seconds']:.1f} s. Measured at the highest priority on a machine that others used, too.",
         "",
     ]
