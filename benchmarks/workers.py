@@ -1,11 +1,12 @@
 """Quantize of one recipe by 1, 2 and 4 workers: the real Snakemake on a random model of 8 blocks, a chunk each.
 
+All blocks in one job, beside a job for each, is what a job costs; a run that has nothing to do is what Snakemake costs.
+
 python benchmarks/workers.py        writes results/bench/workers.parquet and the figure docs/images/workers.svg
 """
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ptqflow.artifacts.tables import column, write_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "gptq-w4a16"
-WORKERS = (1, 2, 4)
+RUNS = ((1, 1), (0, 1), (MIDDLE.layers, 1), (MIDDLE.layers, 2), (MIDDLE.layers, 4))  # jobs in all, workers
 SCHEMA = pa.schema(
     [
         column("what", pa.string(), "what was quantized"),
@@ -30,17 +31,15 @@ SCHEMA = pa.schema(
         column("chunks", pa.int32(), "jobs in all"),
         column("cores", pa.int32(), "cores of the machine"),
         column("seconds", pa.float64(), "wall time of Snakemake, from its start to its end", unit="s"),
-        column("cpu_seconds", pa.float64(), "of it and all its jobs", unit="s"),
     ]
 )
 
 
-def study(folder: Path) -> None:
+def study(folder: Path, chunks: int) -> None:
     """A study of one recipe on the random model of 111M parameters."""
-    random(folder / "made/model")
     traces = {"source": {"path": str(ROOT / "resources/calibration/traces.jsonl")}, "format": "chat"}
     config = {
-        "models": {"random": {"source": {"path": "made/model"}, "chunks": MIDDLE.layers}},
+        "models": {"random": {"source": {"path": "made/model"}, "chunks": chunks}},
         "calibrations": {"traces": traces | {"samples": 32, "sequence_length": 256}},
         "calibration": "traces",
         "recipes": {"second-order": {"preset": RECIPE}},
@@ -48,28 +47,29 @@ def study(folder: Path) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def run(folder: Path, workers: int, until: str) -> tuple[float, float]:
-    """Wall and CPU seconds of Snakemake and its jobs."""
+def run(folder: Path, workers: int, until: str) -> float:
+    """Wall seconds of Snakemake and its jobs."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     command += ["--profile", str(ROOT / "workflow/profiles/local"), "--configfile", str(folder / "config.yaml")]
     command += ["--config", "platform=cpu", "--cores", str(workers), "--until", until]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.perf_counter() - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start
 
 
 def chart(rows: list[dict[str, object]]) -> alt.LayerChart:
-    """Speed-up against workers, beside the line of as many times as fast."""
-    first = float(rows[0]["seconds"])  # type: ignore[arg-type]
+    """Speed-up against workers, beside as many times as fast, up to the number of cores."""
+    rows = [row for row in rows if row["chunks"] == MIDDLE.layers]
+    first, cores = float(rows[0]["seconds"]), int(rows[0]["cores"])  # type: ignore[call-overload]
     found = [{"workers": r["workers"], "speed-up": first / float(r["seconds"])} for r in rows]  # type: ignore[arg-type]
-    ideal = [{"workers": n, "speed-up": n} for n in WORKERS]
-    x, y = alt.X("workers:Q", axis=alt.Axis(values=list(WORKERS))), alt.Y("speed-up:Q")
+    ideal = [{"workers": n, "speed-up": min(n, cores)} for n in range(1, 5)]
+    x = alt.X("workers:Q", axis=alt.Axis(values=[1, 2, 3, 4]), title="jobs at once")
+    y = alt.Y("speed-up:Q", title="times as fast as one job at a time")
     dashed = alt.Chart(alt.Data(values=ideal)).mark_line(strokeDash=[4, 4], color="gray").encode(x, y)
     measured = alt.Chart(alt.Data(values=found)).mark_line(point=True).encode(x, y)
-    title = f"Chunks of {RECIPE} on {rows[0]['cores']} cores (dashed: as many times as fast)"
+    title = f"{MIDDLE.layers} chunks; dashed: what {cores} cores allow"
     return (dashed + measured).properties(width=320, height=240, title=title)
 
 
@@ -83,15 +83,17 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        study(folder)
-        run(folder, 2, "collect")
-        for workers in WORKERS:
-            shutil.rmtree(folder / "results/cpu/quantized", ignore_errors=True)
-            seconds, cpu = run(folder, workers, "quantize")
-            print(f"{workers} workers: {seconds:.0f} s, {cpu:.0f} CPU seconds", file=sys.stderr)
-            what = f"{RECIPE} of 8 blocks (111M parameters), a chunk each, 32 x 256 tokens, one thread per job"
-            counts = {"workers": workers, "chunks": MIDDLE.layers, "cores": os.cpu_count()}
-            rows.append({"what": what, **counts, "seconds": seconds, "cpu_seconds": cpu})
+        random(folder / "made/model")
+        what = f"{RECIPE} of {MIDDLE.layers} blocks (111M parameters), 32 x 256 tokens, one thread per job"
+        for chunks, workers in RUNS:
+            if chunks:
+                study(folder, chunks)
+                run(folder, 2, "collect")
+                shutil.rmtree(folder / "results/cpu/quantized", ignore_errors=True)
+            seconds = run(folder, workers, "quantize")
+            print(f"{chunks} chunks, {workers} workers: {seconds:.1f} s", file=sys.stderr)
+            counts = {"workers": workers, "chunks": chunks, "cores": os.cpu_count()}
+            rows.append({"what": what, **counts, "seconds": seconds})
     write_rows(args.output, SCHEMA, rows, provenance("bench", {}, ""))
     args.figure.parent.mkdir(parents=True, exist_ok=True)
     chart(rows).save(args.figure)

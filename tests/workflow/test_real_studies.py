@@ -80,9 +80,9 @@ def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
             ("quantize", ("demo", "awq-w4", 0)),
             ("quantize_code", ("demo", "awq-w4")),
             ("export", ("awq-w4", "compressed-tensors")),
-            ("generate", ("transformers", "arithmetic", 0)),
+            ("generate", ("demo", "transformers", "arithmetic", 0)),
             ("score", ("arithmetic",)),
-            ("measure", ("transformers",)),
+            ("measure", ("demo", "transformers")),
             ("verify", ("awq-w4", "compressed-tensors")),
         )
     ]

@@ -106,6 +106,14 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "latency.t: tensor_parallel 8 does not divide the 4 attention heads of model demo; use a divisor",
         ),
         (
+            {"latency": {"t": {"engine": "vllm", "tensor_parallel": 0}}},
+            "latency.t.tensor_parallel: Input should be greater than or equal to 1, or keys with values belong here, {key: value",
+        ),
+        (
+            {"latency": {"t": {"engine": "vllm", "tensor_parallel": {"larger": 2}}}},
+            "latency.t.tensor_parallel: 'larger' is not defined; define it or use one of demo",
+        ),
+        (
             {"suites": {"s": {"tasks": ["text"], "engine": "vllm", "tensor_parallel": 2}}},
             "suites.s: tensor_parallel 2 would cut the input_shards 1 of recipe 'rounded'; use a divisor of 1, or quantize with",
         ),

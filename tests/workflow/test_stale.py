@@ -58,7 +58,7 @@ def left(tmp_path, monkeypatch):
         "generated": {"settings": settings, "inputs": checkpoint | {f"{TASK}/test.jsonl": sha256(f"{TASK}/test.jsonl")}},
     }
     write_rows(paths.scores("gpu", "demo", "rtn.fake", "transformers", "facts", 0), SAMPLES, [], scored)
-    timed = {"settings": study.latency["quick"].asked(), "inputs": checkpoint}
+    timed = {"settings": study.latency["quick"].asked("demo"), "inputs": checkpoint}
     write_rows(paths.latency("gpu", "demo", "rtn.fake", "transformers", "quick"), LATENCY, [], timed)
     return tmp_path
 

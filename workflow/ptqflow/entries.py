@@ -56,7 +56,6 @@ class Suite(Served):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
     engine: Name = "transformers"
-    forms: Forms = [FAKE]
     noise_batch_sizes: list[AtLeastOne] = []
 
     @model_validator(mode="after")

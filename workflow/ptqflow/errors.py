@@ -19,7 +19,9 @@ class ArtifactError(PtqflowError):
     """A file of the study is missing, changed, truncated, or not of its declared schema."""
 
 
-_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]")  # what pydantic adds to a path: the alternative it tried
+_BRANCH = re.compile(
+    r"(list|dict|tuple|literal)\[.*\]|\[\w+\]|constrained-\w+"
+)  # what pydantic adds to a path: the alternative it tried
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
