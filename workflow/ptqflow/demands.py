@@ -20,7 +20,6 @@ SHARD_BYTES = 5e9  # of a file of weights, at most, as models are published
 LEARNING_BYTES = 36  # per weight of a learned block: copies in float64, in which it is checked, or in float32 and their gradients
 GRADIENT_BYTES = 16  # per channel and token of a step: what its gradients are made of
 HELD_BYTES = 2**30  # of a linear's inputs, at most, between two looks at them (modeling/blocks.py)
-LEARNED_BYTES, LEARNED_COPIES = 48, 4  # of a weight, and of an activation, where a block is learned as a whole
 FLOPS = {"core": 2e10, "device": 5e13}  # per second, of one core and of one device, as transformers and our methods reach them
 BYTES_PER_SECOND = {"cpu": 1e10, "device": 5e11}  # weights read per second while decoding
 DECODED = 500  # items of a task whose number is not stated
@@ -138,8 +137,6 @@ def quantize(d: Dimensions, layers: int, tokens: int, length: int, recipe: Recip
     rounded = recipe.clip.roundings
     if rounded > 1:  # matrices of the sequences that choose, and of the others; states of both
         held += 8 * 2 * d.widest**2 + 8 * tokens * d.hidden
-    if recipe.transform.works == "by_block":
-        held += LEARNED_BYTES * d.block + 4 * LEARNED_COPIES * getattr(recipe.transform, "batch_size", 1) * length * d.activations
     passes = 4.0 * rounded + 2.0 * recipe.rounding.asymmetric + 3.0 * getattr(recipe.transform, "epochs", 0)
     flops = layers * (2.0 * passes * d.block * tokens + 40.0 * rounded * d.block * d.widest)
     return _demand(d.block, held, flops, device)

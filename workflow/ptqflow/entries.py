@@ -37,13 +37,17 @@ class ModelEntry(Model):
 
 
 class Served(Model):
-    """`tensor_parallel`: devices that share a model's tensors, in an engine that can; of all models, or by model (else 1)."""
+    """What an engine is given. `tensor_parallel`: devices that share a model's tensors, in an engine that can; of every model, or
+    by model, others having one.
+    """
 
-    tensor_parallel: AtLeastOne | dict[Name, AtLeastOne] = 1
+    forms: Forms = [FAKE]
+    tensor_parallel: AtLeastOne | Annotated[dict[Name, AtLeastOne], Field(min_length=1)] = 1
 
     def ranks(self, model: str) -> int:
         """Devices that share this model."""
-        return self.tensor_parallel if isinstance(self.tensor_parallel, int) else self.tensor_parallel.get(model, 1)
+        asked = self.tensor_parallel
+        return asked if isinstance(asked, int) else asked.get(model, 1)
 
 
 class Suite(Served):
@@ -68,8 +72,6 @@ class Suite(Served):
 
 class Timing(Timed, Served):
     """What is timed of each of these forms, and how."""
-
-    forms: Forms = [FAKE]
 
     def asked(self, model: str) -> dict[str, Any]:
         """What `measure` is told of a model."""

@@ -127,11 +127,6 @@ class Needs:
             for timing in study.latency:
                 yield "measure", {"model": model, "timing": timing}
 
-    def _quantize(self, w: Mapping[str, str], d: Dimensions, blocks: int) -> Demand:
-        calibration = self.study.calibration_of(w["recipe"])
-        recipe, length = self.study.recipes[w["recipe"]], self.study.calibrations[calibration].sequence_length
-        return demands.quantize(d, blocks, self._tokens(calibration), recipe, self._device, length)
-
     def _of(self, stage: str, w: Mapping[str, str], d: Dimensions) -> Demand:
         study, device = self.study, self._device
         match stage:
