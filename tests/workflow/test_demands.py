@@ -110,6 +110,14 @@ def test_a_small_model_takes_one_core_and_a_large_one_more():
     assert demands.verify(large, True).mem_mb * MB > large.parameters * 4
 
 
+def test_a_device_holds_the_cache_of_long_answers_itself(larger):
+    def asked(new: int, device: bool) -> int:
+        return demands.generate(larger, {"max_new_tokens": new}, 64, device).mem_mb
+
+    assert asked(32768, True) == asked(256, True)
+    assert asked(32768, False) - asked(256, False) > 0.9 * 64 * 32512 * larger.cache * 4 / MB
+
+
 def test_a_model_that_devices_share_asks_for_them_and_for_a_process_each(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load(Path("config.yaml").read_text())

@@ -155,18 +155,23 @@ def verify(d: Dimensions, device: bool) -> Demand:
 
 
 def generate(d: Dimensions, protocol: Mapping[str, Any], batch_size: int, device: bool) -> Demand:
-    """A model in an engine with the keys, values and logits of a batch; decoding reads all weights for each token of a batch."""
+    """A model in an engine with the logits of a batch, its keys, values and prefill where the engine computes.
+
+    Decoding reads all weights for each token of a batch.
+    """
     new = int(protocol.get("max_new_tokens", 0))
     length = new + int(protocol.get("window", PROMPT_TOKENS if new else LIKELIHOOD_TOKENS))
-    held = d.parameters * (d.computed + d.stored) + batch_size * length * d.cache * d.computed
-    held += 4 * batch_size * (d.vocabulary * 3 + (length - new) * d.activations)  # logits, and a prefill
+    held = d.parameters * (d.computed + d.stored) + 12 * batch_size * d.vocabulary
+    if not device:
+        held += batch_size * (length * d.cache * d.computed + 4 * (length - new) * d.activations)
     items = int(protocol.get("limit") or DECODED) * int(protocol.get("completions") or 1)
     seconds = -(-items // batch_size) * new * d.parameters * d.computed / BYTES_PER_SECOND["device" if device else "cpu"]
     return _demand(d.block, held, 2.0 * d.parameters * items * length, device, seconds)
 
 
 def measure(d: Dimensions, batch_size: int, tokens: int, runs: int, device: bool) -> Demand:
-    """A model in an engine with the cache of the largest batch, `runs` times."""
-    held = d.parameters * (d.computed + d.stored) + batch_size * tokens * d.cache * d.computed + batch_size * d.vocabulary * 12
+    """A model in an engine with the logits of the largest batch, and its cache where the engine computes, `runs` times."""
+    held = d.parameters * (d.computed + d.stored) + 12 * batch_size * d.vocabulary
+    held += 0 if device else batch_size * tokens * d.cache * d.computed
     seconds = runs * tokens * d.parameters * d.computed / BYTES_PER_SECOND["device" if device else "cpu"]
     return _demand(d.block, held, 2.0 * d.parameters * batch_size * tokens * runs, device, seconds)
