@@ -272,7 +272,6 @@ def _workers(path: Path) -> list[str]:
     """What `workers.py` measured: one job for all chunks, a run with nothing to do, then a job for each chunk."""
     whole, nothing, *rows = rows_of(path)
     first, chunks = rows[0], rows[0]["chunks"]
-    job = (first["seconds"] - whole["seconds"]) / (chunks - 1)
     lines = [
         "## Workers",
         "",
@@ -289,10 +288,10 @@ def _workers(path: Path) -> list[str]:
         "",
         "![Speed-up of quantize against workers](images/workers.svg)",
         "",
-        "More workers than cores cannot gain; on a cluster each has cores or a device of its own. All blocks in one job, which",
-        f"loads torch for itself, took {whole['seconds']:.0f} s: a chunk in a job of its own costs {job:.1f} s more here, where",
-        "the jobs of a run fork from one process, and 10 to 20 s on a [cluster](cluster.md). A run with nothing to do takes",
-        f"{nothing['seconds']:.1f} s. Measured at the highest priority on a machine that others used, too.",
+        f"More workers than cores cannot gain. All blocks in one job took {whole['seconds']:.0f} s, so a chunk in a job of",
+        "its own costs next to nothing where the jobs of a run share what they load (on a CPU, on one machine), and 10 to 20 s",
+        "on a [cluster](cluster.md), where each worker has cores or a device of its own. A run with nothing to do takes",
+        f"{nothing['seconds']:.1f} s.",
         "",
     ]
 

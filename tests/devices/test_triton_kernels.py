@@ -101,8 +101,6 @@ def test_each_compiles_for_a_gpu_into_ieee_quotients_and_unfused_products(capabi
 def asked(monkeypatch):
     """This CPU as a device that has the kernels, and is asked anew."""
     monkeypatch.setattr(products, "AROUND", {"cpu"})
-    monkeypatch.setattr(input_scheme, "AROUND", {"cpu"})
-    monkeypatch.setattr(integer_linear, "AROUND", {"cpu"})
     monkeypatch.setattr(products, "_seconds", lambda kernel, _: "step by step" in kernel.name)  # the interpreter is not fast
     caches = (products.around, input_scheme._quantizing, integer_linear._scaling)
     for cached in caches:
@@ -115,7 +113,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("scheme", [InputScheme(Grid(8, False)), InputScheme(Grid(4, True), clip=0.9, **turns(8, 16))])
 def test_what_comes_out_right_is_taken_and_what_does_not_is_not(scheme, asked, monkeypatch):
     assert quantizing(scheme, 128, F32, CPU).name == "inputs quantized by Triton"
-    assert integer_linear._scaling(F32, CPU).name == "sums scaled by Triton"
+    assert integer_linear._scaling(triton_kernels, F32, CPU).name == "sums scaled by Triton"
     right = triton_kernels.quantized
     monkeypatch.setattr(triton_kernels, "quantized", lambda *given: (right(*given)[0].clamp(max=6), *right(*given)[1:]))
     input_scheme._quantizing.cache_clear()

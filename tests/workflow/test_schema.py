@@ -122,6 +122,10 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             "suites.s: tensor_parallel 3 does not divide the 4 attention heads of model demo; use a divisor",
         ),
         (
+            {"latency": {"t": {"engine": "vllm", "tensor_parallel": {"demo": 0}}}},
+            "config.yaml: latency.t.tensor_parallel.demo: Input should be greater than or equal to 1 (found 0)",
+        ),
+        (
             {"latency": {"t": {"engine": "vllm", "tensor_parallel": {"other": 2}}}},
             "latency.t.tensor_parallel: 'other' is not defined; define it or use one of demo",
         ),

@@ -19,9 +19,8 @@ class ArtifactError(PtqflowError):
     """A file of the study is missing, changed, truncated, or not of its declared schema."""
 
 
-_BRANCH = re.compile(
-    r"(list|dict|tuple|literal)\[.*\]|\[\w+\]|constrained-\w+"
-)  # what pydantic adds to a path: the alternative it tried
+# What pydantic adds to a path: the alternative it tried.
+_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]|constrained-\w+")
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -32,8 +31,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """
     messages: dict[str, list[str]] = {}
     found: dict[str, str] = {}
+    paths = {".".join(str(part) for part in entry["loc"] if not _BRANCH.fullmatch(str(part))) for entry in error.errors()}
     for entry in error.errors():
         path = ".".join(str(part) for part in entry["loc"] if not _BRANCH.fullmatch(str(part)))
+        if entry["loc"] and _BRANCH.fullmatch(str(entry["loc"][-1])) and any(other.startswith(f"{path}.") for other in paths):
+            continue  # an alternative that was not meant: what was meant has an error within
         message = entry["msg"].removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
             near = get_close_matches(str(entry["loc"][-1]), sorted(_keys(model)), n=1)

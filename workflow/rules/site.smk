@@ -1,7 +1,7 @@
 # Where jobs run, as the site says: the only rules that know of Slurm and of containers. Nothing here changes a result.
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from ptqflow.needs import Needs, within
+from ptqflow.needs import Needs, name_of, within
 from ptqflow.system import machine_memory
 
 on_head = site.slurm.head if site.slurm else ()  # rules that run beside Snakemake
@@ -75,8 +75,8 @@ def asks(stage, devices):
         ]
 
     def asked(w, attempt):
-        who = f"{stage} of {' '.join(w) or 'the study'}"
-        return within(needs.of(stage, w), attempt, node_limits.get(devices > 0), who)
+        limits = node_limits.get(devices > 0)
+        return within(needs.of(stage, w), attempt, limits, name_of(stage, w))
 
     return {
         "accelerator": lambda w: devices * needs.ranks(stage, w),

@@ -93,7 +93,7 @@ def int8_kernel(device: torch.device) -> Kernel:
     rows, weight = (torch.randint(-128, 128, (n, 1536), generator=generator, dtype=torch.int8) for n in (128, 512))
     rows[0], weight[0] = 127, -128  # what saturates first
     exact = (rows.double() @ weight.double().T).to(torch.int32)
-    found = fastest(INT8.get(device.type, []), (rows.to(device), weight.to(device)), exact.to(device))
+    found = fastest(INT8.get(device.type, []), (rows.to(device), weight.to(device)), exact)
     if found is None:
         raise ConfigError(
             f"no exact int8 product is known on {device}; use engine transformers or vllm, or another form of checkpoint"

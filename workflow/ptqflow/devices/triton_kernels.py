@@ -1,6 +1,6 @@
 """What stands around a product of integers, on a GPU in one kernel each: quantization of inputs, alone or with FlatQuant's
-transform, and scaling of the sums. Step by step (`modeling.around`) each is a dozen kernels, whose launches cost more than the
-product itself for a few tokens.
+transform, and scaling of the sums. Step by step (`modeling.input_scheme`, `modeling.integer_linear`) each is a dozen kernels,
+whose launches cost more than the product itself for a few tokens.
 
 The arithmetic is that of the steps, operation by operation: IEEE quotients, rounding half to even, no product fused into a sum.
 So results are equal bit for bit, but for the order in which a transform's products add up. Triton comes with torch for GPUs,

@@ -35,8 +35,10 @@ _held: list[int] = []  # descriptors, open for life
 
 def given_by_slurm(platform: str, variables: Mapping[str, str]) -> bool:
     """Whether the driver's variable names what Slurm gave the job of these variables."""
+    if platform not in VARIABLES or VARIABLES[platform] not in variables:
+        return False
     ours = variables.get(GIVEN_TO, "") == variables.get("SLURM_JOB_ID")
-    return VARIABLES.get(platform) in variables and (ours or (platform == "gpu" and any(name in variables for name in BY_SLURM)))
+    return ours or (platform == "gpu" and any(name in variables for name in BY_SLURM))
 
 
 def folder(platform: str) -> Path:

@@ -212,7 +212,7 @@ class Ladder:
         kept = after.rank < before.rank
         if kept:
             self.best[layer] = after
-        at_8 = [name for o in overrides if o.weights is not None and o.linears != "all" for name in o.linears]
+        at_8 = [name for o in overrides if o.linears != "all" for name in o.linears]
         self.rows.append(
             {
                 "attempt": len(self.rows),

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ptqflow.devices.products import AROUND, Kernel, around, fastest
+from ptqflow.devices.products import Kernel, around, fastest
 from ptqflow.modeling.scopes import scope
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
 from ptqflow.transforms import kronecker
 
-_TRIED = 512  # rows
+_TRIED, _TRIED_CLIP = 512, 0.9  # rows and clip of a trial
 
 
 class Quantized(NamedTuple):
@@ -90,20 +90,17 @@ _STEPS = Kernel("inputs quantized step by step", by_steps)
 
 def quantizing(scheme: InputScheme, columns: int, dtype: torch.dtype, device: torch.device) -> Kernel | None:
     """The fastest that gives what `by_steps` gives of inputs [rows, columns] in `dtype`; None: the device has no other."""
-    if device.type not in AROUND:
+    kernels = around(device.type)
+    if kernels is None:
         return None
     sides = None if scheme.left is None or scheme.right is None else (len(scheme.left), len(scheme.right))
-    return _STEPS if scheme.scale is not None else _quantizing(scheme.grid, scheme.clip, sides, columns, dtype, device)
+    return _STEPS if scheme.scale is not None else _quantizing(kernels, scheme.grid, sides, columns, dtype, device)
 
 
 @cache
 def _quantizing(
-    grid: Grid, clip: float, sides: tuple[int, int] | None, columns: int, dtype: torch.dtype, device: torch.device
+    kernels: Any, grid: Grid, sides: tuple[int, int] | None, columns: int, dtype: torch.dtype, device: torch.device
 ) -> Kernel:
-    kernels = around(device.type)
-    if kernels is None:
-        return _STEPS
-
     def in_one(rows: Tensor, scheme: InputScheme) -> Quantized:
         with scope("quantize"):
             return Quantized(*kernels.quantized(rows, *scheme.grid[:2], scheme.clip, scheme.left, scheme.right))
@@ -111,7 +108,7 @@ def _quantizing(
     # Small integers through a transform of ones, whose sums are exact in any order; else numbers, and a token of zeros.
     generator = torch.Generator().manual_seed(0)
     left, right = (None, None) if sides is None else (_of_ones(side).to(device) for side in sides)
-    trial = InputScheme(grid, clip=clip, left=left, right=right)
+    trial = InputScheme(grid, clip=_TRIED_CLIP, left=left, right=right)
     rows = torch.randn(_TRIED, columns, generator=generator)
     rows = (rows if sides is None else (3 * rows).round().clamp(-8, 8)).to(device, dtype)
     rows[0], rows[1] = 0, rows[1].abs() + 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.case import Case
-from ptqflow.devices.products import AROUND, Kernel, around, fastest, fused, int8_kernel
+from ptqflow.devices.products import Kernel, around, fastest, fused, int8_kernel
 from ptqflow.devices.weight_only import WeightOnly
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, quantizing
 from ptqflow.modeling.scopes import scope
@@ -59,7 +59,8 @@ def integer_linear(
         kernel = quantizing(scheme, columns, dtype, weight.device) if operators is None else None
         known.append(inputs := InputQuantizer(scheme, operators, kernel))
     if operators is None:
-        scaling = _scaling(dtype, weight.device) if weight.device.type in AROUND else None
+        kernels = around(weight.device.type)
+        scaling = _scaling(kernels, dtype, weight.device) if kernels is not None else None
         return IntegerLinear(weight, weight_scale, bias, inputs, scaling)
     return FusedLinear(weight, weight_scale, bias, inputs)
 
@@ -67,9 +68,10 @@ def integer_linear(
 def scaled(
     total: Tensor, sums: Tensor | None, zero: Tensor, by_row: Tensor, by_column: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """(total - zero sums) by_column by_row + bias in float32, then in `dtype`: [rows, out], as all of `total` int32.
+    """(total - zero sums) by_column by_row + bias in float32, then in `dtype`: [rows, out].
 
-    `sums` int32 (None: nothing is taken off), `by_column` and `bias` [out]; `zero` and `by_row` [rows, 1] or [1].
+    `total` int32 [rows, out]; `sums` int32 (None: nothing is taken off), `by_column` and `bias` [out]; `zero` and `by_row`
+    [rows, 1] or [1].
     """
     return _scaled(_shifted(total, sums, zero) * by_column, by_row, bias, dtype)
 
@@ -87,11 +89,8 @@ _STEPS = Kernel("sums scaled step by step", scaled)
 
 
 @cache
-def _scaling(dtype: torch.dtype, device: torch.device) -> Kernel:
+def _scaling(kernels: Any, dtype: torch.dtype, device: torch.device) -> Kernel:
     """The fastest that gives what `scaled` gives, bit for bit."""
-    kernels = around(device.type)
-    if kernels is None:
-        return _STEPS
     generator, (rows, out) = torch.Generator().manual_seed(0), _TRIED
     total = torch.randint(-(2**28), 2**28, _TRIED, generator=generator, dtype=torch.int32)
     zero = torch.randint(-128, 128, (rows, 1), generator=generator).float()
@@ -149,7 +148,7 @@ class IntegerLinear(nn.Module):
     ) -> None:
         """From integers less their zero points, int8 [out, in], scales [out, groups] and the bias [out]; all where they run.
 
-        `scaling`: what else gives what `scaled` gives, of one group.
+        `scaling`: a kernel that scales the sums where there is one group; None: step by step.
         """
         super().__init__()
         out, groups = weight_scale.shape
