@@ -186,4 +186,6 @@ def test_the_largest_job_is_what_its_rule_will_ask_for(monkeypatch):
     needs = Needs(load(config))
     assert needs.largest()[0] == "quantize of demo saved 0"
     rotated = needs.study.source_of("demo", "saved")
-    assert {f"rotate of {rotated}", f"collect of {rotated} traces"} <= {name_of(*job) for job in needs.jobs()}
+    assert {f"rotate of {rotated}", f"collect of {rotated} traces"} <= {
+        name_of(stage, who.values()) for stage, who in needs.jobs()
+    }

@@ -1,6 +1,6 @@
 """What each job of a study asks for, by the wildcards of its rule (demands.py has the arithmetic). Import-light."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import ceil
@@ -19,9 +19,9 @@ DEVICE_THREADS = 8  # of a job that computes on a device: its inverses and its f
 COMPUTES = ("collect", "quantize", "rescue", "verify", "generate", "measure")  # stages that need a device, where there is one
 
 
-def name_of(stage: str, who: Mapping[str, str]) -> str:
-    """A job by its stage and wildcards, for people."""
-    return f"{stage} of {' '.join(who.values()) or 'the study'}"
+def name_of(stage: str, who: Iterable[str]) -> str:
+    """A job by its stage and the values of its wildcards, for people."""
+    return f"{stage} of {' '.join(who) or 'the study'}"
 
 
 def within(demand: Demand, attempt: int, limits: Limits | None, who: str) -> Demand:
@@ -98,11 +98,11 @@ class Needs:
         `limits`: of jobs without and with a device.
         """
         for stage, who in self.jobs():
-            within(self.of(stage, who), 1, limits.get(stage in COMPUTES), name_of(stage, who))
+            within(self.of(stage, who), 1, limits.get(stage in COMPUTES), name_of(stage, who.values()))
 
     def largest(self) -> tuple[str, Demand]:
         """The job that asks for most memory, as `name_of` calls it, and what it asks for."""
-        found = [(name_of(stage, who), self.of(stage, who)) for stage, who in self.jobs()]
+        found = [(name_of(stage, who.values()), self.of(stage, who)) for stage, who in self.jobs()]
         return max(found, key=lambda job: job[1].mem_mb)
 
     def jobs(self) -> Iterator[tuple[str, dict[str, str]]]:
