@@ -1,5 +1,6 @@
 """The literal commands of the README work in a fresh clone, and configuration is checked before any job."""
 
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_a_cluster_is_asked_in_its_own_words(tmp_path, monkeypatch):
     assert any("engine=vllm" in block for block in asking)
     (study.root / "site.yaml").write_text(SITE + "stand_in: true\n")
     assert "results/ascend" not in plan(study, "ascend").stdout, "what a CPU computes is filed as a CPU's"
+
+
+def test_a_job_asks_for_no_more_cores_than_a_node_has(tmp_path, monkeypatch):
+    """Else it would wait for ever: a timing wants four."""
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
+    (study.root / "site.yaml").write_text(SITE)
+    (tmp_path / "sinfo").write_text('#!/bin/sh\nfor p in batch fast; do echo "$p|2|200000|1-00:00:00|npu:910b:2|$p"; done\n')
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = plan(study, "ascend", "--cores", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (timing, *_) = [block for block in done.stdout.split("\nrule ")[1:] if block.startswith("measure")]
+    assert "threads: 2" in timing
 
 
 @pytest.mark.parametrize("option", [("--config", "run=all"), ("--configfile", "config.yaml")], ids=lambda o: o[0])

@@ -6,7 +6,7 @@ rule measure:
     log:
         paths.log(paths.latency()),
     # The local profile gives it all cores: a timing shares the machine with nothing else.
-    threads: 4
+    threads: threads_of("measure", least=4)
     resources:
         **asks("measure", devices=1),
         python=python_of,

@@ -1,7 +1,7 @@
 # Where jobs run, as the site says: the only rules that know of Slurm and of containers. Nothing here changes a result.
 from snakemake_interface_executor_plugins.settings import DeploymentMethod
 
-from ptqflow.needs import Needs, name_of, within
+from ptqflow.needs import COMPUTES, Needs, name_of, within
 from ptqflow.system import machine_memory
 
 on_head = site.slurm.head if site.slurm else ()  # rules that run beside Snakemake
@@ -59,9 +59,15 @@ elif workflow.is_main_process:
         workflow.register_resource("accelerator", len(known) * slots)
 
 
-def threads_of(stage):
-    """Cores of a job of a stage."""
-    return lambda w: needs.of(stage, w).threads
+def threads_of(stage, least=1):
+    """Cores of a job of a stage, `least` or more, but no more than a node has: a job that asks for more would wait for ever."""
+
+    def asked(w):
+        cores = max(least, needs.of(stage, w).threads)
+        limits = node_limits.get(stage in COMPUTES)
+        return min(cores, limits.cpus) if limits else cores
+
+    return asked
 
 
 def asks(stage, devices):
