@@ -105,6 +105,17 @@ def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_at_its_end_a_run_says_each_warning_once(tmp_path):
+    said = "quantize: 3 of 28 linears and blocks not as the recipe says: no inverse"
+    for chunk in range(3):
+        log = tmp_path / f"results/logs/cpu/quantized/demo/gptq-w4/chunk={chunk}/qparams.log"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"{said}\n" + ("quantize: warning: it overfits\n" if chunk else ""))
+    first, second = run_command.warnings(tmp_path)
+    assert first == f"results/logs/cpu/quantized/demo/gptq-w4/chunk=0/qparams.log and 2 more: {said}"
+    assert second == "results/logs/cpu/quantized/demo/gptq-w4/chunk=1/qparams.log and 1 more: quantize: warning: it overfits"
+
+
 def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):
     folder = finished.root / "results/cpu/checkpoints/demo/rounded/fake"
     before = (folder / "README.md").read_bytes()

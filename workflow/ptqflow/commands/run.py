@@ -159,9 +159,12 @@ def _print_end(study: Path) -> None:
 
 
 def warnings(study: Path) -> list[str]:
-    """What the stages' logs say was not as asked, and in how many places recipes were not followed."""
-    logs = sorted((study / paths.ROOT / "logs").rglob("*.log"))
-    found = [f"{log.relative_to(study)}: {line}" for log in logs for line in warnings_of(log)]
+    """What the stages' logs say was not as asked, each once, and in how many places recipes were not followed."""
+    logs: dict[str, list[str]] = {}
+    for log in sorted((study / paths.ROOT / "logs").rglob("*.log")):
+        for line in warnings_of(log):
+            logs.setdefault(line, []).append(str(log.relative_to(study)))
+    found = [f"{first}{f' and {len(more)} more' if more else ''}: {line}" for line, (first, *more) in logs.items()]
     count = 0
     for manifest in study.glob(paths.checkpoint("*", "*", "*.fake")):
         count += sum(json.loads(manifest.read_text())["origin"].get("fallbacks", {}).values())
