@@ -11,9 +11,10 @@ from fake_hub import FakeHub
 from ptqflow import cli, estimate
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.commands import quantize_model
-from ptqflow.commands.check import _reason, study_of
+from ptqflow.commands.check import _reason, computes_here, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import located
+from ptqflow.commands.run import PROFILES
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
 
@@ -164,6 +165,12 @@ def test_check_counts_the_jobs_that_are_left_and_what_they_cost(finished, capsys
     said = capsys.readouterr().out
     assert "1 model(s), 2 recipe(s), 1 task(s)" in said
     assert all(word in said for word in ("to run: ", "time: ", "memory: ", "disk: "))
+
+
+def test_time_on_all_cores_is_told_for_jobs_of_this_machine_alone():
+    assert [name for name in sorted(path.name for path in PROFILES.iterdir() if path.is_dir()) if computes_here(name)] == [
+        "local"
+    ]
 
 
 def demo_study(tmp_path, monkeypatch, **calibration):

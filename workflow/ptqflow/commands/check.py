@@ -12,7 +12,7 @@ from typing import Any
 
 from ptqflow import configfile, estimate
 from ptqflow.commands.located import located
-from ptqflow.commands.run import CONFIG, environment, profile_options
+from ptqflow.commands.run import CONFIG, PROFILES, environment, profile_options
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of, load
@@ -49,10 +49,14 @@ def run(args: argparse.Namespace) -> int:
     planned = {rule: n for rule, n in planned.items() if rule in by_rule}
     work = {rule: n * sum(by_rule[rule]) / len(by_rule[rule]) for rule, n in planned.items()}
     wall = estimate.wall(work, {rule: max(by_rule[rule]) for rule in planned}, cores)
+    if computes_here(args.profile):
+        where = f"about {span(wall)} on the {cores} cores here, "
+        bounds = "expect a factor of 2 either way, more where others compute here, too"
+    else:
+        where, bounds = "", f"how fast the devices or nodes of profile {args.profile} are is not known here"
     print(
-        f"time:   about {span(wall)} on the {cores} cores here, {span(sum(work.values()))} of one core, generation at its "
-        f"longest (a core multiplies matrices at {rate / 1e9:.0f} GFLOP/s; expect a factor of 2 either way, more where others "
-        "compute here, too)"
+        f"time:   {where}{span(sum(work.values()))} of one core, generation at its longest (a core here multiplies matrices at "
+        f"{rate / 1e9:.0f} GFLOP/s; {bounds})"
     )
     for rule, seconds in work.items():
         if seconds > sum(work.values()) / 10:
@@ -65,6 +69,13 @@ def run(args: argparse.Namespace) -> int:
         print("        this does not fit: fewer recipes or forms, or another disk")
         return 1
     return 0
+
+
+def computes_here(profile: str) -> bool:
+    """Whether jobs of a profile run on the CPU of this machine: no device, no cluster."""
+    file = PROFILES / profile / "platform.yaml"
+    overlay = configfile.read(file) if file.is_file() else {}
+    return overlay.get("platform", "cpu") == "cpu" and "site" not in overlay
 
 
 def study_of(folder: Path) -> Study:
