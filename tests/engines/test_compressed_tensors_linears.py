@@ -7,7 +7,7 @@ import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from ptqflow.devices.device import select
-from ptqflow.engines.compressed_tensors_linears import _linear
+from ptqflow.engines.compressed_tensors_linears import CompressedTensors, _linear
 from ptqflow.errors import ConfigError
 from ptqflow.numerics.grid import fake_quantize
 
@@ -57,3 +57,15 @@ def test_a_shorter_last_group_is_refused_by_name():
     stored["weight_scale"] = stored["weight_scale"][:, :2]
     with pytest.raises(ConfigError, match=r"layer: 96 inputs are not 2 groups of 64"):
         _linear("layer", stored, scheme, select("cpu"), [])
+
+
+def test_what_would_be_read_as_something_else_is_refused(tmp_path):
+    scheme, stored, weight = written(8, "channel", True, 8, "int-quantized", 16, 45, 15)
+    with pytest.raises(ConfigError, match=r"layer: .*weights stored as floats"):
+        _linear("layer", stored | {"weight": weight}, scheme, select("cpu"), [])
+    scheme.output_activations = QuantizationArgs(num_bits=8)
+    with pytest.raises(ConfigError, match=r"layer: .*quantized outputs"):
+        _linear("layer", stored, scheme, select("cpu"), [])
+    transforms = {"config_groups": {"R4": {"type": "hadamard", "apply": []}}}
+    with pytest.raises(ConfigError, match=r"no transform_config \(R4\)"):
+        CompressedTensors(tmp_path, {"quant_method": "compressed-tensors", "transform_config": transforms})

@@ -38,7 +38,10 @@ class CompressedTensors:
     """A checkpoint of this form."""
 
     def __init__(self, folder: Path, quantization: Mapping[str, Any]) -> None:
-        """Reads `quantization_config` as the library does."""
+        """Reads `quantization_config` as the library does. Raises ConfigError for what acts beside linears and a cache."""
+        if (transforms := quantization.get("transform_config")) and transforms.get("config_groups"):
+            names = ", ".join(transforms["config_groups"])
+            raise ConfigError(f"{folder}: engine transformers-int has no transform_config ({names}); use engine vllm")
         self.folder, self.weights = folder, Weights(folder)
         self.quantization: QuantizationConfig = QuantizationConfig.model_validate(quantization)
 
@@ -85,6 +88,9 @@ def _linear(
 ) -> nn.Module:
     where, args, inputs = device.torch_device, scheme.weights, scheme.input_activations
     kind = f"W{args.num_bits}A{inputs.num_bits if inputs else 16} {args.strategy}"
+    if scheme.output_activations is not None or ("weight" in tensors and tensors["weight"].is_floating_point()):
+        odd = "quantized outputs" if scheme.output_activations is not None else "weights stored as floats"
+        raise ConfigError(f"{name}: transformers-int has no kernel for {odd}; use engine vllm, or save the model compressed")
     if tensors.keys() - _PARTS or args.type != "int" or args.strategy not in _STRATEGIES or not _by_token_or_static(inputs):
         odd = ", ".join(sorted(tensors.keys() - _PARTS)) or scheme.format
         raise ConfigError(f"{name}: transformers-int has no kernel for {kind} ({odd}); use engine transformers or vllm")
