@@ -1,4 +1,4 @@
-"""Latency of a model and of its quantized checkpoints in one engine (`transformers-int`), and where a W8A8 linear's time goes.
+"""Latency of a model and its quantized checkpoints in one engine (`transformers-int`); where the time of linears goes.
 
 Usage: inference.py [--platform gpu] [--layers 2]. A random Qwen2 of shapes of a 7B model's blocks on a GPU, of 111M parameters
 on a CPU. `float` is the compute dtype of the platform and, on a CPU, bfloat16 beside it. `fake` is emulation: it
@@ -20,6 +20,7 @@ import torch
 from peer_models import MIDDLE, OF_7B, VOCABULARY, Shape, random
 from ptqflow.devices.device import Device, select
 from ptqflow.devices.products import Kernel
+from ptqflow.devices.weight_only import Int4Weight, TinygemmWeight, int4_weight
 from ptqflow.engines import protocol
 from ptqflow.engines.protocol import Timing
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, by_steps, quantizing
@@ -37,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 FORM = "compressed-tensors"
 WORKLOADS = {"cpu": ((1, 128), (4, 128)), "cuda": ((1, 512), (8, 512), (1, 2048))}  # batch, prompt tokens
+W4_ROWS = {"cpu": (1, 4, 32, 128), "cuda": (1, 16, 64, 128, 256, 512, 2048)}
 REPETITIONS = 5
 
 
@@ -146,8 +148,38 @@ def transform(device: Device, shape: Shape, rows: int) -> dict[str, float]:
     return found
 
 
+def four_bits(device: Device, shape: Shape, rows: int) -> dict[str, float]:
+    """Seconds of a W4A16 linear [intermediate, hidden] on `rows` tokens: by torch's packed kernel, unpacked, and as taken.
+
+    `unpacked / packed` below 1: unpacking is faster; `TINYGEMM_ROWS` is where that begins on a GPU.
+    """
+    generator, out, columns = torch.Generator().manual_seed(0), shape.intermediate, shape.hidden
+    where, dtype, groups = device.torch_device, device.compute_dtype, shape.hidden // 128
+    integers = torch.randint(0, 16, (out, columns), generator=generator, dtype=torch.uint8)
+    scale, zero = torch.rand(out, groups, generator=generator), torch.full((out, groups), 8, dtype=torch.uint8)
+    x = torch.randn(rows, columns, generator=generator).to(where, dtype)
+    plain = nn.Linear(columns, out, bias=False, device=where, dtype=dtype)
+    taken, unpacked = int4_weight(integers, scale, zero, dtype, where), Int4Weight(integers, scale, zero, where)
+    actions: dict[str, Callable[[], Any]] = {
+        "float": lambda: plain(x),
+        f"as taken ({taken.kernel})": lambda: taken.multiply(x),
+        "unpacked": lambda: unpacked.multiply(x),
+    }
+    operators: Any = torch.ops.aten
+    if isinstance(taken, TinygemmWeight):
+        actions["unpacked"] = lambda: x @ taken.weight().T
+        actions["packed"] = lambda: operators._weight_int4pack_mm(x, taken.packed, taken.group, taken.scales)
+    elif where.type == "cpu":
+        packed = operators._convert_weight_to_int4pack_for_cpu(integers.to(torch.int32), 1)
+        scales = torch.stack([scale.T, torch.zeros_like(scale.T)], -1).contiguous()
+        actions["packed"] = lambda: operators._weight_int4pack_mm_for_cpu(x, packed, 128, scales)
+    with torch.inference_mode():
+        found = {name: seconds_of(device, action) for name, action in actions.items()}
+    return found | ({"unpacked / packed": found["unpacked"] / found["packed"]} if "packed" in found else {})
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print the tables, a row of JSON each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", default="cpu")
     parser.add_argument("--layers", type=int, default=None)
@@ -160,6 +192,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
     for rows in (1, 64, 2048):
         print(json.dumps({"rows": rows} | linear(device, shape, rows) | transform(device, shape, rows)), flush=True)
+    for rows in W4_ROWS[device.torch_device.type]:
+        print(json.dumps({"W4A16, rows": rows} | four_bits(device, shape, rows)), flush=True)
 
 
 if __name__ == "__main__":

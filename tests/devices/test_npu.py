@@ -8,7 +8,6 @@ import pytest
 import torch
 from ptqflow.devices import npu, products, weight_only
 from ptqflow.devices.case import Case
-from ptqflow.errors import ConfigError
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
 from ptqflow.modeling.integer_linear import FusedLinear, IntegerLinear, integer_linear
 from ptqflow.numerics.convention import Grid
@@ -142,11 +141,17 @@ def test_8_bit_weights_alone_are_their_definition(monkeypatch):
     assert ((found - exact).abs() <= x.double().abs() @ (q.double().abs() * scale.double()[:, None]).T * 2**-7 + 1e-6).all()
 
 
-def test_a_weight_that_the_operator_does_not_take_is_refused():
-    with pytest.raises(ConfigError, match="takes no weight"):
-        npu.WeightOnly(integers(4, 30, 64), torch.ones(30, 1), None, 4, BF16, CPU)
-    with pytest.raises(ConfigError, match="in groups of 16"):
-        npu.WeightOnly(integers(4, 32, 64), torch.ones(32, 4), None, 4, BF16, CPU)
+def test_a_weight_that_the_operator_does_not_take_is_unpacked(monkeypatch):
+    monkeypatch.setattr(npu, "WEIGHT_ONLY", {"cpu"})
+    for out, groups in ((30, 1), (32, 4)):
+        given = (
+            (integers(4, out, 64) + 8).to(torch.uint8),
+            torch.ones(out, groups),
+            torch.full((out, groups), 8, dtype=torch.uint8),
+        )
+        assert isinstance(weight_only.int4_weight(*given, BF16, CPU), weight_only.Int4Weight)
+    assert not npu.WeightOnly.takes(65536, 64, 1, 8)
+    assert npu.WeightOnly.takes(30, 64, 1, 8)
 
 
 def test_the_fused_softmax_is_that_of_attention_and_takes_no_decoding_step():

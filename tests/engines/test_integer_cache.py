@@ -7,6 +7,7 @@ import pytest
 import torch
 from ptqflow.devices.device import select
 from ptqflow.engines import protocol
+from ptqflow.engines.protocol import Sampling
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.integer_cache import CacheScale, CacheScales, IntegerCacheReader
 from ptqflow.modeling.weights import Weights, save_safetensors
@@ -112,6 +113,22 @@ def test_a_cache_of_compressed_tensors_is_read(made, work, tmp_path):
     assert cache.layers[1].values.dtype == torch.int8
     change = (scores(real) - scores(load(work / "qwen3"))).abs().mean()
     assert 1e-3 < change < 0.5
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
+def test_a_cache_in_windows_decodes_as_it_scores_and_padding_is_not_read(kind, tmp_path):
+    """Every block of one has a window of 6 tokens, every other of the other."""
+    plain = tiny_model(tmp_path / "plain", kind, layers=2, sliding_window=6)
+    real = load(as_compressed_tensors(plain, tmp_path / "ct", SCHEME))
+    found, cache = decoded(real)
+    torch.testing.assert_close(found, scores(real)[:, 11:], rtol=0, atol=2e-3)
+    assert [layer.keys.shape[2] for layer in cache.layers] == ([5, 5] if kind == "mistral" else [5, 20])
+    assert {layer.keys.dtype for layer in cache.layers} == {torch.int8}
+    prompts, greedy = [WINDOWS[0, :15].tolist(), WINDOWS[1, :4].tolist()], Sampling(temperature=0.0, max_new_tokens=8)
+    together = dict(real.generate(prompts, [0, 1], greedy, 2))
+    for row, prompt in enumerate(prompts):
+        ((_, alone),) = real.generate([prompt], [row], greedy, 1)
+        assert together[row].tokens == alone.tokens
 
 
 @pytest.mark.parametrize("change", [{"type": "float"}, {"dynamic": True}, {"symmetric": False}])

@@ -183,7 +183,7 @@ def test_an_npus_operators_score_as_other_kernels(made, name, form, monkeypatch)
     ("name", "parts", "kernel"),
     [
         ("w8a8", {"quantize", "product", "scale", "other"}, "mm"),
-        ("w4a16-symmetric", {"product", "other"}, "aten::_weight_int4pack_mm_for_cpu"),
+        ("w4a16-symmetric", {"product", "other"}, "aten::mm"),
     ],
 )
 def test_the_profile_proves_which_kernels_multiplied(made, name, parts, kernel):
@@ -211,6 +211,25 @@ def test_the_float_and_the_fake_model_run_in_the_same_engine(made, model):
         ours, stock = (protocol.load(name, folder, select("cpu")) for name in (NAME, "transformers"))
         assert torch.equal(scores(ours), scores(stock))
         assert ours.settings() | {"engine": "transformers"} == stock.settings() | {"kernels": []}
+
+
+def test_a_quantized_head_is_not_tied_to_the_embedding(made, tmp_path):
+    """As programs leave a model whose configuration still ties them: the embedding stays as it is, the head has integers."""
+    folder = shutil.copytree(made("w8a8", FORM), tmp_path / "copy")
+    weights = Weights(folder)
+    tensors = weights.load(weights.file_of)
+    embedding = tensors["model.embed_tokens.weight"]
+    scale = embedding.abs().amax(1, keepdim=True) / 127
+    tensors |= {"lm_head.weight": (embedding / scale).round().to(torch.int8), "lm_head.weight_scale": scale}
+    save_safetensors(folder / "model.safetensors", tensors, {})
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"]
+    config["quantization_config"]["ignore"] = []
+    (folder / "config.json").write_text(json.dumps(config))
+    whole, plain = (protocol.load(NAME, place, select("cpu")) for place in (folder, made("w8a8", FORM)))
+    assert isinstance(whole.model.lm_head, IntegerLinear)
+    assert torch.equal(whole.model.get_input_embeddings().weight, embedding.float())
+    assert 0 < (scores(whole) - scores(plain)).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from ptqflow.devices.weight_only import Int4Weight, Int8Weight
-from ptqflow.errors import ConfigError
+from ptqflow.devices import weight_only
+from ptqflow.devices.weight_only import TINYGEMM_ROWS, Int4Weight, Int8Weight, TinygemmWeight
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
 from ptqflow.modeling.integer_linear import IntegerLinear, WeightOnlyLinear
 from ptqflow.numerics.convention import Grid
@@ -88,23 +88,92 @@ def test_an_8_bit_weight_is_its_definition():
     torch.testing.assert_close(found.double(), x.double() @ (q.double() * scale.double()[:, None]).T, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4, 8])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_a_packed_weight_is_its_definition(groups, symmetric):
+def packed_case(out, columns, groups, symmetric=False):
+    """Integers, scales and zero points of a 4-bit weight, and the weight they define, in float64."""
     generator = torch.Generator().manual_seed(0)
-    q = torch.randint(0, 16, (48, 256), generator=generator, dtype=torch.uint8)
-    scale = torch.rand(48, groups, generator=generator) / 10
-    zero = torch.full((48, groups), 8, dtype=torch.uint8)
-    if not symmetric:
-        zero = torch.randint(0, 16, (48, groups), generator=generator, dtype=torch.uint8)
-    x, bias = torch.randn(2, 7, 256, generator=generator), torch.randn(48)
-    found = WeightOnlyLinear(Int4Weight(q, scale, zero, torch.float32, CPU), bias)(x)
-    repeat = 256 // groups
-    weight = (q.double() - zero.double().repeat_interleave(repeat, 1)) * scale.double().repeat_interleave(repeat, 1)
-    torch.testing.assert_close(found.double(), x.double() @ weight.T + bias.double(), rtol=1e-5, atol=1e-4)
+    q = torch.randint(0, 16, (out, columns), generator=generator, dtype=torch.uint8)
+    scale = torch.rand(out, groups, generator=generator) / 10
+    zero = torch.randint(0, 16, (out, groups), generator=generator, dtype=torch.uint8)
+    if symmetric:
+        zero.fill_(8)
+    repeat = columns // groups
+    difference = q.double() - zero.double().repeat_interleave(repeat, 1)
+    return q, scale, zero, difference * scale.double().repeat_interleave(repeat, 1)
 
 
-def test_a_weight_without_a_packed_kernel_is_refused():
-    q, scale = torch.zeros(16, 96, dtype=torch.uint8), torch.ones(16, 4)
-    with pytest.raises(ConfigError, match=r"groups of 24; groups must be multiples of 32"):
-        Int4Weight(q, scale, torch.full((16, 4), 8, dtype=torch.uint8), torch.float32, CPU)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("out", "columns", "groups"), [(48, 256, 1), (48, 256, 8), (7, 96, 4), (5, 45, 3), (3, 11, 1)])
+def test_a_4_bit_weight_is_its_definition_of_any_shape(out, columns, groups, symmetric, monkeypatch):
+    monkeypatch.setattr(weight_only, "_AT_ONCE", 5 * columns)  # in parts, the last a smaller one
+    q, scale, zero, weight = packed_case(out, columns, groups, symmetric)
+    held, bias = Int4Weight(q, scale, zero, CPU), torch.randn(out)
+    assert torch.equal(held.weight(slice(None), torch.float32), weight.float())
+    assert held.nbytes == out * -(-columns // 2) + 5 * scale.numel()
+    for rows in ((2, 7), (1, 1), (0, 3), (600,)):
+        x = torch.randn(*rows, columns)
+        found = WeightOnlyLinear(held, bias)(x)
+        torch.testing.assert_close(found.double(), x.double() @ weight.T + bias.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_a_4_bit_weight_is_rounded_once_where_the_model_computes_in_bfloat16():
+    q, scale, zero, weight = packed_case(32, 64, 2)
+    assert torch.equal(Int4Weight(q, scale, zero, CPU).weight(slice(None), torch.bfloat16), weight.float().bfloat16())
+
+
+def test_4_bit_weights_that_a_device_has_no_packed_kernel_for_are_unpacked():
+    takes, bf16 = TinygemmWeight.takes, torch.bfloat16
+    assert takes(48, 256, 2, bf16)
+    for other in ((48, 256, 2, torch.float32), (40, 256, 2, bf16), (48, 96, 1, bf16), (48, 256, 16, bf16)):
+        assert not takes(*other)
+    q, scale, zero, _ = packed_case(40, 100, 1)
+    assert weight_only.int4_weight(q, scale, zero, torch.bfloat16, CPU).kernel == Int4Weight.kernel
+
+
+def tinygemm_packed(q):
+    """torch's packing for GPUs, lane by lane as its kernel does it (ATen/native/cuda/int4mm.cu, 8 inner tiles)."""
+    out, columns = q.shape
+    packed = torch.zeros(out // 8, columns // 128, 32, 4, dtype=torch.int64)
+    for tile, outer, t, inner in torch.cartesian_prod(*(torch.arange(n) for n in packed.shape)).tolist():
+        base = (outer * 8 + 2 * inner) * 16 + t % 4 * 2
+        v = [int(q[tile * 8 + t // 4, base + k]) for k in (0, 1, 8, 9, 16, 17, 24, 25)]
+        word = v[7] << 28 | v[5] << 24 | v[3] << 20 | v[1] << 16 | v[6] << 12 | v[4] << 8 | v[2] << 4 | v[0]
+        packed[tile, outer, t, inner] = word - 2**32 * (word >= 2**31)
+    return packed.to(torch.int32)
+
+
+@pytest.mark.parametrize("unpacks", [True, False])
+def test_on_a_gpu_many_rows_are_multiplied_by_the_unpacked_weight(unpacks, monkeypatch):
+    """By the layout that torch's source tells; a device that packs otherwise is left to the packed kernel."""
+    q, scale, zero, _ = packed_case(16, 256, 2)
+    scale = scale.bfloat16().float()
+    monkeypatch.setattr(weight_only, "_tinygemm_packed", lambda q: tinygemm_packed(q if unpacks else q.flip(1)))
+    weight_only._unpacks.cache_clear()
+    try:
+        held = TinygemmWeight(q, scale, zero, torch.bfloat16, CPU)
+    finally:
+        weight_only._unpacks.cache_clear()
+    asked = []
+    monkeypatch.setattr(torch.ops.aten, "_weight_int4pack_mm", lambda x, *_: asked.append(len(x)) or x[:, :16], raising=False)
+    for rows in (0, 1, TINYGEMM_ROWS - 1, TINYGEMM_ROWS, TINYGEMM_ROWS + 3):
+        x = torch.randn(rows, 256).bfloat16()
+        found = held.multiply(x)
+        if rows >= TINYGEMM_ROWS and unpacks:
+            assert torch.equal(found, x @ held.weight().T)
+    few = [0, 1, TINYGEMM_ROWS - 1]
+    assert asked == (few if unpacks else [*few, TINYGEMM_ROWS, TINYGEMM_ROWS + 3])
+    assert ("unpacked" in held.kernel) == unpacks
+    if unpacks:  # as the packed kernel dequantizes: q - 8, times the scale, plus the offset rounded to bfloat16
+        offset = ((8 - zero.double()) * scale.double()).float().bfloat16().double().repeat_interleave(128, 1)
+        expected = (q.double() - 8) * scale.double().repeat_interleave(128, 1) + offset
+        assert torch.equal(held.weight(), expected.float().bfloat16())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: torch's packed kernel is for GPUs")
+@pytest.mark.parametrize("rows", [1, TINYGEMM_ROWS - 1, TINYGEMM_ROWS])
+def test_on_a_gpu_both_ways_are_within_one_rounding(rows):
+    q, scale, zero, weight = packed_case(256, 512, 4)
+    held = TinygemmWeight(q, scale, zero, torch.bfloat16, torch.device("cuda", 0))
+    assert held.unpacks
+    x = torch.randn(rows, 512, device="cuda").bfloat16()
+    exact, rounded = x.double().cpu() @ weight.T, x.double().cpu().abs() @ weight.abs().T * 2**-7
+    assert ((held.multiply(x).double().cpu() - exact).abs() <= rounded + 2**-8 * exact.abs()).all()

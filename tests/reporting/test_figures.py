@@ -9,19 +9,20 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptqflow.artifacts.table_schemas import ANSWER, LEARNING
+from ptqflow.artifacts.table_schemas import ANSWER, LEARNING, RESCUE_SUMMARY
 from ptqflow.artifacts.tables import to_table
 from ptqflow.cli import main
 from ptqflow.digest import closure
 from ptqflow.reporting import theme
-from ptqflow.reporting.figures import accuracy, latency, learning, pareto
+from ptqflow.reporting.figures import accuracy, latency, learning, learning_overview, pareto
 from synthetic_study import HARM, SyntheticStudy, identity, losses, sample, whole_study
 
+NO_RESCUE = to_table(RESCUE_SUMMARY, [])
 FIGURES = {
     "accuracy": ["accuracy"],
     "layer_error": ["layer_error"],
-    "learning": ["learning"],
-    "learning_overview": ["learning"],
+    "learning": ["learning", "rescue"],
+    "learning_overview": ["learning", "rescue"],
     "linear_error": ["layer_error"],
     "outliers": ["outliers"],
     "latency": ["latency"],
@@ -68,7 +69,7 @@ def test_learning_shows_recipes_beside_those_under_a_switch_and_leaves_out_what_
     recipes = {"flat": 1.0, "flat-E0": 2.0, "flat-E7": 1.0, "flat-more": 1.0, "flat-E0-more": 1.5}
     found = [row for recipe, times in recipes.items() for row in rows(recipe, times)]
     found[0]["value"] = float("nan")
-    chart = learning.chart({"learning": to_table(LEARNING, found)}).to_dict()
+    chart = learning.chart({"learning": to_table(LEARNING, found), "rescue": NO_RESCUE}).to_dict()
     titles = [row["title"]["text"] for row in chart["vconcat"]]
     assert titles == [
         *("flat: demo on cpu", "flat: demo on cpu, row 2"),
@@ -81,8 +82,27 @@ def test_learning_shows_recipes_beside_those_under_a_switch_and_leaves_out_what_
     assert "flat-E7 learned as" not in subtitle  # the one whose number is missing is not alike
     found[0]["value"] = 1.0
     found = [row for row in found if row["recipe"] != "flat"] + rows("flat", 1.0)
-    subtitle = " ".join(learning.chart({"learning": to_table(LEARNING, found)}).to_dict()["title"]["subtitle"])
+    subtitle = " ".join(
+        learning.chart({"learning": to_table(LEARNING, found), "rescue": NO_RESCUE}).to_dict()["title"]["subtitle"]
+    )
     assert "Not drawn: flat learned as flat-E7." in subtitle
+
+
+@pytest.mark.parametrize("figure", [learning, learning_overview])
+def test_curves_of_rescued_blocks_are_said_to_be_those_before_rescue(figure):
+    place = {"platform": "cpu", "model": "demo", "recipe": "flat"}
+    curves = [place | {"chunk": 0, "event": None} | row for row in losses(1.0, range(3))]
+    attempt = dict.fromkeys(RESCUE_SUMMARY.names, 0) | place | {"rung": "longer", "at_8_bits": "", "fallback": None}
+    attempts = [attempt | {"layer": layer, "kept": kept} for layer, kept in ((2, True), (0, True), (2, False), (1, False))]
+
+    def subtitle(rows):
+        given = {"learning": to_table(LEARNING, curves), "rescue": to_table(RESCUE_SUMMARY, rows)}
+        return " ".join(figure.chart(given).to_dict()["title"]["subtitle"])
+
+    assert "Before rescue, which calibrated again and replaced: flat (demo on cpu), blocks 0, 2 (table rescue)." in subtitle(
+        attempts
+    )
+    assert "rescue" not in subtitle(attempts[2:])
 
 
 def test_png_is_an_image(tables, tmp_path):

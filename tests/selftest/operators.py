@@ -4,6 +4,7 @@ Shapes and dtypes of results are held against the reference kernels on the CPU. 
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 import npu_kernels
@@ -38,7 +39,15 @@ def _calls(make: Make) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             weight_only.held, weight_only.group = held, 32 if groups > 1 else 0
             weight_only.scale, weight_only.offset = make(groups, 32, dtype=dtype), make(groups, 32, dtype=dtype)
             yield f"{case}, {name}", weight_only.kernel, lambda held=weight_only, rows=rows: held.multiply(rows)
+            symmetric = copy(weight_only)
+            symmetric.offset = None
+            yield (
+                f"{case}, symmetric, one row, {name}",
+                symmetric.kernel,
+                lambda held=symmetric, rows=rows: held.multiply(rows[:1]),
+            )
     rows, one = make(6, 128, dtype=_BF16), make(1, dtype=_F32) + 1
+    yield "a weight of 4 bits", "npu_convert_weight_to_int4pack", lambda: npu.Fused.held(make(32, 128, dtype=_I8), 4)
     yield "static, 8 bits", "npu_quantize", lambda: npu.Fused.quantized_static(rows, one)
     yield "sums in int32", "npu_quant_matmul", lambda: npu.int8_product(make(6, 128, dtype=_I8), make(32, 128, dtype=_I8))
 

@@ -136,3 +136,24 @@ def test_work_is_that_of_the_model() -> None:
     assert cached == 2 * 2 * 4
     found = work.decode(config, 3, 4, 2, 100, cached)
     assert found == work.Work(3 * (2 * (blocks + head) * 2 + attention * (5 + 6)), 2 * 100 + 3 * cached * (5 + 6))
+    assert work.read_bytes(config | {"tie_word_embeddings": True}, 100, 2) == 100
+    assert work.read_bytes(config | {"tie_word_embeddings": False}, 100, 2) == 100 - 2 * head
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"model_type": "mistral", "sliding_window": 3}, 3 + 3),
+        ({"model_type": "mistral", "sliding_window": None}, 5 + 6),
+        ({"model_type": "qwen2", "sliding_window": 3}, 5 + 6),  # which this type asks for apart
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}, (5 + 6 + 3 + 3) / 2),
+        ({"model_type": "gemma2", "sliding_window": 3, "head_dim": 2}, (5 + 6 + 3 + 3) / 2),
+    ],
+)
+def test_a_window_bounds_what_attention_reads_and_computes(change, seen) -> None:
+    config = {"num_hidden_layers": 2, "hidden_size": 2, "intermediate_size": 2, "vocab_size": 5, "num_attention_heads": 1}
+    config |= {"num_key_value_heads": 1} | change
+    found = work.decode(config, 3, 4, 2, 100, 10)
+    assert found.moved == 2 * 100 + 3 * 10 * seen
+    rest = 2 * (2 * 7 * 4 + 5 * 2) * 2
+    assert found.flops == 3 * (rest + 2 * 4 * 2 * seen)

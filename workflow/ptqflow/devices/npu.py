@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ptqflow.devices.case import Case
-from ptqflow.errors import ConfigError
 
 _WORD = 8  # 4-bit integers
 _LARGEST = 65535  # rows or columns of a matrix
@@ -102,22 +101,19 @@ class WeightOnly:
     def __init__(
         self, integers: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """From signed integers int8 [out, in], scale float32 and zero point [out, groups] (None: 0).
-
-        Raises ConfigError for a shape that the operator does not take.
-        """
-        (out, columns), groups = integers.shape, scale.shape[1]
-        group = columns // groups
-        if max(out, columns) > _LARGEST or (bits == 4 and out % _WORD) or (groups > 1 and group % _GROUP):
-            raise ConfigError(
-                f"npu_weight_quant_batchmatmul takes no weight [{out}, {columns}] in groups of {group}, but groups of multiples "
-                f"of {_GROUP}, outputs in multiples of {_WORD}, all below {_LARGEST + 1}; use engine transformers"
-            )
-        self.group = group if groups > 1 else 0
+        """From signed integers int8 [out, in], scale float32 and zero point [out, groups] (None: 0); a shape that it takes."""
+        groups = scale.shape[1]
+        self.group = integers.shape[1] // groups if groups > 1 else 0
         self.scale = scale.T.contiguous().to(device, dtype)
         self.offset = None if zero_point is None else (-zero_point.float()).T.contiguous().to(device, dtype)
         turned = integers.T.contiguous().to(device)
         self.held = turned if bits == 8 else _operators().npu_convert_weight_to_int4pack(turned.to(torch.int32))
+
+    @staticmethod
+    def takes(out: int, columns: int, groups: int, bits: int) -> bool:
+        """Whether the operator takes a weight [out, in]: groups of multiples of 32, outputs in words, sides below 65536."""
+        words, grouped = bits == 8 or out % _WORD == 0, groups == 1 or columns // groups % _GROUP == 0
+        return max(out, columns) <= _LARGEST and words and grouped
 
     @property
     def nbytes(self) -> int:

@@ -38,7 +38,10 @@ class CompressedTensors:
     """A checkpoint of this form."""
 
     def __init__(self, folder: Path, quantization: Mapping[str, Any]) -> None:
-        """Reads `quantization_config` as the library does."""
+        """Reads `quantization_config` as the library does. Raises ConfigError for what acts beside linears and a cache."""
+        if (transforms := quantization.get("transform_config")) and transforms.get("config_groups"):
+            names = ", ".join(transforms["config_groups"])
+            raise ConfigError(f"{folder}: engine transformers-int has no transform_config ({names}); use engine vllm")
         self.folder, self.weights = folder, Weights(folder)
         self.quantization: QuantizationConfig = QuantizationConfig.model_validate(quantization)
 
@@ -85,18 +88,24 @@ def _linear(
 ) -> nn.Module:
     where, args, inputs = device.torch_device, scheme.weights, scheme.input_activations
     kind = f"W{args.num_bits}A{inputs.num_bits if inputs else 16} {args.strategy}"
+    if scheme.output_activations is not None or ("weight" in tensors and tensors["weight"].is_floating_point()):
+        odd = "quantized outputs" if scheme.output_activations is not None else "weights stored as floats"
+        raise ConfigError(f"{name}: transformers-int has no kernel for {odd}; use engine vllm, or save the model compressed")
     if tensors.keys() - _PARTS or args.type != "int" or args.strategy not in _STRATEGIES or not _by_token_or_static(inputs):
         odd = ", ".join(sorted(tensors.keys() - _PARTS)) or scheme.format
         raise ConfigError(f"{name}: transformers-int has no kernel for {kind} ({odd}); use engine transformers or vllm")
     integers, scale, zero_point = _weight(tensors, args)
+    group = args.group_size if args.strategy == "group" else integers.shape[1]
+    if integers.shape[1] != group * scale.shape[1]:
+        raise ConfigError(
+            f"{name}: {integers.shape[1]} inputs are not {scale.shape[1]} groups of {group}; transformers-int has no kernel "
+            "for a shorter last group: use engine vllm, or another group_size"
+        )
     bias = tensors["bias"].to(where) if "bias" in tensors else None
     if inputs is None:
         bias = None if bias is None else bias.to(device.compute_dtype)
         if args.num_bits == 4:
-            try:
-                return WeightOnlyLinear(int4_weight(integers, scale, zero_point, device.compute_dtype, where), bias)
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from None
+            return WeightOnlyLinear(int4_weight(integers, scale, zero_point, device.compute_dtype, where), bias)
         if args.num_bits == 8 and scale.shape[1] == 1 and (zero_point == 128).all():
             signed = (integers.short() - 128).to(torch.int8)
             return WeightOnlyLinear(int8_weight(signed, scale[:, 0], device.compute_dtype, where), bias)
@@ -130,14 +139,19 @@ def _by_token_or_static(inputs: QuantizationArgs | None) -> bool:
 
 def _weight(tensors: Mapping[str, Tensor], args: QuantizationArgs) -> tuple[Tensor, Tensor, Tensor]:
     """Unsigned integers uint8 [out, in], scales float32 and zero points uint8 [out, groups], from bytes or from words."""
-    if "weight" in tensors:
-        weight = tensors["weight"]
-        scale = tensors["weight_scale"].float().reshape(-1, tensors["weight_scale"].shape[-1]).expand(len(weight), -1)
-        offset = 2 ** (args.num_bits - 1)
-        zero_point = torch.full(scale.shape, offset, dtype=torch.uint8)
-        return (weight.short() + offset).to(torch.uint8), scale, zero_point
-    shape, scale = tensors["weight_shape"].tolist(), tensors["weight_scale"].float()
-    integers, zero_point = unpack_weight(
-        tensors["weight_packed"], shape, args.num_bits, scale.shape, tensors.get("weight_zero_point")
-    )
-    return integers, scale, zero_point
+    packed, half = "weight_packed" in tensors, 2 ** (args.num_bits - 1)
+    stored, zero_point = tensors["weight_packed" if packed else "weight"], tensors.get("weight_zero_point")
+    scale = _by_row(tensors["weight_scale"].float(), len(stored))
+    if packed:  # as are zero points, but for one of a whole tensor
+        words = None if args.strategy == "tensor" else zero_point
+        integers, zeros = unpack_weight(stored, tensors["weight_shape"].tolist(), args.num_bits, scale.shape, words)
+    else:
+        integers, zeros = (stored.short() + half).to(torch.uint8), torch.full(scale.shape, half, dtype=torch.uint8)
+    if zero_point is not None and zero_point.dtype == torch.int8:
+        zeros = _by_row((zero_point.short() + half).to(torch.uint8), len(stored))
+    return integers, scale, zeros
+
+
+def _by_row(parameter: Tensor, out: int) -> Tensor:
+    """A scale or zero point of a tensor, of each row or of each group, as [out, groups]."""
+    return parameter.reshape(-1, parameter.shape[-1]).expand(out, -1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import init_empty_weights
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ptqflow.devices.device import Device
@@ -112,7 +113,8 @@ def _load_rest(model: Any, weights: Weights, taken: set[str], device: Device, fo
     names = [name for name in weights.file_of if name not in taken]
     tensors = {name: tensor.to(device.torch_device, device.compute_dtype) for name, tensor in weights.load(names).items()}
     _, unexpected = model.load_state_dict(tensors, strict=False, assign=True)
-    model.tie_weights()
+    if isinstance(model.get_output_embeddings(), nn.Linear):  # a head of integers is its own, whatever the configuration says
+        model.tie_weights()
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left or unexpected:
         raise ConfigError(f"{folder}: {', '.join([*left, *unexpected][:3])} have no place or no tensor; export it again")

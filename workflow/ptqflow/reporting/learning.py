@@ -35,6 +35,19 @@ def curves(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], list[Row]]:
     return {place: sorted(by.get(HELD_OUT, by.get(LOSS, [])), key=lambda r: r["step"]) for place, by in found.items()}
 
 
+def before_rescue(attempts: Sequence[Row]) -> list[str]:
+    """Whose losses are not those of what is served, from rows of schema RESCUE_SUMMARY: losses are of the first calibration."""
+    replaced: dict[tuple[str, str, str], set[int]] = {}
+    for row in attempts:
+        if row["kept"]:
+            replaced.setdefault((row["recipe"], row["model"], row["platform"]), set()).add(row["layer"])
+    found = [
+        f"{recipe} ({model} on {platform}), block{'s' * (len(layers) > 1)} {', '.join(map(str, sorted(layers)))}"
+        for (recipe, model, platform), layers in replaced.items()
+    ]
+    return [f"Before rescue, which calibrated again and replaced: {'; '.join(found)} (table rescue)."] if found else []
+
+
 def printed(rows: Sequence[Row]) -> TextTable:
     """By recipe: how far the held-out loss of its blocks fell, and how often training was thrown back."""
     by_recipe: dict[tuple[str, str, str], list[list[Row]]] = {}
@@ -47,5 +60,8 @@ def printed(rows: Sequence[Row]) -> TextTable:
         numbers = [number(100 * value, 1) for value in (median(ratios), min(ratios), max(ratios))] if ratios else ["–"] * 3
         body.append([*place, str(len(found)), *numbers, str(len(thrown)), str(len({r["layer"] for r in thrown}))])
     header = ["Platform", "Model", "Recipe", "Blocks", "Best loss / first (%), median", "least", "most", "Rollbacks", "in blocks"]
-    note = "Losses on the held-out part of the calibration set where the recipe holds one out, else on what it learns from."
-    return TextTable("Learning", header, body, names=3, notes=[note])
+    notes = [
+        "Losses on the held-out part of the calibration set where the recipe holds one out, else on what it learns from.",
+        "Of rescued blocks: before rescue.",
+    ]
+    return TextTable("Learning", header, body, names=3, notes=notes)

@@ -47,15 +47,34 @@ def _fused_attention(x: Tensor, matrix: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, key, is_causal=True)
 
 
+def _rotary(x: Tensor, angles: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
+def _shared_heads(key: Tensor, query: Tensor) -> Tensor:
+    return query @ key[:, None].expand(-1, 3, -1).reshape(-1, key.shape[-1]).mT
+
+
+def _clipped(weight: Tensor, logit: Tensor) -> Tensor:
+    low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+    return torch.clamp(weight, min=low * logit.sigmoid(), max=high * logit.sigmoid())
+
+
 # Smooth functions, and the inputs they are tried at: all that `methods.flat_block` differentiates through.
 SMOOTH: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
     "inverse": (inverse, (_MATRIX,)),
     "Cayley rotation": (_cayley, (0.1 * _MATRIX,)),
     "Kronecker transform": (lambda x, a, b: kronecker.apply(x, a, b), (_ROWS, _MATRIX[None, :2, :2], _MATRIX[None, :3, :3])),
     "linear": (functional.linear, (_ROWS, _MATRIX)),
+    "bounded spread": (lambda x: (4.6 * x.tanh()).exp(), (0.1 * _MATRIX[:, :1],)),
     "channel scale": (lambda x, log_scale: x * log_scale.exp(), (_ROWS, 0.1 * _ONES)),
+    "quotient": (lambda x, log_scale: x / log_scale.exp(), (_ROWS, 0.1 * _ONES)),
+    "clipped weights": (_clipped, (_ROWS, torch.ones(4, 1))),
     "clipped range": (lambda x, logit: x.amax(-1, keepdim=True) * logit.sigmoid(), (_ROWS, torch.full((4, 1), 4.0))),
     "RMS norm": (_rms_norm, (_ROWS, _ONES)),
+    "rotary embedding": (_rotary, (_ROWS, _ROWS.flip(0))),
+    "shared heads": (_shared_heads, (_ROWS[:2], _ROWS)),
     "gated linear unit": (lambda x, y: functional.silu(x) * y, (_ROWS, _ROWS.flip(0))),
     "attention": (_attention, (_ROWS, _MATRIX)),
     "fused attention": (_fused_attention, (_ROWS, _MATRIX)),

@@ -110,6 +110,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     cached = int(cached * memory.cache_share)
     files = sum(path.stat().st_size for path in args.checkpoint.parent.glob("*.safetensors"))
     weights = files if memory.weight_bytes is None else memory.weight_bytes
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+    held = device.compute_dtype if memory.weight_bytes is not None else stored  # of what is not quantized
+    read = work.read_bytes(config, weights, held.itemsize)
     facts = {"load_seconds": loaded, "weight_bytes": weights, "cache_tokens": memory.cache_tokens}
     devices = settings.tensor_parallel if device.module is not None else 1  # ranks on a CPU share the one
     rate = int8_rate(device) if memory.multiplies_int8 else roofline.flops
@@ -118,9 +121,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     def asked(row: dict[str, Any]) -> dict[str, Any]:
         batch, prompt = row["batch_size"], row["prompt_tokens"]
         if row["phase"] == "prefill":
-            needed = work.prefill(config, batch, prompt, weights)
+            needed = work.prefill(config, batch, prompt, read)
         else:
-            needed = work.decode(config, batch, prompt, row["new_tokens"], weights, cached)
+            needed = work.decode(config, batch, prompt, row["new_tokens"], read, cached)
         return {"flops": needed.flops, "moved_bytes": needed.moved}
 
     before = device.readings()

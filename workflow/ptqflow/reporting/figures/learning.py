@@ -12,9 +12,9 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
-from ptqflow.reporting.learning import HELD_OUT, LOSS, thinned
+from ptqflow.reporting.learning import HELD_OUT, LOSS, before_rescue, thinned
 
-TABLES = ("learning",)
+TABLES = ("learning", "rescue")
 _WIDTH, _HEIGHT, _ABREAST = 190, 170, 6
 _SWITCH = re.compile(r"-E\d+(?=-|$)")
 _WHERE = ("platform", "model")
@@ -44,6 +44,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle += [
         "Recipes that name a switch (E0, E1, ...) are this machine's arithmetic with one primitive replaced, no device's."
     ]
+    subtitle += before_rescue(tables["rescue"].to_pylist())
     if len(table) < len(rows):
         subtitle.append(f"Not drawn: {len(rows) - len(table)} values that are zero or not finite.")
     if alike:

@@ -9,9 +9,9 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
-from ptqflow.reporting.learning import curves, thinned
+from ptqflow.reporting.learning import before_rescue, curves, thinned
 
-TABLES = ("learning",)
+TABLES = ("learning", "rescue")
 _WIDTH, _HEIGHT = 330, 230
 
 
@@ -29,6 +29,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle = [
         "Loss over the first one (held out, where a recipe holds some out); lower is better. Logarithmic axis.",
         "Line: the median block. Band: from the best to the worst block.",
+        *before_rescue(tables["rescue"].to_pylist()),
     ]
     return theme.grid(panels, "Learning by step", subtitle)
 
