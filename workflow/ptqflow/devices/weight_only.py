@@ -5,11 +5,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ptqflow.devices import npu
+from ptqflow.devices import npu, packed_int4
 from ptqflow.errors import ConfigError
-
-INT4_INPUTS = {"cpu": 32, "cuda": 128}  # what the columns of a packed weight are multiples of
-INT4_GROUPS = (256, 128, 64, 32)  # columns that share a scale in torch's packed kernels
 
 
 class WeightOnly(Protocol):
@@ -55,13 +52,9 @@ class Int4Weight:
         """
         out, columns = integers.shape
         group = columns // scale.shape[1]
-        shared = next((g for g in INT4_GROUPS if group % g == 0), None)
-        if device.type not in INT4_INPUTS or shared is None or columns % INT4_INPUTS[device.type] or out % 16:
-            multiple = INT4_INPUTS.get(device.type, 128)
-            raise ConfigError(
-                f"no packed 4-bit product on {device} for a weight [{out}, {columns}] with groups of {group}; groups must be "
-                f"multiples of 32, inputs of {multiple}, outputs of 16: use engine transformers or vllm"
-            )
+        shared = packed_int4.kernel_group(group)
+        if (reason := packed_int4.refusal(device.type, out, columns, group)) is not None or shared is None:
+            raise ConfigError(reason)
         self.group, self.kind = shared, device.type
         repeated = [t.float().repeat_interleave(group // shared, 1) for t in (scale, (8 - zero_point.float()) * scale)]
         self.scales = torch.stack([t.T for t in repeated], -1).contiguous().to(device, dtype)  # [groups, out, (scale, zero)]
