@@ -7,9 +7,11 @@ import pytest
 from checkout import SMALL_STUDY
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check
+from ptqflow.entries import Suite
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
-from ptqflow.study import load
+from ptqflow.study import config_of, load
+from ptqflow.table_jobs import unserved
 
 CONFIG = {
     "num_hidden_layers": 2,
@@ -135,11 +137,33 @@ def test_wrong_forms_are_refused_before_any_job(forms, message):
 
 
 def test_evaluation_stays_on_the_fake_form():
-    assert load({**SMALL_STUDY, "forms": ["compressed-tensors"]}).variants(["fake"], None) == [
+    assert load({**SMALL_STUDY, "forms": ["compressed-tensors"]}).variants(Suite(tasks=["arithmetic"]), None) == [
         "baseline",
         "rounded.fake",
         "second-order.fake",
     ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "form", "recipe", "message"),
+    [
+        ("transformers-int", "compressed-tensors", {"preset": "gptq-w3a16"}, "no kernel for asymmetric W3A16 group"),
+        ("transformers-int", "compressed-tensors", recipe({**ROW, "symmetric": False}).dump(), "asymmetric W8A16 channel"),
+        ("transformers-int", "gptq", {"preset": "gptq-w4a16"}, "it reads fake, compressed-tensors, modelslim; use engine vllm"),
+        ("transformers", "modelslim", {"preset": "rtn-w8a8-ascend"}, "do not load it; use engine vllm or transformers-int"),
+        ("transformers", "autoawq", {"preset": "awq-w4a16"}, "do not load it"),
+    ],
+)
+def test_what_an_engine_does_not_compute_is_known_before_any_job(engine, form, recipe, message):
+    study = {**SMALL_STUDY, "recipes": {"one": recipe, "two": {"preset": "rtn-w8a8-ascend"}}}
+    study["suites"] = {"prose": {"tasks": ["text"], "engine": engine, "forms": [form]}}
+    with pytest.raises(ConfigError, match=rf"suites\.prose\.forms: engine {engine} does not .*'one' in form {form}: .*{message}"):
+        load({**study, "forms": {form: ["one"]}})
+    servable = load({**study, "forms": {form: "servable"}})
+    config = config_of(servable, "demo")
+    assert f"one.{form}" in [f"{recipe}.{form}" for recipe, form in servable.checkpoints(config)]
+    assert f"one.{form}" not in servable.variants(servable.suites["prose"], config)
+    assert any(line.startswith(f"demo one.{form} is left out of suites.prose: {engine}: ") for line in unserved(servable))
 
 
 def test_schemes_of_all_forms_import_no_torch():

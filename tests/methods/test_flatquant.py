@@ -5,6 +5,7 @@ import pytest
 import torch
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import read_absmax, read_activations
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table
 from ptqflow.console import warnings_of
 from ptqflow.devices.device import select
@@ -21,6 +22,7 @@ from ptqflow.modeling.fake_quant import FakeQuantLinear
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
+from ptqflow.stages.rescue import outcome
 from safetensors.torch import load_file, save_file
 from tiny_models import QWEN2, collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
@@ -211,6 +213,22 @@ def test_a_block_that_learned_nothing_better_than_plain_rounding_stays_plainly_r
     assert flat.fallback.startswith("no transform: held-out loss 2 (round to nearest 1)")
     assert (flat.rows[-1]["value"], flat.rows[-1]["event"]) == (3.0, "fallback")
     assert all(torch.equal(m, torch.eye(m.shape[-1]).double().expand_as(m)) for m in flat.transforms.matrices.values())
+
+
+def test_a_block_that_adds_nothing_has_nothing_to_lose(tmp_path):
+    """As in models that were made deeper by blocks whose outputs are zero."""
+    model = tiny_model(tmp_path / "model", layers=1)
+    tensors = load_file(model / "model.safetensors")
+    for name in ("self_attn.o_proj", "mlp.down_proj"):
+        tensors[f"model.layers.0.{name}.weight"].zero_()
+    save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    Manifest.of_folder(model, [path.name for path in model.iterdir() if path.name != "manifest.json"], {}).write(model)
+    flat = learn(model, collect(model, tmp_path), recipe(epochs=1))
+    assert flat.fallback is None
+    assert values(flat, "identity_error") == [0.0] * 3
+    block = {"module": "block", "fallback": None, "seconds": 1.0, "warning": None}
+    found = outcome(flat.rows, [block])
+    assert (found.error, found.untrained) == (0.0, 0.0)
 
 
 def test_learning_that_gains_nothing_is_warned_of_in_log_diagnostics_and_card(model, calibration, work, capsys):

@@ -77,6 +77,11 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
     [
         ({"run": "rounded"}, "run: Input should be a valid list, or Input should be 'all' (found 'rounded')"),
         ({"run": ["nowhere"]}, "run: 'nowhere' is not defined"),
+        ({"replicates": 2}, "replicates: unknown key here; it belongs in recipes.NAME"),
+        (
+            {"recipes": {"r": {"preset": "rtn-w4a16", "rounding": {"name": "rtn", "block_size": 64}}}},
+            "recipes.r.rounding.block_size: unknown key of what is named here, though others have it; remove it, or change `",
+        ),
         ({"recipes": None}, "recipes: keys with values belong here, {key: value, ...} (found null)"),
         ({"recipes": {4: OVERRIDDEN}}, "recipes.4: a name is text; put it in quotes (found 4)"),
         ({"recipes": {"x": {"preset": ["rtn-w4a16"]}}}, "recipes.x: unknown preset ['rtn-w4a16']"),

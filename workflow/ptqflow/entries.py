@@ -41,6 +41,7 @@ class Served(Model):
     by model, others having one.
     """
 
+    engine: Name = "transformers"
     forms: Forms = [FAKE]
     tensor_parallel: AtLeastOne | Annotated[dict[Name, AtLeastOne], Field(min_length=1)] = 1
 
@@ -59,7 +60,6 @@ class Suite(Served):
     tasks: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     batch_size: AtLeastOne = 64
-    engine: Name = "transformers"
     noise_batch_sizes: list[AtLeastOne] = []
 
     @model_validator(mode="after")

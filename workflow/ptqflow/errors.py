@@ -1,6 +1,7 @@
 """Errors a user can act on: one sentence that names the file or key and the remedy."""
 
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,6 +22,7 @@ class ArtifactError(PtqflowError):
 
 # What pydantic adds to a path: the alternative it tried.
 _BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]|constrained-\w+")
+_SHOWN = 3  # places of a key
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -38,8 +40,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             continue  # an alternative that was not meant: what was meant has an error within
         message = entry["msg"].removeprefix("Value error, ")
         if entry["type"] == "extra_forbidden":
-            near = get_close_matches(str(entry["loc"][-1]), sorted(_keys(model)), n=1)
-            message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
+            message = _unknown(path, _places(model))
         elif entry["type"] == "missing":
             message = "this key is required; add it"
         elif entry["type"] == "union_tag_not_found":
@@ -59,13 +60,35 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join((f"{path}: " if path else "") + ", or ".join(said) + found.get(path, "") for path, said in messages.items())
 
 
-def _keys(model: type[BaseModel]) -> set[str]:
-    """Names of all fields of a model and of the models within it."""
-    found: set[str] = set()
-    waiting: list[Any] = [model.model_json_schema()]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            found |= set(part.get("properties", {}))
-        waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+def _unknown(path: str, places: Mapping[str, list[str]]) -> str:
+    """What is said of a key that does not belong where it is: where it does, or the nearest one."""
+    parent, _, key = path.rpartition(".")
+    if key not in places:
+        near = get_close_matches(key, sorted(places), n=1)
+        return f"unknown key; did you mean {near[0]!r}?" if near else "unknown key; remove it"
+    known = list(dict.fromkeys(places[key]))
+    if any(re.fullmatch(re.escape(place).replace("NAME", r"[^.]+"), parent) for place in known):
+        return "unknown key of what is named here, though others have it; remove it, or change `name`"
+    return f"unknown key here; it belongs in {' or '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}"
+
+
+def _places(model: type[BaseModel]) -> dict[str, list[str]]:
+    """By name of a field of a model, or of the models within it, the dotted paths of what holds it."""
+    schema = model.model_json_schema()
+    found: dict[str, list[str]] = {}
+
+    def walk(part: Any, path: str) -> None:
+        if not isinstance(part, dict):
+            return
+        if "$ref" in part:
+            walk(schema["$defs"][part["$ref"].rpartition("/")[2]], path)
+        for key, value in part.get("properties", {}).items():
+            found.setdefault(key, []).append(path or "the first level")
+            walk(value, f"{path}.{key}" if path else key)
+        for value in (part.get("additionalProperties"), *part.get("patternProperties", {}).values()):
+            walk(value, f"{path}.NAME")
+        for value in (part.get("items"), *part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())):
+            walk(value, path)
+
+    walk(schema, "")
     return found

@@ -120,13 +120,13 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
             yield "export", start + model.bytes / 50e6
             yield "verify", start + model.bytes / 50e6 + 3 * 2 * model.parameters * 8 * 512 / rate
         for suite in study.suites.values():
-            for _ in study.variants(suite.forms, architecture):
+            for _ in study.variants(suite, architecture):
                 for task in suite.tasks:
                     asking = start + _asking(study.tasks[task], model, suite.batch_size, rate)
                     yield from ((rule, cost) for _ in suite.seeds for rule, cost in (("generate", asking), ("score", start)))
         for timing in study.latency.values():
             steps = (timing.repetitions + timing.warmup) * sum(shape.new_tokens for shape in timing.shapes())
-            for _ in study.variants(timing.forms, architecture):
+            for _ in study.variants(timing, architecture):
                 yield "measure", start + steps * (_STEP + max(timing.batch_sizes) * 2 * model.parameters / (rate * _DECODING))
     yield "aggregate", start
     yield from (("plot", start) for _ in range(4))

@@ -25,7 +25,7 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
             who = place | rotation | {"calibration": calibration, "recipes": recipes}
             yield "statistics", who, paths.calibration(platform, source, calibration)
         for suite in study.suites.values():
-            for variant, task, seed in product(study.variants(suite.forms, architecture), suite.tasks, suite.seeds):
+            for variant, task, seed in product(study.variants(suite, architecture), suite.tasks, suite.seeds):
                 path = paths.scores(platform, model, variant, suite.engine, task, seed)
                 yield "scores", place | _who(variant) | {"engine": suite.engine, "task": task, "seed": seed}, path
             accuracy = [task for task in suite.tasks if study.tasks[task].definition.kind != "perplexity"]
@@ -34,7 +34,7 @@ def expected(study: Study, platform: str) -> Iterator[tuple[str, dict[str, Any],
                 run = {"engine": suite.engine, "task": task, "seed": seed, "batch_size": size}
                 yield "scores", place | {"recipe": "baseline"} | run, path
         for timing, entry in study.latency.items():
-            for variant in filterfalse(_is_replicate, study.variants(entry.forms, architecture)):
+            for variant in filterfalse(_is_replicate, study.variants(entry, architecture)):
                 path = paths.latency(platform, model, variant, entry.engine, timing)
                 yield "latency", place | _who(variant) | {"engine": entry.engine, "timing": timing}, path
         for recipe in filterfalse(_is_replicate, study.chosen):

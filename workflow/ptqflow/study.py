@@ -3,7 +3,7 @@
 Import-light (no torch): the Snakefile reads this at every parse, also in every remote job.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,12 +17,14 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import source_files, weight_files
 from ptqflow.calibration import check_columns
-from ptqflow.checkpoints.registry import FAKE, refusal
+from ptqflow.checkpoints.registry import FAKE
+from ptqflow.checkpoints.registry import refusal as refusal_of_form
 from ptqflow.checkpoints.schemes import check
 from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
+from ptqflow.engines.refusals import refusal
 from ptqflow.engines.registry import module_of, refuse_ranks
-from ptqflow.entries import Form, ModelEntry, Name, Suite, Timing
+from ptqflow.entries import Form, ModelEntry, Name, Served, Suite, Timing
 from ptqflow.errors import ConfigError, PtqflowError, explain
 from ptqflow.evaluation.benchmark import check_first
 from ptqflow.evaluation.fewshot import examples
@@ -127,9 +129,29 @@ class Study(Model):
         """The one suite that asks `engine` this task at this seed."""
         return next(s for s in self.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
-    def variants(self, forms: Sequence[str], architecture: Mapping[str, Any] | None) -> list[str]:
-        """`baseline` and every `recipe.form` of these forms, as `checkpoints`."""
-        return ["baseline", *(f"{recipe}.{form}" for recipe, form in self.checkpoints(architecture) if form in forms)]
+    def variants(self, served: Served, architecture: Mapping[str, Any] | None) -> list[str]:
+        """`baseline` and every `recipe.form` that an engine is given, as `checkpoints`, and computes."""
+        asked, refused = self._asked(served, architecture), self.uncomputed(served, architecture)
+        return ["baseline", *(variant for variant in asked if variant not in refused)]
+
+    def uncomputed(self, served: Served, architecture: Mapping[str, Any] | None) -> dict[str, str]:
+        """`recipe.form` of what an engine is asked for and does not compute, with the reason.
+
+        Raises ConfigError where a form was asked for of these very recipes; of `servable` ones they are left out.
+        """
+        reasons = {
+            variant: refusal(served.engine, form, self.recipes[recipe], architecture)
+            for variant, (recipe, form) in self._asked(served, architecture).items()
+        }
+        found = {variant: reason for variant, reason in reasons.items() if reason is not None}
+        for variant, reason in found.items():
+            recipe, form = variant.rsplit(".", 1)
+            if self._forms().get(form) != "servable":
+                raise ConfigError(f"engine {served.engine} does not compute recipe '{recipe}' in form {form}: {reason}")
+        return found
+
+    def _asked(self, served: Served, architecture: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
+        return {f"{recipe}.{form}": (recipe, form) for recipe, form in self.checkpoints(architecture) if form in served.forms}
 
     def tasks_asked(self) -> set[str]:
         """The tasks of all suites."""
@@ -146,7 +168,7 @@ class Study(Model):
         for form, recipes in self._forms().items():
             asked = [name for name in self.chosen if isinstance(recipes, str) or replicate_names.split(name)[0] in recipes]
             asked = [name for name in asked if form in scored or not replicate_names.split(name)[1]]
-            reasons = {name: refusal(form, self.recipes[name], architecture) for name in asked}
+            reasons = {name: refusal_of_form(form, self.recipes[name], architecture) for name in asked}
             if recipes == "servable":
                 asked = [name for name in asked if reasons[name] is None]
             _all(lambda name, form=form, reasons=reasons: check(form, reasons[name], name), asked)  # type: ignore[misc]
@@ -209,6 +231,10 @@ def load(config: Mapping[str, Any]) -> Study:
         _check_architecture(study, name)
         with _named("forms"):
             study.checkpoints(config_of(study, name))
+        for kind, entries in (("suites", study.suites), ("latency", study.latency)):
+            for key, served in entries.items():
+                with _named(f"{kind}.{key}.forms"):
+                    study.uncomputed(served, config_of(study, name))
     return study.replicated
 
 

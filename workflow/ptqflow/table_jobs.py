@@ -19,7 +19,7 @@ from ptqflow.platforms import PLATFORMS
 from ptqflow.published_names import published_names
 from ptqflow.reporting import catalogue
 from ptqflow.stale import Asked
-from ptqflow.study import Study
+from ptqflow.study import Study, config_of
 
 AGGREGATED = (
     *("scores", "diagnostics", "losses", "latency", "checkpoints", "verification", "selftest", "overlaps", "rescues"),
@@ -74,9 +74,12 @@ class TableJobs:
         ]
 
     def left_out(self) -> list[str]:
-        """What other platforms left that the tables do not show, each with the reason."""
+        """What other platforms left that the tables do not show, each with the reason; what an engine is not given of a form."""
         mine = set(self.aggregate_inputs())
-        return [f"{path} is left out of the tables: {reason}" for *_, path, reason in self._others if reason and path not in mine]
+        found = [
+            f"{path} is left out of the tables: {reason}" for *_, path, reason in self._others if reason and path not in mine
+        ]
+        return [*found, *unserved(self.study)]
 
     def aggregate(self) -> str:
         """Settings of `aggregate`: what each of its files is, in order."""
@@ -161,3 +164,15 @@ class TableJobs:
     def plot(self, figure: str) -> str:
         """Settings of `plot`."""
         return canonical_json({"figure": figure})
+
+
+def unserved(study: Study) -> list[str]:
+    """What the engines of suites and timings are not given of `servable` forms, since they do not compute it, with the reason."""
+    return [
+        f"{model} {variant} is left out of {kind}.{name}: {served.engine}: {reason}"
+        for model in study.models
+        for kind, entries in (("suites", study.suites), ("latency", study.latency))
+        for name, served in entries.items()
+        for variant, reason in study.uncomputed(served, config_of(study, model)).items()
+        if not replicate_names.split(variant.split(".")[0])[1]
+    ]

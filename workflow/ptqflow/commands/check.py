@@ -17,6 +17,7 @@ from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of, load
 from ptqflow.system import machine_memory
+from ptqflow.table_jobs import unserved
 from ptqflow.words import span
 
 EXAMPLES = """examples:
@@ -42,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     study = study_of(folder)
     print(f"{file}: a study of {len(study.models)} model(s), {len(study.chosen)} recipe(s), {len(study.tasks_asked())} task(s)")
     print("to run: " + (", ".join(f"{n} {rule}" for rule, n in planned.items()) or "nothing, all is done"))
+    for line in unserved(study):
+        print(line)
     configs = _of_hub(study)
     models = estimate.sizes(study, configs)
     rate, cores = speed(), len(os.sched_getaffinity(0))

@@ -248,8 +248,8 @@ def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, to
     lost = rounded.lost if rounded.lost is not None else _squared_norm(difference, inputs)
     inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
-        "weight_error": _ratio(_squares(difference), _squares(weight)),
-        "output_error": _ratio(lost, total),
+        "weight_error": ratio(_squares(difference), _squares(weight)),
+        "output_error": ratio(lost, total),
         "output_mse": lost / (tokens * weight.shape[0]),
         "tokens": tokens,
         "clip_fraction": 2 - sum(inside) / weight.numel(),
@@ -264,7 +264,7 @@ def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:
     Unlike the error from the Gram matrix it knows how inputs are quantized.
     """
     expected = multiply(x, weight.to(x).T)
-    return _ratio((expected - output).square().sum().item(), expected.square().sum().item())
+    return ratio((expected - output).square().sum().item(), expected.square().sum().item())
 
 
 def _squared_norm(weight: Tensor, inputs: LowerHalf | Rows) -> float:
@@ -277,6 +277,6 @@ def _squares(matrix: Tensor) -> float:
     return sum(rows.square().sum().item() for rows in matrix.split(_ROWS))
 
 
-def _ratio(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
     """part / whole; 0 / 0 is 0 (nothing there, nothing lost)."""
     return part / whole if whole else (0.0 if part == 0 else float("inf"))

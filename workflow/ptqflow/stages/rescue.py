@@ -28,6 +28,7 @@ from ptqflow.checkpoints.parts import check_parts
 from ptqflow.datamodel import Model
 from ptqflow.devices.device import PLATFORMS, Device, select
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.methods.block import ratio
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.rescue import Ladder, Outcome
 from ptqflow.modeling.anatomy import block_prefix
@@ -114,11 +115,11 @@ def outcome(losses: Sequence[Mapping[str, Any]], diagnostics: Sequence[Mapping[s
     if not block or not measured.keys() >= {_LOSS, _UPDATE}:
         raise ArtifactError("losses and diagnostics do not say what a block held out lost; quantize its chunk again")
     return Outcome(
-        measured[_LOSS] / measured[_UPDATE],
+        ratio(measured[_LOSS], measured[_UPDATE]),
         {row["module"]: row.get("sampled_error") or 0.0 for row in diagnostics if row["module"] != "block"},
         block[0]["fallback"],
         block[0]["seconds"],
-        next((row["value"] / measured[_UPDATE] for row in losses if row.get("event") == "start"), None),
+        next((ratio(row["value"], measured[_UPDATE]) for row in losses if row.get("event") == "start"), None),
         warning=block[0]["warning"],
     )
 

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from ptqflow.errors import ConfigError
 from ptqflow.methods import flat_block
+from ptqflow.methods.block import ratio
 from ptqflow.methods.descent import Descent, Group, clearly_less
 from ptqflow.methods.flat_block import Block, Learned, Transforms
 from ptqflow.methods.learned import Task
@@ -184,7 +185,10 @@ class _Trainer:
 
     @torch.no_grad()
     def _identity_error(self, transforms: Transforms) -> float:
-        """Relative error of the block's update with transforms folded and applied, quantizers off, in float64 on the CPU."""
+        """Relative error of the block's update with transforms folded and applied, quantizers off, in float64 on the CPU.
+
+        A block that adds nothing to its states (another, put in without changing the model) has none where that stays so.
+        """
         exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
         transforms = transforms.to(torch.device("cpu"), torch.float64)
         state = flat_block.fold(exact, transforms, self.arithmetic.invert) | flat_block.online_tensors(
@@ -194,7 +198,7 @@ class _Trainer:
         cosines, sines = (t[:, :_IDENTITY_TOKENS].cpu().double() for t in self.positions)
         expected = _forward(self.plain, exact, x, (cosines, sines))
         found = _forward(self.transformed, _of(self.transformed, state), x, (cosines, sines))
-        return ((found - expected).norm() / (expected - x).norm()).item()
+        return ratio((found - expected).norm().item(), (expected - x).norm().item())
 
     def record(self, step: int, measure: str, value: float, event: str | None = None) -> None:
         """A row of the losses table."""

@@ -1,0 +1,14 @@
+"""Which checkpoints engine `transformers` loads. Import-light: asked before any job."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ptqflow.checkpoints import registry
+from ptqflow.recipes import Recipe
+
+
+def refusal(form: str, recipe: Recipe, config: Mapping[str, Any] | None) -> str | None:
+    """`reason; remedy` why it does not load a recipe's checkpoint of a form, or None."""
+    if registry.engine(form, recipe) == "transformers":
+        return None
+    return "the packages of this environment do not load it; use engine vllm or transformers-int"
