@@ -174,6 +174,12 @@ def latencies(device: Device, folder: Path, shape: Shape) -> Rows:
             rows.append(row("inference", f"linear on {tokens} tokens: {part}", 1e6 * seconds, "us"))
         for what, seconds in inference.transform(device, shape, tokens).items():
             rows.append(row("inference", f"transform and quantize {tokens} tokens: {what}", 1e6 * seconds, "us"))
+    for tokens in inference.W4_ROWS[device.torch_device.type]:
+        for part, found in inference.four_bits(device, shape, tokens).items():
+            ratio = part == inference.RATIO
+            rows.append(
+                row("inference", f"W4A16 linear on {tokens} tokens: {part}", found * (1 if ratio else 1e6), "" if ratio else "us")
+            )
     return rows
 
 

@@ -39,6 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 FORM = "compressed-tensors"
 WORKLOADS = {"cpu": ((1, 128), (4, 128)), "cuda": ((1, 512), (8, 512), (1, 2048))}  # batch, prompt tokens
 W4_ROWS = {"cpu": (1, 4, 32, 128), "cuda": (1, 16, 64, 128, 256, 512, 2048)}
+RATIO = "unpacked / packed"
 REPETITIONS = 5
 
 
@@ -175,7 +176,7 @@ def four_bits(device: Device, shape: Shape, rows: int) -> dict[str, float]:
         actions["packed"] = lambda: operators._weight_int4pack_mm_for_cpu(x, packed, 128, scales)
     with torch.inference_mode():
         found = {name: seconds_of(device, action) for name, action in actions.items()}
-    return found | ({"unpacked / packed": found["unpacked"] / found["packed"]} if "packed" in found else {})
+    return found | ({RATIO: found["unpacked"] / found["packed"]} if "packed" in found else {})
 
 
 def main() -> None:

@@ -125,6 +125,7 @@ def test_4_bit_weights_that_a_device_has_no_packed_kernel_for_are_unpacked():
     assert takes(48, 256, 2, bf16)
     for other in ((48, 256, 2, torch.float32), (40, 256, 2, bf16), (48, 96, 1, bf16), (48, 256, 16, bf16)):
         assert not takes(*other)
+    assert not weight_only._packs(CPU)
     q, scale, zero, _ = packed_case(40, 100, 1)
     assert weight_only.int4_weight(q, scale, zero, torch.bfloat16, CPU).kernel == Int4Weight.kernel
 

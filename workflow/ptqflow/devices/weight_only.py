@@ -41,7 +41,7 @@ def int4_weight(integers: Tensor, scale: Tensor, zero_point: Tensor, dtype: torc
     if device.type in npu.WEIGHT_ONLY and npu.WeightOnly.takes(out, columns, groups, 4):
         zero = None if (zero_point == 8).all() else zero_point.short() - 8
         return npu.WeightOnly((integers.short() - 8).to(torch.int8), scale, zero, 4, dtype, device)
-    if device.type == "cuda" and TinygemmWeight.takes(out, columns, groups, dtype):
+    if device.type == "cuda" and TinygemmWeight.takes(out, columns, groups, dtype) and _packs(device):
         return TinygemmWeight(integers, scale, zero_point, dtype, device)
     return Int4Weight(integers, scale, zero_point, device)
 
@@ -154,6 +154,15 @@ def _tinygemm_packed(integers: Tensor) -> Tensor:
     operators: Any = torch.ops.aten
     packed: Tensor = operators._convert_weight_to_int4pack((integers[:, ::2] << 4 | integers[:, 1::2]).contiguous(), 8)
     return packed
+
+
+@cache
+def _packs(device: torch.device) -> bool:
+    """Whether the device has the kernels: GPUs before Ampere do not."""
+    try:
+        return len(_tinygemm_packed(torch.zeros(16, 128, dtype=torch.uint8, device=device))) > 0
+    except RuntimeError:
+        return False
 
 
 @cache

@@ -152,7 +152,7 @@ class InputQuantizer:
         if scheme.scale is None:
             integers, scale = self.operators.quantized(rows, scheme.grid.num_bits)
             return Quantized(integers, scale, zero)
-        return Quantized(self.operators.quantized_static(rows, scheme.scale), scheme.scale.expand(len(rows)), zero)
+        return Quantized(self.operators.quantized_static(rows, scheme.scale), scheme.scale.repeat(len(rows)), zero)
 
     def _forget(self, gone: "weakref.ref[Tensor]") -> None:
         if self._last is not None and self._last[0] is gone:  # held no longer than the tensor itself
