@@ -1,6 +1,7 @@
-"""Whether torch_npu's operators take the calls of `ptqflow.devices.npu`: their registered schemas, and their Meta kernels.
+"""Whether torch_npu's operators take the calls of `ptqflow.devices.npu`: their registered schemas and Meta kernels.
 
-Shapes and dtypes of results are held against the reference kernels on the CPU. No number is asked: over a stand-in there is none.
+Where there is no Meta kernel, the device's own, over a stand-in. Shapes and dtypes of results are held against the reference
+kernels on the CPU. No number is asked: over a stand-in there is none.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,9 +48,15 @@ def _calls(make: Make) -> Iterator[tuple[str, str, Callable[[], Any]]]:
                 lambda held=symmetric, rows=rows: held.multiply(rows[:1]),
             )
     rows, one = make(6, 128, dtype=_BF16), make(1, dtype=_F32) + 1
-    yield "a weight of 4 bits", "npu_convert_weight_to_int4pack", lambda: npu.Fused.held(make(32, 128, dtype=_I8), 4)
     yield "static, 8 bits", "npu_quantize", lambda: npu.Fused.quantized_static(rows, one)
     yield "sums in int32", "npu_quant_matmul", lambda: npu.int8_product(make(6, 128, dtype=_I8), make(32, 128, dtype=_I8))
+
+
+def _packings(make: Make) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    """What has no Meta kernel in any release: asked of the device's own, which checks shapes before it computes."""
+    for name, sides in (("a weight beside 4-bit inputs", (32, 128)), ("a weight alone", (128, 32))):
+        held = make(*sides, dtype=_I8)
+        yield name, "npu_convert_weight_to_int4pack", lambda held=held: npu.Fused.held(held, 4)
 
 
 def _outcome(call: Callable[[], Any]) -> str:
@@ -68,8 +75,10 @@ def asked() -> list[dict[str, Any]]:
         return lambda *sides, dtype: torch.zeros(sides, dtype=dtype, device=device)
 
     npu_kernels.register()
-    found = [(f"{operator}: {name}", _outcome(call)) for name, operator, call in _calls(zeros("meta"))]
-    expected = [_outcome(call) for _, _, call in _calls(zeros("cpu"))]
+    found = [
+        (f"{operator}: {name}", _outcome(call)) for name, operator, call in (*_calls(zeros("meta")), *_packings(zeros("npu")))
+    ]
+    expected = [_outcome(call) for _, _, call in (*_calls(zeros("cpu")), *_packings(zeros("cpu")))]
     rows = [
         {"operator": name, "ok": said == right, "detail": "" if said == right else f"{said}, not {right}"}
         for (name, said), right in zip(found, expected, strict=True)
