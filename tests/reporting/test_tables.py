@@ -161,6 +161,11 @@ def test_same_files_give_the_same_bytes(tables, tmp_path):
         assert (tmp_path / "tables" / name).read_bytes() == (tables / name).read_bytes()
 
 
+def test_a_study_without_tasks_says_that_nothing_was_scored():
+    (grid,) = accuracy_table.printed([])
+    assert grid.notes == ["Nothing was scored: no suite of the study asks a task."]
+
+
 def test_missing_cells_are_explicit_and_never_zero():
     rows = table(("baseline", samples(0.0, 0)), ("rtn", samples(0.1, 0, tasks=["facts"])))
     for task in ("arithmetic", "text"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 import yaml
 from checkout import REPOSITORY
@@ -99,7 +100,7 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
 def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
     with run_command._interrupts_go_to_jobs() as came:
         os.kill(os.getpid(), signal.SIGINT)
-    said = run_command.why_it_ended(tmp_path, 130, bool(came))
+    said = run_command.why_it_ended(tmp_path, 130, came)
     assert said == "Stopped by Ctrl-C. All jobs that are done are kept: the same command goes on where it ended."
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
@@ -114,6 +115,20 @@ def test_at_its_end_a_run_says_each_warning_once(tmp_path):
     first, second = run_command.warnings(tmp_path)
     assert first == f"results/logs/cpu/quantized/demo/gptq-w4/chunk=0/qparams.log and 2 more: {said}"
     assert second == "results/logs/cpu/quantized/demo/gptq-w4/chunk=1/qparams.log and 1 more: quantize: warning: it overfits"
+
+
+def test_sigterm_ends_snakemake_and_its_jobs_as_ctrl_c_does(tmp_path):
+    """Else they would run on with nobody to wait for them, and hold the study's lock."""
+    with run_command._interrupts_go_to_jobs() as came:
+        starts_a_job = "import subprocess; job = subprocess.Popen(['sleep', '60']); print(job.pid, flush=True); job.wait()"
+        snakemake = subprocess.Popen([sys.executable, "-c", starts_a_job], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        job = psutil.Process(int(snakemake.stdout.readline()))
+        os.kill(os.getpid(), signal.SIGTERM)
+        snakemake.communicate(timeout=10)
+        assert snakemake.returncode == -signal.SIGINT
+        assert not job.is_running()
+    assert "Stopped by SIGTERM. All jobs that are done are kept" in run_command.why_it_ended(tmp_path, 1, came)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):

@@ -59,3 +59,12 @@ def test_an_older_layout_of_another_platform_is_refused_by_name(tmp_path, monkey
     paths.refuse_older("gpu")  # its own results are made anew
     with pytest.raises(ConfigError, match=r"results/gpu/evaluation holds .* an older version.*run the study on gpu again"):
         paths.refuse_older("cpu")
+
+
+def test_what_a_user_writes_is_no_wildcard():
+    """A folder may be called `{x}`: Snakemake takes braces in a parameter for wildcards, but not in what a function returns."""
+    rules = "\n".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk"))
+    parameters = "".join(re.findall(r"^    params:\n((?:        .*\n)+)", rules, re.MULTILINE))
+    told = re.findall(r"^        (?:settings|files|source|code)=(.*)$", parameters, re.MULTILINE)
+    assert len(told) > 20
+    assert {said for said in told if not said.startswith("lambda w")} <= {"jobs.selftest(),", *re.findall(r"code\(.*\),", rules)}

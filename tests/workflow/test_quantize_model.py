@@ -13,7 +13,7 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.commands import quantize_model
 from ptqflow.commands.check import _reason, computes_here, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
-from ptqflow.commands.located import located
+from ptqflow.commands.located import Located, located
 from ptqflow.commands.run import PROFILES
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
@@ -99,12 +99,15 @@ def test_a_folder_of_the_users_own_files_is_no_output(tmp_path, capsys, started)
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch):
+def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch, tmp_path):
     monkeypatch.setattr("ptqflow.commands.entries.load_rows", lambda source: [{"question": "?", "answer": "!"}])
     revision = "0" * 40
-    entry = calibration_entry(f"openai/gsm8k@{revision}:main:train", resolve({"preset": "gptq-w4a16"}), {"samples": 4}, 128)
+    place, recipe = f"openai/gsm8k@{revision}:main:train", resolve({"preset": "gptq-w4a16"})
+    entry = calibration_entry(place, recipe, {"samples": 4}, Located({"repo": "a/b"}, {"max_position_embeddings": 128}, "b"))
     assert entry["source"] == {"repo": "openai/gsm8k", "revision": revision, "subset": "main", "split": "train"}
     assert (entry["format"], entry["samples"], entry["sequence_length"]) == ("chat", 4, 128)
+    base = Located({"path": str(tmp_path)}, {}, "base")  # without a chat template, prompt and answer are text
+    assert calibration_entry(place, recipe, {}, base)["format"] == "plain"
 
 
 def test_settings_are_nested_keys_with_values_of_yaml():

@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from checkout import REPOSITORY, SMALL_STUDY
+from model_folder import write_model, write_tokenizer
 from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.config_schema import schema
@@ -48,6 +49,22 @@ def test_a_learned_transform_without_a_sequence_to_hold_out_is_refused():
     study = {**SMALL_STUDY, "calibrations": {name: one}, "recipes": {"flat": {"preset": "flatquant-w4a4kv4"}}, "run": "all"}
     with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.samples: recipes\.flat .*learns from 2 sequences"):
         load(study)
+
+
+def test_a_model_without_the_words_that_a_study_asks_for_is_refused_before_any_job(tmp_path):
+    folder = write_model(tmp_path / "m")
+    study = {**SMALL_STUDY, "models": {"m": {"source": {"path": str(folder)}}}, "run": ["rounded"]}
+    load(study)
+    write_tokenizer(folder, None)
+    with pytest.raises(
+        ConfigError, match=r"models\.m\.source: .* has no chat template, which calibrations\.traces \(format: chat\)"
+    ):
+        load(study)
+    plain = {name: entry | {"format": "plain"} for name, entry in study["calibrations"].items()}
+    load({**study, "calibrations": plain})
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"holds no tokenizer \(tokenizer\.json\); copy"):
+        load({**study, "calibrations": plain})
 
 
 def test_a_recipe_whose_numerics_are_switched_says_so_in_its_name():

@@ -15,7 +15,7 @@ from ptqflow.artifacts.datasets import data_files, first_row
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import read_config
-from ptqflow.artifacts.models import source_files, weight_files
+from ptqflow.artifacts.models import check_tokenizer, source_files, weight_files
 from ptqflow.calibration import check_columns
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.registry import refusal as refusal_of_form
@@ -157,6 +157,13 @@ class Study(Model):
         """The tasks of all suites."""
         return {task for suite in self.suites.values() for task in suite.tasks}
 
+    def speaking(self) -> list[str]:
+        """Keys of what goes through a model's chat template."""
+        used = dict.fromkeys(self.calibration_of(recipe) for recipe in self.chosen)
+        asked = [task for task in self.tasks if task in self.tasks_asked()]
+        found = [f"calibrations.{name} (format: chat)" for name in used if self.calibrations[name].format == "chat"]
+        return found + [f"tasks.{name}" for name in asked if self.tasks[name].definition.kind == "generation"]
+
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
 
@@ -208,6 +215,7 @@ def load(config: Mapping[str, Any]) -> Study:
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
+                check_tokenizer(Path(entry.source.path), study.speaking())
     for name, calibration in study.calibrations.items():
         with _named(f"calibrations.{name}.source"):
             if calibration.source.local is not None and (row := first_row(calibration.source)) is not None:

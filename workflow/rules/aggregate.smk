@@ -31,10 +31,10 @@ rule aggregate:
     resources:
         **asks("aggregate", devices=0),
     params:
-        settings=table_jobs.aggregate(),
-        files=table_jobs.aggregate_files(),
-        source=table_jobs.aggregate_source(),
-        code=table_jobs.aggregate_code(),
+        settings=lambda w: table_jobs.aggregate(),
+        files=lambda w: table_jobs.aggregate_files(),
+        source=lambda w: table_jobs.aggregate_source(),
+        code=lambda w: table_jobs.aggregate_code(),
     shell:
         ptqflow(CORE)
         + " aggregate --settings {params.settings:q} --code {params.code} --tables "

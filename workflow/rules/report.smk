@@ -14,9 +14,9 @@ rule samples:
     resources:
         **asks("samples", devices=0),
     params:
-        settings=table_jobs.samples(),
-        source=table_jobs.samples_source(),
-        code=table_jobs.samples_code(),
+        settings=lambda w: table_jobs.samples(),
+        source=lambda w: table_jobs.samples_source(),
+        code=lambda w: table_jobs.samples_code(),
     shell:
         ptqflow(CORE) + " samples --settings {params.settings:q} --code {params.code}"
         " --scores {input.scores} --generations {input.generations} --output {output} 2>&1 | tee {log}"
@@ -37,8 +37,8 @@ rule report:
     resources:
         **asks("report", devices=0),
     params:
-        settings=table_jobs.report(),
-        source=table_jobs.report_source(),
+        settings=lambda w: table_jobs.report(),
+        source=lambda w: table_jobs.report_source(),
         code=code("report"),
     shell:
         ptqflow(CORE)

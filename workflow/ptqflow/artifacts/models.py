@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ _DESCRIPTION = (
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", f"{TEMPLATES}/*.jinja", INDEX),
     "README.md",
 )
+_TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")  # any of which one is loaded from
 # What a licence asks to be passed on, however it is spelled.
 _LEGAL = re.compile(r"[^/]*(licen[sc]e|notice|copying|use[_-]?policy)[^/.]*(\.\d+)*(\.(txt|md|rst|html|pdf))?", re.IGNORECASE)
 # What loaders read by its name alone, so that a stray file would take a listed one's place.
@@ -106,6 +107,25 @@ def check_description(folder: Path, names: Collection[str] = ()) -> None:
                 f"{folder / name} asks for remote code (auto_map: {json.dumps(code)[:200]}), which is never trusted; "
                 "use a model whose architecture transformers ships (then a local copy without auto_map loads)"
             )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer of a model folder has a chat template, in a file of its own or in its configuration."""
+    if any(fnmatch(name, pattern) for name in files_in(folder) for pattern in ("chat_template.jinja", f"{TEMPLATES}/*.jinja")):
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(read_object(config).get("chat_template"))
+
+
+def check_tokenizer(folder: Path, speaking: Sequence[str]) -> None:
+    """Refuse a folder without a tokenizer, or without the chat template that `speaking`, keys of a configuration, need."""
+    if not any(fnmatch(name, pattern) for name in files_in(folder) for pattern in _TOKENIZERS):
+        raise ConfigError(f"{folder} holds no tokenizer (tokenizer.json); copy the model's files for it there")
+    if speaking and not has_chat_template(folder):
+        raise ConfigError(
+            f"{folder} has no chat template, which {', '.join(speaking)} need; use an instruction-tuned model, put its "
+            "chat_template.jinja there, or use calibration format plain, and tasks of choices and text"
+        )
 
 
 def check_weights(folder: Path, weights: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ptqflow import configfile
 from ptqflow.artifacts.datasets import load_rows
-from ptqflow.commands.located import on_hub
+from ptqflow.commands.located import Located, on_hub
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, explain
 from ptqflow.presets import PRESETS, resolve
@@ -64,8 +64,8 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any], positions: int | None) -> dict[str, Any]:
-    """A calibration set of a file, or of `org/name[@revision][:subset[:split]]` on the hub.
+def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any], model: Located) -> dict[str, Any]:
+    """A calibration set of a file, or of `org/name[@revision][:subset[:split]]` on the hub, for a model.
 
     Without a place a recipe that learns nothing from data is verified on the text that comes with ptqflow; another is refused.
     """
@@ -77,7 +77,8 @@ def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any]
             )
         place = str(EMBEDDED)
     source = _source(place)
-    entry = {"source": source, "format": _format(source), "sequence_length": min(2048, positions or 2048)}
+    length = min(2048, model.config.get("max_position_embeddings") or 2048)
+    entry = {"source": source, "format": _format(source) if model.speaks else "plain", "sequence_length": length}
     return _merged(entry, changes)
 
 

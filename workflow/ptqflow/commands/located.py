@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow.artifacts.model_config import read_config
+from ptqflow.artifacts.models import has_chat_template
 from ptqflow.errors import ConfigError
 
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -19,6 +20,11 @@ class Located:
     source: dict[str, str]
     config: dict[str, Any]
     name: str
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has a chat template; a hub model may."""
+        return "path" not in self.source or has_chat_template(Path(self.source["path"]))
 
     @property
     def entry(self) -> dict[str, Any]:

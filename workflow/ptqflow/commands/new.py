@@ -81,9 +81,8 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--recipes {unknown[0]}: no such preset; `ptqflow recipes` lists them")
     model = located(args.model)
     recipes = {name: _fitting(name, model) for name in args.recipes}
-    positions = model.config.get("max_position_embeddings")
     place = args.calibration or str(EMBEDDED)
-    calibration = calibration_entry(place, resolve({"preset": args.recipes[0]}), {"samples": 128, "seed": 0}, positions)
+    calibration = calibration_entry(place, resolve({"preset": args.recipes[0]}), {"samples": 128, "seed": 0}, model)
     text = _TEXT.format(
         folder=args.study,
         root=ROOT,

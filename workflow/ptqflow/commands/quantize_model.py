@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     check_recipe(recipe, model.config, args.recipe, model.name)
     if args.format != registry.FAKE:
         check(args.format, registry.refusal(args.format, recipe, model.config), args.recipe)
-    calibration = calibration_entry(args.calibration, recipe, of_calibration, model.config.get("max_position_embeddings"))
+    calibration = calibration_entry(args.calibration, recipe, of_calibration, model)
     name = named(Path(args.recipe).stem)
     work: Path = args.work or out.with_name(f"{out.name}.work")
     _write_study(work, model.name, model.entry | {"chunks": args.chunks}, name, entry, args.format, calibration)

@@ -12,9 +12,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
+
+import psutil
 
 from ptqflow import configfile, paths
 from ptqflow.console import warnings_of
@@ -78,7 +81,7 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         )
         status = done.wait()
         if status:
-            print(why_it_ended(folder, status, bool(interrupts)), file=sys.stderr)
+            print(why_it_ended(folder, status, interrupts), file=sys.stderr)
     return status
 
 
@@ -126,20 +129,35 @@ def _unused(folder: Path) -> bool:
 
 @contextmanager
 def _interrupts_go_to_jobs() -> Iterator[list[int]]:
-    """Ctrl-C reaches Snakemake by itself; who waits for it goes on waiting, to say how it ended. Yields those that came."""
+    """Ctrl-C reaches Snakemake and its jobs by itself; SIGTERM reaches this process alone, which hands it on as Ctrl-C.
+
+    Who waits for them goes on waiting, to say how it ended. Yields the signals that came.
+    """
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        came.append(number)
+        told = set[psutil.Process]()
+        while number == signal.SIGTERM and (new := set(psutil.Process().children(recursive=True)) - told):
+            for process in new:
+                with suppress(psutil.Error):
+                    process.send_signal(signal.SIGINT)
+            told |= new
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield came
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def why_it_ended(folder: Path, status: int, interrupted: bool) -> str:
-    """What a run that did not finish leaves, and how to go on."""
+def why_it_ended(folder: Path, status: int, signals: Sequence[int]) -> str:
+    """What a run that did not finish leaves, and how to go on. `signals`: those that came."""
     log = max((folder / ".snakemake/log").glob("*.log"), default=None, key=lambda path: path.stat().st_mtime)
     more = f" Snakemake's log: {log}." if log else ""
-    ended = "Stopped by Ctrl-C" if interrupted else f"The run ended early (status {status})"
+    stopped = "Ctrl-C" if signal.SIGINT in signals else "SIGTERM"
+    ended = f"Stopped by {stopped}" if signals else f"The run ended early (status {status})"
     return f"{ended}. All jobs that are done are kept: the same command goes on where it ended.{more}"
 
 

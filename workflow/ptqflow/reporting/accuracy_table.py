@@ -68,9 +68,8 @@ def _scores(lines: Lines, tasks: Sequence[str], perplexities: Sequence[str]) -> 
                 number(average.get("recovery"), 1),
             ]
         body.append([*line, *(_perplexity(cells.get(task)) for task in perplexities)])
-    return TextTable(
-        "Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), [*_LEGEND, *_notes(lines)]
-    )
+    notes = [*_LEGEND, *_notes(lines)] if body else ["Nothing was scored: no suite of the study asks a task."]
+    return TextTable("Accuracy", [*header, *(f"{task} (perplexity)" for task in perplexities)], body, len(names), notes)
 
 
 def _by_task(title: str, lines: Lines, tasks: Sequence[str], cell: Callable[[Row | None], str]) -> TextTable:
