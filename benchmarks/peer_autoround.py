@@ -31,15 +31,17 @@ from ptqflow.modeling.qparams import deployed
 from ptqflow.presets import resolve
 from torch import Tensor, nn
 
-GPTQ = {"name": "gptq"}
-AWQ = {"name": "awq", "duo_scaling": True}
+GPTQ: dict[str, Any] = {"name": "gptq"}
+GPTAQ = GPTQ | {"asymmetric_calibration": True}
+AWQ, AUTO = {"name": "awq", "duo_scaling": True}, {"name": "auto"}
 OURS: dict[str, dict[str, Any]] = {
     "gptq": {"rounding": GPTQ},
     "rtn": {},
     "awq": {"transform": AWQ},
     "awq-gptq": {"transform": AWQ, "rounding": GPTQ},
-    "awq-gptaq": {"transform": AWQ, "rounding": GPTQ | {"asymmetric_calibration": True}},
-    "awq-gptq, clip auto": {"transform": AWQ, "rounding": GPTQ, "clip": {"name": "auto"}},
+    "awq-gptaq": {"transform": AWQ, "rounding": GPTAQ},
+    "awq-gptq, clip auto": {"transform": AWQ, "rounding": GPTQ, "clip": AUTO},
+    "awq-gptaq, clip auto": {"transform": AWQ, "rounding": GPTAQ, "clip": AUTO},
 }
 OF_MORE = ("awq-gptq", "awq-gptaq")
 
