@@ -24,7 +24,7 @@ from ptqflow.artifacts.tokens import read_tokens
 from ptqflow.devices.device import select
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.modeling import online
-from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling.blocks import Blocks, Positions, batches, forward
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
 from ptqflow.presets import resolve
@@ -33,6 +33,7 @@ from ptqflow.stages import collect, fetch, tokens
 from torch import Tensor, nn
 
 CALIBRATION = {"source": {"path": str(ROOT / "resources/calibration/traces.jsonl")}, "format": "chat"}
+TOKENS = "tokens.parquet"
 
 
 def seeded(entry: dict[str, Any], seed: int) -> Recipe:
@@ -44,16 +45,20 @@ def seeded(entry: dict[str, Any], seed: int) -> Recipe:
 
 
 @torch.no_grad()
-def block_error(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe, states: Tensor) -> float:
-    """Of block `layer` as deployed, on held-out states [sequences, tokens, hidden] of the float model."""
-    exact = blocks.build(layer, blocks.tensors(layer))
-    block = as_deployed(blocks, layer, qparams, recipe)
-    positions, lost, total = blocks.positions(states.shape[1]), 0.0, 0.0
+def output_error(block: nn.Module, exact: nn.Module, states: Tensor, positions: Positions) -> float:
+    """|block' - block|² / |block - input|² on states [sequences, tokens, hidden]."""
+    lost = total = 0.0
     for part in batches(*states.shape[:2]):
         target = forward(exact, states[part], positions)
         lost += (forward(block, states[part], positions) - target).double().square().sum().item()
         total += (target - states[part]).double().square().sum().item()
     return lost / total
+
+
+def block_error(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe, states: Tensor) -> float:
+    """Of block `layer` as deployed, on held-out states [sequences, tokens, hidden] of the float model."""
+    exact = blocks.build(layer, blocks.tensors(layer))
+    return output_error(as_deployed(blocks, layer, qparams, recipe), exact, states, blocks.positions(states.shape[1]))
 
 
 def as_deployed(blocks: Blocks, layer: int, qparams: dict[str, Tensor], recipe: Recipe) -> nn.Module:
@@ -99,18 +104,25 @@ def float_states(blocks: Blocks, states: Tensor) -> Iterator[tuple[int, Tensor]]
                 states[part] = forward(exact, states[part], positions)
 
 
-def calibrated(model: Path, samples: int, length: int, folder: Path) -> tuple[Blocks, Tensor, dict[int, dict[str, Tensor]]]:
-    """A model folder's blocks, states [samples, length, hidden] that enter the first, and max|x| of them by block and site."""
+def embedded(model: Path, samples: int, length: int, folder: Path) -> tuple[Blocks, Tensor]:
+    """A model folder's blocks, and states [samples, length, hidden] that enter the first."""
     manifest = folder / "model/manifest.json"
     fetch.run(fetch.Settings(path=str(model)), Namespace(output=manifest, code=None))
     drawn = CALIBRATION | {"samples": samples, "sequence_length": length}
-    sequences = Namespace(model=manifest, output=folder / "tokens.parquet", code=None)
+    sequences = Namespace(model=manifest, output=folder / TOKENS, code=None)
     tokens.run(tokens.Settings.model_validate(drawn), sequences)
-    calibration = folder / "calibration/manifest.json"
-    arguments = Namespace(platform="cpu", model=manifest, tokens=sequences.output, output=calibration, code=None)
-    collect.run(collect.Settings(chunks=1), arguments)
     blocks = Blocks(manifest.parent, select("cpu").torch_device, torch.float32)
-    states = blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
+    return blocks, blocks.embed(read_tokens(sequences.output, blocks.config.vocab_size))
+
+
+def calibrated(model: Path, samples: int, length: int, folder: Path) -> tuple[Blocks, Tensor, dict[int, dict[str, Tensor]]]:
+    """Likewise; and max|x| of all blocks' inputs by block and site."""
+    blocks, states = embedded(model, samples, length, folder)
+    calibration = folder / "calibration/manifest.json"
+    arguments = Namespace(
+        platform="cpu", model=folder / "model/manifest.json", tokens=folder / TOKENS, output=calibration, code=None
+    )
+    collect.run(collect.Settings(chunks=1), arguments)
     return blocks, states, read_absmax(calibration.parent / STATISTICS)
 
 
