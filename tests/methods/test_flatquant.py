@@ -385,10 +385,10 @@ def test_matrices_are_rounded_first_and_inverted_after(tmp_path):
 
 
 def test_layers_learn_by_their_own_overrides(model, calibration):
-    changes = [{"layers": [1], "transform": {"epochs": 1, "learning_rate": 0.02}}, {"transform": {"clip_learning_rate": 0.03}}]
+    changes = [{"layers": [1], "transform": {"epochs": 1, "learning_rate": 0.03}}, {"transform": {"clip_learning_rate": 0.03}}]
     used = recipe(2, overrides=changes)
     assert [used.transform_of(layer).epochs for layer in (0, 1)] == [2, 1]
-    assert [used.transform_of(layer).learning_rate for layer in (0, 1)] == [5e-3, 0.02]
+    assert [used.transform_of(layer).matrix_learning_rate for layer in (0, 1)] == [0.01, 0.03]
     assert {used.transform_of(layer).clip_learning_rate for layer in (0, 1)} == {0.03}
     steps = [len(values(learn(model, calibration, used, layer), "loss")) for layer in (0, 1)]
     assert steps[0] == 2 * steps[1]

@@ -127,8 +127,8 @@ class _Trainer:
         matrices = [*learned.matrices.parameters()]
         descent = Descent(
             [
-                Group(matrices, settings.learning_rate),
-                Group(scales, settings.scale_learning_rate or settings.learning_rate),
+                Group(matrices, settings.matrix_learning_rate),
+                Group(scales, settings.scale_learning_rate or settings.matrix_learning_rate),
                 Group(clips, settings.clip_learning_rate),
             ],
             lambda indices: self._errors(self._state(learned.values()), indices).mean(),

@@ -26,8 +26,9 @@ class FlatQuantTransform(Transform):
 
     `batch_size` and `held_out` (the share, of no more than `held_out_at_most`, that judges and is not trained on) count
     calibration sequences;
+    `learning_rate` is the matrices' (null: 1e-2 for their entries, 5e-3 for rotations, see `parametrization`);
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
-    matrices' `learning_rate`); `clip_logit` the clips, to its sigmoid.
+    matrices'); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
     `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` under
     which it is learned; those of the inverse concern directly learned matrices (the reference takes no other inverse).
@@ -43,7 +44,7 @@ class FlatQuantTransform(Transform):
     sites: Annotated[list[SiteName], Field(min_length=1)] = ["qkv", "o", "gate_up", "down"]
     epochs: Annotated[int, Field(ge=0)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 4
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
     scale_learning_rate: Annotated[float, Field(gt=0)] | None = None
     clip_learning_rate: Annotated[float, Field(gt=0)] = 5e-2
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -62,16 +63,22 @@ class FlatQuantTransform(Transform):
         """All that it learns for."""
         return self.sites
 
+    @property
+    def matrix_learning_rate(self) -> float:
+        """The rate of the matrices: twice the reference's where their entries are learned, which served 4 bits better."""
+        return self.learning_rate or (1e-2 if self.parametrization == "direct" else 5e-3)
+
     def held_out_of(self, sequences: int) -> int:
         """How many of the calibration sequences judge: one at least, and one is left to train on."""
         return min(max(1, round(sequences * self.held_out)), self.held_out_at_most, sequences - 1)
 
     def rungs(self) -> dict[str, dict[str, Any]]:
         """Rates of a fifth; at these, three times the epochs, and another seed; and the other parametrization: svd, which cannot
-        run away, at the recipe's own rates.
+        run away, at the recipe's own rates or its own defaults.
         """
-        rates = ("learning_rate", "scale_learning_rate", "clip_learning_rate")
-        slower = {name: rate / 5 for name in rates if (rate := getattr(self, name)) is not None}
+        rates = {"learning_rate": self.matrix_learning_rate, "scale_learning_rate": self.scale_learning_rate}
+        rates |= {"clip_learning_rate": self.clip_learning_rate}
+        slower = {name: rate / 5 for name, rate in rates.items() if rate is not None}
         other = {"parametrization": "svd"} if self.parametrization == "direct" else {**slower, "parametrization": "direct"}
         return {
             "slower": slower,
