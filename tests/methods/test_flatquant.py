@@ -166,7 +166,7 @@ def detached(matrix):
 
 def test_learning_under_a_switch_departs_by_no_more_than_the_switch_and_says_so(model, calibration):
     def learned(emulate, **changes):
-        transform = SHORT | {"epochs": 1, "guarded": False, "emulate": emulate, **changes}
+        transform = SHORT | {"epochs": 1, "guarded": False, "learning_rate": 5e-3, "emulate": emulate, **changes}
         return learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": transform}))
 
     plain = learned(None)

@@ -98,7 +98,7 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
 
 
 def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
-    with run_command._interrupts_go_to_jobs() as came:
+    with run_command._interrupts_go_to_jobs() as (came, _):
         os.kill(os.getpid(), signal.SIGINT)
     said = run_command.why_it_ended(tmp_path, 130, came)
     assert said == "Stopped by Ctrl-C. All jobs that are done are kept: the same command goes on where it ended."
@@ -119,9 +119,10 @@ def test_at_its_end_a_run_says_each_warning_once(tmp_path):
 
 def test_sigterm_ends_snakemake_and_its_jobs_as_ctrl_c_does(tmp_path):
     """Else they would run on with nobody to wait for them, and hold the study's lock."""
-    with run_command._interrupts_go_to_jobs() as came:
+    with run_command._interrupts_go_to_jobs() as (came, started):
         starts_a_job = "import subprocess; job = subprocess.Popen(['sleep', '60']); print(job.pid, flush=True); job.wait()"
         snakemake = subprocess.Popen([sys.executable, "-c", starts_a_job], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(snakemake.pid)
         job = psutil.Process(int(snakemake.stdout.readline()))
         os.kill(os.getpid(), signal.SIGTERM)
         snakemake.communicate(timeout=10)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from checkout import Checkout, jobs
 from fake_hub import FakeHub
+from model_folder import write_tokenizer
 from ptqflow import configfile
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
@@ -16,7 +17,8 @@ from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 from tiny_models import tiny_model
 
-STUDIES = sorted(Path(__file__).resolve().parents[2].glob("config/*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = sorted(ROOT.glob("config/*.yaml"))
 
 ROW = {
     **{"id": "1", "text": "A line."},
@@ -41,12 +43,13 @@ def completed(path: Path) -> tuple[dict, int]:
 def beside(tmp_path, monkeypatch):
     """A study's folder, with what `make study-real` puts there: files by their names, and a Llama of another size."""
     tiny_model(tmp_path / "smollm2", "llama", max_position_embeddings=512)
+    write_tokenizer(tmp_path / "smollm2")
     texts = ["gsm8k/main/train", "wikitext/wikitext-2-raw-v1/test", "ai2_arc/ARC-Easy/test", "hellaswag/data/validation"]
     for name in [*texts, "piqa/data/validation"]:
         file = tmp_path / "data" / f"{name}-00000-of-00001.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([ROW]), file)
-    (tmp_path / "resources").symlink_to(Path(__file__).resolve().parents[2] / "resources")
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
     monkeypatch.chdir(tmp_path)
 
 
@@ -68,7 +71,7 @@ def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
 
 
 def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
     config = yaml.safe_load(Path("config.yaml").read_text())
     before, after = (Jobs(load(config | {"decide": decide})) for decide in ({}, {"max_drop": 2.0, "engine": "transformers"}))
     tables = [TableJobs(jobs.study) for jobs in (before, after)]
@@ -92,7 +95,7 @@ def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):
 
 
 def test_asking_for_a_rescue_quantizes_no_chunk_again_and_plans_one_job(monkeypatch):
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.chdir(ROOT)
     config = yaml.safe_load(Path("config/collapse.yaml").read_text())
     recipe = config["recipes"]["flat-w4a4kv4-E0"]
 

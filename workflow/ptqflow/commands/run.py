@@ -72,13 +72,14 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     command += profile_options(profile, options)
     if PLANS_ONLY & set(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
-    with _alone(folder) as lock, _interrupts_go_to_jobs() as interrupts:
+    with _alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
         done = subprocess.Popen(
             [*command, "--logger", "ptqflow", *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
         )
+        started.append(done.pid)
         status = done.wait()
         if status:
             print(why_it_ended(folder, status, interrupts), file=sys.stderr)
@@ -128,28 +129,38 @@ def _unused(folder: Path) -> bool:
 
 
 @contextmanager
-def _interrupts_go_to_jobs() -> Iterator[list[int]]:
+def _interrupts_go_to_jobs() -> Iterator[tuple[list[int], list[int]]]:
     """Ctrl-C reaches Snakemake and its jobs by itself; SIGTERM reaches this process alone, which hands it on as Ctrl-C.
 
-    Who waits for them goes on waiting, to say how it ended. Yields the signals that came.
+    Who waits for them goes on waiting, to say how it ended. Yields the signals that came, and a list for Snakemake's pid.
     """
-    came: list[int] = []
+    came, started = list[int](), list[int]()
 
     def pass_on(number: int, _: FrameType | None) -> None:
         came.append(number)
-        told = set[psutil.Process]()
-        while number == signal.SIGTERM and (new := set(psutil.Process().children(recursive=True)) - told):
+        told = list[psutil.Process]()  # parents first: one whose jobs end before it is told takes that for their end
+        while number == signal.SIGTERM and (new := [process for process in _with_children(started) if process not in told]):
             for process in new:
                 with suppress(psutil.Error):
                     process.send_signal(signal.SIGINT)
-            told |= new
+            told += new
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came
+        yield came, started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _with_children(pids: Sequence[int]) -> list[psutil.Process]:
+    """The processes that live of these, and all that they started, parents first."""
+    found = list[psutil.Process]()
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+    return found
 
 
 def why_it_ended(folder: Path, status: int, signals: Sequence[int]) -> str:
