@@ -130,28 +130,26 @@ class Study(Model):
         return next(s for s in self.suites.values() if s.engine == engine and task in s.tasks and seed in s.seeds)
 
     def variants(self, served: Served, architecture: Mapping[str, Any] | None) -> list[str]:
-        """`baseline` and every `recipe.form` that an engine is given, as `checkpoints`, and computes."""
-        asked, refused = self._asked(served, architecture), self.uncomputed(served, architecture)
-        return ["baseline", *(variant for variant in asked if variant not in refused)]
+        """`baseline` and every `recipe.form` that an engine is given, as `checkpoints`, and computes.
+
+        Raises ConfigError where it does not and the form was asked for of these very recipes; `servable` ones are left out.
+        """
+        return ["baseline", *(variant for variant, reason in self._answers(served, architecture).items() if reason is None)]
 
     def uncomputed(self, served: Served, architecture: Mapping[str, Any] | None) -> dict[str, str]:
-        """`recipe.form` of what an engine is asked for and does not compute, with the reason.
+        """`recipe.form` of what an engine is asked for and does not compute, with the reason; errors as `variants`."""
+        return {name: reason for name, reason in self._answers(served, architecture).items() if reason is not None}
 
-        Raises ConfigError where a form was asked for of these very recipes; of `servable` ones they are left out.
-        """
-        reasons = {
-            variant: refusal(served.engine, form, self.recipes[recipe], architecture)
-            for variant, (recipe, form) in self._asked(served, architecture).items()
-        }
-        found = {variant: reason for variant, reason in reasons.items() if reason is not None}
-        for variant, reason in found.items():
-            recipe, form = variant.rsplit(".", 1)
-            if self._forms().get(form) != "servable":
-                raise ConfigError(f"engine {served.engine} does not compute recipe '{recipe}' in form {form}: {reason}")
-        return found
-
-    def _asked(self, served: Served, architecture: Mapping[str, Any] | None) -> dict[str, tuple[str, str]]:
-        return {f"{recipe}.{form}": (recipe, form) for recipe, form in self.checkpoints(architecture) if form in served.forms}
+    def _answers(self, served: Served, architecture: Mapping[str, Any] | None) -> dict[str, str | None]:
+        """Of every `recipe.form` that an engine is asked for, why it does not compute it, or None."""
+        answers: dict[str, str | None] = {}
+        for recipe, form in self.checkpoints(architecture):
+            if form in served.forms:
+                reason = refusal(served.engine, form, self.recipes[recipe], architecture)
+                if reason is not None and self._forms().get(form) != "servable":
+                    raise ConfigError(f"engine {served.engine} does not compute recipe '{recipe}' in form {form}: {reason}")
+                answers[f"{recipe}.{form}"] = reason
+        return answers
 
     def tasks_asked(self) -> set[str]:
         """The tasks of all suites."""
