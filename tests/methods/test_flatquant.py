@@ -14,14 +14,18 @@ from ptqflow.methods import flat_block
 from ptqflow.methods.descent import Descent
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.learned import Task
-from ptqflow.methods.rounding import clip_rows
+from ptqflow.methods.rounding import Target, clip_rows, quantize_clipped
+from ptqflow.methods.roundings import rtn
+from ptqflow.methods.roundings.rtn_settings import RtnRounding
 from ptqflow.methods.transforms import flatquant
 from ptqflow.modeling import online
 from ptqflow.modeling.blocks import Blocks, batches, forward
 from ptqflow.modeling.fake_quant import FakeQuantLinear
 from ptqflow.modeling.shapes import check_recipe
+from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.numerics.inverse import inverse
 from ptqflow.presets import resolve
+from ptqflow.scheme import WeightArgs
 from ptqflow.stages.rescue import outcome
 from safetensors.torch import load_file, save_file
 from tiny_models import QWEN2, collect, export, quantize, stage, tiny_model
@@ -474,6 +478,23 @@ def test_weights_are_clipped_to_ratios_of_their_rows_extremes():
     weight = torch.tensor([[-4.0, 0.0, 2.0], [1.0, 2.0, 3.0]])
     clipped = clip_rows(weight, torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
     assert clipped.tolist() == [[-2.0, 0.0, 1.0], [1.0, 1.5, 1.5]]
+
+
+@pytest.mark.parametrize("convention", ["flatquant", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("strategy", "shards"), [("channel", 1), ("channel", 2), ("tensor", 1), ("tensor", 2), ("group", 1)])
+def test_clipped_weights_learn_on_the_grid_that_rounding_gives_them(strategy, shards, symmetric, convention):
+    args = WeightArgs(num_bits=3, symmetric=symmetric, strategy=strategy, group_size=8 if strategy == "group" else None)
+    args = args.model_copy(update={"convention": convention})
+    weight = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    weight[1], weight[2, :8] = weight[1].abs(), 4.0  # one row above 0, one group beyond its row's clipped range
+    ratios = torch.linspace(0.6, 0.95, 12).reshape(6, 2)
+    target = Target(clip_rows(weight, ratios), args, None)
+    (expected,) = rtn.round_weights([target], None, RtnRounding(), shards)
+    found = quantize_clipped(weight.requires_grad_(), args, ratios.requires_grad_(), shards)
+    assert torch.equal(found, dequantize_weight(expected.integers, expected.scale, expected.zero_point))
+    gradients = torch.autograd.grad(found.square().sum(), (weight, ratios))
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
 
 
 def test_scales_start_as_smoothquants_reciprocal():

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import fake_quantize
-from ptqflow.numerics.straight_through import fake_quantize_clipped, quantize_dequantize
+from ptqflow.numerics.straight_through import clamp_rows, fake_quantize_clipped, quantize_dequantize
 
 
 @given(st.integers(2, 8), st.booleans(), st.sampled_from([1, 2, 4]), st.integers(0, 10**6))
@@ -54,3 +54,13 @@ def test_clip_ratios_learn_from_the_error_of_outliers():
     clip = torch.tensor([[0.98, 0.98]], requires_grad=True)
     (fake_quantize_clipped(x, 4, False, clip)[:, 1:] - x[:, 1:]).square().sum().backward()
     assert clip.grad[0, 1] > 0  # a smaller range would round the others better
+
+
+def test_rows_are_clamped_with_torchs_gradients():
+    x, ends = torch.randn(7, 3, 16, generator=torch.Generator().manual_seed(0)), (-torch.rand(7, 3, 1), torch.rand(7, 3, 1))
+    inputs = [t.requires_grad_() for t in (x, *ends)]
+    weights = torch.randn(7, 3, 16)
+    assert torch.equal(clamp_rows(*inputs), torch.clamp(*inputs))
+    ours, theirs = (torch.autograd.grad((clamp(*inputs) * weights).sum(), inputs) for clamp in (clamp_rows, torch.clamp))
+    for found, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -19,14 +19,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from ptqflow.methods.rounding import clip_rows, weight_grid
+from ptqflow.methods.rounding import quantize_clipped
 from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
 from ptqflow.modeling.anatomy import Architecture
 from ptqflow.modeling.cache import CACHE
 from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
-from ptqflow.numerics.straight_through import quantize_dequantize
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import QuantizationArgs
 from ptqflow.transforms import diagonal, kronecker
@@ -238,10 +237,7 @@ def quantize_weights(block: Block, transforms: Transforms, recipe: Recipe, layer
         for linear in site.linears:
             if (args := recipe.weights(layer, linear)) is not None:
                 name = f"{transforms.architecture.module_name(linear)}.weight"
-                weight = clip_rows(result[name].float(), transforms.weight_clips[linear])
-                scale, zero_point = (t.unsqueeze(-1) for t in weight_grid(weight, args, None, shards_of(recipe, linear)))
-                groups = weight.unflatten(1, (scale.shape[1], -1))
-                result[name] = quantize_dequantize(groups, scale, zero_point.detach(), args.grid).flatten(1)
+                result[name] = quantize_clipped(result[name], args, transforms.weight_clips[linear], shards_of(recipe, linear))
     return result
 
 

@@ -9,6 +9,7 @@ from ptqflow.by_name import method
 from ptqflow.method import Clip
 from ptqflow.numerics.grid import group_weight, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
+from ptqflow.numerics.straight_through import clamp_rows, quantize_dequantize
 from ptqflow.scheme import WeightArgs
 
 
@@ -57,5 +58,26 @@ def weight_grid(
 
 def clip_rows(weight: Tensor, ratios: Tensor) -> Tensor:
     """A weight [out, in] clamped to `ratios` [out, 2] of the smallest and largest value (and 0) of each row."""
-    low, high = weight.amin(1, keepdim=True).clamp(max=0), weight.amax(1, keepdim=True).clamp(min=0)
-    return torch.clamp(weight, min=low * ratios[:, :1], max=high * ratios[:, 1:])
+    return torch.clamp(weight, *clipped_ends(weight, weight, ratios))
+
+
+def clipped_ends(low: Tensor, high: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+    """`ratios` [out, 2] of the ends (and 0) of each row, both [out, 1], of the ends [out, groups] of its groups."""
+    least, most = low.amin(1, keepdim=True).clamp(max=0), high.amax(1, keepdim=True).clamp(min=0)
+    return least * ratios[:, :1], most * ratios[:, 1:]
+
+
+def quantize_clipped(weight: Tensor, args: WeightArgs, ratios: Tensor, input_shards: int = 1) -> Tensor:
+    """`clip_rows`, then round to nearest and dequantize, differentiable in the weight [out, in] and the ratios; float32.
+
+    Clamping commutes with a group's smallest and largest value, so that its range is known without a look at the clamped weight.
+    """
+    groups = weight.float().unflatten(1, (-1, args.group_size or weight.shape[1] // input_shards))
+    low, high = min_max(groups)
+    ends = clipped_ends(low, high, ratios)
+    low, high = low.clamp(*ends), high.clamp(*ends)
+    if args.strategy == "tensor":
+        low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
+    scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low, high, args.grid))
+    clamped = clamp_rows(groups, *(end.unsqueeze(-1) for end in ends))
+    return quantize_dequantize(clamped, scale, zero_point.detach(), args.grid).flatten(1)

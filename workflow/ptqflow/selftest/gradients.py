@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.inverse import inverse
-from ptqflow.numerics.straight_through import fake_quantize_clipped, quantize_dequantize
+from ptqflow.numerics.straight_through import clamp_rows, fake_quantize_clipped, quantize_dequantize
 from ptqflow.selftest.probe import Finding, Probe, numbers, relative_error
 from ptqflow.transforms import kronecker
 
@@ -58,7 +58,7 @@ def _shared_heads(key: Tensor, query: Tensor) -> Tensor:
 
 def _clipped(weight: Tensor, logit: Tensor) -> Tensor:
     low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
-    return torch.clamp(weight, min=low * logit.sigmoid(), max=high * logit.sigmoid())
+    return clamp_rows(weight, low * logit.sigmoid(), high * logit.sigmoid())
 
 
 # Smooth functions, and the inputs they are tried at: all that `methods.flat_block` differentiates through.
