@@ -109,6 +109,14 @@ def test_difference_of_two_recipes_has_the_noise_of_both():
     assert found.spread.replicates == 4
 
 
+def test_a_clear_difference_stays_significant_among_the_pairs_of_forty_recipes():
+    right = np.ones(400)
+    pair = statistics.Paired(right, np.where(np.arange(400) < 200, 0, right))
+    family = 40 * 39 // 2
+    assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task").p * family > 0.05
+    assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task", family).p * family < 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_verdicts_of_two_draws_seldom_contradict_where_they_differ_by_a_point(drop, monkeypatch):

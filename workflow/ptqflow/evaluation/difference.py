@@ -23,29 +23,34 @@ class Difference:
     spread: Spread
 
 
-def of(pairs: Mapping[str, Paired], effects: Sequence[Replicates], seeds: int, seed: int, name: str) -> Difference:
+def of(
+    pairs: Mapping[str, Paired], effects: Sequence[Replicates], seeds: int, seed: int, name: str, family: int = 1
+) -> Difference:
     """`pairs` by task: what is lost from `before` to `after`. `effects`: of each variant that was drawn, on the mean over tasks.
 
-    `seeds`: how often each item was asked; `seed` and `name` choose the random streams.
+    `seeds`: how often each item was asked; `seed` and `name` choose the random streams; `family`: how many p-values its own is
+    adjusted among.
     """
 
     def draws(draw: Callable[..., Floats], purpose: str) -> list[Floats]:
         return [draw(pair, statistics.stream(seed, task, purpose), tasks=len(pairs)) for task, pair in pairs.items()]
 
-    noise = np.zeros(statistics.RESAMPLES)
+    flips = statistics.flips_of(family)
+    null_noise = np.zeros(flips)
     for i, effect in enumerate(effects):
-        noise = noise + effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])))
+        null_noise += effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])), flips)
+    noise = null_noise[: statistics.RESAMPLES]
     drawn = draws(statistics.drop_distribution, "drop")
     mean = float(np.mean([pair.drop.mean() for pair in pairs.values()]))
     spread = statistics.average_drop(drawn, mean, [pair.freedom for pair in pairs.values()])
     low, high = statistics.drop_interval(np.clip(spread + noise, -1, 1), mean)
-    flips = statistics.stream(seed, name, "flips")
+    signs = statistics.stream(seed, name, "flips")
     return Difference(
         100 * mean,
         100 * low,
         100 * high,
         100 * (statistics.average(draws(statistics.drop_posterior, "class")) + noise),
-        statistics.flipped_p([pair.drop for pair in pairs.values()], flips, noise=noise),
+        statistics.flipped_p([pair.drop for pair in pairs.values()], signs, flips, null_noise),
         Spread(
             1e4 * float(statistics.average(drawn).var()),
             sum(len(pair.before) for pair in pairs.values()),

@@ -32,7 +32,8 @@ Classes. Probabilities are of the same posterior under a flat prior.
 Significance. Under the null hypothesis baseline and variant are exchangeable, item by item, and flipping the sign of an item's
 drop changes nothing: p is the share of flips that reach what was seen (for single completions, McNemar's exact test). Among
 several recipes p is Holm's ("A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6, 1979): at most one
-table column in twenty has any significant drop when no recipe changes anything.
+table column in twenty has any significant drop when no recipe changes anything. F flips tell no p below 1 / (F + 1), which Holm
+multiplies by the size of the family: F grows with it.
 
 Of an average over T tasks each task's prior is 1/T of Jeffreys': half a count in every task would pull all drops to the middle at
 once (Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal.
@@ -179,6 +180,11 @@ def drop_interval(distribution: Floats, estimate: float, level: float = LEVEL) -
     """Interval of a drop, or of their mean over tasks: the distribution's, which holds the estimate at an edge, too."""
     low, high = interval(distribution, level)
     return min(low, estimate), max(high, estimate)
+
+
+def flips_of(family: int) -> int:
+    """How many flips each of a family of p needs, so that Holm's correction leaves the least of them below 0.01."""
+    return max(RESAMPLES, 100 * family)
 
 
 def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMPLES, noise: Floats | float = 0.0) -> float:

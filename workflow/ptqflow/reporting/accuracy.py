@@ -32,11 +32,13 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _How:
-    """The seed of the bootstrap, the variants that another draw would make the same, and the drop that a user allows."""
+    """The seed of the bootstrap, the variants that another draw would make the same, the drop that a user allows, and how many
+    drops a column holds."""
 
     seed: int
     exact: Collection[Served]
     max_drop: float
+    family: int
 
 
 def build(
@@ -51,7 +53,7 @@ def build(
     Order: as the variants first appear; accuracy tasks, their average, perplexity tasks. Raises ArtifactError when two variants
     were asked different things.
     """
-    how = _How(seed, exact, max_drop)
+    how = _How(seed, exact, max_drop, len(runs))
     rows: list[Row] = []
     for place in dict.fromkeys((v.platform, v.model, v.engine) for v in runs):
         group = {v: tasks for v, tasks in runs.items() if (v.platform, v.model, v.engine) == place}
@@ -152,7 +154,7 @@ def _drop(
     """Columns of the drop in points, the mean over tasks, and of its verdict."""
     tasks = [random_effects.of(pair.each, pair.changed) for pair in pairs.values() if pair.each is not None]
     effects = [] if variant in how.exact else [random_effects.average(tasks)]
-    found = difference.of(pairs, effects, seeds, how.seed, name)
+    found = difference.of(pairs, effects, seeds, how.seed, name, how.family)
     baseline = 100 * float(np.mean([pair.before.mean() for pair in pairs.values()]))
     lossless, fair, risky = probabilities = decision.class_probabilities(found.posterior)
     verdict, doubt = decision.verdict(probabilities, evidence)

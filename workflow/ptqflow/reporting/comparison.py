@@ -31,7 +31,8 @@ def build(runs: Mapping[Served, dict[str, Runs]], seed: int = 0, exact: Collecti
     for place in dict.fromkeys(tuple(getattr(v, c) for c in _PLACE) for v in runs):
         group = [v for v in runs if tuple(getattr(v, c) for c in _PLACE) == place and v.recipe != BASELINE]
         tasks = dict.fromkeys(task for v in group for task, found in runs[v].items() if found.metric != PERPLEXITY)
-        found = [row for one, other in combinations(group, 2) for row in _pair(runs, one, other, list(tasks), seed, exact)]
+        both = list(combinations(group, 2))
+        found = [row for one, other in both for row in _pair(runs, one, other, list(tasks), seed, exact, len(both))]
         for task in [*tasks, AVERAGE]:
             family = [row for row in found if row["task"] == task]
             for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
@@ -41,7 +42,13 @@ def build(runs: Mapping[Served, dict[str, Runs]], seed: int = 0, exact: Collecti
 
 
 def _pair(
-    runs: Mapping[Served, dict[str, Runs]], one: Served, other: Served, tasks: list[str], seed: int, exact: Collection[Served]
+    runs: Mapping[Served, dict[str, Runs]],
+    one: Served,
+    other: Served,
+    tasks: list[str],
+    seed: int,
+    exact: Collection[Served],
+    family: int,
 ) -> list[Row]:
     pairs, effects = {}, {}
     for task in tasks:
@@ -59,7 +66,7 @@ def _pair(
     def row(name: str, chosen: Sequence[str]) -> Row:
         seeds = min(runs[who][task].count("seed") for who in (one, other) for task in chosen)
         drawn = [random_effects.average([effects[task][v] for task in chosen]) for v in (one, other) if v not in exact]
-        found = difference.of({task: pairs[task] for task in chosen}, drawn, seeds, seed, name)
+        found = difference.of({task: pairs[task] for task in chosen}, drawn, seeds, seed, name, family)
         better = float(np.mean(found.posterior > 0) + np.mean(found.posterior == 0) / 2)
         decided = max(better, 1 - better) >= decision.DECIDED
         needed = decision.Needed() if decided else decision.needed(decision.margin(found.mean, [0.0]), found.spread)
