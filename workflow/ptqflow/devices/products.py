@@ -18,6 +18,7 @@ from ptqflow.devices.case import Case
 from ptqflow.errors import ConfigError
 
 _EXACT_TERMS = 1024  # int8 products sum exactly in float32 while 2^14 * terms <= 2^24
+_WIDENED = 1 << 19  # numbers of a weight that are float32 at once
 _ROWS = 32  # CUDA's int8 product wants more than 16 rows
 
 
@@ -30,11 +31,18 @@ class Kernel:
 
 
 def by_float32(rows: Tensor, weight: Tensor) -> Tensor:
-    """Exact on any device with true float32 products: sums of 1024 terms are, and are added as integers."""
-    total = rows.new_zeros(len(rows), len(weight), dtype=torch.int32)
-    for start in range(0, rows.shape[1], _EXACT_TERMS):
-        part = slice(start, start + _EXACT_TERMS)
-        total += (rows[:, part].float() @ weight[:, part].T.float()).to(torch.int32)
+    """Exact on any device with true float32 products: sums of 1024 terms are, and are added as integers.
+
+    Weights are widened a part at a time, which stays in a processor's cache.
+    """
+    wide, parts = rows.float().split(_EXACT_TERMS, 1), weight.split(_WIDENED // _EXACT_TERMS)
+    return torch.cat([_summed(wide, part.split(_EXACT_TERMS, 1)) for part in parts], 1)
+
+
+def _summed(rows: Sequence[Tensor], weight: Sequence[Tensor]) -> Tensor:
+    total = (rows[0] @ weight[0].float().T).to(torch.int32)
+    for x, w in zip(rows[1:], weight[1:], strict=True):
+        total += (x @ w.float().T).to(torch.int32)
     return total
 
 
