@@ -21,11 +21,12 @@ import pyarrow.parquet
 import yaml
 from peer_models import OF_7B
 from ptqflow import estimate
+from ptqflow.checked import load
 from ptqflow.chunks import chunk_layers
 from ptqflow.estimate import Size
 from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
-from ptqflow.study import Study, load
+from ptqflow.study import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = (8, 64)

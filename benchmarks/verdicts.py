@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from ptqflow import configfile, study
+from ptqflow import checked, configfile, study
 from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.tables import read_table
 from ptqflow.cli import main
@@ -45,7 +45,7 @@ def ask(jobs: Jobs, model: str, checkpoint: Path, folder: Path, tasks: list[str]
 def draw_all(root: Path, recipes: list[str], draws: int, tasks: list[str]) -> None:
     """The scores of every recipe from every draw, draws outermost, so that an interrupted run has whole draws."""
     config = configfile.read("config.yaml") | {"run": recipes}
-    jobs = Jobs(study.load(config))
+    jobs = Jobs(checked.load(config))
     name = next(iter(jobs.study.models))
     model = stage("fetch", jobs.fetch(name), root / "model/manifest.json", "--output", root / "model/manifest.json")
     layers = [0, study.layers_of(jobs.study, name)]

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 from checkout import SMALL_STUDY
+from ptqflow.checked import load
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check
 from ptqflow.entries import Suite
 from ptqflow.errors import ConfigError
 from ptqflow.presets import resolve
-from ptqflow.study import config_of, load
+from ptqflow.study import config_of
 from ptqflow.table_jobs import unserved
 
 CONFIG = {

@@ -8,6 +8,7 @@ from checkout import SMALL_STUDY
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.schemas import GENERATIONS
 from ptqflow.artifacts.tables import read_metadata, read_table
+from ptqflow.checked import load
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError, PtqflowError
 from ptqflow.evaluation.benchmark import load_items
@@ -17,7 +18,6 @@ from ptqflow.evaluation.requests.choices import Protocol, generate
 from ptqflow.jobs import Jobs
 from ptqflow.published_names import published_names
 from ptqflow.sources import Source
-from ptqflow.study import load
 from talking_models import cpu_engine, talking_model
 
 # Two rows of each benchmark, and what lm-eval 0.4.13 asks of the second behind the first (num_fewshot 1, sampler first_n).

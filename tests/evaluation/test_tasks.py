@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from checkout import SMALL_STUDY
 from ptqflow.artifacts.datasets import load_rows
+from ptqflow.checked import load as load_study
 from ptqflow.digest import closure
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.benchmark import known_benchmarks, load, load_items
@@ -17,7 +18,6 @@ from ptqflow.evaluation.hashing import completion_seed
 from ptqflow.evaluation.items import ChoiceItem, GenerationItem
 from ptqflow.evaluation.tasks import generating, task
 from ptqflow.sources import Source
-from ptqflow.study import load as load_study
 from pydantic import ValidationError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

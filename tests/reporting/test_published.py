@@ -8,12 +8,12 @@ import pytest
 from checkout import REPOSITORY, SMALL_STUDY
 from ptqflow.artifacts.evidence_schemas import PUBLISHED
 from ptqflow.artifacts.tables import to_table
+from ptqflow.checked import load
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.tasks import task
 from ptqflow.published_names import _task, published_names
 from ptqflow.reporting import published
 from ptqflow.reporting.published import Ours
-from ptqflow.study import load
 
 FILES = sorted((REPOSITORY / "resources/reference").glob("*.csv"))
 ROWS = [row for path in FILES for row in published.read(path)]

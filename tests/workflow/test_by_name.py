@@ -18,7 +18,7 @@ ADDED = [("rounding", "hqq"), ("rotation", "hadamard")]
 PARAMS = """
 import json, sys
 from ptqflow.jobs import Jobs, code
-from ptqflow.study import load
+from ptqflow.checked import load
 jobs = Jobs(load(json.loads(sys.argv[1])))
 (study,) = [jobs.study]
 print("torch" in sys.modules)

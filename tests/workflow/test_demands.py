@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 from ptqflow import demands
+from ptqflow.checked import load
 from ptqflow.demands import MB, ROOM, Demand, Dimensions
 from ptqflow.errors import ConfigError
 from ptqflow.needs import Needs, name_of, within
 from ptqflow.presets import resolve
 from ptqflow.slurm import Limits
-from ptqflow.study import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = Dimensions.of(json.loads((ROOT / "resources/demo-model/config.json").read_text()), on_device=False)

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from ptqflow import configfile
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.calibration import CalibrationSettings, documents
+from ptqflow.checked import load
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.evaluation.benchmark import known_benchmarks, load_items
 from ptqflow.jobs import Jobs
 from ptqflow.sources import Source
-from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
 DEFAULT = yaml.safe_load((REPOSITORY / "config.yaml").read_text())

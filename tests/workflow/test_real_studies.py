@@ -11,9 +11,9 @@ from checkout import Checkout, jobs
 from fake_hub import FakeHub
 from model_folder import write_tokenizer
 from ptqflow import configfile
+from ptqflow.checked import load
 from ptqflow.errors import ConfigError
 from ptqflow.jobs import Jobs
-from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 from tiny_models import tiny_model
 

@@ -5,12 +5,12 @@ import json
 
 import pytest
 from ptqflow import configfile, paths, replicate_names, replicates
+from ptqflow.checked import load
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.errors import ConfigError
 from ptqflow.expected import expected as expected_files
 from ptqflow.jobs import Jobs
 from ptqflow.presets import PRESETS, resolve
-from ptqflow.study import load
 
 CONFIG = configfile.read("config.yaml")
 

@@ -10,13 +10,13 @@ from checkout import REPOSITORY, SMALL_STUDY
 from model_folder import write_model, write_tokenizer
 from ptqflow import configfile
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.checked import load
 from ptqflow.config_schema import schema
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.jobs import Jobs
 from ptqflow.linears import LINEARS
 from ptqflow.presets import resolve
 from ptqflow.stages.generate import Settings
-from ptqflow.study import load
 
 SHIPPED = REPOSITORY / "workflow/schemas/config.schema.json"
 

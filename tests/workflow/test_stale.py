@@ -11,8 +11,8 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.models import source_files
 from ptqflow.artifacts.schemas import LATENCY, SAMPLES
 from ptqflow.artifacts.tables import write_rows
+from ptqflow.checked import load
 from ptqflow.stale import _whole
-from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
 DEMO, TASK = REPOSITORY / "resources/demo-model", "resources/tasks/facts"

@@ -1,7 +1,7 @@
 """Errors a user can act on: one sentence that names the file or key and the remedy."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -92,3 +92,15 @@ def _places(model: type[BaseModel]) -> dict[str, list[str]]:
 
     walk(schema, "")
     return found
+
+
+def check_all(check: Callable[[str], None], names: Iterable[str]) -> None:
+    """Check every name. Raises one ConfigError that names all that do not fit."""
+    messages = []
+    for name in names:
+        try:
+            check(name)
+        except ConfigError as error:
+            messages.append(str(error))
+    if messages:
+        raise ConfigError("; ".join(messages))

@@ -7,6 +7,7 @@ from collections import Counter
 
 from ptqflow import environments, paths, planned, warm
 from ptqflow import site as sites
+from ptqflow.checked import load
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
@@ -14,7 +15,6 @@ from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.restored import Records, adopt, at_the_end
-from ptqflow.study import load
 from ptqflow.table_jobs import TableJobs
 
 try:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow import configfile, estimate
+from ptqflow.checked import load
 from ptqflow.commands.located import located
 from ptqflow.commands.run import CONFIG, PROFILES, environment, profile_options
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
-from ptqflow.study import Study, config_of, load
+from ptqflow.study import Study, config_of
 from ptqflow.system import machine_memory
 from ptqflow.table_jobs import unserved
 from ptqflow.words import span
