@@ -39,7 +39,7 @@ def test_schema_refuses_an_unknown_key():
 
 def test_a_recipe_named_twice_to_run_is_refused():
     name = next(iter(SMALL_STUDY["recipes"]))
-    with pytest.raises(ConfigError, match=f"run: {name} is there twice"):
+    with pytest.raises(ConfigError, match=f"run: {name!r} is there twice"):
         load({**SMALL_STUDY, "run": [name, name]})
 
 
@@ -114,6 +114,11 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
         (
             {"suites": {"s": {"tasks": ["text"]}, "t": {"tasks": ["text"], "engine": "transformers"}}},
             "suites.t: task text at seed 0 is in suites.s already; drop one",
+        ),
+        ({"latency": {"t": {"batch_sizes": [1, 8, 1]}}}, "latency.t.batch_sizes: 1 is there twice; name each once"),
+        (
+            {"recipes": {"x": {"preset": "flatquant-w4a4kv4", "rescue": {"rungs": ["eight_bits", "eight_bits"]}}}},
+            "recipes.x.rescue.rungs: 'eight_bits' is there twice; name each once",
         ),
         (
             {"suites": {"s": {"tasks": ["text"], "noise_batch_sizes": [1, 64]}}},

@@ -4,10 +4,19 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a column of 64 bits holds
+
+
+def _once(values: list[Any]) -> list[Any]:
+    if (twice := next((value for value in values if values.count(value) > 1), None)) is not None:
+        raise ValueError(f"{twice!r} is there twice; name each once")
+    return values
+
+
+Distinct = AfterValidator(_once)  # in `Annotated[list[...], Distinct]`: else the same work would be done again
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from ptqflow.artifacts.model_config import MOST_LAYERS
 from ptqflow.checkpoints.registry import FAKE
-from ptqflow.datamodel import Matching, Model, Seed
+from ptqflow.datamodel import Distinct, Matching, Model, Seed
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.measure import Timed
 
 Name = Annotated[str, Matching(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", "a name of letters and digits, with _ and - within,", 100)]
 Form = Annotated[str, Matching(r"^[a-z0-9-]+$", "a name of small letters, digits and -")]
-Forms = Annotated[list[Form], Field(min_length=1)]  # which forms of a recipe's checkpoint an engine is given
+Forms = Annotated[list[Form], Field(min_length=1), Distinct]  # which forms of a recipe's checkpoint an engine is given
 AtLeastOne = Annotated[int, Field(ge=1)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 
@@ -57,8 +57,8 @@ class Suite(Served):
     `noise_batch_sizes`: in batches of these sizes, too, the unquantized model is asked: what changes is the noise of arithmetic.
     """
 
-    tasks: Annotated[list[Name], Field(min_length=1)]
-    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    tasks: Annotated[list[Name], Field(min_length=1), Distinct]
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct] = [0]
     batch_size: AtLeastOne = 64
     noise_batch_sizes: list[AtLeastOne] = []
 

@@ -21,7 +21,7 @@ class ArtifactError(PtqflowError):
 
 
 # What pydantic adds to a path: the alternative it tried.
-_BRANCH = re.compile(r"(list|dict|tuple|literal)\[.*\]|\[\w+\]|constrained-\w+")
+_BRANCH = re.compile(r"(list|dict|tuple|literal|function-after)\[.*\]|\[\w+\]|constrained-\w+")
 _SHOWN = 3  # places of a key
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 
 from ptqflow.by_name import ByName, algorithm_module, settings_class, settings_module, validated_at
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Distinct, Model
 from ptqflow.errors import ConfigError
 from ptqflow.linears import LinearName
 from ptqflow.method import FROM_STATES, PLAIN, Clip, Need, Rotation, Rounding, Transform
@@ -26,8 +26,8 @@ class Override(Model):
     `transform` speaks of whole layers, so it goes with `linears: all`.
     """
 
-    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | Literal["all"] = "all"
-    linears: Annotated[list[LinearName], Field(min_length=1)] | Literal["all"] = "all"
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Distinct] | Literal["all"] = "all"
+    linears: Annotated[list[LinearName], Field(min_length=1), Distinct] | Literal["all"] = "all"
     weights: WeightArgs | None = None
     input_activations: ActivationArgs | None = None
     transform: dict[str, Any] | None = None
@@ -62,7 +62,7 @@ class Rescue(Model):
     least_gain: Annotated[float, Field(ge=0, lt=1)] = 0.05
     budget: Annotated[float, Field(gt=0)] = 1.5
     at_8_bits: Annotated[float, Field(ge=0, le=1)] = 0.1
-    rungs: Annotated[list[str], Field(min_length=1)] | None = None
+    rungs: Annotated[list[str], Field(min_length=1), Distinct] | None = None
 
 
 EIGHT_BITS = "eight_bits"  # the last rung: a site's linears, weights and input, at 8 bits

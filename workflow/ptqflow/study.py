@@ -16,7 +16,7 @@ from ptqflow.artifacts.model_config import read_config
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.registry import refusal as refusal_of_form
 from ptqflow.checkpoints.schemes import check
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Distinct, Model
 from ptqflow.decide import Decide
 from ptqflow.engines.refusals import refusal
 from ptqflow.entries import Form, ModelEntry, Name, Served, Suite, Timing
@@ -42,7 +42,7 @@ class Study(Model):
     tasks: dict[Name, TaskConfig] = {}
     suites: dict[Name, Suite] = {}
     latency: dict[Name, Timing] = {}
-    run: list[Name] | Literal["all"] = "all"
+    run: Annotated[list[Name], Distinct] | Literal["all"] = "all"
     decide: Decide = Decide()
 
     @model_validator(mode="after")
@@ -74,8 +74,6 @@ class Study(Model):
                 runs[run] = name
         if self.run != "all":
             _known("run", self.run, self.recipes)
-            if twice := sorted({name for name in self.run if self.run.count(name) > 1}):
-                raise ValueError(f"run: {', '.join(twice)} is there twice; name each recipe once")
         for kind, entries in (("suites", self.suites), ("latency", self.latency)):
             for name, served in entries.items():
                 _known(f"{kind}.{name}.forms", served.forms, {FAKE: None, **self._forms()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from ptqflow.datamodel import Model
+from ptqflow.datamodel import Distinct, Model
 from ptqflow.errors import ConfigError
 from ptqflow.progress import Progress, progress
 
@@ -38,10 +38,10 @@ class Timed(Model):
     `warmup` untimed ones come first; `parts`: one more is profiled, for where its time goes.
     """
 
-    batch_sizes: list[Count] = Field(default=[1, 8], min_length=1)
-    prompt_tokens: list[Count] = [64, 256]
+    batch_sizes: Annotated[list[Count], Field(min_length=1), Distinct] = [1, 8]
+    prompt_tokens: Annotated[list[Count], Distinct] = [64, 256]
     new_tokens: Count = 32
-    workloads: list[Workload] = []
+    workloads: Annotated[list[Workload], Distinct] = []
     parts: bool = True
     warmup: Annotated[int, Field(ge=0)] = 1
     repetitions: Count = 5
