@@ -18,7 +18,7 @@ from ptqflow.devices.case import Case
 from ptqflow.errors import ConfigError
 
 _EXACT_TERMS = 1024  # int8 products sum exactly in float32 while 2^14 * terms <= 2^24
-_WIDENED = 1 << 19  # numbers of a weight that are float32 at once
+_WIDENED = 1 << 20  # numbers of a weight that are float32 at once
 _ROWS = 32  # CUDA's int8 product wants more than 16 rows
 
 
@@ -35,14 +35,17 @@ def by_float32(rows: Tensor, weight: Tensor) -> Tensor:
 
     Weights are widened a part at a time, which stays in a processor's cache.
     """
-    wide, parts = rows.float().split(_EXACT_TERMS, 1), weight.split(_WIDENED // _EXACT_TERMS)
-    return torch.cat([_summed(wide, part.split(_EXACT_TERMS, 1)) for part in parts], 1)
+    parts = weight.split(_WIDENED // min(rows.shape[1], _EXACT_TERMS))
+    wide = rows.float()
+    products = [_summed(wide, part) for part in parts]
+    return torch.cat(products, 1) if len(products) > 1 else products[0]
 
 
-def _summed(rows: Sequence[Tensor], weight: Sequence[Tensor]) -> Tensor:
-    total = (rows[0] @ weight[0].float().T).to(torch.int32)
-    for x, w in zip(rows[1:], weight[1:], strict=True):
-        total += (x @ w.float().T).to(torch.int32)
+def _summed(rows: Tensor, weight: Tensor) -> Tensor:
+    total = (rows[:, :_EXACT_TERMS] @ weight[:, :_EXACT_TERMS].float().T).to(torch.int32)
+    for start in range(_EXACT_TERMS, rows.shape[1], _EXACT_TERMS):
+        part = slice(start, start + _EXACT_TERMS)
+        total += (rows[:, part] @ weight[:, part].float().T).to(torch.int32)
     return total
 
 
