@@ -182,6 +182,7 @@ def test_learning_under_a_switch_departs_by_no_more_than_the_switch_and_says_so(
         assert departure[0] <= (0.05 if name == "E3" else 1e-5), name  # before any step, all but the rounding is alike
         assert any(row["event"] == f"emulated: {name}" for row in flat.rows)
         assert flat.tensors["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
+        assert len({tensor.data_ptr() for tensor in flat.qparams.values()}) == len(flat.qparams)  # else no file can hold them
     assert values(learned("E0", parametrization="svd"), "loss") == values(learned(None, parametrization="svd"), "loss")
 
 

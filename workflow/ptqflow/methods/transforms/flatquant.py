@@ -210,7 +210,9 @@ class _Trainer:
         tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
         qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.arithmetic.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
-        qparams = {name: t.float().contiguous() for name, t in qparams.items() if name in declared}
+        qparams = {
+            n: t.to(torch.float32, copy=True).contiguous() for n, t in qparams.items() if n in declared
+        }  # files share none
         for site in self.architecture.sites:
             if site.name in final.scales:
                 qparams[smoothing_key(self.layer, site.name)] = final.scales[site.name].reciprocal().float()
