@@ -74,7 +74,7 @@ def test_linears_that_share_an_input_quantize_it_once_and_hold_it_no_longer(monk
     assert len(asked) == 2
     linears[0](x)
     del x
-    assert shared._last is None
+    assert shared._once._last is None
 
 
 def test_static_inputs_are_on_the_signed_grid():

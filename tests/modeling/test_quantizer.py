@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from ptqflow.errors import ConfigError
+from ptqflow.modeling import fake_quant
 from ptqflow.modeling.blocks import Blocks, forward
 from ptqflow.modeling.fake_quant import FakeQuantLinear, cache_attention, quantize_block
 from ptqflow.numerics.grid import fake_quantize
@@ -69,6 +70,14 @@ def test_loaded_checkpoint_equals_the_manual_computation(checkpoint, model, tmp_
         hidden = forward(block, hidden, blocks.positions(12))
     with torch.no_grad():
         torch.testing.assert_close(model(tokens).logits, model.lm_head(model.model.norm(hidden)))
+
+
+def test_what_several_linears_read_is_quantized_once(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fake_quant, "fake_quantize", lambda x, *args: asked.append(x) or fake_quantize(x, *args))
+    with torch.no_grad():
+        model(torch.randint(3, 64, (2, 12)))
+    assert len(asked) == 3 * 4  # q, k, v; o; gate, up; down of each block
 
 
 def test_cache_is_quantized_per_token_and_head_after_rope(model):

@@ -6,6 +6,7 @@ input shard for o_proj and down_proj) or on a static grid, keys and values per t
 (`modeling.cache` says where).
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from ptqflow.modeling import cache, causal, online, switched
 from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
+from ptqflow.modeling.once import Once
 from ptqflow.modeling.scopes import scope
 from ptqflow.modeling.shapes import shards_of
 from ptqflow.numerics.grid import fake_quantize, fake_quantize_static
@@ -34,12 +36,15 @@ class FakeQuantLinear(nn.Linear):
     input [..., in] and output [..., out] in the model's dtype; the quantizer computes in float32.
     """
 
-    def __init__(self, linear: nn.Linear, args: ActivationArgs, input_shards: int) -> None:
-        """Take over `linear`'s parameters (the same tensors, on any device, meta included)."""
+    def __init__(self, linear: nn.Linear, args: ActivationArgs, input_shards: int, once: Once[Tensor] | None = None) -> None:
+        """Take over `linear`'s parameters (the same tensors, on any device, meta included).
+
+        `once`: shared by the linears that quantize alike, so that those that read one tensor quantize it once.
+        """
         with torch.device("meta"):
             super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None)
         self.weight, self.bias = linear.weight, linear.bias
-        self.args, self.input_shards = args, input_shards
+        self.args, self.input_shards, self._once = args, input_shards, once or Once[Tensor]()
         self.input_clip: nn.Parameter | None = None  # learned ratios [shards, 2] of the range, where a recipe has them
         if not args.dynamic:
             one = torch.ones(1, device=self.weight.device, dtype=self.weight.dtype)
@@ -57,7 +62,8 @@ class FakeQuantLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Quantize, then multiply."""
         with scope("quantize"):
-            quantized = self.quantized(input)
+            own = self.input_clip if self.args.dynamic else self.input_scale
+            quantized = self._once(input, self.quantized, own, torch.is_grad_enabled())
         return nn.functional.linear(quantized, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -104,13 +110,15 @@ def quantize_block(block: nn.Module, recipe: Recipe, layer: int) -> None:
     Online transforms are declared, as identities: `modeling.online.load`, or loading a checkpoint, fills them.
     """
     found = of_block(block)
+    once = defaultdict[tuple[ActivationArgs, int], Once[Tensor]](Once)
     for linear in found.linears:
         args = recipe.input_activations(layer, found.role(linear))
         if args is not None:
             name = found.module_name(linear)
             plain = block.get_submodule(name)
             assert isinstance(plain, nn.Linear), f"{name} is a {type(plain).__name__}"
-            block.set_submodule(name, FakeQuantLinear(plain, args, shards_of(recipe, linear)))
+            shards = shards_of(recipe, linear)
+            block.set_submodule(name, FakeQuantLinear(plain, args, shards, once[args, shards]))
     if recipe.transform.online_sites:
         online.declare(block, recipe, recipe.transform.online_sites, layer)
     elif recipe.scheme.kv_cache is not None:

@@ -4,7 +4,6 @@ A kernel is believed only after it was asked on the device itself: where it give
 the fastest is taken, and goes on record.
 """
 
-import weakref
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.devices.products import Kernel, around, fastest
+from ptqflow.modeling.once import Once
 from ptqflow.modeling.scopes import scope
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import dynamic_scale_and_zero_point, quantize
@@ -129,20 +129,18 @@ class InputQuantizer:
 
     def __init__(self, scheme: InputScheme, operators: Any = None, kernel: Kernel | None = None) -> None:
         self.scheme, self.operators, self.kernel = scheme, operators, kernel
-        self._last: tuple[weakref.ref[Tensor], Quantized] | None = None
+        self._once = Once[Quantized]()
 
     def __call__(self, x: Tensor) -> Quantized:
         """The input x [..., in] on its grid, as rows."""
-        if self._last is not None and self._last[0]() is x:
-            return self._last[1]
+        return self._once(x, self._quantized)
+
+    def _quantized(self, x: Tensor) -> Quantized:
         rows = x.flatten(0, -2)
-        if self.operators is not None:
-            with scope("quantize"):
-                found = self._by_operators(rows)
-        else:
-            found = (self.kernel or _STEPS).run(rows, self.scheme)
-        self._last = (weakref.ref(x, self._forget), found)
-        return found
+        if self.operators is None:
+            return (self.kernel or _STEPS).run(rows, self.scheme)
+        with scope("quantize"):
+            return self._by_operators(rows)
 
     def _by_operators(self, rows: Tensor) -> Quantized:
         scheme, zero = self.scheme, rows.new_zeros(1, dtype=torch.float32)
@@ -153,7 +151,3 @@ class InputQuantizer:
             integers, scale = self.operators.quantized(rows, scheme.grid.num_bits)
             return Quantized(integers, scale, zero)
         return Quantized(self.operators.quantized_static(rows, scheme.scale), scheme.scale.repeat(len(rows)), zero)
-
-    def _forget(self, gone: "weakref.ref[Tensor]") -> None:
-        if self._last is not None and self._last[0] is gone:  # held no longer than the tensor itself
-            self._last = None
