@@ -5,6 +5,7 @@ Recipes that differ by a switch of `numerics.switches` alone, as their names say
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from ptqflow.reporting.learning import HELD_OUT, LOSS, before_rescue, thinned
 
 TABLES = ("learning", "rescue")
 _WIDTH, _HEIGHT, _ABREAST = 190, 170, 6
+_LINE = 150  # letters of a subtitle's line
 _SWITCH = re.compile(r"-E\d+(?=-|$)")
 _WHERE = ("platform", "model")
 _Row = dict[str, Any]
@@ -29,11 +31,12 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     theme.present([r for r in table if r["measure"] != "condition_number"], "losses of learning")
     names = list(dict.fromkeys(r["recipe"] for r in table))
     panels: dict[str, Sequence[theme.Panel]] = {}
-    alike: list[str] = []
+    alike: dict[str, list[str]] = {}
     for where in dict.fromkeys((*(r[c] for c in _WHERE), _SWITCH.sub("", r["recipe"])) for r in table):
         group = [r for r in table if (*(r[c] for c in _WHERE), _SWITCH.sub("", r["recipe"])) == where]
         shown, same = _different(group)
-        alike += [f"{name} learned as {other}" for name, other in same.items()]
+        for name, other in same.items():
+            alike.setdefault(other, []).append(name)
         drawn = _panels([r for r in group if r["recipe"] in shown], names)
         for start in range(0, len(drawn), _ABREAST):
             title = f"{where[2]}: {where[1]} on {where[0]}" + (f", row {start // _ABREAST + 1}" if start else "")
@@ -47,8 +50,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle += before_rescue(tables["rescue"].to_pylist())
     if len(table) < len(rows):
         subtitle.append(f"Not drawn: {len(rows) - len(table)} values that are zero or not finite.")
-    if alike:
-        subtitle.append(f"Not drawn: {', '.join(dict.fromkeys(alike))}.")
+    for other, names_alike in alike.items():
+        subtitle += textwrap.wrap(f"Not drawn: {', '.join(dict.fromkeys(names_alike))} learned as {other}.", _LINE)
     return theme.grid(panels, "Learning by block", subtitle)
 
 
