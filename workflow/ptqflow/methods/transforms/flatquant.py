@@ -210,9 +210,8 @@ class _Trainer:
         tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
         qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.arithmetic.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
-        qparams = {
-            n: t.to(torch.float32, copy=True).contiguous() for n, t in qparams.items() if n in declared
-        }  # files share none
+        named = {name: t for name, t in qparams.items() if name in declared}
+        qparams = {name: t.to(torch.float32, copy=True).contiguous() for name, t in named.items()}  # a file shares no memory
         for site in self.architecture.sites:
             if site.name in final.scales:
                 qparams[smoothing_key(self.layer, site.name)] = final.scales[site.name].reciprocal().float()
