@@ -1,8 +1,9 @@
 """Learned rounding by AutoRound's own code beside ours: held-out error of single blocks, and CPU seconds.
 
 Usage: peer_autoround.py --reference FOLDER [NAME=SETTINGS ...] [--model resources/demo-model] [--layers 0 1] [--bits 4 3 2].
-FOLDER: holds AutoRound and what it imports (`pip install --no-deps --target FOLDER auto-round py-cpuinfo`); its `quantize_block`
-runs as it is, without compilation, in float32, with its defaults (200 steps of 8 sequences) but for SETTINGS, as JSON.
+FOLDER: holds AutoRound and what it imports (`pip install --no-deps --target FOLDER auto-round py-cpuinfo datasets dill
+multiprocess xxhash`); its `quantize_block` runs as it is, without compilation, in float32, with its defaults (200 steps of 8
+sequences) but for SETTINGS, as JSON.
 
 Both round weights asymmetrically in groups (`--group-size`), see the float model's states of the same sequences (`--samples`
 of `--length` tokens) and are judged on as many others: |block' - block|² / |block - input|². `awq + NAME` is AutoRound on the
@@ -60,7 +61,7 @@ def learn_rounding(
     model: OneBlock, states: Tensor, positions: Positions, bits: int, group_size: int, settings: Mapping[str, Any]
 ) -> None:
     """Round the weights of the block in place, by states [sequences, tokens, hidden] that enter it."""
-    from auto_round import AutoRound  # type: ignore[import-not-found]
+    from auto_round import AutoRound
 
     known = {"nsamples": len(states), "seqlen": states.shape[1], "amp": False, "enable_torch_compile": False, "device_map": "cpu"}
     scheme = {"bits": bits, "group_size": group_size, "sym": False, "data_type": "int"}
@@ -118,6 +119,8 @@ def main() -> None:
     if not (args.reference / "auto_round").is_dir():
         parser.exit(0, f"skipped: {args.reference} holds no auto_round; usage says how to get it\n")
     sys.path.append(str(args.reference))
+    import auto_round  # type: ignore[import-not-found]  # noqa: F401, what it lacks is told before the work
+
     theirs = {name: json.loads(text) for name, _, text in (given.partition("=") for given in args.settings)} or {"auto-round": {}}
     found: dict[tuple[int, str], list[tuple[float, float]]] = {}
 

@@ -32,12 +32,14 @@ def dense_weights(packed: Path, original: Path, bits: int, group_size: int) -> d
 
 
 def main() -> None:
-    """Load, quantize (timed), write."""
+    """Load, quantize, write its checkpoint (all timed); write dense weights."""
     folder, tokens_path, method, output = Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
     tokens = pq.read_table(tokens_path, columns=["tokens"]).column("tokens").to_pylist()
     group_size = int(sys.argv[5])
     config = QuantizeConfig(bits=4, group_size=group_size, sym=method.endswith("-sym"), device="cpu")
+    began = time.perf_counter()
     model = GPTQModel.load(str(folder), config)
+    loading = time.perf_counter() - began
     data = [{"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row), dtype=torch.long)} for row in tokens]
     start = time.perf_counter()
     model.quantize(data, batch_size=1, backend=BACKEND.AUTO)
@@ -45,7 +47,9 @@ def main() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
     output.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
     model.save(str(output / "packed"))
+    report["file_seconds"] = loading + seconds + time.perf_counter() - began
     save_file(dense_weights(output / "packed", folder, 4, group_size), output / "model.safetensors", {"format": "pt"})
     (output / "report.json").write_text(json.dumps(report))
 

@@ -1,7 +1,8 @@
 """One quantization by llmcompressor, in its own environment (envs/peers.txt): times the call, writes the dense weights.
 
 Usage: peer_llmcompressor.py MODEL TOKENS METHOD OUTPUT GROUP_SIZE. MODEL: a model folder; TOKENS: tokens.parquet; OUTPUT gets
-model.safetensors (quantized and dequantized, in the model's dtype) and report.json. Imports nothing of ptqflow.
+model.safetensors (quantized and dequantized, in the model's dtype), packed (its own checkpoint) and report.json. Imports nothing
+of ptqflow.
 """
 
 import json
@@ -63,10 +64,12 @@ def dense_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Load, quantize (timed), write."""
+    """Load, quantize, write its checkpoint (all timed); write dense weights."""
     folder, tokens_path, method, output = Path(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
     tokens = pq.read_table(tokens_path, columns=["tokens"]).column("tokens").to_pylist()
+    began = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    loading = time.perf_counter() - began
     data = Dataset.from_dict({"input_ids": tokens, "attention_mask": [[1] * len(row) for row in tokens]})
     start = time.perf_counter()
     oneshot(
@@ -77,6 +80,9 @@ def main() -> None:
     report = {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes()}
     output.mkdir(parents=True, exist_ok=True)
     save_file(dense_weights(model), output / "model.safetensors", {"format": "pt"})
+    began = time.perf_counter()
+    model.save_pretrained(output / "packed", save_compressed=True)
+    report["file_seconds"] = loading + seconds + time.perf_counter() - began
     (output / "report.json").write_text(json.dumps(report))
 
 

@@ -58,7 +58,7 @@ def main() -> None:
     both = list(reports.values())
     report = {name: sum(r[name] for r in both) for name in ("seconds", "cpu_seconds")}
     collecting = reports["collect"]["seconds"] if "collect" in reports else 0.0
-    report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": collecting}
+    report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": collecting, "file_seconds": report["seconds"]}
     paths = {"qparams": [output / QPARAMS], "output": output / "manifest.json"}
     export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, code=None, **paths))
     (output / "report.json").write_text(json.dumps(report))
