@@ -164,11 +164,11 @@ def test_a_block_takes_the_clip_that_loses_least_of_its_output_on_sequences_held
         own = recipe.model_copy(update={"clip": clip})
         return quantize_layer(blocks, 0, hidden[:sequences].clone(), {}, own, device, last=True, exact=exact)[:2]
 
-    tensors, positions, late = blocks.tensors(0), blocks.positions(16), hidden[6:]
-    aimed = late if beside is None else beside[6:]  # at the float model's output, where its states are at hand
+    tensors, positions, late = blocks.tensors(0), blocks.positions(16), hidden[4:]
+    aimed = late if beside is None else beside[4:]  # at the float model's output, where its states are at hand
     target, expected = forward(blocks.build(0, tensors), aimed, positions), {}
     for name, clip in recipe.clip.candidates().items():
-        qparams, _ = by(clip, 6)
+        qparams, _ = by(clip, 4)
         weights = {n: deployed(n, t, qparams, blocks.architecture) for n, t in tensors.items()}
         lost = forward(blocks.build(0, weights), late, positions) - target
         expected[name] = (lost.square().sum() / (target - aimed).square().sum()).item()
@@ -205,7 +205,7 @@ def test_a_recipe_says_how_often_a_block_is_rounded(by):
 
 def test_sequences_on_both_sides_or_none_at_all():
     clip = AutoClip(name="auto")
-    assert [clip.held_out_of(n) for n in (2, 3, 8, 64)] == [1, 1, 2, 16]
+    assert [clip.held_out_of(n) for n in (2, 3, 8, 64)] == [1, 2, 4, 32]
     assert AutoClip(name="auto", held_out=0.99).held_out_of(3) == 2
     assert MseClip(name="mse").held_out_of(8) == 0
     with pytest.raises(ConfigError, match="at least 4"):

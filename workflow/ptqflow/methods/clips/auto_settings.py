@@ -23,7 +23,7 @@ class AutoClip(Clip):
 
     name: Literal["auto"]
     by: Literal["block", "linear"] = "block"
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     @staticmethod
     def alternatives() -> dict[str, Clip]:
