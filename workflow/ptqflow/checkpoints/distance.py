@@ -4,7 +4,7 @@ Two measures. As a whole, |W - W'| / |W| (Frobenius): rounding to nearest is off
 square, and clipping exchanges a part of that for a finer step; GPTQ, which answers for outputs and not for weights, is off by
 0.3 to 1 where calibration leaves it free to move (`Rounding.steps`). Group by group, how many steps W' leaves the range of W: no
 grid reaches far beyond it. What is beyond `steps` or `BEYOND` steps of the full range's grid was not rounded from this weight: a
-scale, a dtype, an order or the model was changed in between.
+scale, a dtype, an order or the model was changed in between. W is 0 where quantize says that it rounded a column as 0 (`unseen`).
 """
 
 from collections.abc import Mapping
@@ -56,6 +56,8 @@ def distance(
     if (left := qparams.get(f"{owner}.left_trans")) is not None:
         right = qparams.get(f"{owner}.right_trans")
         exact = kronecker.apply(exact, inverse(left.double()).mT, None if right is None else inverse(right.double()).mT)
+    if (unseen := qparams.get(f"{linear.prefix}.unseen")) is not None:
+        exact = exact.masked_fill(unseen, 0)
     groups, found = (
         group_weight(w.float(), args.strategy, args.group_size, shards_of(recipe, scheme.linear)) for w in (exact, read)
     )
