@@ -115,11 +115,14 @@ class BlockRounder:
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
         seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
-        for linear, weight, target, rounded, choice in zip(quantized, weights, targets, results, choices, strict=True):
+        for linear, weight, aim, target, rounded, choice in zip(quantized, weights, aims, targets, results, choices, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
             if rounded.unseen is not None:
                 parts["unseen"] = rounded.unseen.clone()  # of linears that share an input it is one tensor
+            if aim is not weight:
+                moved = aim - weight
+                parts["correction"] = torch.stack([moved.norm(), moved.abs().max()])
             self.qparams |= {f"{found.linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
