@@ -210,6 +210,9 @@ RECIPES = {
     "gptq-w2": resolve({"preset": "gptq-w4a16", "scheme": {"weights": {"num_bits": 2, **SMALL}}}),
     "gptaq-w8": resolve({"preset": "gptaq-w4a16", "scheme": {"weights": {"num_bits": 8, **SMALL}}}),
     "gptaq-w3-down-8": resolve({"preset": "gptaq-w4a16", "rounding": {"ridge": 0.001}, **DOWN_8}),
+    "search-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "search"}}),
+    "hessian-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "hessian"}}),
+    "mse-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "mse", "norm": 0.5}}),
     "gptq-tensor": resolve({"scheme": {"weights": {"num_bits": 4, "strategy": "tensor"}}, "rounding": {"name": "gptq"}}),
     "flatquant": resolve({"preset": "flatquant-w4a4kv4", "transform": {"name": "flatquant", "epochs": 1}}),
 }
@@ -261,7 +264,7 @@ EDITS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["rtn-w8", "rtn-w4", "smoothquant", "gptq-w4", "gptaq-w8"])
+@pytest.mark.parametrize("name", ["rtn-w8", "rtn-w4", "smoothquant", "gptq-w4", "gptaq-w8", "search-w8", "hessian-w8"])
 def test_a_weight_of_another_scale_sign_place_or_origin_is_too_far(made, tmp_path, name):
     _, model, _, calibration, _ = made
     qparams = quantize(model, calibration, RECIPES[name], tmp_path, chunks=2)
@@ -282,14 +285,8 @@ def test_columns_that_no_input_excites_are_noted_and_not_missed(made, tmp_path, 
     fake = export(tmp_path / "dead", qparams, recipe, tmp_path / "fake")
     assert f"A warning, in 3 places: {said}." in (fake / "README.md").read_text()
     options = ("--model", tmp_path / "dead/manifest.json", "--qparams", *qparams, "--fake", fake / "manifest.json")
-    options += (
-        "--checkpoint",
-        fake / "manifest.json",
-        "--tokens",
-        tmp_path / "tokens.parquet",
-        "--output",
-        tmp_path / "v.parquet",
-    )
+    options += ("--checkpoint", fake / "manifest.json", "--tokens", tmp_path / "tokens.parquet")
+    options += ("--output", tmp_path / "v.parquet")
     assert stage("verify", {"recipe": recipe.dump(), "form": "fake"}, *options) == 0
 
     def fewer_columns(weight):

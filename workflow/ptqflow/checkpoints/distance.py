@@ -7,7 +7,8 @@ grid reaches far beyond it. What is beyond `steps` or `BEYOND` steps of the full
 scale, a dtype, an order or the model was changed in between.
 
 Quantize says where it aimed at another weight than W: columns that it rounded as 0 (`unseen`) are 0 here, too, and by what it
-corrected (`methods.asymmetric`) W' may be further away, as a whole and at the ends of a range.
+corrected (`methods.asymmetric`) W' may be further away, as a whole and at the ends of a range. A clip that weighs
+errors by inputs may cut off what no large input reads (`Clip.most_lost`).
 """
 
 from collections.abc import Mapping
@@ -73,4 +74,6 @@ def distance(
     beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / scale_and_zero_point(low, high, args.grid)[0]
     norm = exact.norm().clamp(min=torch.finfo(torch.float32).tiny)
     allowed = recipe.rounding.steps * (step.double().square().mean() * exact.numel()).sqrt()
-    return Distance(((read.double() - exact).norm() / norm).item(), ((allowed + moved) / norm).item(), beyond.max().item())
+    clip = recipe.clip_of(*architecture.parts(scheme.linear))
+    limit = max((allowed / norm).item(), clip.most_lost if clip else 0.0) + moved / norm.item()
+    return Distance(((read.double() - exact).norm() / norm).item(), limit, beyond.max().item())
