@@ -1,12 +1,14 @@
 """ModelSlim checkpoints: complete, exact, and refused where vllm-ascend could not serve them (`engines/ascend_proof.py`)."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
 from ptqflow.artifacts.activations import read_absmax
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.modelslim_layout import DESCRIPTION
 from ptqflow.checkpoints.verification import findings
@@ -14,6 +16,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
+from safetensors.torch import load_file, save_file
 from tiny_models import collect, export, quantize, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -128,6 +131,26 @@ def test_static_scales_of_fused_linears_are_equal_and_those_of_their_smoothed_in
     for linear in "qkv":
         found = scales[f"model.layers.0.self_attn.{linear}_proj.input_scale"]
         torch.testing.assert_close(found, smoothed.max().view(1) / 127, rtol=2**-8, atol=0)
+
+
+def test_static_scales_of_small_inputs_have_an_inverse_in_float16(work):
+    """By which the engine multiplies: max|x| / 127 of inputs below 1.9e-3 has none."""
+    source = tiny_model(work / "small-inputs", dtype=torch.float16, layers=1)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.input_layernorm.weight"].mul_(1e-5)
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    Manifest.of_folder(source, [path.name for path in source.iterdir() if path.name != "manifest.json"], {}).write(source)
+    recipe = resolve({"preset": "smoothquant-w8a8-static-ascend", "transform": {"name": "none"}})
+    paths = quantize(source, collect(source, work / "small-inputs"), recipe, work / "small-inputs-q")
+    folder = export(source, paths, recipe, work / "small-inputs-slim", "modelslim")
+    stored = Weights(folder, "quant_model_weights")
+    step = stored["model.layers.0.self_attn.q_proj.input_scale"]
+    assert step.dtype == torch.float16
+    assert 65000 < step.reciprocal().item() < math.inf
+    assert stored["model.layers.0.mlp.down_proj.input_scale"] > 10 * step
+    config = json.loads((source / "config.json").read_text())
+    layout = registry.layout("modelslim")(Weights(source), QParams(paths), recipe, config)
+    assert [finding for finding in findings(layout, folder, None) if finding.mismatch] == []
 
 
 def test_static_cache_is_written_by_channel_without_offsets(work):

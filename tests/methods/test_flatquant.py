@@ -242,7 +242,7 @@ def test_learning_that_gains_nothing_is_warned_of_in_log_diagnostics_and_card(mo
     paths, log = quantize(model, calibration, used, work / "still"), work / "still/log"
     log.write_text(capsys.readouterr().err)
     said = "learning is not clearly better than the transforms it started from"
-    assert warnings_of(log) == [f"quantize: warning: 2 of 2 blocks: {said}"]
+    assert warnings_of(log) == [f"quantize: warning: 2 of 16 linears and blocks: {said}"]
     assert "block 1: 1/1 steps" in log.read_text()
     rows = read_table(paths[0].parent / "diagnostics.parquet", schemas.DIAGNOSTICS).to_pylist()
     assert [row["warning"] for row in rows if row["module"] == "block"] == [said, said]

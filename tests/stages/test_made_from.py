@@ -196,6 +196,10 @@ def test_dtype_shape_and_name_of_every_tensor_are_in_its_checksum(made, tmp_path
 
 # ---- distance from the float weights
 
+DOWN_8 = {
+    "scheme": {"weights": {"num_bits": 3, **SMALL}},
+    "overrides": [{"linears": ["down_proj"], "weights": {"num_bits": 8, "strategy": "channel"}}],
+}
 RECIPES = {
     "rtn-w8": resolve({"preset": "rtn-w8a8"}),
     "rtn-w4": RTN,
@@ -204,6 +208,11 @@ RECIPES = {
     "smoothquant": SMOOTH,
     "gptq-w4": resolve({"preset": "gptq-w4a16", "scheme": {"weights": SMALL}}),
     "gptq-w2": resolve({"preset": "gptq-w4a16", "scheme": {"weights": {"num_bits": 2, **SMALL}}}),
+    "gptaq-w8": resolve({"preset": "gptaq-w4a16", "scheme": {"weights": {"num_bits": 8, **SMALL}}}),
+    "gptaq-w3-down-8": resolve({"preset": "gptaq-w4a16", "rounding": {"ridge": 0.001}, **DOWN_8}),
+    "search-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "search"}}),
+    "hessian-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "hessian"}}),
+    "mse-w8": resolve({"preset": "rtn-w8a8", "clip": {"name": "mse", "norm": 0.5}}),
     "gptq-tensor": resolve({"scheme": {"weights": {"num_bits": 4, "strategy": "tensor"}}, "rounding": {"name": "gptq"}}),
     "flatquant": resolve({"preset": "flatquant-w4a4kv4", "transform": {"name": "flatquant", "epochs": 1}}),
 }
@@ -240,27 +249,52 @@ def test_what_a_method_makes_is_as_near_as_its_bits_allow(made, tmp_path, name, 
     recipe = RECIPES[name]
     found = distances(model, recipe, quantize(model, calibration, recipe, tmp_path, chunks=2))
     assert len(found) == (2 * 5 if name == "flatquant" else 2 * 7)
-    assert {prefix: entry for prefix, entry in found.items() if not 0 < entry.value <= 0.8 * entry.limit} == {}
+    margin = 1 if recipe.rounding.asymmetric else 0.8  # a correction is known, not allowed for
+    assert {prefix: entry for prefix, entry in found.items() if not 0 < entry.value <= margin * entry.limit} == {}
     assert max(entry.beyond for entry in found.values()) <= 0.8 * BEYOND
 
 
-@pytest.mark.parametrize("name", ["rtn-w8", "rtn-w4", "smoothquant", "gptq-w4"])
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda w: w * 2,
-        lambda w: -w,
-        lambda w: w.roll(1, 0),
-        lambda w: w.roll(1, 1),
-        lambda w: w + w.abs().max(),
-        torch.zeros_like,
-    ],
-)
-def test_a_weight_of_another_scale_sign_place_or_origin_is_too_far(made, tmp_path, name, edit):
+EDITS = [
+    lambda w: w * 2,
+    lambda w: -w,
+    lambda w: w.roll(1, 0),
+    lambda w: w.roll(1, 1),
+    lambda w: w + w.abs().max(),
+    torch.zeros_like,
+]
+
+
+@pytest.mark.parametrize("name", ["rtn-w8", "rtn-w4", "smoothquant", "gptq-w4", "gptaq-w8", "search-w8", "hessian-w8"])
+def test_a_weight_of_another_scale_sign_place_or_origin_is_too_far(made, tmp_path, name):
     _, model, _, calibration, _ = made
     qparams = quantize(model, calibration, RECIPES[name], tmp_path, chunks=2)
-    found = distances(model, RECIPES[name], qparams, edit).values()
-    assert all(entry.value > entry.limit or entry.beyond > BEYOND for entry in found)
+    for number, edit in enumerate(EDITS):
+        found = distances(model, RECIPES[name], qparams, edit).values()
+        assert all(entry.value > entry.limit or entry.beyond > BEYOND for entry in found), number
+
+
+def test_columns_that_no_input_excites_are_noted_and_not_missed(made, tmp_path, capsys):
+    """GPTQ makes them 0, as published: in a weight of many bits more than rounding. Other columns that became 0 are a fault."""
+    model = made[1]
+    shutil.copytree(model, tmp_path / "dead")
+    change(tmp_path / "dead", lambda tensors: tensors["model.layers.0.input_layernorm.weight"][10:15].zero_())
+    recipe = resolve({"preset": "gptq-w4a16", "scheme": {"weights": {"num_bits": 8, **SMALL}}})
+    qparams = quantize(tmp_path / "dead", collect(tmp_path / "dead", tmp_path), recipe, tmp_path / "q")
+    said = "5 of 128 input channels are 0 on all calibration tokens: their weights were made 0"
+    assert f"quantize: warning: 3 of 16 linears and blocks: {said}" in capsys.readouterr().err
+    fake = export(tmp_path / "dead", qparams, recipe, tmp_path / "fake")
+    assert f"A warning, in 3 places: {said}." in (fake / "README.md").read_text()
+    options = ("--model", tmp_path / "dead/manifest.json", "--qparams", *qparams, "--fake", fake / "manifest.json")
+    options += ("--checkpoint", fake / "manifest.json", "--tokens", tmp_path / "tokens.parquet")
+    options += ("--output", tmp_path / "v.parquet")
+    assert stage("verify", {"recipe": recipe.dump(), "form": "fake"}, *options) == 0
+
+    def fewer_columns(weight):
+        return weight.index_fill(1, torch.arange(40, 48), 0)
+
+    for edit in (*EDITS, fewer_columns):
+        found = distances(tmp_path / "dead", recipe, qparams, edit).values()
+        assert all(entry.value > entry.limit or entry.beyond > BEYOND for entry in found)
 
 
 def test_verification_refuses_sound_files_that_hold_wrong_weights(made, tmp_path, capsys):

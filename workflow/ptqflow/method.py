@@ -86,6 +86,11 @@ class Clip(Method):
         """Of a block, until it is quantized."""
         return 1
 
+    @property
+    def most_lost(self) -> float:
+        """The share of a weight that it may cut off where inputs, or few errors, count more; 0: it is as near as rounding is."""
+        return 0.0
+
     def candidates(self) -> Mapping[str, "Clip"]:
         """By which a whole block is quantized before it takes the best; empty where there is nothing to choose from."""
         return {}

@@ -5,6 +5,10 @@ square, and clipping exchanges a part of that for a finer step; GPTQ, which answ
 0.3 to 1 where calibration leaves it free to move (`Rounding.steps`). Group by group, how many steps W' leaves the range of W: no
 grid reaches far beyond it. What is beyond `steps` or `BEYOND` steps of the full range's grid was not rounded from this weight: a
 scale, a dtype, an order or the model was changed in between.
+
+Quantize says where it aimed at another weight than W: columns that it rounded as 0 (`unseen`) are 0 here, too, and by what it
+corrected (`methods.asymmetric`) W' may be further away, as a whole and at the ends of a range. A clip that weighs
+errors by inputs may cut off what no large input reads (`Clip.most_lost`).
 """
 
 from collections.abc import Mapping
@@ -56,14 +60,20 @@ def distance(
     if (left := qparams.get(f"{owner}.left_trans")) is not None:
         right = qparams.get(f"{owner}.right_trans")
         exact = kronecker.apply(exact, inverse(left.double()).mT, None if right is None else inverse(right.double()).mT)
+    if (unseen := qparams.get(f"{linear.prefix}.unseen")) is not None:
+        exact = exact.masked_fill(unseen, 0)
     groups, found = (
         group_weight(w.float(), args.strategy, args.group_size, shards_of(recipe, scheme.linear)) for w in (exact, read)
     )
     low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
+    moved, most = qparams[f"{linear.prefix}.correction"].tolist() if f"{linear.prefix}.correction" in qparams else (0.0, 0.0)
     if args.symmetric:
         low, high = -torch.maximum(-low, high), torch.maximum(-low, high)
     step, _ = scale_and_zero_point(low, high, args.grid)
-    beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / step
+    low, high = low - most, high + most
+    beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / scale_and_zero_point(low, high, args.grid)[0]
     norm = exact.norm().clamp(min=torch.finfo(torch.float32).tiny)
     allowed = recipe.rounding.steps * (step.double().square().mean() * exact.numel()).sqrt()
-    return Distance(((read.double() - exact).norm() / norm).item(), (allowed / norm).item(), beyond.max().item())
+    clip = recipe.clip_of(*architecture.parts(scheme.linear))
+    limit = max((allowed / norm).item(), clip.most_lost if clip else 0.0) + moved / norm.item()
+    return Distance(((read.double() - exact).norm() / norm).item(), limit, beyond.max().item())

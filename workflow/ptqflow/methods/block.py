@@ -115,14 +115,20 @@ class BlockRounder:
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(target.weight.numel() for target in targets)
         seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
-        for linear, weight, target, rounded, choice in zip(quantized, weights, targets, results, choices, strict=True):
+        for linear, weight, aim, target, rounded, choice in zip(quantized, weights, aims, targets, results, choices, strict=True):
             start = time.perf_counter()
             parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
+            if rounded.unseen is not None:
+                parts["unseen"] = rounded.unseen.clone()  # of linears that share an input it is one tensor
+            if aim is not weight:
+                moved = aim - weight
+                parts["correction"] = torch.stack([moved.norm(), moved.abs().max()])
             self.qparams |= {f"{found.linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
             errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
             errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), note, rounded.fallback])) or None
+            errors["warning"] = _of_unseen(rounded.unseen) if rounded.unseen is not None else None
             if choice:
                 errors |= {"clip": target.clip.name if target.clip else "none", "clip_errors": json.dumps(choice)}
             # What linears of a site share is split by their sizes.
@@ -256,6 +262,11 @@ def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, to
         "damping": rounded.damping,
         "condition_number": rounded.condition_number,
     }
+
+
+def _of_unseen(unseen: Tensor) -> str:
+    """What is to be known of a weight of which columns were rounded as 0."""
+    return f"{int(unseen.sum())} of {len(unseen)} input channels are 0 on all calibration tokens: their weights were made 0"
 
 
 def sampled_error(weight: Tensor, x: Tensor, output: Tensor) -> float:

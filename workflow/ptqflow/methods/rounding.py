@@ -21,7 +21,7 @@ class RoundedWeight:
     float32 where the method gives real ones (`Rounding.real_zero_points`).
     Where a Hessian was used, `damping`: fraction of mean(diag H) that was added, and `condition_number` of the damped one, at
     least. `fallback`: what was done instead, if anything. `lost`: |X (w - w')ᵀ|² of the weight that was to be rounded, where the
-    method knows it.
+    method knows it. `unseen` [in] bool: columns that it rounded as 0 because no input excites them; None: none.
     """
 
     integers: Tensor
@@ -31,6 +31,7 @@ class RoundedWeight:
     condition_number: float | None = None
     fallback: str | None = None
     lost: float | None = None
+    unseen: Tensor | None = None
 
 
 @dataclass(frozen=True)

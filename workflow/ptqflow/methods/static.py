@@ -27,9 +27,12 @@ def static_input_scales(
     """`{linear}.input_scale` [1] of each linear of block `layer` whose input the recipe quantizes statically.
 
     `absmax`: max|x| [in] of the float model by site; `scales`: the scalings of the block's sites by `smoothing_key`, which divide
-    x. Scales are float32 numbers that `dtype`, in which checkpoints hold them, can hold.
+    x. Scales are float32 numbers that `dtype`, in which checkpoints hold them, can hold, and so are their inverses, by which
+    engines multiply x: in float16 of no scale below 1.53e-5.
     """
     found = {}
+    limits = torch.finfo(dtype)
+    least = 1 / limits.max + limits.tiny * limits.eps  # the inverse of the largest number, and one number up
     for site in architecture.sites:
         for linear in site.linears:
             args = recipe.input_activations(layer, architecture.role(linear))
@@ -39,7 +42,7 @@ def static_input_scales(
             if (scale := scales.get(smoothing_key(layer, site.name))) is not None:
                 largest = largest / diagonal.columns(scale).cpu()
             highest = integer_range(args.num_bits, symmetric=True)[1]
-            step = largest.max().clamp(min=_FLOOR) / highest
+            step = (largest.max().clamp(min=_FLOOR) / highest).clamp(min=least)
             found[f"{architecture.linear_prefix(layer, linear)}.input_scale"] = step.to(dtype).float().view(1)
     return found
 

@@ -1,9 +1,10 @@
 """From integers, scales and transforms (`qparams.safetensors`) to the tensors that a dense checkpoint holds.
 
-Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; `model.layers.{i}.{site}.smoothing_scale`
-(shapes: `transforms.diagonal`); checkpoint names for float tensors that FlatQuant changed, and for what it leaves to do at
-inference (`modeling.online`). Both the quantize stage (to
-run the quantized block) and the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
+Names: `{linear prefix}.integers`, `.scale`, `.zero_point`; where there are any, `.unseen` [in] bool, columns rounded as 0
+because no input excites them, and `.correction` [2]: |W* - W| and its largest, where W* was rounded instead of the weight W;
+`model.layers.{i}.{site}.smoothing_scale` (shapes: `transforms.diagonal`); checkpoint names for float tensors that FlatQuant
+changed, and for what it leaves to do at inference (`modeling.online`). Both the quantize stage (to run the quantized block) and
+the dense writer use `deployed`, so the errors that are reported are those of the checkpoint.
 """
 
 import json

@@ -100,7 +100,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     for reason, count in said.get("fallbacks", {}).items():
         print(f"quantize: {count} of {len(rows)} linears and blocks not as the recipe says: {reason}", file=sys.stderr)
     for reason, count in said.get("warnings", {}).items():
-        print(f"quantize: warning: {count} of {len(layers)} blocks: {reason}", file=sys.stderr)
+        print(f"quantize: warning: {count} of {len(rows)} linears and blocks: {reason}", file=sys.stderr)
     write_rows(args.diagnostics, schemas.DIAGNOSTICS, rows, origin)
     if args.losses is not None:
         write_rows(args.losses, schemas.LOSSES, losses, origin)

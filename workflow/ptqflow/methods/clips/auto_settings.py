@@ -35,6 +35,11 @@ class AutoClip(Clip):
         return self.alternatives() | {"each": self.model_copy(update={"by": "linear"})} if self.by == "block" else {}
 
     @property
+    def most_lost(self) -> float:
+        """By the alternative that may lose most."""
+        return max(clip.most_lost for clip in self.alternatives().values())
+
+    @property
     def roundings(self) -> int:
         """Of a block: one per alternative and the last one; by block one per candidate and the last one's."""
         by_linear = len(self.alternatives()) + 1

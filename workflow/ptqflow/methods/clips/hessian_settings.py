@@ -18,6 +18,11 @@ class HessianClip(Clip):
     max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
     n_grid: Annotated[int, Field(ge=1)] = 100
 
+    @property
+    def most_lost(self) -> float:
+        """By the smallest range that it tries."""
+        return self.max_shrink
+
     def conflict(self, recipe: Recipe) -> str | None:
         """Rows have ranges of their own."""
         if any(args.strategy == "tensor" for args in recipe.all_weights()):

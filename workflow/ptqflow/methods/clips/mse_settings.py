@@ -15,5 +15,10 @@ class MseClip(Clip):
     max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
     n_grid: Annotated[int, Field(ge=1)] = 100
 
+    @property
+    def most_lost(self) -> float:
+        """A norm below 2 spares many small errors by few large ones."""
+        return self.max_shrink if self.norm < 2 else 0.0
+
 
 SETTINGS = MseClip

@@ -22,6 +22,11 @@ class SearchClip(Clip):
     max_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.5
     skip: list[LinearName] = ["q_proj", "k_proj"]
 
+    @property
+    def most_lost(self) -> float:
+        """By the smallest range that it tries."""
+        return self.max_shrink
+
     def covers(self, linear: str) -> bool:
         """All linears but those in `skip`."""
         return linear not in self.skip

@@ -17,6 +17,7 @@ the columns together.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ def round_weights(
         raise ValueError("gptq needs the Gram matrix of the layer's inputs and its own settings")
     diagonal = gram.diagonal()
     dead = diagonal == 0
-    if bool(dead.any()):
+    unseen = dead if bool(dead.any()) else None
+    if unseen is not None:
         targets = [Target(target.weight.masked_fill(dead, 0), target.args, target.clip) for target in targets]
 
     order = torch.arange(len(gram), device=gram.device)
@@ -66,7 +68,7 @@ def round_weights(
     del hessian
     if factor is None:
         return [
-            RoundedWeight(plain.integers, plain.scale, plain.zero_point, fallback="rtn: the Hessian could not be factored")
+            replace(plain, fallback="rtn: the Hessian could not be factored", unseen=unseen)
             for plain in rtn.round_weights(targets, gram, rounding, input_shards)
         ]
 
@@ -100,6 +102,7 @@ def round_weights(
             factor.damping,
             condition_number,
             lost=max(0.0, of_rows.double().sum().item()),
+            unseen=unseen,
         )
         for part, (scale, zero_point), of_rows in zip(integers, grids, lost.split(rows), strict=True)
     ]
