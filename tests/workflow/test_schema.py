@@ -287,6 +287,32 @@ def test_a_column_that_a_local_calibration_lacks_is_said_before_any_job(tmp_path
         load({**SMALL_STUDY, "calibrations": {name: entry}})
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_files_without_rows_are_refused_before_any_job(tmp_path, suffix, monkeypatch):
+    """Of calibration and of tasks; a part without rows beside one that has some is none."""
+    monkeypatch.chdir(REPOSITORY)
+    row = {"id": "1", "prompt": "a", "completion": "b", "text": "c"}
+
+    def write(part, rows):
+        path = tmp_path / f"test-{part}.{suffix}"
+        if suffix == "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]).slice(0, rows), path)
+        else:
+            lines = [",".join(row), *[",".join(row.values())] * rows] if suffix == "csv" else ["", *[json.dumps(row)] * rows]
+            path.write_text("\n".join(lines))
+
+    write(0, rows=0)
+    (name,) = SMALL_STUDY["calibrations"]
+    calibrations = {name: {**SMALL_STUDY["calibrations"][name], "source": {"path": str(tmp_path)}}}
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: source .* holds no rows; correct path"):
+        load({**SMALL_STUDY, "calibrations": calibrations})
+    tasks = {"text": {"benchmark": "text", "source": {"path": str(tmp_path)}}}
+    with pytest.raises(ConfigError, match=r"tasks\.text\.source: source .* holds no rows; correct path"):
+        load({**SMALL_STUDY, "tasks": tasks})
+    write(1, rows=1)
+    load({**SMALL_STUDY, "calibrations": calibrations, "tasks": tasks})
+
+
 def test_prompts_of_latency_fit_into_the_model():
     timing = {"fast": {"prompt_tokens": [16, 10**6], "new_tokens": 8}}
     with pytest.raises(ConfigError, match=r"latency\.fast\.prompt_tokens and new_tokens: sequences of 1000008 tokens, but model"):

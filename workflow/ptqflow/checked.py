@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ptqflow.artifacts.datasets import data_files, first_row
+from ptqflow.artifacts.datasets import first_row
 from ptqflow.artifacts.models import check_tokenizer, source_files, weight_files
 from ptqflow.calibration import check_columns
 from ptqflow.checkpoints.registry import FAKE
@@ -42,13 +42,12 @@ def load(config: Mapping[str, Any]) -> Study:
                 check_tokenizer(Path(entry.source.path), study.speaking())
     for name, calibration in study.calibrations.items():
         with _named(f"calibrations.{name}.source"):
-            if calibration.source.local is not None and (row := first_row(calibration.source)) is not None:
-                check_columns("1", row, calibration)
+            if calibration.source.local is not None:
+                check_columns("1", first_row(calibration.source), calibration)
     for name, task in study.tasks.items():
         with _named(f"tasks.{name}.source"):
             for source in task.sources:
                 if source.local is not None:
-                    data_files(source)
                     check_first(f"task {name}", task.benchmark, source)
         if isinstance(task, ChoicesTask) and task.examples is not None and task.examples.local is not None:
             with _named(f"tasks.{name}.examples"):
