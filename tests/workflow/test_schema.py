@@ -156,6 +156,21 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
             {"latency": {"t": {"engine": "vllm", "tensor_parallel": {"other": 2}}}},
             "latency.t.tensor_parallel: 'other' is not defined; define it or use one of demo",
         ),
+        (
+            {"recipes": {"w4" * 20: OVERRIDDEN}},
+            f"recipes.{'w4' * 20}: Snakemake takes no name whose end is there 20 times in a row; shorten it",
+        ),
+        (
+            {"recipes": {"x": OVERRIDDEN | {"rotation": {"name": "hadamard", "seed": 2**63}}}},
+            "recipes.x.rotation.seed: Input should be less than 9223372036854775808",
+        ),
+        *(
+            (
+                {"models": {"m": {"source": {"repo": repo, "revision": "0" * 40}, "layers": 2}}},
+                "models.m.source.repo: no repository of the model hub, which is org/name; correct it, or give a local folder as",
+            )
+            for repo in ("not a repo!", "http://huggingface.co/org/name", "a/b/c", "org/", "./m", "")
+        ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         (
             {"tasks": {"t": {"benchmark": "math", "source": {"path": "x"}}}},

@@ -3,6 +3,7 @@
 Import-light (no torch): the Snakefile reads this at every parse, also in every remote job.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,8 @@ from ptqflow.presets import without_preset
 from ptqflow.replicates import Replicated
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.tokens import Settings as CalibrationSettings
+
+_PERIODIC = re.compile(r"(.+)\1{19}$")  # in a path, Snakemake takes it for a wildcard that grows without end
 
 
 class Study(Model):
@@ -63,6 +66,11 @@ class Study(Model):
                 if name in self.chosen and self.calibrations[read].samples < (least := method.least_sequences):
                     who = f"recipes.{name} ({kind} {method.name})"
                     raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
+        for kind in ("models", "calibrations", "recipes", "tasks", "latency"):
+            if periodic := [name for name in getattr(self, kind) if _PERIODIC.search(name)]:
+                raise ValueError(
+                    f"{kind}.{periodic[0]}: Snakemake takes no name whose end is there 20 times in a row; shorten it"
+                )
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, str, int], str] = {}
