@@ -56,15 +56,43 @@ def test_a_model_without_the_words_that_a_study_asks_for_is_refused_before_any_j
     study = {**SMALL_STUDY, "models": {"m": {"source": {"path": str(folder)}}}, "run": ["rounded"]}
     load(study)
     write_tokenizer(folder, None)
-    with pytest.raises(
-        ConfigError, match=r"models\.m\.source: .* has no chat template, which calibrations\.traces \(format: chat\)"
-    ):
+    with pytest.raises(ConfigError, match=r"models\.m\.source: .* has no chat template, which calibrations\.traces need"):
         load(study)
     plain = {name: entry | {"format": "plain"} for name, entry in study["calibrations"].items()}
     load({**study, "calibrations": plain})
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"holds no tokenizer \(tokenizer\.json\); copy"):
         load({**study, "calibrations": plain})
+
+
+@pytest.mark.parametrize("place", ["alone", "by name", "in a file", "in a folder"])
+def test_an_argument_that_a_local_models_chat_template_does_not_read_is_refused_before_any_job(place, tmp_path):
+    folder = write_model(tmp_path / "m")
+    template = "{{ messages }}\n{%- if enable_thinking is false %}</think>{% endif %}\nadd"
+    write_tokenizer(folder, template if place == "alone" else None)
+    if place == "by name":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        named = [{"name": "default", "template": "{{ messages }}"}, {"name": "thinking", "template": template}]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    elif place != "alone":
+        file = folder / ("chat_template.jinja" if place == "in a file" else "additional_chat_templates/thinking.jinja")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(template)
+    study = {**SMALL_STUDY, "models": {"m": {"source": {"path": str(folder)}}}, "run": ["rounded"]}
+    problems = {"benchmark": "problems", "source": {"path": str(tmp_path / "rows.jsonl")}}
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "question": "2 + 2?", "answer": "4"}\n')
+
+    def asking(of_calibration, of_task):
+        calibrations = {name: entry | {"chat_template_kwargs": of_calibration} for name, entry in study["calibrations"].items()}
+        tasks = study["tasks"] | {"sums": problems | {"chat_template_kwargs": of_task}}
+        return study | {"calibrations": calibrations, "tasks": tasks, "suites": {"s": {"tasks": ["sums"]}}}
+
+    right, wrong = {"enable_thinking": False}, {"enable_thinkin": False}
+    load(asking(right, right))
+    with pytest.raises(ConfigError, match=r"calibrations\.traces, model m: chat_template_kwargs\.enable_thinkin is not read by"):
+        load(asking(wrong, right))
+    with pytest.raises(ConfigError, match=r"tasks\.sums, model m: chat_template_kwargs\.enable_thinkin is not read by"):
+        load(asking(right, wrong))
 
 
 def test_a_recipe_whose_numerics_are_switched_says_so_in_its_name():

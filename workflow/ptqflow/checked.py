@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ptqflow.artifacts.datasets import first_row
-from ptqflow.artifacts.models import check_tokenizer, source_files, weight_files
+from ptqflow.artifacts.models import chat_templates, check_tokenizer, source_files, weight_files
 from ptqflow.calibration import check_columns
+from ptqflow.chat import check_arguments
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.engines.registry import module_of, refuse_ranks
 from ptqflow.errors import ConfigError, PtqflowError, check_all, explain
@@ -39,7 +40,10 @@ def load(config: Mapping[str, Any]) -> Study:
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
-                check_tokenizer(Path(entry.source.path), study.speaking())
+                check_tokenizer(Path(entry.source.path), list(study.speaking()))
+            for key, chat in study.speaking().items():
+                where = f"config.yaml: {key}, model {name}"
+                check_arguments(chat_templates(Path(entry.source.path)), chat.chat_template_kwargs or (), where)
     for name, calibration in study.calibrations.items():
         with _named(f"calibrations.{name}.source"):
             if calibration.source.local is not None:

@@ -14,6 +14,7 @@ from ptqflow import paths, replicate_names, replicates
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import read_config
+from ptqflow.chat import ChatSettings
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.registry import refusal as refusal_of_form
 from ptqflow.checkpoints.schemes import check
@@ -22,7 +23,7 @@ from ptqflow.decide import Decide
 from ptqflow.engines.refusals import refusal
 from ptqflow.entries import Form, ModelEntry, Name, Served, Suite, Timing
 from ptqflow.errors import ConfigError, check_all
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.tasks import GenerationTask, TaskConfig
 from ptqflow.platforms import Platform
 from ptqflow.presets import without_preset
 from ptqflow.replicates import Replicated
@@ -150,12 +151,14 @@ class Study(Model):
         """The tasks of all suites."""
         return {task for suite in self.suites.values() for task in suite.tasks}
 
-    def speaking(self) -> list[str]:
-        """Keys of what goes through a model's chat template."""
+    def speaking(self) -> dict[str, ChatSettings]:
+        """What goes through a model's chat template, by its key: calibration sets and tasks that are used."""
         used = dict.fromkeys(self.calibration_of(recipe) for recipe in self.chosen)
-        asked = [task for task in self.tasks if task in self.tasks_asked()]
-        found = [f"calibrations.{name} (format: chat)" for name in used if self.calibrations[name].format == "chat"]
-        return found + [f"tasks.{name}" for name in asked if self.tasks[name].definition.kind == "generation"]
+        sets = {name: self.calibrations[name] for name in used if self.calibrations[name].format == "chat"}
+        tasks = {
+            name: task for name, task in self.tasks.items() if name in self.tasks_asked() and isinstance(task, GenerationTask)
+        }
+        return {f"calibrations.{name}": drawn for name, drawn in sets.items()} | {f"tasks.{name}": t for name, t in tasks.items()}
 
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.
