@@ -10,9 +10,12 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
 from ptqflow.configfile import check as check_configfile
 from ptqflow.errors import PtqflowError
+from ptqflow.system import check_writable
 
 # Before Snakemake reads it: a file that asks for its template engine would run Python.
 try:
+    if workflow.is_main_process:
+        check_writable(".")
     if Path("config.yaml").exists():
         check_configfile("config.yaml")
 except PtqflowError as error:

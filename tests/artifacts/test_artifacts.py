@@ -29,7 +29,8 @@ from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
 from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, versioned, write_rows, write_table
 from ptqflow.checkpoints.writer import remove_old_weights
-from ptqflow.errors import ArtifactError
+from ptqflow.commands.check import planned_jobs
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.weights import gather_safetensors, open_safetensors, save_safetensors
 from ptqflow.system import is_out_of_memory, reading
 
@@ -166,13 +167,25 @@ def tiny_disk(tmp_path):
 def read_only(tmp_path):
     """A folder that even root cannot write."""
     folder = tmp_path / "read-only"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for command in (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             pytest.skip(f"a read-only folder cannot be mounted here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A configuration in the folder that `read_only` makes unwritable after it."""
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "read-only/config.yaml").write_text("platform: cpu\n")
+
+
+def test_a_study_in_a_folder_that_cannot_be_written_is_one_sentence_with_the_remedy(configured, read_only):
+    with pytest.raises(ConfigError, match=r"read-only cannot be written \(Read-only file system\).*; make it writable, or copy"):
+        planned_jobs(read_only, "local")
 
 
 def _parquet(path: Path) -> None:

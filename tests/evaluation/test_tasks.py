@@ -36,12 +36,18 @@ def jsonl(path: Path, rows: list[dict]) -> Path:
         ({"path": "a", "repo": "b", "revision": COMMIT}, "exactly one of path"),
         ({"repo": "org/name"}, "commit hash"),
         ({"repo": "org/name", "revision": "main"}, "40 hexadecimal digits"),
+        ({"repo": "datasets/org/name", "revision": COMMIT}, "no repository of the model hub"),
         ({"path": "a", "splits": "test"}, "Extra inputs"),
     ],
 )
 def test_unpinned_or_ambiguous_source_is_refused(entry: dict, remedy: str) -> None:
     with pytest.raises(ValidationError, match=remedy):
         Source.model_validate(entry)
+
+
+def test_a_repository_of_the_hub_may_have_no_organization() -> None:
+    for repo in ("openai/gsm8k", "wikitext", "Org-1/name_2.5"):
+        assert Source(repo=repo, revision=COMMIT).repo == repo
 
 
 def test_every_layout_gives_the_same_rows(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import inspect
 import re
+import shutil
 
 import pytest
 from checkout import REPOSITORY
 from ptqflow import paths
 from ptqflow.errors import ConfigError
+from ptqflow.jobs import fingerprint
 
 FUNCTIONS = [
     paths.model,
@@ -68,3 +70,20 @@ def test_what_a_user_writes_is_no_wildcard():
     told = re.findall(r"^        (?:settings|files|source|code)=(.*)$", parameters, re.MULTILINE)
     assert len(told) > 20
     assert {said for said in told if not said.startswith("lambda w")} <= {"jobs.selftest(),", *re.findall(r"code\(.*\),", rules)}
+
+
+def test_published_numbers_are_the_repositorys_wherever_a_study_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = sorted(str(path) for path in (REPOSITORY / "resources/reference").glob("*.csv"))
+    assert paths.reference() == there != []
+
+
+def test_published_numbers_that_move_with_the_code_change_no_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint(paths.reference())
+    shutil.copytree(paths.REFERENCE, tmp_path / "moved")
+    monkeypatch.setattr(paths, "REFERENCE", tmp_path / "moved")
+    assert str(tmp_path) in paths.reference()[0]
+    assert fingerprint(paths.reference()) == before
+    (tmp_path / "moved/vendor.csv").write_text("another")
+    assert fingerprint(paths.reference()) != before

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from checkout import SMALL_STUDY, Checkout, environment, jobs
 
 
@@ -26,6 +27,16 @@ def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platfo
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"fetch", "tokens calibration=traces"} <= jobs(done.stdout)
     assert f"results/{platform}/scores/demo/baseline" in done.stdout
+
+
+def test_a_study_outside_the_repository_is_compared_with_published_numbers(fresh, tmp_path):
+    """They are named by the variable that says where the code lies: code that is moved reruns nothing."""
+    study = yaml.safe_dump(SMALL_STUDY).replace("resources/", f"{fresh.root}/resources/")
+    (tmp_path / "config.yaml").write_text(study)
+    done = plan(fresh, "local", "--snakefile", "Snakefile", "--directory", str(tmp_path), "--printshellcmds")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (command,) = re.findall(r" aggregate --settings .*", done.stdout)
+    assert set(re.findall(r"(\S+)/\w+\.csv", command)) == {'"$PTQFLOW_CODE"/../resources/reference'}
 
 
 SITE = "slurm: {partition: batch, device_partition: fast, account: mine, gres: npu:910b}\n"

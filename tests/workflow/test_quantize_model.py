@@ -15,7 +15,9 @@ from ptqflow.commands.check import _reason, computes_here, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import Located, located
 from ptqflow.commands.run import PROFILES
+from ptqflow.entries import Suite
 from ptqflow.errors import ConfigError
+from ptqflow.evaluation.tasks import task
 from ptqflow.presets import resolve
 
 DEMO = REPOSITORY / "resources/demo-model"
@@ -194,6 +196,25 @@ def test_estimates_follow_the_work(tmp_path, monkeypatch):
     twice = study.model_copy(update={"calibrations": {"text": study.calibrations["text"].model_copy(update={"samples": 128})}})
     assert estimate.memory(twice)[1] > estimate.memory(study)[1]
     assert estimate.disk(twice, models) > estimate.disk(study, models)
+
+
+def test_a_text_without_a_limit_takes_the_time_of_its_characters_not_of_a_window_for_each_row(tmp_path, monkeypatch):
+    """Its rows are joined into one text. A text on the hub is as long as WikiText-2's."""
+    study, rate = demo_study(tmp_path, monkeypatch), 1e9
+    (tmp_path / "text.jsonl").write_text(
+        "\n".join(json.dumps({"id": str(i), "text": "a word of text, " * 25}) for i in range(200))
+    )
+    local, hub = {"path": str(tmp_path / "text.jsonl")}, {"repo": "org/text", "revision": "0" * 40}
+
+    def seconds(**keys):
+        tasks = {"t": task({"benchmark": "text", **keys})}
+        asked = study.model_copy(update={"tasks": tasks, "suites": {"s": Suite(tasks=["t"])}})
+        return estimate.seconds(asked, estimate.sizes(study), rate)["generate"][0] - estimate._SHARED
+
+    token = 2 * estimate.sizes(study)["demo-model"].parameters / rate
+    assert seconds(source=local) == pytest.approx(token * 200 * 400 / 4)
+    assert seconds(source=local, limit=3, window=64) == pytest.approx(token * 3 * 64)
+    assert seconds(source=[local, hub]) == pytest.approx(token * (200 * 400 / 4 + 300_000))
 
 
 # CPU seconds of `quantize` on one core that multiplies float32 matrices at 88 GFLOP/s (AMD Zen 3): the demo model's 3.1 M weights

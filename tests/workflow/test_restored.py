@@ -75,6 +75,50 @@ def test_a_mark_is_snakemakes_own_and_goes_with_its_reason(folder):
     assert [path.name for path in Path(".snakemake/incomplete").rglob("*") if path.is_file()] == ["another"]
 
 
+@pytest.fixture
+def checkpoint(folder):
+    """A folder's manifest that lists two files."""
+    files = {"model.safetensors": "weights", "additional_chat_templates/a.jinja": "template"}
+    for name, text in files.items():
+        path = Path("results/c", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    entries = {name: {"bytes": len(text), "sha256": "0" * 64} for name, text in files.items()}
+    folder.job("results/c/manifest.json", json.dumps({"files": entries}), [LONG])
+    return Path("results/c")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "additional_chat_templates/a.jinja"])
+def test_a_folder_that_lacks_a_file_of_its_manifest_is_made_again(checkpoint, name):
+    assert Records().others() == []
+    (checkpoint / name).write_text("cut")
+    assert Records().mark() == ["results/c/manifest.json"]
+    (checkpoint / name).unlink()
+    assert Records().mark() == ["results/c/manifest.json"]
+    (checkpoint / "manifest.json").unlink()
+    assert Records().mark() == [], "Snakemake sees by itself that this is missing"
+
+
+def test_files_of_a_manifest_may_be_links_and_are_not_hashed(checkpoint, tmp_path):
+    weights = checkpoint / "model.safetensors"
+    weights.rename(tmp_path / "blob")
+    weights.symlink_to(tmp_path / "blob")
+
+    def refuse(path):
+        raise AssertionError(f"{path} was hashed")
+
+    assert Records(sha256=refuse).others() == []
+    (tmp_path / "blob").unlink()
+    assert Records(sha256=refuse).others() == ["results/c/manifest.json"]
+
+
+def test_a_manifest_that_is_none_is_left_to_who_reads_it(checkpoint):
+    time = (checkpoint / "manifest.json").stat().st_mtime
+    for text in ("{", "[]", '{"files": 1}', '{"name": "an app"}'):
+        put_back(checkpoint / "manifest.json", text, time)
+        assert Records().others() == []
+
+
 def test_what_was_made_anew_and_not_yet_read_is_no_backup(folder):
     """A run was cut off after a job, and the folder copied without times: earlier readers say nothing of the new file."""
     folder.job(LONG, "new integers", ["model"])

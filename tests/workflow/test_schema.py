@@ -56,15 +56,43 @@ def test_a_model_without_the_words_that_a_study_asks_for_is_refused_before_any_j
     study = {**SMALL_STUDY, "models": {"m": {"source": {"path": str(folder)}}}, "run": ["rounded"]}
     load(study)
     write_tokenizer(folder, None)
-    with pytest.raises(
-        ConfigError, match=r"models\.m\.source: .* has no chat template, which calibrations\.traces \(format: chat\)"
-    ):
+    with pytest.raises(ConfigError, match=r"models\.m\.source: .* has no chat template, which calibrations\.traces need"):
         load(study)
     plain = {name: entry | {"format": "plain"} for name, entry in study["calibrations"].items()}
     load({**study, "calibrations": plain})
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"holds no tokenizer \(tokenizer\.json\); copy"):
         load({**study, "calibrations": plain})
+
+
+@pytest.mark.parametrize("place", ["alone", "by name", "in a file", "in a folder"])
+def test_an_argument_that_a_local_models_chat_template_does_not_read_is_refused_before_any_job(place, tmp_path):
+    folder = write_model(tmp_path / "m")
+    template = "{{ messages }}\n{%- if enable_thinking is false %}</think>{% endif %}\nadd"
+    write_tokenizer(folder, template if place == "alone" else None)
+    if place == "by name":
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        named = [{"name": "default", "template": "{{ messages }}"}, {"name": "thinking", "template": template}]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    elif place != "alone":
+        file = folder / ("chat_template.jinja" if place == "in a file" else "additional_chat_templates/thinking.jinja")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(template)
+    study = {**SMALL_STUDY, "models": {"m": {"source": {"path": str(folder)}}}, "run": ["rounded"]}
+    problems = {"benchmark": "problems", "source": {"path": str(tmp_path / "rows.jsonl")}}
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "question": "2 + 2?", "answer": "4"}\n')
+
+    def asking(of_calibration, of_task):
+        calibrations = {name: entry | {"chat_template_kwargs": of_calibration} for name, entry in study["calibrations"].items()}
+        tasks = study["tasks"] | {"sums": problems | {"chat_template_kwargs": of_task}}
+        return study | {"calibrations": calibrations, "tasks": tasks, "suites": {"s": {"tasks": ["sums"]}}}
+
+    right, wrong = {"enable_thinking": False}, {"enable_thinkin": False}
+    load(asking(right, right))
+    with pytest.raises(ConfigError, match=r"calibrations\.traces, model m: chat_template_kwargs\.enable_thinkin is not read by"):
+        load(asking(wrong, right))
+    with pytest.raises(ConfigError, match=r"tasks\.sums, model m: chat_template_kwargs\.enable_thinkin is not read by"):
+        load(asking(right, wrong))
 
 
 def test_a_recipe_whose_numerics_are_switched_says_so_in_its_name():
@@ -155,6 +183,21 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
         (
             {"latency": {"t": {"engine": "vllm", "tensor_parallel": {"other": 2}}}},
             "latency.t.tensor_parallel: 'other' is not defined; define it or use one of demo",
+        ),
+        (
+            {"recipes": {"w4" * 20: OVERRIDDEN}},
+            f"recipes.{'w4' * 20}: Snakemake takes no name whose end is there 20 times in a row; shorten it",
+        ),
+        (
+            {"recipes": {"x": OVERRIDDEN | {"rotation": {"name": "hadamard", "seed": 2**63}}}},
+            "recipes.x.rotation.seed: Input should be less than 9223372036854775808",
+        ),
+        *(
+            (
+                {"models": {"m": {"source": {"repo": repo, "revision": "0" * 40}, "layers": 2}}},
+                "models.m.source.repo: no repository of the model hub, which is org/name; correct it, or give a local folder as",
+            )
+            for repo in ("not a repo!", "http://huggingface.co/org/name", "a/b/c", "org/", "./m", "")
         ),
         ({"models": {"m": {"source": {"path": "nowhere"}}}}, "models.m.source: model path nowhere is not a folder"),
         (
@@ -285,6 +328,32 @@ def test_a_column_that_a_local_calibration_lacks_is_said_before_any_job(tmp_path
     entry = {**SMALL_STUDY["calibrations"][name], "source": {"path": str(path)}, "format": form}
     with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: .* has no column '(prompt|completion)' but '"):
         load({**SMALL_STUDY, "calibrations": {name: entry}})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv"])
+def test_files_without_rows_are_refused_before_any_job(tmp_path, suffix, monkeypatch):
+    """Of calibration and of tasks; a part without rows beside one that has some is none."""
+    monkeypatch.chdir(REPOSITORY)
+    row = {"id": "1", "prompt": "a", "completion": "b", "text": "c"}
+
+    def write(part, rows):
+        path = tmp_path / f"test-{part}.{suffix}"
+        if suffix == "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]).slice(0, rows), path)
+        else:
+            lines = [",".join(row), *[",".join(row.values())] * rows] if suffix == "csv" else ["", *[json.dumps(row)] * rows]
+            path.write_text("\n".join(lines))
+
+    write(0, rows=0)
+    (name,) = SMALL_STUDY["calibrations"]
+    calibrations = {name: {**SMALL_STUDY["calibrations"][name], "source": {"path": str(tmp_path)}}}
+    with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: source .* holds no rows; correct path"):
+        load({**SMALL_STUDY, "calibrations": calibrations})
+    tasks = {"text": {"benchmark": "text", "source": {"path": str(tmp_path)}}}
+    with pytest.raises(ConfigError, match=r"tasks\.text\.source: source .* holds no rows; correct path"):
+        load({**SMALL_STUDY, "tasks": tasks})
+    write(1, rows=1)
+    load({**SMALL_STUDY, "calibrations": calibrations, "tasks": tasks})
 
 
 def test_prompts_of_latency_fit_into_the_model():

@@ -5,7 +5,7 @@ It runs in a worker process, one for all rows, which the kernel stops at a limit
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from functools import cache
 from string import ascii_letters
@@ -52,15 +52,23 @@ class ChatSettings(Model):
 
 
 def _arguments(tokenizer: Any, template: str, arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments, if the template reads each. A name that it does not know would change nothing, silently."""
+    """The arguments, if they are the template's alone, and it reads each."""
     if not arguments:
         return {}
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
-    for name in arguments:
-        if name in taken or not re.search(rf"\b{re.escape(name)}\b", template):
-            why = "is set by ptqflow" if name in taken else "is not read by the model's chat template"
-            raise ConfigError(f"{where}: chat_template_kwargs.{name} {why}; remove it, or correct its name")
+    if ours := sorted(taken & arguments.keys()):
+        raise ConfigError(f"{where}: chat_template_kwargs.{ours[0]} is set by ptqflow; remove it, or correct its name")
+    check_arguments([template], arguments, where)
     return dict(arguments)
+
+
+def check_arguments(templates: Sequence[str], arguments: Iterable[str], where: str) -> None:
+    """Refuse, as of `where`, a name that none of a model's chat templates reads: it would change nothing, silently."""
+    for name in arguments:
+        if not any(re.search(rf"\b{re.escape(name)}\b", template) for template in templates):
+            raise ConfigError(
+                f"{where}: chat_template_kwargs.{name} is not read by the model's chat template; remove it, or correct its name"
+            )
 
 
 def prompt_of(

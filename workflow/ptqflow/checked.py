@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ptqflow.artifacts.datasets import data_files, first_row
-from ptqflow.artifacts.models import check_tokenizer, source_files, weight_files
+from ptqflow.artifacts.datasets import first_row
+from ptqflow.artifacts.models import chat_templates, check_tokenizer, source_files, weight_files
 from ptqflow.calibration import check_columns
+from ptqflow.chat import check_arguments
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.engines.registry import module_of, refuse_ranks
 from ptqflow.errors import ConfigError, PtqflowError, check_all, explain
@@ -39,16 +40,18 @@ def load(config: Mapping[str, Any]) -> Study:
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
-                check_tokenizer(Path(entry.source.path), study.speaking())
+                check_tokenizer(Path(entry.source.path), list(study.speaking()))
+            for key, chat in study.speaking().items():
+                where = f"config.yaml: {key}, model {name}"
+                check_arguments(chat_templates(Path(entry.source.path)), chat.chat_template_kwargs or (), where)
     for name, calibration in study.calibrations.items():
         with _named(f"calibrations.{name}.source"):
-            if calibration.source.local is not None and (row := first_row(calibration.source)) is not None:
-                check_columns("1", row, calibration)
+            if calibration.source.local is not None:
+                check_columns("1", first_row(calibration.source), calibration)
     for name, task in study.tasks.items():
         with _named(f"tasks.{name}.source"):
             for source in task.sources:
                 if source.local is not None:
-                    data_files(source)
                     check_first(f"task {name}", task.benchmark, source)
         if isinstance(task, ChoicesTask) and task.examples is not None and task.examples.local is not None:
             with _named(f"tasks.{name}.examples"):

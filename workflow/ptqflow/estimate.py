@@ -14,6 +14,8 @@ from typing import Any
 from ptqflow.artifacts.datasets import load_rows
 from ptqflow.demands import MB, Dimensions
 from ptqflow.errors import ConfigError
+from ptqflow.evaluation.benchmark import items_and_rows
+from ptqflow.evaluation.items import TextItem
 from ptqflow.evaluation.tasks import TaskConfig
 from ptqflow.method import FROM_STATES
 from ptqflow.modeling.dimensions import linear_shapes
@@ -30,6 +32,7 @@ _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
 _WALKED, _EPOCH, _ROUNDED = 3.0, 5.0, 2e4
 _DECODING = 0.3  # share of the speed of large products that steps of generation reach
 _CHOICE_TOKENS, _CHOICES, _UNKNOWN_ITEMS = 100, 4, 1000  # of an item, and items of a data set that is not here
+_CHARACTERS, _UNKNOWN_TOKENS = 4, 300_000  # of a token, and tokens of a text that is not here (WikiText-2's test split)
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,11 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
             yield "export", start + model.bytes / 50e6
             yield "verify", start + model.bytes / 50e6 + 3 * 2 * model.parameters * 8 * 512 / rate
         for suite in study.suites.values():
-            for _ in study.variants(suite, architecture):
-                for task in suite.tasks:
-                    asking = start + _asking(study.tasks[task], model, suite.batch_size, rate)
-                    yield from ((rule, cost) for _ in suite.seeds for rule, cost in (("generate", asking), ("score", start)))
+            variants = study.variants(suite, architecture)
+            for task in suite.tasks:
+                asking = start + _asking(study.tasks[task], model, suite.batch_size, rate)
+                for _ in range(len(variants) * len(suite.seeds)):
+                    yield from (("generate", asking), ("score", start))
         for timing in study.latency.values():
             steps = (timing.repetitions + timing.warmup) * sum(shape.new_tokens for shape in timing.shapes())
             for _ in study.variants(timing, architecture):
@@ -138,15 +142,16 @@ def _tokens(study: Study, calibration: str) -> int:
 
 def _asking(task: TaskConfig, model: Size, batch: int, rate: float) -> float:
     """Seconds that a model is asked one task, every completion as long as it may be."""
-    kind, items = task.definition.kind, _items(task)
-    protocol = {**task.definition.defaults, **task.asks}
+    kind, protocol = task.definition.kind, {**task.definition.defaults, **task.asks}
+    if kind == "perplexity":
+        return 2 * model.parameters * _text_tokens(task) / rate
+    items = _items(task)
     if kind == "generation":
         known: Any = task.PROTOCOL.model_validate({k: v for k, v in protocol.items() if k in task.PROTOCOL.model_fields})
         steps = ceil(items * known.completions / batch) * known.max_new_tokens
         return float(steps * (_STEP + min(batch, items) * 2 * model.parameters / (rate * _DECODING)))
     item = (_CHOICES + int(protocol.get("num_fewshot", 0))) * _CHOICE_TOKENS
-    tokens = items * (item if kind == "choices" else int(protocol.get("window", 2048)))
-    return 2 * model.parameters * tokens / rate
+    return 2 * model.parameters * items * item / rate
 
 
 def _items(task: TaskConfig) -> int:
@@ -154,6 +159,16 @@ def _items(task: TaskConfig) -> int:
     if (limit := task.asks.get("limit")) is not None:
         return int(limit)
     return sum(len(load_rows(source)) if source.local is not None else _UNKNOWN_ITEMS for source in task.sources)
+
+
+def _text_tokens(task: TaskConfig) -> float:
+    """Tokens of a text's windows: as many as its limit, else those of its rows, which are joined into one text."""
+    if (limit := task.asks.get("limit")) is not None:
+        return float(limit * task.asks["window"])
+    here = [source for source in task.sources if source.local is not None]
+    items = (item for item, _ in items_and_rows("the estimate", task.benchmark, here))
+    characters = sum(len(item.text) for item in items if isinstance(item, TextItem))
+    return characters / _CHARACTERS + _UNKNOWN_TOKENS * (len(task.sources) - len(here))
 
 
 def memory(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, int]:

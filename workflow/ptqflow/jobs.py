@@ -30,10 +30,14 @@ def code(stage: str, *modules: str) -> str:
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
 
 
-def fingerprint(paths: Iterable[str | Path]) -> str:
-    """Canonical JSON of file name -> sha256: a touched file changes nothing, a changed byte everything."""
+def fingerprint(files: Iterable[str | Path]) -> str:
+    """Canonical JSON of path -> sha256: a touched file changes nothing, a changed byte everything.
+
+    Files of published numbers go by name, wherever the code lies.
+    """
     cache = HashCache()
-    return canonical_json({str(path): cache.sha256(path) for path in sorted(map(str, paths))})
+    named = {file.name if file.parent == paths.REFERENCE else str(file): file for file in map(Path, files)}
+    return canonical_json({name: cache.sha256(file) for name, file in sorted(named.items())})
 
 
 def local_files(source: Source) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from ptqflow import environments
 from ptqflow.errors import ConfigError
 from ptqflow.platforms import PLATFORMS
 
 ROOT = "results"
+REFERENCE = environments.ROOT / "resources/reference"
 
 RECORDS = f"{ROOT}/records.zip"  # what Snakemake has recorded of the results
 
@@ -25,8 +27,8 @@ _model = model  # below, `model` is a name of one
 
 
 def reference() -> list[str]:
-    """The files of published numbers; they are part of the repository."""
-    return sorted(str(path) for path in Path("resources/reference").glob("*.csv"))
+    """The files of published numbers; they are part of the repository, wherever the study lies."""
+    return sorted(str(path) for path in REFERENCE.glob("*.csv"))
 
 
 def selftest(platform: str = "{platform}") -> str:

@@ -4,7 +4,8 @@ Snakemake compares an input with the checksum that was recorded of it only where
 never asks whether a file is still what its own job wrote. So, before it plans: a file whose time is not the one recorded as its
 job ended is compared by content with what later jobs read of it, or, where no job reads it, with what was remembered of it at the
 end of a run. One that differs is marked as Snakemake marks the output of a job that was cut off: it is made again, and what
-follows from it. A mark of ours goes as soon as the file is right again.
+follows from it. A mark of ours goes as soon as the file is right again. A folder is known by its manifest.json: one that lacks a
+file which that lists, or has one of another size, is marked, too.
 
 Snakemake's records lie beside the results, not with them. So each run leaves a copy among the results; where these are copied to
 another checkout, or come back from a backup, their records come along.
@@ -25,6 +26,7 @@ from typing import Any
 from ptqflow import paths
 from ptqflow.artifacts.atomic import atomic_path, write_json
 from ptqflow.artifacts.hashing import HashCache
+from ptqflow.artifacts.manifests import NAME as MANIFEST
 
 SNAKEMAKE = Path(".snakemake")
 REMEMBERED = Path(".ptqflow/outputs.json")  # of outputs that no job reads: path -> [time at the end of its job, sha256]
@@ -84,11 +86,13 @@ class Records:
         return {checksum.removeprefix("sha256:") for checksum in checksums if checksum}
 
     def others(self) -> list[str]:
-        """The outputs that do not hold what their jobs wrote."""
+        """The outputs that do not hold what their jobs wrote, or, of a folder's manifest, list files that are not there."""
         moved = [output for output in self.ended if self.as_left(output) is False]
         remembered = _remembered() if moved else {}
         known = {output: self._written(output, remembered) for output in moved}
-        return sorted(output for output, written in known.items() if written and self.sha256(output) not in written)
+        others = {output for output, written in known.items() if written and self.sha256(output) not in written}
+        manifests = (output for output in self.ended if os.path.basename(output) == MANIFEST)
+        return sorted(others.union(output for output in manifests if _lacks_files(output)))
 
     def mark(self) -> list[str]:
         """Mark `others`, and nothing else of what was marked here before; returns them."""
@@ -191,6 +195,18 @@ def _is_ours(mark: Path) -> bool:
         return bool(json.loads(mark.read_bytes()) == _MARK)
     except (OSError, ValueError):
         return False
+
+
+def _lacks_files(manifest: str) -> bool:
+    """Whether a file that a manifest lists is not there, or is of another size; links are followed, and nothing is hashed."""
+    folder = os.path.dirname(manifest)
+    try:
+        listed = json.loads(Path(manifest).read_bytes())["files"]
+        return any(os.stat(f"{folder}/{name}").st_size != entry["bytes"] for name, entry in listed.items())
+    except FileNotFoundError:
+        return os.path.exists(manifest)  # without it, Snakemake itself sees that the job's output is missing
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False  # who reads it says what is wrong
 
 
 def _remembered() -> dict[str, Any]:

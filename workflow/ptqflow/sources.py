@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ptqflow.datamodel import Model
 
+# A repository of the model hub: org/name; of some of its oldest, the name alone.
+_ON_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+
 
 class Place(Model):
     """Exactly one of `path` (local) and `repo` (model hub).
@@ -24,6 +27,13 @@ class Place(Model):
     @classmethod
     def _home(cls, path: str | None) -> str | None:
         return path and os.path.expanduser(path)
+
+    @field_validator("repo")
+    @classmethod
+    def _on_hub(cls, repo: str | None) -> str | None:
+        if repo is not None and not _ON_HUB.fullmatch(repo):
+            raise ValueError("no repository of the model hub, which is org/name; correct it, or give a local folder as path")
+        return repo
 
     @field_validator("revision")
     @classmethod

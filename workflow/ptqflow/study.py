@@ -3,6 +3,7 @@
 Import-light (no torch): the Snakefile reads this at every parse, also in every remote job.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from ptqflow import paths, replicate_names, replicates
 from ptqflow.artifacts.manifests import NAME as MANIFEST
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.model_config import read_config
+from ptqflow.chat import ChatSettings
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.registry import refusal as refusal_of_form
 from ptqflow.checkpoints.schemes import check
@@ -21,12 +23,14 @@ from ptqflow.decide import Decide
 from ptqflow.engines.refusals import refusal
 from ptqflow.entries import Form, ModelEntry, Name, Served, Suite, Timing
 from ptqflow.errors import ConfigError, check_all
-from ptqflow.evaluation.tasks import TaskConfig
+from ptqflow.evaluation.tasks import GenerationTask, TaskConfig
 from ptqflow.platforms import Platform
 from ptqflow.presets import without_preset
 from ptqflow.replicates import Replicated
 from ptqflow.stages.fetch import Settings as ModelSource
 from ptqflow.stages.tokens import Settings as CalibrationSettings
+
+_PERIODIC = re.compile(r"(.+)\1{19}$")  # in a path, Snakemake takes it for a wildcard that grows without end
 
 
 class Study(Model):
@@ -63,6 +67,11 @@ class Study(Model):
                 if name in self.chosen and self.calibrations[read].samples < (least := method.least_sequences):
                     who = f"recipes.{name} ({kind} {method.name})"
                     raise ValueError(f"calibrations.{read}.samples: {who} learns from {least} sequences or more; use as many")
+        for kind in ("models", "calibrations", "recipes", "tasks", "latency"):
+            if periodic := [name for name in getattr(self, kind) if _PERIODIC.search(name)]:
+                raise ValueError(
+                    f"{kind}.{periodic[0]}: Snakemake takes no name whose end is there 20 times in a row; shorten it"
+                )
         if "average" in self.tasks:
             raise ValueError("tasks.average: this name is the tables' column of averages; rename the task")
         runs: dict[tuple[str, str, int], str] = {}
@@ -142,12 +151,14 @@ class Study(Model):
         """The tasks of all suites."""
         return {task for suite in self.suites.values() for task in suite.tasks}
 
-    def speaking(self) -> list[str]:
-        """Keys of what goes through a model's chat template."""
+    def speaking(self) -> dict[str, ChatSettings]:
+        """What goes through a model's chat template, by its key: calibration sets and tasks that are used."""
         used = dict.fromkeys(self.calibration_of(recipe) for recipe in self.chosen)
-        asked = [task for task in self.tasks if task in self.tasks_asked()]
-        found = [f"calibrations.{name} (format: chat)" for name in used if self.calibrations[name].format == "chat"]
-        return found + [f"tasks.{name}" for name in asked if self.tasks[name].definition.kind == "generation"]
+        sets = {name: self.calibrations[name] for name in used if self.calibrations[name].format == "chat"}
+        tasks = {
+            name: task for name, task in self.tasks.items() if name in self.tasks_asked() and isinstance(task, GenerationTask)
+        }
+        return {f"calibrations.{name}": drawn for name, drawn in sets.items()} | {f"tasks.{name}": t for name, t in tasks.items()}
 
     def checkpoints(self, architecture: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         """(recipe, form) of every checkpoint to write and verify; `fake` of every recipe is there, evaluation reads it.

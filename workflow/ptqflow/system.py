@@ -5,8 +5,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
 
-from ptqflow.errors import ArtifactError
+from ptqflow.errors import ArtifactError, ConfigError
 
 _MEMORY = re.compile(
     r"(can ?not|can't|could not|unable to|failed to) (allocate|map)|out of memory|not enough memory|bad_alloc|"
@@ -54,6 +56,19 @@ def reading(path: str | os.PathLike[str], what: str, remedy: str) -> Iterator[No
         if isinstance(refusal, OSError) and refusal.filename is None:
             refusal.filename = str(path)
         raise refusal from None
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Raise ConfigError where nothing can be written into a study's folder: even a plan is noted there."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ConfigError(
+                f"{Path(folder).resolve()} cannot be written ({os.strerror(error.errno)}), and a study is planned and run in its "
+                "folder; make it writable, or copy the study to a folder that is"
+            ) from None
 
 
 def machine_memory() -> int:

@@ -67,7 +67,7 @@ def _snapshot(source: Source, patterns: list[str]) -> Path:
         return Path(snapshot_download(source.repo, repo_type="dataset", revision=source.revision, allow_patterns=patterns))
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def _read(path: Path, at_once: int = _ROWS_AT_ONCE) -> Iterator[dict[str, Any]]:
     with reading(path, f"readable as {path.suffix[1:]}", "correct it, or fetch it again"):
         if path.suffix == ".jsonl":
             with path.open(encoding="utf-8-sig") as lines:
@@ -78,7 +78,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         else:
             import pyarrow.parquet as pq
 
-            for batch in pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE):
+            for batch in pq.ParquetFile(path).iter_batches(at_once):
                 yield from batch.to_pylist()
 
 
@@ -111,17 +111,12 @@ def rows_of(source: Source) -> Iterator[dict[str, Any]]:
         yield from _read(path)
 
 
-def first_row(source: Source) -> dict[str, Any] | None:
-    """The first row of a local source, or of a Parquet file without rows its columns; None of an empty file. Reads no more."""
-    path = data_files(source)[0]
-    if path.suffix != ".parquet":
-        return next(_read(path), None)
-    with reading(path, "readable as parquet", "correct it, or fetch it again"):
-        import pyarrow.parquet as pq
-
-        file = pq.ParquetFile(path)
-        row = next((row for batch in file.iter_batches(1) for row in batch.to_pylist()), None)
-        return row or dict.fromkeys(file.schema_arrow.names)
+def first_row(source: Source) -> dict[str, Any]:
+    """The first row of a local source; reads no more. Raises ConfigError where there is none, and as `rows_of`."""
+    for path in data_files(source):
+        if (row := next(_read(path, 1), None)) is not None:
+            return row
+    raise ConfigError(f"source {source.label} holds no rows; correct path, subset or split, or leave it out")
 
 
 def load_rows(source: Source) -> list[dict[str, Any]]:

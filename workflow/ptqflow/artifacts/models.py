@@ -111,10 +111,17 @@ def check_description(folder: Path, names: Collection[str] = ()) -> None:
 
 def has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer of a model folder has a chat template, in a file of its own or in its configuration."""
-    if any(fnmatch(name, pattern) for name in files_in(folder) for pattern in ("chat_template.jinja", f"{TEMPLATES}/*.jinja")):
-        return True
+    return bool(chat_templates(folder))
+
+
+def chat_templates(folder: Path) -> list[str]:
+    """The chat templates of a model folder's tokenizer: files of their own, and what its configuration holds."""
+    names = [name for name in files_in(folder) if name == "chat_template.jinja" or fnmatch(name, f"{TEMPLATES}/*.jinja")]
+    found = [(folder / name).read_text(encoding="utf-8", errors="replace") for name in names]
     config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(read_object(config).get("chat_template"))
+    stated = read_object(config).get("chat_template") if config.is_file() else None
+    entries = stated if isinstance(stated, list) else [stated]  # several by name, or one
+    return found + [str(entry.get("template", "") if isinstance(entry, dict) else entry) for entry in entries if entry]
 
 
 def check_tokenizer(folder: Path, speaking: Sequence[str]) -> None:

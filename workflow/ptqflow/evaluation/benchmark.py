@@ -64,11 +64,13 @@ def items_and_rows(who: str, benchmark: str, sources: Sources) -> Iterator[tuple
 
 
 def check_first(who: str, benchmark: str, source: Source) -> None:
-    """Raise ArtifactError unless the first row of a local source is one of the benchmark's; reads no other."""
+    """Raise ArtifactError unless the first row of a local source is one of the benchmark's, ConfigError where there is none.
+
+    Reads no other row.
+    """
     from ptqflow.artifacts.datasets import first_row
 
-    if (row := first_row(source)) is not None:
-        _read(who, benchmark, source, _present(row), 0)
+    _read(who, benchmark, source, _present(first_row(source)), 0)
 
 
 def _read(who: str, benchmark: str, source: Source, row: dict[str, Any], index: int) -> Item:

@@ -150,7 +150,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     recorded |= {path: manifest.origin for path, manifest in zip(args.statistics, collected, strict=True)}
     _check_origins(settings, args, manifests, recorded)
     cache = HashCache()
-    inputs = {str(path): cache.sha256(path) for path in (*paths, *args.reference)}
+    inputs = {str(path): cache.sha256(path) for path in paths}
+    inputs |= {path.name: cache.sha256(path) for path in args.reference}  # by name: they lie with the code, wherever that is
     metadata = provenance("aggregate", settings.model_dump(mode="json"), args.code or "", inputs=inputs)
 
     def write(name: str, rows: Sequence[dict[str, Any]], grids: Sequence[render.TextTable]) -> None:

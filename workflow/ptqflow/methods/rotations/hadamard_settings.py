@@ -1,9 +1,8 @@
 """Settings of `methods.rotations.hadamard`."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
+from ptqflow.datamodel import Seed
 from ptqflow.method import Rotation
 
 
@@ -11,7 +10,7 @@ class HadamardRotation(Rotation):
     """A Hadamard matrix with random signs on the residual stream (QuaRot); `seed` draws the signs."""
 
     name: Literal["hadamard"]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 SETTINGS = HadamardRotation
