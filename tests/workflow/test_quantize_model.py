@@ -196,6 +196,11 @@ def test_estimates_follow_the_work(tmp_path, monkeypatch):
     assert estimate.disk(twice, models) > estimate.disk(study, models)
 
 
+def test_a_study_of_models_alone_costs_what_fetching_does(tmp_path, monkeypatch):
+    study = demo_study(tmp_path, monkeypatch).model_copy(update={"recipes": {}})
+    assert estimate.memory(study)[0] == "fetch of demo-model"
+
+
 # CPU seconds of `quantize` on one core that multiplies float32 matrices at 88 GFLOP/s (AMD Zen 3): the demo model's 3.1 M weights
 # under 64 x 256 tokens, and 5.9 M of a random Qwen2 (hidden size 512) under 16 x 256.
 MEASURED = [
