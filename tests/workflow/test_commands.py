@@ -9,9 +9,10 @@ import sys
 import pytest
 import yaml
 from checkout import REPOSITORY
-from ptqflow import cli
+from ptqflow import asked, cli, paths
 from ptqflow.checkpoints import registry
 from ptqflow.commands import run as run_command
+from ptqflow.commands.check import study_of
 from ptqflow.commands.located import located, named
 from ptqflow.errors import ConfigError
 from ptqflow.presets import PRESETS
@@ -114,6 +115,34 @@ def test_at_its_end_a_run_says_each_warning_once(tmp_path):
     first, second = run_command.warnings(tmp_path)
     assert first == f"results/logs/cpu/quantized/demo/gptq-w4/chunk=0/qparams.log and 2 more: {said}"
     assert second == "results/logs/cpu/quantized/demo/gptq-w4/chunk=1/qparams.log and 1 more: quantize: warning: it overfits"
+
+
+def test_the_end_of_a_run_counts_what_the_study_asks_for(tmp_path, capsys, monkeypatch):
+    """And no recipe that it had before."""
+    cli.main(["new", str(tmp_path), "--model", DEMO, "--recipes", "rtn-w8a8", "gptq-w4a16"])
+    for recipe in ("rtn-w8a8", "gptq-w4a16"):
+        manifest = tmp_path / paths.checkpoint("gpu", "demo-model", f"{recipe}.fake")
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(json.dumps({"files": {}, "origin": {"fallbacks": {"no inverse": 3}}}))
+        log = tmp_path / paths.log(paths.quantized("qparams.safetensors", "gpu", "demo-model", recipe, 0))
+        log.parent.mkdir(parents=True)
+        log.write_text(f"quantize: warning: {recipe} overfits\n")
+    (log := tmp_path / paths.log(paths.model("demo-model"))).parent.mkdir(parents=True)
+    log.write_text("no verdict\n")
+    monkeypatch.chdir(tmp_path)
+    study = study_of(tmp_path)
+    for run, fallbacks in ((["rtn-w8a8", "gptq-w4a16"], 6), (["rtn-w8a8"], 3)):
+        asked.remember(study.model_copy(update={"run": run}))
+        capsys.readouterr()
+        run_command._print_end(tmp_path)
+        said = capsys.readouterr().out
+        assert f"{fallbacks} fallback(s) in all" in said
+        assert said.count("checkpoint: ") == said.count(" overfits") == len(run)
+        assert "no verdict" in said
+
+
+def test_a_run_leaves_what_its_study_asks_for(finished):
+    assert (finished.root / asked.FILE).read_text().splitlines() == ["demo/rounded/fake", "demo/second-order/fake"]
 
 
 def test_sigterm_ends_snakemake_and_its_jobs_as_ctrl_c_does(tmp_path):

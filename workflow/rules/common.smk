@@ -5,7 +5,7 @@ import os
 
 from collections import Counter
 
-from ptqflow import environments, paths, planned, warm
+from ptqflow import asked, environments, paths, planned, warm
 from ptqflow import site as sites
 from ptqflow.checked import load
 from ptqflow.devices import visible
@@ -22,8 +22,8 @@ try:
         check_configfile(file)
     study = load(config)
     site = sites.load(study.site)
-    for asked in (*study.suites.values(), *study.latency.values()):
-        site.python(environments.of_engine(asked.engine))
+    for served in (*study.suites.values(), *study.latency.values()):
+        site.python(environments.of_engine(served.engine))
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
@@ -50,6 +50,7 @@ except OSError:
 # Results that were copied here, or put back from a backup: their records come along, and what holds something else than its job
 # wrote is made again.
 if workflow.is_main_process:
+    asked.remember(study)
     adopt()
     if others := Records().mark():
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")

@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from ptqflow import configfile, paths
+from ptqflow import asked, configfile, paths
 from ptqflow.console import warnings_of
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
@@ -180,7 +180,7 @@ def _print_end(study: Path) -> None:
             print(table.read_text())
     for line in warnings(study):
         print(f"warning: {line}")
-    for manifest in sorted(study.glob(paths.checkpoint("*", "*", "*.*"))):
+    for manifest in _checkpoints(study, "*.*"):
         size = sum(entry["bytes"] for entry in json.loads(manifest.read_text())["files"].values())
         print(f"checkpoint: {manifest.parent} ({size / 1e6:.1f} MB)")
     if (report := study / paths.REPORT).is_file():
@@ -190,11 +190,16 @@ def _print_end(study: Path) -> None:
 def warnings(study: Path) -> list[str]:
     """What the stages' logs say was not as asked, each once, and in how many places recipes were not followed."""
     logs: dict[str, list[str]] = {}
-    for log in sorted((study / paths.ROOT / "logs").rglob("*.log")):
+    for log in asked.of_logs(study, sorted((study / paths.ROOT / "logs").rglob("*.log"))):
         for line in warnings_of(log):
             logs.setdefault(line, []).append(str(log.relative_to(study)))
     found = [f"{first}{f' and {len(more)} more' if more else ''}: {line}" for line, (first, *more) in logs.items()]
     count = 0
-    for manifest in study.glob(paths.checkpoint("*", "*", "*.fake")):
+    for manifest in _checkpoints(study, "*.fake"):
         count += sum(json.loads(manifest.read_text())["origin"].get("fallbacks", {}).values())
     return [*found, f"{count} fallback(s) in all: linears or blocks that are not as their recipe says"] if count else found
+
+
+def _checkpoints(study: Path, variants: str) -> list[Path]:
+    """Manifests of the checkpoints here that the study asks for, of any platform."""
+    return asked.of_checkpoints(study, sorted(study.glob(paths.checkpoint("*", "*", variants))))
