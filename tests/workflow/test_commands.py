@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,6 +96,35 @@ def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
         str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
     ]
     assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
+
+
+def test_a_study_is_named_by_its_folder_or_its_file(tmp_path, monkeypatch, capsys):
+    """The same in every command; behind options, Snakemake would take it for a target."""
+    (study := tmp_path / "mine").mkdir()
+    (study / "config.yaml").write_text("models: {}\nrecipes: {mine: {preset: gptq-w4a16, replicates: 3}}\n")
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(run_command, "workflow", lambda study, *_: ran.append(study) or 1)
+    for place in ("mine", "mine/config.yaml"):
+        assert cli.main(["run", place, "-n"]) == 1
+        assert cli.main(["run", "-n", place]) == 2
+        assert f"{place}: the study comes first: `ptqflow run {place} -n`" in capsys.readouterr().err
+        assert cli.main(["explain", "mine", "--config", place]) == 0
+        assert cli.main(["formats", DEMO, "--recipe", "mine", "--config", place]) == 0
+        assert cli.main(["recipes", "--config", place]) == 0
+    assert ran == [Path("mine")] * 2
+    assert cli.main(["run", "-n", "--configfile", "mine/config.yaml"]) == 1
+    (tmp_path / "other.yaml").write_text("")
+    for command in ("run", "check"):
+        assert cli.main([command, "other.yaml"]) == 2
+    assert capsys.readouterr().err.count("other.yaml: a study is a folder with config.yaml; name that folder or file") == 2
+
+
+@pytest.mark.parametrize("command", [["recipes"], ["formats", DEMO]])
+def test_a_wrong_recipe_of_a_study_is_named_in_our_words(tmp_path, capsys, command):
+    (tmp_path / "config.yaml").write_text("recipes: {fine: {preset: rtn-w8a8}, mine: {preset: rtn-w8a8, replicate: 2}}\n")
+    assert cli.main([*command, "--config", str(tmp_path)]) == 2
+    assert "recipes.mine: replicate: unknown key; did you mean 'replicates'?" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):

@@ -133,6 +133,8 @@ def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypat
     assert (set(study.models), study.tasks, study.suites) == ({"demo-model"}, {}, {})
     assert cli.main(["new", str(folder), "--model", str(DEMO)]) == 2
     assert "exists; edit it" in capsys.readouterr().err
+    assert cli.main(["new", str(folder / "config.yaml"), "--model", str(DEMO)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
 
 
 def test_recipes_of_a_new_study_fit_its_model(tmp_path):

@@ -12,8 +12,9 @@ from typing import Any
 
 from ptqflow import configfile, estimate
 from ptqflow.checked import load
+from ptqflow.commands.folders import CONFIG, study_folder
 from ptqflow.commands.located import located
-from ptqflow.commands.run import CONFIG, PROFILES, environment, profile_options
+from ptqflow.commands.run import PROFILES, environment, profile_options
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of
@@ -36,9 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is asked for, the jobs that are not done, and their estimated time, memory and disk."""
-    file: Path = args.config / CONFIG if args.config.is_dir() else args.config
-    if file.name != CONFIG:
-        raise ConfigError(f"{file}: a study is a folder with {CONFIG}; name that folder or file")
+    file = study_folder(args.config) / CONFIG
     folder = file.parent.resolve()
     planned = planned_jobs(folder, args.profile)
     study = study_of(folder)

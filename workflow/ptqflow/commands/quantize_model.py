@@ -21,8 +21,9 @@ from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
 from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
+from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
-from ptqflow.commands.run import CONFIG, workflow
+from ptqflow.commands.run import workflow
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.shapes import check_recipe
 

@@ -20,11 +20,11 @@ from typing import IO
 import psutil
 
 from ptqflow import asked, configfile, paths
+from ptqflow.commands.folders import CONFIG, refuse_study_behind, study_folder
 from ptqflow.console import warnings_of
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
 
-CONFIG = "config.yaml"
 PROFILES = ROOT / "workflow/profiles"
 PLANS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock", "--summary", "--dag", "--rulegraph", "--lint", "--list-rules", "-l"}
 TAKES_REST = True  # options of Snakemake's
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, the profile, and options of Snakemake's."""
     parser.usage = (
         "ptqflow run [STUDY] [--profile NAME] [options and targets of Snakemake]\n\n"
-        "STUDY: a folder with config.yaml (default: this one)"
+        "STUDY: a folder with config.yaml, or that file (default: this one)"
     )
     parser.add_argument(
         "--profile", default="local", help="where jobs run: a name in workflow/profiles, or a folder (default: local)"
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the study. Returns Snakemake's status."""
     named = bool(args.rest) and not args.rest[0].startswith("-")
-    study, options = (Path(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
+    study, options = (study_folder(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
+    if not named:
+        refuse_study_behind(options)
     status = workflow(study, args.profile, options)
     if status or PLANS_ONLY & set(options):
         return status
