@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from checkout import REPOSITORY
-from ptqflow import asked, cli, paths
+from ptqflow import asked, cli, paths, profiles
 from ptqflow.checkpoints import registry
 from ptqflow.commands import run as run_command
 from ptqflow.commands.check import study_of
 from ptqflow.commands.located import located, named
 from ptqflow.errors import ConfigError
 from ptqflow.presets import PRESETS
+from snakemake.cli import parse_args
 
 DEMO = str(REPOSITORY / "resources/demo-model")
 
@@ -90,12 +93,54 @@ def test_run_wants_a_study(tmp_path):
         run_command.workflow(tmp_path, "moon", [])
 
 
-def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
-    assert run_command.profile_options("local", [])[2:] == [
-        "--configfile",
-        str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
-    ]
-    assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
+@pytest.fixture
+def asked_of_snakemake(monkeypatch, tmp_path):
+    """What Snakemake makes of the command line that `workflow` gives it."""
+    (tmp_path / "config.yaml").write_text("models: {}\n")
+
+    def ask(profile, *options):
+        commands = []
+        monkeypatch.setattr(run_command.subprocess, "run", lambda command, **_: commands.append(command) or Mock(returncode=0))
+        monkeypatch.setattr(
+            run_command.subprocess, "Popen", lambda command, **_: commands.append(command) or Mock(pid=0, wait=int)
+        )
+        assert run_command.workflow(tmp_path, profile, options) == 0
+        return parse_args(commands[-1][3:])[1]
+
+    return ask
+
+
+def test_files_and_settings_of_a_users_own_leave_the_profiles_platform(tmp_path, asked_of_snakemake):
+    """Together they would replace both places in which a profile says it."""
+    (own := tmp_path / "own.yaml").write_text("calibration: x\n")
+    asked = asked_of_snakemake("gpu-local", "-n", "--configfile", str(own), "--config", "run=all")
+    assert [*map(Path, asked.configfile)] == [own, REPOSITORY / "workflow/profiles/gpu-local/platform.yaml"]
+    assert asked.config == ["run=all"]
+
+
+@pytest.mark.parametrize("options", [["-n", "results/report.html"], ["results/report.html", "--keep-going"]])
+def test_a_target_is_a_target(asked_of_snakemake, options):
+    """And no value of the option before it."""
+    assert list(asked_of_snakemake("local", *options).targets) == ["results/report.html"]
+
+
+def test_what_a_profile_says_may_be_said_otherwise_by_key_alone(tmp_path):
+    (tmp_path / "platform.yaml").write_text("platform: gpu\n")
+    command, study = ["--profile", tmp_path.name, "-n"], SimpleNamespace(platform="cpu")
+    profiles.refuse_lost(["-n"], str(tmp_path.parent), study, {})
+    profiles.refuse_lost(command, str(tmp_path.parent), study, {"platform": "cpu"})
+    profiles.refuse_lost(command, str(tmp_path.parent), SimpleNamespace(platform="gpu"), {})
+    with pytest.raises(ConfigError, match="says platform: gpu"):
+        profiles.refuse_lost(command, str(tmp_path.parent), study, {"run": "all"})
+
+
+def test_a_profile_of_a_users_own_says_its_platform_once_too(tmp_path):
+    (tmp_path / "profile.yaml").write_text("cores: 2\nconfig: [platform=gpu]\n")
+    assert profiles.stated(tmp_path) == {"platform": "gpu"}
+    assert run_command.profile_options(str(tmp_path)) == ["--profile", str(tmp_path)]
+    (tmp_path / "platform.yaml").write_text("platform: ascend\n")
+    assert profiles.stated(tmp_path) == {"platform": "ascend"}
+    assert run_command.profile_options(str(tmp_path))[:2] == ["--configfile", str(tmp_path / "platform.yaml")]
 
 
 def test_a_study_is_named_by_its_folder_or_its_file(tmp_path, monkeypatch, capsys):

@@ -92,6 +92,18 @@ def test_what_cannot_be_is_one_sentence_before_any_job(tmp_path, capsys, started
     assert not (tmp_path / "out.work").exists()
 
 
+def test_a_profile_of_the_users_own_says_where_it_computes(tmp_path, capsys, started):
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "profile.yaml").write_text("cores: 2\n")
+    options = ["--recipe", "rtn-w8a8", "--out", tmp_path / "out", "--profile", mine]
+    assert quantize(DEMO, *options) == 2
+    assert "states no platform; write `platform: cpu`" in capsys.readouterr().err
+    (mine / "profile.yaml").write_text("cores: 2\nconfig:\n  - platform=gpu\n")
+    assert quantize(DEMO, *options) == 3
+    (_, _, [*_, manifest, _]), *_ = started
+    assert manifest.startswith("results/gpu/")
+
+
 def test_a_folder_of_the_users_own_files_is_no_output(tmp_path, capsys, started):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path) == 2

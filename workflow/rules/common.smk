@@ -5,7 +5,7 @@ import os
 
 from collections import Counter
 
-from ptqflow import asked, environments, paths, planned, warm
+from ptqflow import asked, environments, paths, planned, profiles, warm
 from ptqflow import site as sites
 from ptqflow.checked import load
 from ptqflow.devices import visible
@@ -21,6 +21,9 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    if workflow.is_main_process:
+        given = workflow.config_settings.config
+        profiles.refuse_lost(sys.argv[1:], workflow.workdir_init, study, given)
     site = sites.load(study.site)
     for served in (*study.suites.values(), *study.latency.values()):
         site.python(environments.of_engine(served.engine))

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ptqflow import configfile, paths
+from ptqflow import paths, profiles
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.checkpoints import registry
@@ -23,7 +23,7 @@ from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
-from ptqflow.commands.run import workflow
+from ptqflow.commands.run import profile_folder, workflow
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.shapes import check_recipe
 
@@ -95,10 +95,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _platform(profile: str) -> str:
-    from ptqflow.commands.run import profile_options
-
-    options = profile_options(profile, [])
-    return str(configfile.read(options[-1])["platform"]) if "--configfile" in options else "cpu"
+    """The platform whose results the jobs of a profile write. Raises ConfigError for a profile that states none."""
+    stated = profiles.stated(profile_folder(profile))
+    if "platform" not in stated:
+        raise ConfigError(
+            f"--profile {profile} states no platform; write `platform: cpu` (or gpu, ascend) into a {profiles.OVERLAY} there"
+        )
+    return str(stated["platform"])
 
 
 def _check_output(out: Path) -> None:

@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from ptqflow import asked, configfile, paths
+from ptqflow import asked, configfile, paths, profiles
 from ptqflow.commands.folders import CONFIG, refuse_study_behind, study_folder
 from ptqflow.console import warnings_of
 from ptqflow.environments import ROOT
@@ -70,17 +70,16 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         raise ConfigError(f"{study / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new {study}`")
     for file in (folder / CONFIG, *map(Path, configfile.named_in(options))):
         configfile.check(file)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += profile_options(profile, options)
+    files, options = configfile.taken_out(options)
+    command = snakemake(folder, profile, files)
     if PLANS_ONLY & set(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
     with _alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
-        done = subprocess.Popen(
-            [*command, "--logger", "ptqflow", *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
-        )
+        command[3:3] = ["--logger", "ptqflow"]
+        done = subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()])
         started.append(done.pid)
         status = done.wait()
         if status:
@@ -88,16 +87,34 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     return status
 
 
-def profile_options(profile: str, options: Sequence[str]) -> list[str]:
-    """Options that name a profile of this repository by its folder, wherever Snakemake is started, or another one as it is."""
-    folder = PROFILES / profile
-    if not folder.is_dir():
-        if not Path(profile).is_dir():
-            known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
-            raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
-        return ["--profile", profile]
-    platform = [] if configfile.named_in(options) else ["--configfile", str(folder / "platform.yaml")]
-    return ["--profile", str(folder), *platform]
+def snakemake(folder: Path, profile: str, files: Sequence[str] = ()) -> list[str]:
+    """Snakemake on the study of a folder, up to the user's options; `files`: configuration laid over the study's and profile's.
+
+    Options that take any number of values are first: a target that a user names must not count as one of them.
+    """
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    return [sys.executable, "-m", "snakemake", *profile_options(profile, files), *where]
+
+
+def profile_options(profile: str, files: Sequence[str] = ()) -> list[str]:
+    """Options that name a profile by its folder, wherever Snakemake is started, and its platform behind a user's own files.
+
+    So the profile has the last word, whether or not the user's `--config` has taken the place of its own.
+    """
+    folder = profile_folder(profile)
+    overlay = folder / profiles.OVERLAY
+    files = [*files, *([str(overlay)] if overlay.is_file() else [])]
+    return [*(["--configfile", *files] if files else []), "--profile", str(folder)]
+
+
+def profile_folder(profile: str) -> Path:
+    """The folder of a profile of this repository, by its name, or of another one. Raises ConfigError for what is neither."""
+    if (PROFILES / profile).is_dir():
+        return PROFILES / profile
+    if not Path(profile).is_dir():
+        known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
+        raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
+    return Path(profile).resolve()
 
 
 def environment() -> dict[str, str]:
