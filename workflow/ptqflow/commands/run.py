@@ -74,7 +74,7 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     command = snakemake(folder, profile, files)
     if PLANS_ONLY & set(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
-    with _alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
+    with alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
@@ -126,7 +126,7 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[IO[str]]:
+def alone(folder: Path) -> Iterator[IO[str]]:
     """Hold the study's lock: two runs would write the same files. Jobs that outlive this process keep it."""
     (folder / ".ptqflow").mkdir(exist_ok=True)
     with open(folder / ".ptqflow/lock", "a") as lock:
