@@ -5,16 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from checkout import REPOSITORY
-from ptqflow import cli
+from ptqflow import asked, cli, paths, profiles
 from ptqflow.checkpoints import registry
 from ptqflow.commands import run as run_command
+from ptqflow.commands.check import study_of
 from ptqflow.commands.located import located, named
 from ptqflow.errors import ConfigError
 from ptqflow.presets import PRESETS
+from snakemake.cli import parse_args
 
 DEMO = str(REPOSITORY / "resources/demo-model")
 
@@ -88,12 +93,83 @@ def test_run_wants_a_study(tmp_path):
         run_command.workflow(tmp_path, "moon", [])
 
 
-def test_overlays_of_a_users_own_take_the_place_of_the_profiles(tmp_path):
-    assert run_command.profile_options("local", [])[2:] == [
-        "--configfile",
-        str(REPOSITORY / "workflow/profiles/local/platform.yaml"),
-    ]
-    assert run_command.profile_options("local", ["--configfile", "mine.yaml", "--cores", "1"])[2:] == []
+@pytest.fixture
+def asked_of_snakemake(monkeypatch, tmp_path):
+    """What Snakemake makes of the command line that `workflow` gives it."""
+    (tmp_path / "config.yaml").write_text("models: {}\n")
+
+    def ask(profile, *options):
+        commands = []
+        monkeypatch.setattr(run_command.subprocess, "run", lambda command, **_: commands.append(command) or Mock(returncode=0))
+        monkeypatch.setattr(
+            run_command.subprocess, "Popen", lambda command, **_: commands.append(command) or Mock(pid=0, wait=int)
+        )
+        assert run_command.workflow(tmp_path, profile, options) == 0
+        return parse_args(commands[-1][3:])[1]
+
+    return ask
+
+
+def test_files_and_settings_of_a_users_own_leave_the_profiles_platform(tmp_path, asked_of_snakemake):
+    """Together they would replace both places in which a profile says it."""
+    (own := tmp_path / "own.yaml").write_text("calibration: x\n")
+    asked = asked_of_snakemake("gpu-local", "-n", "--configfile", str(own), "--config", "run=all")
+    assert [*map(Path, asked.configfile)] == [own, REPOSITORY / "workflow/profiles/gpu-local/platform.yaml"]
+    assert asked.config == ["run=all"]
+
+
+@pytest.mark.parametrize("options", [["-n", "results/report.html"], ["results/report.html", "--keep-going"]])
+def test_a_target_is_a_target(asked_of_snakemake, options):
+    """And no value of the option before it."""
+    assert list(asked_of_snakemake("local", *options).targets) == ["results/report.html"]
+
+
+def test_what_a_profile_says_may_be_said_otherwise_by_key_alone(tmp_path):
+    (tmp_path / "platform.yaml").write_text("platform: gpu\n")
+    command, study = ["--profile", tmp_path.name, "-n"], SimpleNamespace(platform="cpu")
+    profiles.refuse_lost(["-n"], str(tmp_path.parent), study, {})
+    profiles.refuse_lost(command, str(tmp_path.parent), study, {"platform": "cpu"})
+    profiles.refuse_lost(command, str(tmp_path.parent), SimpleNamespace(platform="gpu"), {})
+    with pytest.raises(ConfigError, match="says platform: gpu"):
+        profiles.refuse_lost(command, str(tmp_path.parent), study, {"run": "all"})
+
+
+def test_a_profile_of_a_users_own_says_its_platform_once_too(tmp_path):
+    (tmp_path / "profile.yaml").write_text("cores: 2\nconfig: [platform=gpu]\n")
+    assert profiles.stated(tmp_path) == {"platform": "gpu"}
+    assert run_command.profile_options(str(tmp_path)) == ["--profile", str(tmp_path)]
+    (tmp_path / "platform.yaml").write_text("platform: ascend\n")
+    assert profiles.stated(tmp_path) == {"platform": "ascend"}
+    assert run_command.profile_options(str(tmp_path))[:2] == ["--configfile", str(tmp_path / "platform.yaml")]
+
+
+def test_a_study_is_named_by_its_folder_or_its_file(tmp_path, monkeypatch, capsys):
+    """The same in every command; behind options, Snakemake would take it for a target."""
+    (study := tmp_path / "mine").mkdir()
+    (study / "config.yaml").write_text("models: {}\nrecipes: {mine: {preset: gptq-w4a16, replicates: 3}}\n")
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(run_command, "workflow", lambda study, *_: ran.append(study) or 1)
+    for place in ("mine", "mine/config.yaml"):
+        assert cli.main(["run", place, "-n"]) == 1
+        assert cli.main(["run", "-n", place]) == 2
+        assert f"{place}: the study comes first: `ptqflow run {place} -n`" in capsys.readouterr().err
+        assert cli.main(["explain", "mine", "--config", place]) == 0
+        assert cli.main(["formats", DEMO, "--recipe", "mine", "--config", place]) == 0
+        assert cli.main(["recipes", "--config", place]) == 0
+    assert ran == [Path("mine")] * 2
+    assert cli.main(["run", "-n", "--configfile", "mine/config.yaml"]) == 1
+    (tmp_path / "other.yaml").write_text("")
+    for command in ("run", "check"):
+        assert cli.main([command, "other.yaml"]) == 2
+    assert capsys.readouterr().err.count("other.yaml: a study is a folder with config.yaml; name that folder or file") == 2
+
+
+@pytest.mark.parametrize("command", [["recipes"], ["formats", DEMO]])
+def test_a_wrong_recipe_of_a_study_is_named_in_our_words(tmp_path, capsys, command):
+    (tmp_path / "config.yaml").write_text("recipes: {fine: {preset: rtn-w8a8}, mine: {preset: rtn-w8a8, replicate: 2}}\n")
+    assert cli.main([*command, "--config", str(tmp_path)]) == 2
+    assert "recipes.mine: replicate: unknown key; did you mean 'replicates'?" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
@@ -114,6 +190,34 @@ def test_at_its_end_a_run_says_each_warning_once(tmp_path):
     first, second = run_command.warnings(tmp_path)
     assert first == f"results/logs/cpu/quantized/demo/gptq-w4/chunk=0/qparams.log and 2 more: {said}"
     assert second == "results/logs/cpu/quantized/demo/gptq-w4/chunk=1/qparams.log and 1 more: quantize: warning: it overfits"
+
+
+def test_the_end_of_a_run_counts_what_the_study_asks_for(tmp_path, capsys, monkeypatch):
+    """And no recipe that it had before."""
+    cli.main(["new", str(tmp_path), "--model", DEMO, "--recipes", "rtn-w8a8", "gptq-w4a16"])
+    for recipe in ("rtn-w8a8", "gptq-w4a16"):
+        manifest = tmp_path / paths.checkpoint("gpu", "demo-model", f"{recipe}.fake")
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(json.dumps({"files": {}, "origin": {"fallbacks": {"no inverse": 3}}}))
+        log = tmp_path / paths.log(paths.quantized("qparams.safetensors", "gpu", "demo-model", recipe, 0))
+        log.parent.mkdir(parents=True)
+        log.write_text(f"quantize: warning: {recipe} overfits\n")
+    (log := tmp_path / paths.log(paths.model("demo-model"))).parent.mkdir(parents=True)
+    log.write_text("no verdict\n")
+    monkeypatch.chdir(tmp_path)
+    study = study_of(tmp_path)
+    for run, fallbacks in ((["rtn-w8a8", "gptq-w4a16"], 6), (["rtn-w8a8"], 3)):
+        asked.remember(study.model_copy(update={"run": run}))
+        capsys.readouterr()
+        run_command._print_end(tmp_path)
+        said = capsys.readouterr().out
+        assert f"{fallbacks} fallback(s) in all" in said
+        assert said.count("checkpoint: ") == said.count(" overfits") == len(run)
+        assert "no verdict" in said
+
+
+def test_a_run_leaves_what_its_study_asks_for(finished):
+    assert (finished.root / asked.FILE).read_text().splitlines() == ["demo/rounded/fake", "demo/second-order/fake"]
 
 
 def test_sigterm_ends_snakemake_and_its_jobs_as_ctrl_c_does(tmp_path):

@@ -86,6 +86,16 @@ def test_options_of_the_user_leave_the_profiles_platform(fresh, option):
     assert "results/cpu" not in done.stdout
 
 
+def test_what_takes_away_the_profiles_platform_is_refused(fresh):
+    """Else the study of a GPU would be planned for the CPU."""
+    both = ["--config", "run=all", "--configfile"]
+    lost = plan(fresh, "gpu-local", *both, "config.yaml")
+    assert lost.returncode != 0
+    said = "--profile gpu-local says platform: gpu, but --config and --configfile together take its place"
+    assert said in lost.stdout + lost.stderr
+    assert "results/gpu/scores" in plan(fresh, "gpu-local", *both, "config.yaml", "gpu-local/platform.yaml").stdout
+
+
 def _refuse_unknown(c):
     c["recipes"]["rounded"]["sceme"] = {}
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,7 @@ from ptqflow.commands import quantize_model
 from ptqflow.commands.check import _reason, computes_here, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import Located, located
-from ptqflow.commands.run import PROFILES
+from ptqflow.commands.run import PROFILES, alone
 from ptqflow.entries import Suite
 from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import task
@@ -82,6 +83,7 @@ def test_a_branch_of_the_hub_is_resolved_to_its_commit_and_recorded(tmp_path, mo
         (["--recipe", "rtn-w8a8", "--format", "gguf"], "form 'gguf' is unknown"),
         (["--recipe", "rtn-w8a8", "--set", "scheme.weights.bits=3"], "did you mean"),
         (["--recipe", "rtn-w8a8", "--set", "bits"], "give key=value"),
+        (["--recipe", "rtn-w8a8", "--set", "calibration=9"], "give calibration.KEY=VALUE"),
         (["--recipe", "rtn-w8a8", "--calibration", "nowhere.jsonl"], "no folder or file here, and no dataset of the hub"),
     ],
 )
@@ -94,11 +96,84 @@ def test_what_cannot_be_is_one_sentence_before_any_job(tmp_path, capsys, started
     assert not (tmp_path / "out.work").exists()
 
 
+def test_a_profile_of_the_users_own_says_where_it_computes(tmp_path, capsys, started):
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "profile.yaml").write_text("cores: 2\n")
+    options = ["--recipe", "rtn-w8a8", "--out", tmp_path / "out", "--profile", mine]
+    assert quantize(DEMO, *options) == 2
+    assert "states no platform; write `platform: cpu`" in capsys.readouterr().err
+    (mine / "profile.yaml").write_text("cores: 2\nconfig:\n  - platform=gpu\n")
+    assert quantize(DEMO, *options) == 3
+    (_, _, [*_, manifest, _]), *_ = started
+    assert manifest.startswith("results/gpu/")
+
+
 def test_a_folder_of_the_users_own_files_is_no_output(tmp_path, capsys, started):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path) == 2
     assert "name a new folder" in capsys.readouterr().err
     assert (tmp_path / "thesis.tex").exists()
+
+
+def checkpoint(folder: Path, **origin: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("x")
+    Manifest.of_folder(folder, ["model.safetensors"], origin).write(folder)
+    return folder
+
+
+def test_a_folder_is_replaced_only_where_all_of_it_is_a_checkpoint_of_ours(tmp_path, capsys, started):
+    (app := tmp_path / "app").mkdir()
+    (app / "manifest.json").write_text('{"name": "an app of the web"}')
+    (ours := checkpoint(tmp_path / "ours", stage="export")).joinpath("notes.md").write_text("years of work")
+    for out, said in (
+        (app, "no checkpoint of ptqflow's"),
+        (checkpoint(tmp_path / "model", stage="fetch"), "no checkpoint of ptqflow's"),
+        (ours, "holds notes.md, which the checkpoint there does not list"),
+    ):
+        assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", out) == 2
+        assert said in capsys.readouterr().err
+    (ours / "notes.md").unlink()
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", ours) == 3
+    (ours / "notes.md").write_text("written while jobs ran")
+    with pytest.raises(ConfigError, match=r"holds notes\.md"):
+        quantize_model._publish(checkpoint(tmp_path / "new", stage="export"), ours)
+
+
+def test_an_output_may_be_a_link_but_not_what_holds_the_user_or_the_study(tmp_path, capsys, started, monkeypatch):
+    (tmp_path / "link").symlink_to(checkpoint(tmp_path / "disk/old", stage="export"))
+    new = checkpoint(tmp_path / "new", stage="export", made="now")
+    monkeypatch.setattr(quantize_model, "workflow", lambda *_: 0)
+    monkeypatch.setattr(quantize_model, "_print_end", lambda *_: None)
+    monkeypatch.setattr(quantize_model.paths, "checkpoint", lambda *_: new / "manifest.json")
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path / "link", "--work", tmp_path) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert Manifest.read(tmp_path / "disk/old/manifest.json").origin["made"] == "now"
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", ".") == 2
+    assert "the current folder lies in it" in capsys.readouterr().err
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", "out", "--work", "out/work") == 2
+    assert "--work lies in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [[], ["-n"]])
+def test_the_configuration_of_a_study_of_the_users_own_is_kept(tmp_path, capsys, started, option):
+    (tmp_path / "config.yaml").write_text("models: {}\n")
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path / "out", "--work", tmp_path, *option) == 2
+    assert "holds a study that `quantize-model` did not write" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == "models: {}\n"
+
+
+def test_the_configuration_of_a_run_that_is_active_is_kept(tmp_path, capsys, started):
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path / "out") == 3
+    before = (tmp_path / "out.work/config.yaml").read_text()
+    with alone(tmp_path / "out.work"):
+        assert quantize(DEMO, "--recipe", "rtn-w4a16", "--out", tmp_path / "out", "-n") == 2
+    assert "another run of this study is active" in capsys.readouterr().err
+    assert (tmp_path / "out.work/config.yaml").read_text() == before
+    assert quantize(DEMO, "--recipe", "rtn-w4a16", "--out", tmp_path / "out") == 3
+    assert (tmp_path / "out.work/config.yaml").read_text() != before
 
 
 def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch, tmp_path):
@@ -135,6 +210,8 @@ def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypat
     assert (set(study.models), study.tasks, study.suites) == ({"demo-model"}, {}, {})
     assert cli.main(["new", str(folder), "--model", str(DEMO)]) == 2
     assert "exists; edit it" in capsys.readouterr().err
+    assert cli.main(["new", str(folder / "config.yaml"), "--model", str(DEMO)]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
 
 
 def test_recipes_of_a_new_study_fit_its_model(tmp_path):
@@ -215,6 +292,11 @@ def test_a_text_without_a_limit_takes_the_time_of_its_characters_not_of_a_window
     assert seconds(source=local) == pytest.approx(token * 200 * 400 / 4)
     assert seconds(source=local, limit=3, window=64) == pytest.approx(token * 3 * 64)
     assert seconds(source=[local, hub]) == pytest.approx(token * (200 * 400 / 4 + 300_000))
+
+
+def test_a_study_of_models_alone_costs_what_fetching_does(tmp_path, monkeypatch):
+    study = demo_study(tmp_path, monkeypatch).model_copy(update={"recipes": {}})
+    assert estimate.memory(study)[0] == "fetch of demo-model"
 
 
 # CPU seconds of `quantize` on one core that multiplies float32 matrices at 88 GFLOP/s (AMD Zen 3): the demo model's 3.1 M weights

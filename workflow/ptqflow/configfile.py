@@ -103,7 +103,12 @@ def _walk(node: Any, path: str, place: str, sizes: dict[int, int], within: set[i
 
 def named_in(arguments: Sequence[str]) -> list[str]:
     """The configuration files among Snakemake's arguments, however they are given."""
+    return taken_out(arguments)[0]
+
+
+def taken_out(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The configuration files among Snakemake's arguments, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--configfile", "--configfiles", nargs="+", action="extend", default=[])
-    found: list[str] = parser.parse_known_args(arguments)[0].configfile
-    return found
+    found, others = parser.parse_known_args(arguments)
+    return found.configfile, others

@@ -101,9 +101,10 @@ class Needs:
             within(self.of(stage, who), 1, limits.get(stage in COMPUTES), name_of(stage, who.values()))
 
     def largest(self) -> tuple[str, Demand]:
-        """The job that asks for most memory, as `name_of` calls it, and what it asks for."""
+        """The job that asks for most memory, as `name_of` calls it, and what it asks for; without recipes and tasks, `fetch`."""
         found = [(name_of(stage, who.values()), self.of(stage, who)) for stage, who in self.jobs()]
-        return max(found, key=lambda job: job[1].mem_mb)
+        fetch = (name_of("fetch", list(self.study.models)[:1]), demands.small())
+        return max(found, key=lambda job: job[1].mem_mb, default=fetch)
 
     def jobs(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Stage and wildcards of the jobs that hold a model; one of those that ask for the same."""

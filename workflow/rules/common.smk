@@ -5,7 +5,7 @@ import os
 
 from collections import Counter
 
-from ptqflow import environments, paths, planned, warm
+from ptqflow import asked, environments, paths, planned, profiles, warm
 from ptqflow import site as sites
 from ptqflow.checked import load
 from ptqflow.devices import visible
@@ -21,9 +21,12 @@ try:
     for file in workflow.configfiles:
         check_configfile(file)
     study = load(config)
+    if workflow.is_main_process:
+        given = workflow.config_settings.config
+        profiles.refuse_lost(sys.argv[1:], workflow.workdir_init, study, given)
     site = sites.load(study.site)
-    for asked in (*study.suites.values(), *study.latency.values()):
-        site.python(environments.of_engine(asked.engine))
+    for served in (*study.suites.values(), *study.latency.values()):
+        site.python(environments.of_engine(served.engine))
 except PtqflowError as error:
     raise WorkflowError(str(error)) from None
 
@@ -50,6 +53,7 @@ except OSError:
 # Results that were copied here, or put back from a backup: their records come along, and what holds something else than its job
 # wrote is made again.
 if workflow.is_main_process:
+    asked.remember(study)
     adopt()
     if others := Records().mark():
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")

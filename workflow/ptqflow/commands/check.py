@@ -5,16 +5,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from ptqflow import configfile, estimate
+from ptqflow import configfile, estimate, profiles
 from ptqflow.checked import load
+from ptqflow.commands.folders import CONFIG, study_folder
 from ptqflow.commands.located import located
-from ptqflow.commands.run import CONFIG, PROFILES, environment, profile_options
-from ptqflow.environments import ROOT
+from ptqflow.commands.run import environment, profile_folder, snakemake
 from ptqflow.errors import ConfigError, PtqflowError
 from ptqflow.study import Study, config_of
 from ptqflow.system import machine_memory
@@ -36,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is asked for, the jobs that are not done, and their estimated time, memory and disk."""
-    file: Path = args.config / CONFIG if args.config.is_dir() else args.config
-    if file.name != CONFIG:
-        raise ConfigError(f"{file}: a study is a folder with {CONFIG}; name that folder or file")
+    file = study_folder(args.config) / CONFIG
     folder = file.parent.resolve()
     planned = planned_jobs(folder, args.profile)
     study = study_of(folder)
@@ -77,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
 
 def computes_here(profile: str) -> bool:
     """Whether jobs of a profile run on the CPU of this machine: no device, no cluster."""
-    file = PROFILES / profile / "platform.yaml"
-    overlay = configfile.read(file) if file.is_file() else {}
-    return overlay.get("platform", "cpu") == "cpu" and "site" not in overlay
+    stated = profiles.stated(profile_folder(profile))
+    return stated.get("platform", "cpu") == "cpu" and "site" not in stated
 
 
 def study_of(folder: Path) -> Study:
@@ -93,8 +89,7 @@ def planned_jobs(folder: Path, profile: str) -> dict[str, int]:
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new`")
     configfile.check(folder / CONFIG)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += [*profile_options(profile, []), "--dry-run", "--quiet", "rules"]
+    command = [*snakemake(folder, profile), "--dry-run", "--quiet", "rules"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(_reason(done.stdout + done.stderr))

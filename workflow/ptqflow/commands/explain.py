@@ -4,13 +4,11 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from ptqflow import configfile
-from ptqflow.errors import ConfigError, PtqflowError, explain
-from ptqflow.presets import PRESETS, resolve, without_preset
-from ptqflow.recipes import Recipe
-from ptqflow.replicates import Replicated
+from ptqflow.commands.folders import configuration
+from ptqflow.commands.recipes import recipe_of
+from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.presets import PRESETS, resolve
 
 EXAMPLES = """examples:
   ptqflow explain awq-w4a16                        a preset
@@ -21,15 +19,18 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's name and the file to look in."""
     parser.add_argument("name", help="a recipe of the configuration, or a preset")
-    parser.add_argument("--config", default="config.yaml", help="the configuration (default: config.yaml)")
+    parser.add_argument(
+        "--config", default="config.yaml", help="the configuration, or the folder of a study (default: config.yaml)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the recipe as YAML that may take its place in config.yaml; keys that differ from the preset's say so."""
     import yaml
 
+    config = configuration(args.config)
     try:
-        entries = configfile.read(args.config).get("recipes")
+        entries = configfile.read(config).get("recipes")
     except PtqflowError:
         if args.name not in PRESETS:
             raise
@@ -38,13 +39,9 @@ def run(args: argparse.Namespace) -> None:
     entry = entries.get(args.name, {"preset": args.name} if args.name in PRESETS else None)
     if not isinstance(entry, dict):
         known = ", ".join(map(str, entries)) or "(none)"
-        raise ConfigError(f"no recipe {args.name!r}; {args.config} defines {known}, and presets are {', '.join(PRESETS)}")
-    try:
-        asked = Replicated.model_validate(without_preset(entry))
-        recipe = asked.dump() | ({"replicates": asked.replicates} if asked.replicates > 1 else {})
-    except ValueError as error:
-        said = explain(error, Recipe) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(f"{args.config}: recipes.{args.name}: {said}") from None
+        raise ConfigError(f"no recipe {args.name!r}; {config} defines {known}, and presets are {', '.join(PRESETS)}")
+    asked = recipe_of(config, args.name, entry)
+    recipe = asked.dump() | ({"replicates": asked.replicates} if asked.replicates > 1 else {})
     preset = resolve({"preset": entry["preset"]}).dump() if "preset" in entry else recipe
     changed = dict(_changes(preset, recipe))
     lines = yaml.safe_dump({args.name: recipe}, sort_keys=False, default_flow_style=False, allow_unicode=True)

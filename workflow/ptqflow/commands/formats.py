@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, and the recipes to look at."""
     parser.add_argument("model", help="a folder, or org/name[@revision] on the hub")
     parser.add_argument("--recipe", nargs="+", help="presets, or recipes of --config (default: all)")
-    parser.add_argument("--config", help="a configuration, whose recipes are meant, too")
+    parser.add_argument("--config", help="a configuration, or the folder of a study, whose recipes are meant, too")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="changes of each preset that --recipe names"
     )
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print a table of recipes and forms, then the reasons of each refusal, once."""
     found = located(args.model)
-    recipes = {name: resolve({"preset": name}) for name in PRESETS} | (recipes_of(args.config) if args.config else {})
+    recipes: dict[str, Recipe] = {name: resolve({"preset": name}) for name in PRESETS} | (
+        recipes_of(args.config) if args.config else {}
+    )
     if args.set:
         if not args.recipe:
             raise ConfigError("--set changes what --recipe names; name a preset, too")

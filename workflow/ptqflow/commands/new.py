@@ -9,8 +9,8 @@ import yaml
 
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.commands.entries import EMBEDDED, calibration_entry
+from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import Located, located
-from ptqflow.commands.run import CONFIG
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
 from ptqflow.modeling.shapes import check_recipe
@@ -75,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the configuration. Raises ConfigError where there is one."""
     file: Path = args.study / CONFIG
+    if args.study.is_file():
+        raise ConfigError(f"{args.study} is a file; name a folder")
     if file.exists():
         raise ConfigError(f"{file} exists; edit it, or name another folder")
     if unknown := [name for name in args.recipes if name not in PRESETS]:

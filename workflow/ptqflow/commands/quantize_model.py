@@ -14,20 +14,22 @@ from typing import Any
 
 import yaml
 
-from ptqflow import configfile, paths
+from ptqflow import paths, profiles
 from ptqflow.artifacts.atomic import write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
 from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
+from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
-from ptqflow.commands.run import CONFIG, workflow
-from ptqflow.errors import ConfigError
+from ptqflow.commands.run import alone, profile_folder, workflow
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.shapes import check_recipe
 
 TAKES_REST = True  # options of Snakemake's
 CALIBRATION = "calibration"
+HEAD = "# Written by `ptqflow quantize-model`; `ptqflow run` with this folder makes the tables, too.\n"
 EXAMPLES = """examples:
   ptqflow quantize-model resources/demo-model --recipe awq-w4a16 --out demo-awq \\
       --calibration resources/calibration/traces.jsonl --set calibration.samples=64 calibration.sequence_length=256
@@ -56,16 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="changes of the recipe, or calibration.KEY=VALUE; as often as you like",
     )
     parser.add_argument("--chunks", type=int, default=1, help="into how many independent jobs the blocks are cut (default: 1)")
-    parser.add_argument("--work", type=Path, help="folder of the study (default: the output's name with .work)")
+    parser.add_argument(
+        "--work", type=Path, help="folder of its study, new or of an earlier call (default: the output's name with .work)"
+    )
     parser.add_argument("--profile", default="local", help="where jobs run (default: local)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the study, run what leads to the checkpoint and its verification, and put it into the output folder."""
-    out: Path = args.out
+    out: Path = args.out.resolve()
+    work: Path = args.work.resolve() if args.work else out.with_name(f"{out.name}.work")
     _check_output(out)
+    for what, path in (("the current folder", Path.cwd()), ("--work", work)):
+        if path.is_relative_to(out):
+            raise ConfigError(f"--out {args.out} is replaced as a whole, and {what} lies in it; name another folder")
     changes = settings(args.set)
     of_calibration = changes.pop(CALIBRATION, {})
+    if not isinstance(of_calibration, dict):
+        raise ConfigError(f"--set {CALIBRATION}={of_calibration}: give {CALIBRATION}.KEY=VALUE, as {CALIBRATION}.samples=64")
     model = located(args.model)
     entry, recipe = recipe_entry(args.recipe, changes)
     check_recipe(recipe, model.config, args.recipe, model.name)
@@ -73,7 +83,6 @@ def run(args: argparse.Namespace) -> int:
         check(args.format, registry.refusal(args.format, recipe, model.config), args.recipe)
     calibration = calibration_entry(args.calibration, recipe, of_calibration, model)
     name = named(Path(args.recipe).stem)
-    work: Path = args.work or out.with_name(f"{out.name}.work")
     _write_study(work, model.name, model.entry | {"chunks": args.chunks}, name, entry, args.format, calibration)
 
     where = model.source.get("path") or f"{model.source['repo']} at {model.source['revision']}"
@@ -94,17 +103,33 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _platform(profile: str) -> str:
-    from ptqflow.commands.run import profile_options
-
-    options = profile_options(profile, [])
-    return str(configfile.read(options[-1])["platform"]) if "--configfile" in options else "cpu"
+    """The platform whose results the jobs of a profile write. Raises ConfigError for a profile that states none."""
+    stated = profiles.stated(profile_folder(profile))
+    if "platform" not in stated:
+        raise ConfigError(
+            f"--profile {profile} states no platform; write `platform: cpu` (or gpu, ascend) into a {profiles.OVERLAY} there"
+        )
+    return str(stated["platform"])
 
 
 def _check_output(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / NAME).is_file():
-        raise ConfigError(f"--out {out} holds files that are no checkpoint of ptqflow's; name a new folder")
+    """Refuse a folder that holds anything but a checkpoint of ours: publishing replaces it as a whole."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; name a new folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    try:
+        manifest = Manifest.read(out / NAME)
+    except ArtifactError:
+        manifest = None
+    if manifest is None or manifest.origin.get("stage") != "export":
+        raise ConfigError(f"--out {out} holds files that are no checkpoint of ptqflow's; name a new folder")
+    known = {NAME, *manifest.files}
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_symlink() or not path.is_dir())
+    if others := [name for name in found if name not in known]:
+        raise ConfigError(
+            f"--out {out} holds {others[0]}, which the checkpoint there does not list; move it away, or name a new folder"
+        )
 
 
 def _write_study(
@@ -117,13 +142,19 @@ def _write_study(
         "recipes": {recipe: entry},
         "forms": {"fake": "all"} | ({form: [recipe]} if form != registry.FAKE else {}),
     }
-    work.mkdir(parents=True, exist_ok=True)
-    head = "# Written by `ptqflow quantize-model`; `ptqflow run` with this folder makes the tables, too.\n"
-    write_text(work / CONFIG, head + yaml.safe_dump(study, sort_keys=False))
+    file, text = work / CONFIG, HEAD + yaml.safe_dump(study, sort_keys=False)
+    before = file.read_text(encoding="utf-8") if file.exists() else HEAD
+    if not before.startswith(HEAD):
+        raise ConfigError(f"--work {work} holds a study that `quantize-model` did not write; name another folder")
+    if before != text:
+        work.mkdir(parents=True, exist_ok=True)
+        with alone(work):
+            write_text(file, text)
 
 
 def _publish(checkpoint: Path, out: Path) -> None:
     """The checkpoint's files under another name: hard links where the file system has them, else copies. Whole or not at all."""
+    _check_output(out)  # again: jobs took a while
     names = [*Manifest.read(checkpoint / NAME).files, NAME]
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)

@@ -2,14 +2,19 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from ptqflow import configfile
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import in_words
-from ptqflow.errors import ConfigError
-from ptqflow.presets import PRESETS, resolve
+from ptqflow.commands.folders import configuration
+from ptqflow.errors import ConfigError, explain
+from ptqflow.presets import PRESETS, resolve, without_preset
 from ptqflow.recipes import Recipe
+from ptqflow.replicates import Replicated
 
 EXAMPLES = """examples:
   ptqflow recipes                             the presets
@@ -19,7 +24,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study to look in."""
-    parser.add_argument("--config", help="a configuration, whose recipes are listed, too")
+    parser.add_argument("--config", help="a configuration, or the folder of a study, whose recipes are listed, too")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,15 +36,22 @@ def run(args: argparse.Namespace) -> None:
     print("\n`ptqflow explain NAME` shows one in full, `ptqflow formats MODEL` what holds it for a model.")
 
 
-def recipes_of(config: str) -> dict[str, Recipe]:
-    """The recipes of a configuration. Raises ConfigError for one that is none."""
+def recipes_of(place: str) -> dict[str, Replicated]:
+    """The recipes of a configuration, or of a study's folder. Raises ConfigError for one that is none."""
+    config = configuration(place)
     entries: Any = configfile.read(config).get("recipes") or {}
     if not isinstance(entries, Mapping) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ConfigError(f"{config}: recipes: keys with values belong here, name: {{preset: ...}}")
+    return {str(name): recipe_of(config, name, entry) for name, entry in entries.items()}
+
+
+def recipe_of(config: Path, name: str, entry: dict[str, Any]) -> Replicated:
+    """What an entry of `recipes` stands for. Raises ConfigError that names it."""
     try:
-        return {str(name): resolve(entry) for name, entry in entries.items()}
+        return Replicated.model_validate(without_preset(entry))
     except ValueError as error:
-        raise ConfigError(f"{config}: recipes: {error}; `ptqflow check {config}` says which") from None
+        said = explain(error, Replicated) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{config}: recipes.{name}: {said}") from None
 
 
 def _print(recipes: Mapping[str, Recipe]) -> None:

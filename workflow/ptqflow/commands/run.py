@@ -19,12 +19,12 @@ from typing import IO
 
 import psutil
 
-from ptqflow import configfile, paths
+from ptqflow import asked, configfile, paths, profiles
+from ptqflow.commands.folders import CONFIG, refuse_study_behind, study_folder
 from ptqflow.console import warnings_of
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
 
-CONFIG = "config.yaml"
 PROFILES = ROOT / "workflow/profiles"
 PLANS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock", "--summary", "--dag", "--rulegraph", "--lint", "--list-rules", "-l"}
 TAKES_REST = True  # options of Snakemake's
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, the profile, and options of Snakemake's."""
     parser.usage = (
         "ptqflow run [STUDY] [--profile NAME] [options and targets of Snakemake]\n\n"
-        "STUDY: a folder with config.yaml (default: this one)"
+        "STUDY: a folder with config.yaml, or that file (default: this one)"
     )
     parser.add_argument(
         "--profile", default="local", help="where jobs run: a name in workflow/profiles, or a folder (default: local)"
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the study. Returns Snakemake's status."""
     named = bool(args.rest) and not args.rest[0].startswith("-")
-    study, options = (Path(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
+    study, options = (study_folder(args.rest[0]), args.rest[1:]) if named else (Path(), args.rest)
+    if not named:
+        refuse_study_behind(options)
     status = workflow(study, args.profile, options)
     if status or PLANS_ONLY & set(options):
         return status
@@ -68,17 +70,16 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         raise ConfigError(f"{study / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new {study}`")
     for file in (folder / CONFIG, *map(Path, configfile.named_in(options))):
         configfile.check(file)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    command += profile_options(profile, options)
+    files, options = configfile.taken_out(options)
+    command = snakemake(folder, profile, files)
     if PLANS_ONLY & set(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
-    with _alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
+    with alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
-        done = subprocess.Popen(
-            [*command, "--logger", "ptqflow", *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()]
-        )
+        command[3:3] = ["--logger", "ptqflow"]
+        done = subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()])
         started.append(done.pid)
         status = done.wait()
         if status:
@@ -86,16 +87,34 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     return status
 
 
-def profile_options(profile: str, options: Sequence[str]) -> list[str]:
-    """Options that name a profile of this repository by its folder, wherever Snakemake is started, or another one as it is."""
-    folder = PROFILES / profile
-    if not folder.is_dir():
-        if not Path(profile).is_dir():
-            known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
-            raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
-        return ["--profile", profile]
-    platform = [] if configfile.named_in(options) else ["--configfile", str(folder / "platform.yaml")]
-    return ["--profile", str(folder), *platform]
+def snakemake(folder: Path, profile: str, files: Sequence[str] = ()) -> list[str]:
+    """Snakemake on the study of a folder, up to the user's options; `files`: configuration laid over the study's and profile's.
+
+    Options that take any number of values are first: a target that a user names must not count as one of them.
+    """
+    where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    return [sys.executable, "-m", "snakemake", *profile_options(profile, files), *where]
+
+
+def profile_options(profile: str, files: Sequence[str] = ()) -> list[str]:
+    """Options that name a profile by its folder, wherever Snakemake is started, and its platform behind a user's own files.
+
+    So the profile has the last word, whether or not the user's `--config` has taken the place of its own.
+    """
+    folder = profile_folder(profile)
+    overlay = folder / profiles.OVERLAY
+    files = [*files, *([str(overlay)] if overlay.is_file() else [])]
+    return [*(["--configfile", *files] if files else []), "--profile", str(folder)]
+
+
+def profile_folder(profile: str) -> Path:
+    """The folder of a profile of this repository, by its name, or of another one. Raises ConfigError for what is neither."""
+    if (PROFILES / profile).is_dir():
+        return PROFILES / profile
+    if not Path(profile).is_dir():
+        known = ", ".join(sorted(path.name for path in PROFILES.iterdir() if path.is_dir()))
+        raise ConfigError(f"--profile {profile}: no such profile; use one of {known}, or a folder with a profile.yaml")
+    return Path(profile).resolve()
 
 
 def environment() -> dict[str, str]:
@@ -107,7 +126,7 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[IO[str]]:
+def alone(folder: Path) -> Iterator[IO[str]]:
     """Hold the study's lock: two runs would write the same files. Jobs that outlive this process keep it."""
     (folder / ".ptqflow").mkdir(exist_ok=True)
     with open(folder / ".ptqflow/lock", "a") as lock:
@@ -180,7 +199,7 @@ def _print_end(study: Path) -> None:
             print(table.read_text())
     for line in warnings(study):
         print(f"warning: {line}")
-    for manifest in sorted(study.glob(paths.checkpoint("*", "*", "*.*"))):
+    for manifest in _checkpoints(study, "*.*"):
         size = sum(entry["bytes"] for entry in json.loads(manifest.read_text())["files"].values())
         print(f"checkpoint: {manifest.parent} ({size / 1e6:.1f} MB)")
     if (report := study / paths.REPORT).is_file():
@@ -190,11 +209,16 @@ def _print_end(study: Path) -> None:
 def warnings(study: Path) -> list[str]:
     """What the stages' logs say was not as asked, each once, and in how many places recipes were not followed."""
     logs: dict[str, list[str]] = {}
-    for log in sorted((study / paths.ROOT / "logs").rglob("*.log")):
+    for log in asked.of_logs(study, sorted((study / paths.ROOT / "logs").rglob("*.log"))):
         for line in warnings_of(log):
             logs.setdefault(line, []).append(str(log.relative_to(study)))
     found = [f"{first}{f' and {len(more)} more' if more else ''}: {line}" for line, (first, *more) in logs.items()]
     count = 0
-    for manifest in study.glob(paths.checkpoint("*", "*", "*.fake")):
+    for manifest in _checkpoints(study, "*.fake"):
         count += sum(json.loads(manifest.read_text())["origin"].get("fallbacks", {}).values())
     return [*found, f"{count} fallback(s) in all: linears or blocks that are not as their recipe says"] if count else found
+
+
+def _checkpoints(study: Path, variants: str) -> list[Path]:
+    """Manifests of the checkpoints here that the study asks for, of any platform."""
+    return asked.of_checkpoints(study, sorted(study.glob(paths.checkpoint("*", "*", variants))))
