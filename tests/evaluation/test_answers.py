@@ -1,6 +1,7 @@
 """Final answers: where they are looked for, and when they are right."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,21 @@ def test_nested_braces_are_balanced(content: str) -> None:
         (r"\boxed{7}, \boxed{7}", "7"),
         (r"\boxed 12.", "12"),
         (r"\boxed{\frac{\boxed{1}}{2}}", r"\frac{\boxed{1}}{2}"),
+        (r"\\boxed{3}", "3"),
+        (r"{\boxed{3} and \boxed{\frac{1}{2}", "3"),
         ("nothing", None),
     ],
 )
 def test_odd_boxes(text: str, answer: str | None) -> None:
     assert last_boxed(text) == answer
+
+
+def test_a_repeated_box_is_read_in_one_pass() -> None:
+    """A completion of 32,768 tokens that repeats an open box; with a pass from each of them, a minute."""
+    start = time.process_time()
+    assert extract("\\boxed{" * 11_000, truncated=True) is None
+    assert last_boxed("\\boxed{" * 11_000 + "7", unclosed=True) == "7"
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

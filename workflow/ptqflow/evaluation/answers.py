@@ -8,10 +8,13 @@ Whether an answer is right is decided by `equality`.
 """
 
 import re
+from dataclasses import dataclass
 
 from ptqflow.chat import END_THINK, THINK
 
-_BOXED = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![a-zA-Z])\s*(\{)?")
+_BOX = r"(?:f?boxed|fbox|framebox)(?![a-zA-Z])"
+_BOX_OR_BRACE = re.compile(rf"(?P<box>\\{_BOX}\s*(?P<open>\{{)?)|\\(?!\\?{_BOX})(?:.|\n)|[{{}}]")
+_END_OF_FORMULA = re.compile(r"\$|\n|\\[)\]]")
 _UNBRACED = re.compile(r"-?\d[\d,.]*\d|-?\d|\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s\\$]")
 _BETWEEN = re.compile(
     r"(?:\$|\\[()\[\]]|\\quad|\\text\s*\{|\}|[,;]|\band\b|\bor\b|[a-zA-Z](?:_\{?\d\}?)?\s*=|\s)*", re.IGNORECASE
@@ -69,30 +72,47 @@ def after_thinking(text: str, thinking: bool) -> str | None:
     return answer if answer.strip() or not (thinking or THINK in text) else None
 
 
+@dataclass
+class _Box:
+    """A box begins at `start`, its content is from `inside` to `stop`, and `end` is behind it; both are None while it is open."""
+
+    start: int
+    inside: int
+    stop: int | None = None
+    end: int | None = None
+
+
 def _boxes(text: str) -> list[tuple[int, int, str, bool]]:
-    """(start, end, content, whether closed) of every box that is in no other; escaped braces do not count."""
-    found = []
-    position = 0
-    while match := _BOXED.search(text, position):
-        start = match.end()
-        if match[1] is None:
-            bare = _UNBRACED.match(text, start)
-            position = bare.end() if bare else start
-            found.append((match.start(), position, bare[0] if bare else "", True))
+    """(start, end, content, whether closed) of every box that is in no other; escaped braces do not count.
+
+    One pass, for a model may repeat a box to the end of its tokens. A box that is left open ends with its formula or line, or
+    where the next begins.
+    """
+    boxes: list[_Box] = []
+    braces: list[_Box | None] = []  # those that are open, each with the box that it opened
+    for token in _BOX_OR_BRACE.finditer(text):
+        if token["box"]:
+            boxes.append(box := _Box(token.start(), token.end()))
+            if token["open"]:
+                braces.append(box)
+            else:
+                bare = _UNBRACED.match(text, box.inside)
+                box.stop = box.end = bare.end() if bare else box.inside
+        elif token[0] == "{":
+            braces.append(None)
+        elif token[0] == "}" and braces and (closed := braces.pop()):
+            closed.stop, closed.end = token.span()
+    found, covered = [], 0
+    for box, following in zip(boxes, [*(box.start for box in boxes[1:]), len(text)], strict=False):  # of no boxes, too
+        if box.start < covered:
             continue
-        depth, position = 1, start
-        while position < len(text) and depth:
-            if text[position] == "\\":
-                position += 1
-            elif text[position] in "{}":
-                depth += 1 if text[position] == "{" else -1
-            position += 1
-        if depth:
-            content = re.split(r"\$|\n|\\[)\]]", text[start:])[0]
-            position = start
-            found.append((match.start(), start + len(content), content.strip().rstrip("."), False))
+        if box.end is None:
+            cut = _END_OF_FORMULA.search(text, box.inside, following)
+            end = cut.start() if cut else following
+            found.append((box.start, end, text[box.inside : end].strip().rstrip("."), False))
         else:
-            found.append((match.start(), position, text[start : position - 1].strip(), True))
+            covered = box.end
+            found.append((box.start, box.end, text[box.inside : box.stop].strip(), True))
     return found
 
 
