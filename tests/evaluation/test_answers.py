@@ -1,6 +1,7 @@
 """Final answers: where they are looked for, and when they are right."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,21 @@ def test_nested_braces_are_balanced(content: str) -> None:
         (r"\boxed{7}, \boxed{7}", "7"),
         (r"\boxed 12.", "12"),
         (r"\boxed{\frac{\boxed{1}}{2}}", r"\frac{\boxed{1}}{2}"),
+        (r"\\boxed{3}", "3"),
+        (r"{\boxed{3} and \boxed{\frac{1}{2}", "3"),
         ("nothing", None),
     ],
 )
 def test_odd_boxes(text: str, answer: str | None) -> None:
     assert last_boxed(text) == answer
+
+
+def test_a_repeated_box_is_read_in_one_pass() -> None:
+    """A completion of 32,768 tokens that repeats an open box; with a pass from each of them, a minute."""
+    start = time.process_time()
+    assert extract("\\boxed{" * 11_000, truncated=True) is None
+    assert last_boxed("\\boxed{" * 11_000 + "7", unclosed=True) == "7"
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -74,6 +85,27 @@ def test_odd_boxes(text: str, answer: str | None) -> None:
         ("The answer is **Evelyn**.", {}, "Evelyn"),
         ("**Final answer: 14**", {}, "14"),
         ("The answer is 7 because 3+4.", {}, "7"),
+        ("The answer is 42. I verified it, and the result is correct.", {}, "42"),
+        ("#### 18\nThe answer is right.", {}, "18"),
+        ("The answer is 42. I hope this answer is helpful!", {}, "42"),
+        ("The result is 8 by 3, so the answer is no.", {}, "no"),
+        ("The answer is ellipse.", {}, "ellipse"),
+        ("The final answer is 6 - 5i.", {}, "6 - 5i"),
+        ("The answer is x^2 + 1.", {}, "x^2 + 1"),
+        ("The answer is (2, 3) for all of them.", {}, "(2, 3)"),
+        ("The answer is 2ab - cd.", {}, "2ab - cd"),
+        ("The answer is 2π.", {}, "2π"),
+        ("Answer: 2 + 3i", {}, "2 + 3i"),
+        ("The answer is 1.5 million dollars.", {}, "1.5 million"),
+        ("The answers are 2 and 3.", {}, "2 and 3"),
+        ("The answer is 12:30 pm.", {}, "12:30"),
+        ("The answer is $18 per day.", {}, "18"),
+        ("The answer is 5 feet 3 inches", {}, "5"),
+        ("The answer is 42!", {}, "42"),
+        ("The answer is 7, since 3+4=7.", {}, "7"),
+        ("The answer is exactly 18 (eighteen).", {}, "18"),
+        ("The answer is:\n$$\n42\n$$", {}, "42"),
+        ("The answer is $5$, not $6$.", {}, "$5$"),
         (r"so it is $\frac{3}{4}$.", {}, r"\frac{3}{4}"),
         (r"The answer is 2\sqrt{3}.", {}, r"2\sqrt{3}"),
         ("Hence 20 kg^2", {}, "20"),

@@ -66,6 +66,8 @@ def test_lengths_are_without_the_joining_space_and_in_their_units(manifest: Path
         ([-6.0, -9.0], "bytes", "1"),  # -3 and -1.8
         ([math.nan, math.nan], "none", None),
         ([-1.0, math.nan], "none", None),
+        ([-math.inf, -math.inf], "none", None),
+        ([-math.inf, -2.0], "characters", "1"),
     ],
 )
 def test_choice_is_lm_evals_and_none_of_what_is_no_number(

@@ -23,6 +23,11 @@ RIGHT = r"""
 10 | \binom{5}{2} | {5 \choose 2}
 3\sqrt{2} | \sqrt{18} | 3\sqrt2 | \sqrt{2}\cdot 3 | \frac{6}{\sqrt{2}} | 3*sqrt(2) | 3√2 | 3 \times \sqrt{2} | 3\cdot 2^{1/2} | 3 \, \sqrt{2} | 3 sqrt 2 | x = 3\sqrt{2} \approx 4.24 | 3\sqrt{2}\text{ cm} | 3(2^{\frac12})
 \frac{\sqrt{3}}{3} | \frac{1}{\sqrt{3}} | \sqrt{3}/3 | \frac{\sqrt3}3 | \tan 30^\circ | \sqrt{\frac13} | \frac13\sqrt3 | \tan\frac{\pi}{6} | 3^{-1/2}
+2\sqrt{3} | √12 | 2√3 | sqrt12 | 2 sqrt(3)
+\frac{3+\sqrt{17}}{2} | (3+√17)/2
+4 | √16 | 2²
+\sqrt{x} | √x | x^{1/2}
+10^{-3} | 10⁻³ | 0.001
 \sqrt[3]{16} | 2\sqrt[3]{2} | 16^{1/3} | 2 \cdot 2^{1/3}
 12\pi | 12 \pi | 12π | 12pi | \pi \cdot 12 | 12\pi \text{ cm} | 12*pi | 12\pi\approx 37.7 | 12 \cdot \pi
 \frac{\pi}{3} | \pi/3 | \frac{1}{3}\pi | \frac{2\pi}{6} | π/3 | \arccos \frac12 | \cos^{-1}(1/2) | \frac{\pi}{3}\text{ radians} | \theta = \frac{\pi}{3}
@@ -44,16 +49,20 @@ RIGHT = r"""
 \text{Alice} | Alice | \text{alice} | \textbf{Alice} | \mathrm{Alice} | \text{Alice.} | Alice. | \text{ Alice } | \textrm{Alice} | **Alice**
 \text{circle} | \text{a circle} | circle | Circle | \text{the circle} | a circle
 \text{(B)} | B | (B) | \text{B} | \textbf{(B)} | \text{(B)}\ 12 | B. | \mathrm{B} | B) | \text{(B) } 12 | \mathbf{(B)} | \text{Option B} | \text{b}
+C | (C) | \text{(C)} | \text{C} | C.
+\text{no} | No | no | NO. | \text{No}
+\text{two} | 2 | two
+10 | ten | \text{ten} | Ten
 \text{no solution} | No solution | \text{No solution} | no solution.
 52_8 | 52_{8} | (52)_8 | 52_{\text{eight}} | 52\text{ base }8 | 52_{(8)} | 52_\text{eight} | 52_{\text{base }8} | 52 \text{ (base 8)} | 52_8. | 52₈
 1A_{16} | 1A_{16} | 1A_{\text{sixteen}}
 x^2+2x+1 | (x+1)^2 | 1+2x+x^2 | x^{2} + 2x + 1 | x(x+2)+1 | (x+1)(x+1) | x^2+2*x+1 | f(x) = x^2+2x+1 | x² + 2x + 1 | (1+x)^2 | y = (x+1)^2
 \sin^2 x | 1-\cos^2 x | (\sin x)^2 | \sin^2(x) | \sin x \cdot \sin x | \sin^{2} x
 \frac{1}{x+1} | (x+1)^{-1} | \frac{1}{1+x} | 1/(x+1)
-y = 2x - 3 | 2x - y = 3 | y=2x-3 | 2x-y-3=0 | y + 3 = 2x | y = -3 + 2x | y=2(x-1)-1
+y = 2x - 3 | 2x - y = 3 | y=2x-3 | 2x-y-3=0 | y + 3 = 2x | y = -3 + 2x | y=2(x-1)-1 | 2x-3 | x = \frac{y+3}{2}
 2x+3y=6 | 4x+6y=12 | 2x+3y-6=0 | 3y = 6 - 2x | x/3+y/2=1
 x^2+y^2=4 | y^2+x^2=4 | x^2+y^2-4=0 | 4 = x^2+y^2 | x^2 + y^2 = 2^2
-2^{10} | 1024 | 1,024 | 2^10 | 4^5
+2^{10} | 1024 | 1,024 | 2^10 | 4^5 | 2¹⁰
 e^2 | e^{2} | \exp(2) | e*e | \mathrm{e}^2
 \ln 2 | \log_e 2 | \ln(2) | -\ln\frac12
 0.0000012 | 1.2 \times 10^{-6} | 1.2e-6 | .0000012 | 1.2 \cdot 10^{-6} | 0.12\times10^{-5}
@@ -79,6 +88,12 @@ n! | n! | n(n-1)!
 6.5 | 6\frac{1}{2} | 13/2 | 6.50 | 6 1/2 | 6½
 1.41 | 1.41\ldots | 1.41... | 1.41…
 (2,4) | (2, 4) | 2 < x < 4
+2<x<4 | (2,4) | x \in (2,4) | 4 > x > 2 | (2,3] \cup [3,4)
+(0,1]\cup[1,2) | (0,2) | 0 < x < 2
+(0,1)\cup(1,2) | (0,2) \setminus \{1\}
+\begin{pmatrix}1&0\\0&1\end{pmatrix} | \left[\begin{array}{c c}1&0\\0&1\end{array}\right]
+x = 2y | y = \frac{x}{2} | 2y = x
+y = x | x = y
 (3, \frac{\pi}{2}) | (r,\theta)=(3,\frac{\pi}{2}) | \left( 3, \pi/2 \right)
 2 | \ln e^2 | \textcolor{red}{2} | \large 2 | \text{There are } 2 \text{ ways} | \text{So } x = 2 | \log_3 9 | \color{red}2
 \text{Yes} | yes | Yes | \text{yes}
@@ -93,6 +108,7 @@ WRONG = r"""
 2\frac{1}{3} | \frac{2}{3} | 21/3 | 2.33 | 2.333333 | 2 \cdot \frac13
 \pi | 3.14 | 3.1416 | \frac{22}{7} | 3.14159265358979 | 180
 \sqrt{2} | 1.414 | 1.41421356 | 2 | 1.4142135623730951
+9 | √19 | 3^{-2}
 \frac{\sqrt{3}}{2} | 0.866 | \frac{\sqrt3}{3} | \frac{3}{2}
 12\pi | 12 | 37.7 | 37.699 | 12\pi^2 | \pi
 1200 | 1.2 | 12000 | 1,20 | 1.200 | 120 | 1200\% \text{ or } 3
@@ -120,6 +136,9 @@ WRONG = r"""
 \text{Tea} | Eat | ate
 113 | 11\,3
 \text{even} | odd | \text{neither} | \text{not even}
+C | (B) | \text{(B)} | (C) \text{ or } (D)
+10 | two | eleven
+\text{no} | yes | on
 \text{(C)} | B | \text{(B)} | (C) \text{ or } (D) | C, D | \text{(C), (D)} | D
 \text{east} | west | \text{northeast} | \text{south-east}
 6-5i | 6+5i | 5-6i | -6+5i | 6-5 | 6 | (6,-5)
@@ -128,6 +147,9 @@ x^2+2x+1 | x^2+2x-1 | x^2+2y+1 | 2x^2+4x+2 | (x-1)^2
 \cot x | \tan x | \frac{\sin x}{\cos x} | \cot y
 5x - 7y + 11z + 4 = 0 | 5x-7y+11z-4=0 | 5x-7y+11z+4 | 5x - 7y + 11z = 4 | -5x-7y+11z+4=0
 y = 2x+3 | y=3x+2 | y = 2x-3 | x = 2y+3 | y = 2x | 2y = 2x+3
+x = 5 \text{ cm} | x = 5 \text{ in}
+x = 2y | y = 2x | 2y - x | x = 2z
+2<x<4 | (2,4] | (4,2) | \{2,4\} | 2,4
 x = 5 | x = 4 | y = 4 | x \ne 5 | x > 5 | x \ge 5 | -5
 7 | \text{not } 7 | 7 \text{ or } 8 | x \ne 7 | 7, 8 | \text{at least } 7 | 7 \text{ or more} | > 7 | 7x | 77 | -7 | 7! | 7\text{ dozen} | 7 \text{ hundred} | \approx 7.1 | 3 + 4 = 8 | 7_{8} | \frac{1}{7} | 7\% \text{ or } 8
 3 | 3\text{ remainder }2 | \sqrt{3} | 3^\circ \text{ to } 4 | 3i | 3 \pm 1

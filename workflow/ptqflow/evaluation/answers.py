@@ -8,10 +8,14 @@ Whether an answer is right is decided by `equality`.
 """
 
 import re
+from dataclasses import dataclass
 
 from ptqflow.chat import END_THINK, THINK
+from ptqflow.evaluation.notation import split
 
-_BOXED = re.compile(r"\\(?:f?boxed|fbox|framebox)(?![a-zA-Z])\s*(\{)?")
+_BOX = r"(?:f?boxed|fbox|framebox)(?![a-zA-Z])"
+_BOX_OR_BRACE = re.compile(rf"(?P<box>\\{_BOX}\s*(?P<open>\{{)?)|\\(?!\\?{_BOX})(?:.|\n)|[{{}}]")
+_END_OF_FORMULA = re.compile(r"\$|\n|\\[)\]]")
 _UNBRACED = re.compile(r"-?\d[\d,.]*\d|-?\d|\\[a-zA-Z]+(?:\{[^{}]*\})*|[^\s\\$]")
 _BETWEEN = re.compile(
     r"(?:\$|\\[()\[\]]|\\quad|\\text\s*\{|\}|[,;]|\band\b|\bor\b|[a-zA-Z](?:_\{?\d\}?)?\s*=|\s)*", re.IGNORECASE
@@ -26,11 +30,19 @@ _NUMBER = re.compile(
     rf"(?:\d{{1,3}}(?:{_THOUSANDS}\d{{3}})+(?:\.\d+)?(?!\d)|\d+ \d+/\d+|\d*\.?\d+(?:/\d+)?)"
     r"(?:\s*(?:\\times|\\cdot|×|\*)\s*10\^\{?-?\d+\}?|\^\{?-?\d+\}?|_\{?\d+\}?)?(?:\s?\\?%)?"
 )
-_STATED = re.compile(r"(?:answer|result|option|choice)\b\**\s*(?:is|are|:|=)\**\s*:?\s*|####\s*", re.IGNORECASE)
+_STATED = re.compile(r"(?:answers?|result|option|choice)\b\**\s*(?:is|are|:|=)\**\s*:?\s*|####\s*", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"\n|\.(?=\s|$|\*)|[!?](?=\s+[A-Z]|\s*$|\*)", re.MULTILINE)
 _MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$\n]+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
            "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]  # fmt: skip
 _NUMERAL = re.compile(rf"\b(?:{'|'.join(NUMERALS)})\b", re.IGNORECASE)
+# "correct" or "what we wanted": said about an answer. It is none unless a numeral, yes or no comes first.
+_REMARK = re.compile(rf"(?!(?:yes|no|none|{'|'.join(NUMERALS)})\b)(?:[a-z]{{2,}}|a|I|[\s,;:!?'\"()-])*")
+_WORD = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|log|ln|sqrt|hundred|thousand|million|billion|trillion|percent)\b)[a-zA-Z]{2,}"
+# The first word after an expression, a unit or a remark, unless it is an operand.
+_PROSE = rf"(?<![-+*/=^<>\s])\s*[,;:—–]?\s+[(\[]?{_WORD}"
+# What no expression begins or ends with.
+_DRESS = re.compile(r"^[^\w([{\\|$.+\-−–√±≈<>]+|[^\w)\]}|$%°!'∞]+$")
 
 
 def extract(text: str, *, thinking: bool = False, truncated: bool = False, legacy: bool = False) -> str | None:
@@ -69,30 +81,47 @@ def after_thinking(text: str, thinking: bool) -> str | None:
     return answer if answer.strip() or not (thinking or THINK in text) else None
 
 
+@dataclass
+class _Box:
+    """A box begins at `start`, its content is from `inside` to `stop`, and `end` is behind it; both are None while it is open."""
+
+    start: int
+    inside: int
+    stop: int | None = None
+    end: int | None = None
+
+
 def _boxes(text: str) -> list[tuple[int, int, str, bool]]:
-    """(start, end, content, whether closed) of every box that is in no other; escaped braces do not count."""
-    found = []
-    position = 0
-    while match := _BOXED.search(text, position):
-        start = match.end()
-        if match[1] is None:
-            bare = _UNBRACED.match(text, start)
-            position = bare.end() if bare else start
-            found.append((match.start(), position, bare[0] if bare else "", True))
+    """(start, end, content, whether closed) of every box that is in no other; escaped braces do not count.
+
+    One pass, for a model may repeat a box to the end of its tokens. A box that is left open ends with its formula or line, or
+    where the next begins.
+    """
+    boxes: list[_Box] = []
+    braces: list[_Box | None] = []  # those that are open, each with the box that it opened
+    for token in _BOX_OR_BRACE.finditer(text):
+        if token["box"]:
+            boxes.append(box := _Box(token.start(), token.end()))
+            if token["open"]:
+                braces.append(box)
+            else:
+                bare = _UNBRACED.match(text, box.inside)
+                box.stop = box.end = bare.end() if bare else box.inside
+        elif token[0] == "{":
+            braces.append(None)
+        elif token[0] == "}" and braces and (closed := braces.pop()):
+            closed.stop, closed.end = token.span()
+    found, covered = [], 0
+    for box, following in zip(boxes, [*(box.start for box in boxes[1:]), len(text)], strict=False):  # of no boxes, too
+        if box.start < covered:
             continue
-        depth, position = 1, start
-        while position < len(text) and depth:
-            if text[position] == "\\":
-                position += 1
-            elif text[position] in "{}":
-                depth += 1 if text[position] == "{" else -1
-            position += 1
-        if depth:
-            content = re.split(r"\$|\n|\\[)\]]", text[start:])[0]
-            position = start
-            found.append((match.start(), start + len(content), content.strip().rstrip("."), False))
+        if box.end is None:
+            cut = _END_OF_FORMULA.search(text, box.inside, following)
+            end = cut.start() if cut else following
+            found.append((box.start, end, text[box.inside : end].strip().rstrip("."), False))
         else:
-            found.append((match.start(), position, text[start : position - 1].strip(), True))
+            covered = box.end
+            found.append((box.start, box.end, text[box.inside : box.stop].strip(), True))
     return found
 
 
@@ -113,27 +142,40 @@ def last_boxed(text: str, *, unclosed: bool = False) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    """What follows "the answer is": a formula, a number, or a few words."""
-    matches = list(_STATED.finditer(text))
-    if not matches:
-        return None
-    bold = text[: matches[-1].end()].count("**") % 2
-    said = re.split(r"\n|\.(?=\s|$|\*)", text[matches[-1].end() :].lstrip())[0].strip()
+    """What follows the last "the answer is" that is more than a remark; of remarks alone, the last if it is short."""
+    claims = [_claim(text, match.end()) for match in _STATED.finditer(text)]
+    answers = [claim for claim in claims if not _REMARK.fullmatch(claim)] or claims
+    return _answer(answers[-1]) if answers else None
+
+
+def _claim(text: str, start: int) -> str:
+    """The clause at `start`, or the formula there that is all of it, without bold."""
+    bold = text[:start].count("**") % 2
+    rest = text[start:].lstrip()
+    if formula := _formula(rest):
+        return formula[0]
+    said = _CLAUSE_END.split(rest, maxsplit=1)[0].strip()
     said = said.split("**")[1] if said.startswith("**") and said.count("**") > 1 else said.split("**")[0] if bold else said
-    said = re.sub(r"^(?:simply|just|equal to|therefore|thus)\s+", "", said.strip("*").strip())
-    if not said or re.search(r"\b(?:not|either)\b", said):
-        return None
-    if (formula := _MATH.match(said)) and not re.match(r"\s*(?:and|or|,)", said[formula.end() :]):
+    return re.sub(r"^(?:simply|just|exactly|equal to|therefore|thus)\s+", "", said.strip("*").strip())
+
+
+def _formula(text: str) -> re.Match[str] | None:
+    """The formula that a text begins with, unless another value follows."""
+    formula = _MATH.match(text)
+    return formula if formula and not re.match(r"\s*(?:and\b|or\b|,)", text[formula.end() :]) else None
+
+
+def _answer(said: str) -> str | None:
+    """The formula, expression or few words that a clause begins with."""
+    if formula := _formula(said):
         return next(group for group in formula.groups() if group).strip()
-    if "\\" in said and not re.search(r"[a-zA-Z]{3,}", re.sub(r"\\[a-zA-Z]+(?:\{[^{}]*\})?", "", said)):
-        return said
-    if re.fullmatch(r"[-\d\s,.;/%$]+(?:(?:and|or)[-\d\s,.;/%$]+)*", said):
-        return said
-    if "=" not in said and (first := _NUMBER.match(_plain(said).lstrip("$ "))):
-        return first[0]
-    if not re.search(r"\d", said):
-        return said if len(said.split()) <= 4 else None
-    return None
+    expression = _DRESS.sub("", split(said, _PROSE)[0][1])
+    if re.search(r"\b(?:not|either)\b", expression):
+        return None
+    words = re.search(rf"(?<![\\a-zA-Z\d])(?<![-+*/=^<>] ){_WORD}", re.sub(r"\\[a-zA-Z]+(?:\{[^{}]*\})?", "", expression))
+    if expression and not words and (expression == said or re.search(r"[\d\\]", expression)):
+        return re.sub(r"^\$(?=[^$]*$)", "", expression)
+    return said if said and not re.search(r"\d", said) and len(said.split()) <= 4 else None
 
 
 def _plain(text: str) -> str:

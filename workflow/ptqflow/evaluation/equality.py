@@ -38,22 +38,18 @@ def equal(answer: str | None, gold: str) -> bool:
 def agree(a: Value, gold: Value) -> bool:
     """Whether an answer says what the gold answer says."""
     match a, gold:
-        case (Named(x, left), Named(y, right)):
-            return agree(left, right) and (x == y or len(x) != 1 or len(y) != 1)
-        case (Named(name, value), Equation()):
-            return isinstance(value, Scalar) and _same_equation(Equation(name, value.text), gold)
-        case (Equation(), Named(name, value)):
-            return isinstance(value, Scalar) and _same_equation(a, Equation(name, value.text))
+        case (Named(x, left), Named(y, right)) if (x == y or len(x) != 1 or len(y) != 1) and agree(left, right):
+            return True
+        case (Named() | Equation(), Named() | Equation()):
+            return _same_equation(a, gold)
         case (Named(_, value), _):
             return agree(value, gold)
         case (_, Named(_, value)):
             return agree(a, value)
         case (Scalar(), Scalar()):
             return _same_scalar(a, gold)
-        case (Scalar(letter), Words(choice)):
-            return choice in ("choice " + letter.upper(), letter.casefold())
-        case (Words(word), Scalar(letters)):
-            return word.isalpha() and word == letters.casefold()
+        case (Scalar(letters), Words(words)) | (Words(words), Scalar(letters)):
+            return letters.isalpha() and words in (f"choice {letters.upper()}", letters.casefold())
         case (Words(left), Words(right)):
             return left == right
         case (Based(), Based()) | (Words(), _) | (_, Words()):
@@ -62,13 +58,14 @@ def agree(a: Value, gold: Value) -> bool:
             return [len(r) for r in left] == [len(r) for r in right] and all(
                 agree(x, y) for p, q in zip(left, right, strict=True) for x, y in zip(p, q, strict=True)
             )
-        case (Equation(), Equation()):
-            return _same_equation(a, gold)
         case (Reals(), Reals()):
             return same_reals(a, gold)
-        case (Reals(), Several("tuple" | "brackets", (Scalar(low), Scalar(high)))):
-            ends = interval(f"({low},{high})" if gold.kind == "tuple" else f"[{low},{high}]")
-            return ends is not None and same_reals(a, ends)
+        case (Reals() as reals, Several("tuple", (Scalar(low), Scalar(high)))) | (
+            Several("tuple", (Scalar(low), Scalar(high))),
+            Reals() as reals,
+        ):
+            ends = interval(f"({low},{high})")
+            return ends is not None and same_reals(reals, ends)
         case (Several(), Several()):
             return _same_several(a, gold)
         case (Several("list", items), _):  # one value in several spellings
@@ -121,10 +118,18 @@ def _same_text(a: str, b: str) -> bool:
         return False
 
 
-def _same_equation(a: Equation, gold: Equation) -> bool:
-    """Differences of sides that are a constant multiple of each other."""
+def _same_equation(a: Value, gold: Value) -> bool:
+    """Differences of sides that are a constant multiple of each other: x = y/2 and y = 2x."""
     try:
-        left, right = (parsed(f"({e.left})-({e.right})") for e in (a, gold))
+        left, right = (parsed(_difference(equation)) for equation in (a, gold))
         return left.free_symbols == right.free_symbols and proportional(left, right)
     except (Unreadable, ZeroDivisionError):
         return False
+
+
+def _difference(equation: Value) -> str:
+    """One side minus the other. Raises Unreadable for a name of what is no expression."""
+    match equation:
+        case Equation(left, right) | Named(left, Scalar(right, "")):
+            return f"({left})-({right})"
+    raise Unreadable(str(equation))

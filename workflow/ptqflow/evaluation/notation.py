@@ -11,14 +11,16 @@ _SYMBOLS = str.maketrans(
         "−": "-", "–": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/",
         "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ",
         "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "°": r"^\circ ", "√": r"\sqrt ", "ℝ": r"\mathbb{R}",
-        "∅": r"\emptyset ", "∖": r"\setminus ", "²": "^{2}", "³": "^{3}", "¹": "^{1}", "⁴": "^{4}", "⁵": "^{5}", "⁶": "^{6}",
-        "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
+        "∅": r"\emptyset ", "∖": r"\setminus ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
         "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅛": r"\frac{1}{8}", "…": r"\ldots ", "’": "'", "⟨": "(", "⟩": ")",
         "\xa0": " ", "\u2009": " ", "\u202f": " ", "\u2007": " ", "\u200b": "",
     }
 )  # fmt: skip
 ROW = "\1"  # between the rows of a matrix: the two backslashes would read as the start of a command
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ", "0123456789-n")
+# A root sign is over the whole number that follows; \sqrt without braces, over its first digit.
+_ROOT = re.compile(r"(?:√|(?<![a-zA-Z\\])sqrt)\s*(\d+(?:,\d{3})*(?:\.\d+)?|[a-zA-Z](?![a-zA-Z]))")
 _COMMANDS = [  # (pattern of commands without their backslash, what all of them are written as)
     ("left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|thinspace|negthinspace|bf|rm|it|kern-?[0-9.]+\\w\\w", ""),
     ("(?:text)?color\\s*\\{[a-z]+\\}|tiny|small|normalsize|large|Large|LARGE|huge|Huge", ""),
@@ -67,7 +69,9 @@ _MIXED = re.compile(r"(?<![\d.\w^_}])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
 def spelled(text: str, *, grouped: bool = True) -> str:
     """`text` in the one spelling. `grouped`: 1,234 outside brackets is one number, otherwise it is two."""
     text = re.sub(r"\\\\(?:\[\d*\.?\d*\w*\])?|\\cr\b", ROW, text)
-    text = re.sub(r"[₀-₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text).translate(_SYMBOLS)
+    text = re.sub(r"[₀-₉]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
+    text = re.sub(r"[⁰¹²³⁴-⁹⁻ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = _ROOT.sub(r"\\sqrt{\1}", text).translate(_SYMBOLS)
     text = re.sub(r"\\[,;:> ]|~", " ", text)
     text = re.sub(r"\{,\}|,\s*\\[!]\s*", "\0", text)  # a thousands separator for certain
     text = re.sub(r"(?<=\d)\s*\0\s*(?=\d{3})", "", text).replace("\0", ",")

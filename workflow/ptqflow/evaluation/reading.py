@@ -89,7 +89,7 @@ _ALL = re.compile(r"^(?:all\s+real(?:s|\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?|R)
 def read(text: str) -> Value:
     """The value that a text in the one spelling stands for."""
     text = _undressed(text)
-    for reader in (_matrix, _choice, _reals, _several, _bracketed, _equation, _plus_minus, _based, _scalar):
+    for reader in (_matrix, _choice, _reals, _several, _bracketed, _equation, _plus_minus, _based, _word, _scalar):
         found = reader(text)
         if found is not None:
             return found
@@ -109,8 +109,7 @@ def _words(text: str) -> Value:
     plain = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).replace("{", "").replace("}", "")
     if re.search(r"[a-zA-Z]{2}", re.sub(r"\\[a-zA-Z]+", "", plain)) and not re.search(r"[\d\\^_=+]", plain):
         plain = re.sub(r"^(?:an?|the)\s+|[().,;'\"!]", "", plain.strip().casefold())
-        plain = re.sub(r"[\s-]+", " ", plain).strip()
-        return Scalar(str(NUMERALS.index(plain))) if plain in NUMERALS else Words(plain)
+        return Words(re.sub(r"[\s-]+", " ", plain).strip())
     return Words(re.sub(r"\s+", "", plain))
 
 
@@ -121,15 +120,13 @@ def _choice(text: str) -> Words | None:
         return Words("choice " + next(group for group in match.groups() if group))
     if match := re.fullmatch(r"(?i:option|choice|answer)\s+\(?([A-Z])\)?", plain):
         return Words("choice " + match[1])
-    if text != plain and re.fullmatch(r"[a-zA-Z]", plain):
-        return Words("choice " + plain.upper())
     return None
 
 
 def _matrix(text: str) -> Matrix | None:
     match = re.fullmatch(
-        r"(.*?)\s*(?:\\cdot|\\times)?\s*[(\[]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array|psmallmatrix|bsmallmatrix)\}(?:\{[clr|]*\})?(.*)"
-        r"\\end\{\w+\}\s*[)\]]?",
+        r"(.*?)\s*(?:\\cdot|\\times)?\s*[(\[]?\s*\\begin\{(?:[pbB]?matrix|smallmatrix|array|psmallmatrix|bsmallmatrix)\}"
+        r"(?:\{[clr|\s]*\})?(.*)\\end\{\w+\}\s*[)\]]?",
         text,
     )
     if not match or "\\begin" in match[2]:
@@ -154,7 +151,7 @@ def _reals(text: str) -> Value | None:
         return _reals(match[1].strip())
     pieces = split(text, r"\\setminus\b")
     if len(pieces) == 2:
-        whole, out = read(pieces[0][1]), read(pieces[1][1])
+        whole, out = interval(pieces[0][1]) or read(pieces[0][1]), read(pieces[1][1])
         points = out.items if isinstance(out, Several) and out.kind == "set" else (out,)
         if isinstance(whole, Reals) and all(isinstance(p, Scalar) for p in points):
             return without(whole, [p.text for p in points if isinstance(p, Scalar)])
@@ -253,6 +250,14 @@ def _based(text: str) -> Value | None:
     if not base:
         return None
     return Scalar(match[1]) if base == 10 else Based(match[1].lstrip("0") or "0", base)
+
+
+def _word(text: str) -> Value | None:
+    """Words that would be read as a product of their letters: numerals, yes and no."""
+    plain = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip().casefold()
+    if plain in NUMERALS:
+        return Scalar(str(NUMERALS.index(plain)))
+    return Words(plain) if plain in ("yes", "no") else None
 
 
 def _scalar(text: str) -> Value | None:

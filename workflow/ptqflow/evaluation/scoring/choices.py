@@ -17,11 +17,11 @@ class Metric(Model):
 def score(row: Mapping[str, Any], metric: Metric) -> Verdict:
     """The verdict on one item, a row of schema GENERATIONS; `extracted` and `gold` are indices of alternatives.
 
-    A single alternative is "0" when greedy decoding produces it, else None. A model whose log-likelihoods are no numbers
-    prefers nothing: the largest would be the first, right now and then.
+    A single alternative is "0" when greedy decoding produces it, else None. A model whose log-likelihoods are no numbers, or
+    all minus infinity, prefers nothing: the largest would be the first, right now and then.
     """
     logprobs = row["choice_logprobs"]
-    if any(math.isnan(logprob) for logprob in logprobs):
+    if any(map(math.isnan, logprobs)) or not any(map(math.isfinite, logprobs)):
         return NOT_FINITE
     if len(logprobs) == 1:
         extracted = "0" if row["choice_greedy"][0] else None
