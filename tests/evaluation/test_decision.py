@@ -19,6 +19,7 @@ def test_a_class_is_named_from_nine_in_ten_on():
     ("evidence", "reason"),
     [
         (Evidence(5, 60.0), "5 items, fewer than 30"),
+        (Evidence(1, 60.0), "1 item, fewer than 30"),
         (Evidence(200, 0.0), "baseline at the floor"),
         (Evidence(200, 100.0), "baseline at the ceiling"),
         (Evidence(200, 60.0, 0.4), "40 % of the baseline's completions cut"),

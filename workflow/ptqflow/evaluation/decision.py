@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from ptqflow.evaluation.statistics import Floats
+from ptqflow.words import counted
 
 LOSSLESS, RISKY = 1.0, 3.0  # points of drop: at most, at least (source paper's classes; fair lies between)
 DECIDED = 0.9
@@ -49,7 +50,7 @@ class Evidence:
     def doubt(self, found: Class) -> str | None:
         """Why it does not carry this class, however probable; None: it does."""
         if self.items < FEWEST_ITEMS:
-            return f"{self.items} items, fewer than {FEWEST_ITEMS}"
+            return f"{counted(self.items, 'item')}, fewer than {FEWEST_ITEMS}"
         if self.baseline <= FLOOR:
             return "baseline at the floor"
         if self.baseline >= CEILING and found != "risky":

@@ -53,7 +53,7 @@ def _pair(
     pairs, effects = {}, {}
     for task in tasks:
         first, second = runs[one].get(task), runs[other].get(task)
-        if first is None or second is None or first.collapsed or second.collapsed:
+        if first is None or second is None or not (first.scored and second.scored):
             continue
         index = common(other, task, second, first)
         if index is None:
