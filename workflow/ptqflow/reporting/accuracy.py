@@ -166,7 +166,7 @@ def _drop(
     lossless, fair, risky = probabilities = decision.class_probabilities(found.posterior)
     verdict, doubt = decision.verdict(probabilities, evidence)
     open_question = verdict == "undecided" and doubt is None  # else no number of items would change anything
-    needed = decision.needed(decision.margin(found.mean), found.spread) if open_question else decision.Needed()
+    needed = decision.needed(decision.sd_for_class(found.mean), found.spread) if open_question else decision.Needed()
     return {
         "drop": found.mean,
         "drop_low": found.low,

@@ -69,7 +69,7 @@ def _pair(
         found = difference.of({task: pairs[task] for task in chosen}, drawn, seeds, seed, name, family)
         better = float(np.mean(found.posterior > 0) + np.mean(found.posterior == 0) / 2)
         decided = max(better, 1 - better) >= decision.DECIDED
-        needed = decision.Needed() if decided else decision.needed(decision.margin(found.mean, [0.0]), found.spread)
+        needed = decision.Needed() if decided else decision.needed(decision.sd_for_sign(found.mean), found.spread)
         return {
             **who,
             "task": name,
