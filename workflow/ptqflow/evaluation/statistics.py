@@ -115,13 +115,15 @@ def effective_completions(score: Floats, samples: float) -> float:
 class Paired:
     """Item means of baseline and variant on the same items and seeds, both [items] in [0, 1], and completions per item.
 
-    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean.
+    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean; `before` is
+    the mean of `replicates_before`.
     """
 
     before: Floats
     after: Floats
     samples: float = 1
     each: Floats | None = None
+    replicates_before: int = 1
 
     @property
     def drop(self) -> Floats:
@@ -144,19 +146,23 @@ class Paired:
         return float((self.lost + self.gained).mean())
 
     @property
+    def completions(self) -> float:
+        """Completions per item, all replicates together, of the side that has more: an item weighs at least one of so many."""
+        return self.samples * max(1 if self.each is None else len(self.each), self.replicates_before)
+
+    @property
     def weight(self) -> float:
         """`pseudo_weight` of the drop; 1 of single completions."""
-        items, completions = len(self.before), self.samples * (1 if self.each is None else len(self.each))
-        if completions == 1 or items == 1:
+        items = len(self.before)
+        if self.completions == 1 or items == 1:
             return 1.0
         variance = self.changed - float(self.drop.mean() ** 2)
-        return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, completions)
+        return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, self.completions)
 
     @property
     def freedom(self) -> float:
         """Degrees of freedom by which the variance of its shares is known; infinite where `weight` makes up for few already."""
-        single = self.samples == 1 and (self.each is None or len(self.each) == 1)
-        return max(len(self.before) - 1, 1) if single else np.inf
+        return max(len(self.before) - 1, 1) if self.completions == 1 else np.inf
 
     def shares(self, prior: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the mean drop, [draws], `prior` added to each of the counts lost, gained and unchanged."""

@@ -155,6 +155,7 @@ def common(variant: Served, task: str, runs: Runs, reference: Runs | None) -> pd
 def paired(reference: Runs, runs: Runs, pairs: pd.MultiIndex) -> statistics.Paired:
     """The item means of both on these (item, seed) pairs."""
     each = runs.each("value", pairs)
+    samples = min(reference.samples(pairs), runs.samples(pairs))
     return statistics.Paired(
-        reference.items("value", pairs), np.asarray(each.mean(0)), min(reference.samples(pairs), runs.samples(pairs)), each
+        reference.items("value", pairs), np.asarray(each.mean(0)), samples, each, replicates_before=len(reference.frames)
     )
