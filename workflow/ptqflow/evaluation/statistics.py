@@ -33,7 +33,8 @@ Significance. Under the null hypothesis baseline and variant are exchangeable, i
 drop changes nothing: p is the share of flips that reach what was seen (for single completions, McNemar's exact test). Among
 several recipes p is Holm's ("A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6, 1979): at most one
 table column in twenty has any significant drop when no recipe changes anything. F flips tell no p below 1 / (F + 1), which Holm
-multiplies by the size of the family: F grows with it.
+multiplies by the size of the family: where p of RESAMPLES flips is small, it is found anew by F that grow with the family. (p is
+at most `a` with probability at most `a` still: for an `a` from SMALL on the first p must be, for one below it the second.)
 
 Of an average over T tasks each task's prior is 1/T of Jeffreys': half a count in every task would pull all drops to the middle at
 once (Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal.
@@ -57,6 +58,7 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000
+SMALL = 0.01  # p of so many resamples from which on it is known to a tenth of itself
 LEVEL = 0.95
 _CHUNK = 1 << 22  # counts held in memory at once
 
@@ -115,8 +117,8 @@ def effective_completions(score: Floats, samples: float) -> float:
 class Paired:
     """Item means of baseline and variant on the same items and seeds, both [items] in [0, 1], and completions per item.
 
-    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean; `before` is
-    the mean of `replicates_before`.
+    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean; `before`
+    is the mean of `replicates_before`.
     """
 
     before: Floats
