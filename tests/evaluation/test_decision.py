@@ -7,6 +7,7 @@ from ptqflow.evaluation.decision import Evidence, Needed, Spread
 from scipy import stats
 
 GOOD = {"task": Evidence(200, 60.0, 0.0)}
+HALF = decision.sd_for_sign(0.5)  # what decides half a point from a limit
 
 
 def test_a_class_is_named_from_nine_in_ten_on():
@@ -19,6 +20,7 @@ def test_a_class_is_named_from_nine_in_ten_on():
     ("evidence", "reason"),
     [
         (Evidence(5, 60.0), "5 items, fewer than 30"),
+        (Evidence(1, 60.0), "1 item, fewer than 30"),
         (Evidence(200, 0.0), "baseline at the floor"),
         (Evidence(200, 100.0), "baseline at the ceiling"),
         (Evidence(200, 60.0, 0.4), "40 % of the baseline's completions cut"),
@@ -48,28 +50,38 @@ def test_five_items_and_a_baseline_of_zero_print_no_class():
 def test_needed_items_make_the_interval_that_decides():
     """Of a drop 0.5 points under a limit, as many items as needed leave it below with probability 0.9, and half do not."""
     spread = Spread(by_items=1.0, items=200)
-    items = decision.needed(0.5, spread).items
+    items = decision.needed(HALF, spread).items
     assert items == 1314
     below = [stats.norm.cdf(0.5 / (200 / n) ** 0.5) for n in (items, items // 2)]
     assert below[0] >= 0.9 > below[1]
 
 
+@pytest.mark.parametrize("drop", [-1.0, 0.5, 1.001, 1.5, 2.0, 2.2, 2.9, 3.5])
+def test_needed_items_decide_the_class_of_a_drop_wherever_it_lies(drop):
+    """Fair has two limits to clear: at 2 points that takes 1.65 times the items that one limit takes."""
+    sd = decision.sd_for_class(drop)
+    below, between, above = (float(p) for p in np.diff(stats.norm.cdf([-np.inf, 1, 3, np.inf], drop, sd)))
+    assert max(below, between, above) == pytest.approx(0.9)
+    if drop == 2.0:
+        assert (decision.sd_for_sign(1.0) / sd) ** 2 == pytest.approx(1.647, abs=0.001)
+
+
 def test_needed_replicates_and_seeds_lower_their_own_part_of_the_noise():
     spread = Spread(by_items=0.1, items=500, by_replicates=0.5, replicates=1, seeds=2, shared=0.5)
-    found = decision.needed(0.5, spread)
+    found = decision.needed(HALF, spread)
     allowed = (0.5 / stats.norm.ppf(0.9)) ** 2
     assert found.items is found.seeds is None  # no number of them makes up for one replicate
     assert found.replicates == 10
     assert 0.5 / 10 + 0.1 <= allowed < 0.5 / 9 + 0.1
-    seeded = decision.needed(0.5, Spread(by_items=0.2, items=500, seeds=2, shared=0.5))
+    seeded = decision.needed(HALF, Spread(by_items=0.2, items=500, seeds=2, shared=0.5))
     assert 0.1 + 0.1 * 2 / seeded.seeds <= allowed < 0.1 + 0.1 * 2 / (seeded.seeds - 1)
 
 
 def test_where_neither_alone_would_do_both_are_asked_and_at_a_limit_nothing():
-    found = decision.needed(0.5, Spread(by_items=0.4, items=200, by_replicates=0.4, replicates=2))
+    found = decision.needed(HALF, Spread(by_items=0.4, items=200, by_replicates=0.4, replicates=2))
     assert (found.items, found.replicates) == (None, None)
     assert found.both == (1052, 11)
-    assert decision.needed(0.001, Spread(by_items=0.4, items=200, by_replicates=0.4)) == Needed()
+    assert decision.needed(decision.sd_for_sign(0.001), Spread(by_items=0.4, items=200, by_replicates=0.4)) == Needed()
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])

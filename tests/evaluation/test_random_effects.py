@@ -117,6 +117,21 @@ def test_a_clear_difference_stays_significant_among_the_pairs_of_forty_recipes()
     assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task", family).p * family < 0.01
 
 
+def test_flips_grow_with_the_family_only_where_p_is_small(monkeypatch):
+    """Else the pairs of a hundred recipes, each with flips for all of them, take hours."""
+    asked, flipped_p = [], statistics.flipped_p
+
+    def counted(drops, rng, flips, noise):
+        asked.append(flips)
+        return flipped_p(drops, rng, flips, noise)
+
+    monkeypatch.setattr(statistics, "flipped_p", counted)
+    right = np.ones(400)
+    for lost in (3, 200):
+        difference.of({"task": statistics.Paired(right, np.where(np.arange(400) < lost, 0, right))}, [], 1, 0, "task", 4950)
+    assert asked == [10_000, 10_000, 495_000]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_verdicts_of_two_draws_seldom_contradict_where_they_differ_by_a_point(drop, monkeypatch):

@@ -21,7 +21,7 @@ def variant(recipe, form=FORM, platform="cpu", model="demo"):
 def scored(recipe, p=None, drop=0.5, form="fake", engine="transformers", **more):
     row = {**variant(recipe, form), "engine": engine, "task": "average", "items": 700, "replicates": 1, "replicate_sd": None}
     row |= {"score": 85.0 - drop, "drop": None if p is None else drop, "drop_low": drop - 1, "drop_high": drop + 1}
-    return row | {"p_within": p, "doubt": None, **NEEDED, "note": None} | more
+    return row | {"p_within": p, "doubt": None, **NEEDED, "collapsed": False, "note": None} | more
 
 
 def sized(recipe, size, form=FORM, packed=None, **more):
@@ -136,6 +136,23 @@ def test_a_checkpoint_scored_itself_speaks_for_itself():
     found = rows([scored("a", 0.99), scored("a", 0.02, drop=8, form=FORM)], [sized("a", 300)])
     assert by_recipe(found)["a"]["scored_form"] == FORM
     assert by_recipe(found)["a"]["status"] == "excluded"
+
+
+def test_a_checkpoint_scored_on_part_of_the_tasks_leaves_the_word_to_its_emulation():
+    part = scored("a", form=FORM, note="no average: t: not evaluated")
+    found = by_recipe(rows([scored("a", 0.99), part], [sized("a", 300)]))["a"]
+    assert (found["scored_form"], found["status"]) == ("fake", "meets")
+    assert "of the checkpoint itself: no average: t: not evaluated" in found["doubts"]
+
+
+def test_a_recipe_that_collapsed_is_excluded_and_a_baseline_that_did_is_doubtful():
+    note = "no average: t: 60 samples without a verdict: the model's logits are not finite"
+    gone = {"collapsed": True, "note": note}
+    found = by_recipe(rows([scored("a", 0.99), scored("a", form=FORM, **gone)], [sized("a", 300)]))["a"]
+    assert (found["scored_form"], found["status"]) == (FORM, "excluded")  # an emulation that is well does not speak for it
+    assert note in found["reasons"]
+    base = answer.build(answer.Tables([scored("baseline", **gone)], [sized("baseline", 1000)]), Decide())
+    assert note in first(base).doubts
 
 
 def test_a_checkpoint_that_differs_from_its_emulation_is_excluded():

@@ -65,6 +65,36 @@ def test_matrix_reads_from_both_sides():
     assert isinstance(grid.rows[0][2], render.Bold)
 
 
+def test_recipes_of_different_tasks_have_no_average_to_compare_and_that_is_said():
+    right = answers(losing(4))
+    given = {"baseline": right, "a": right, "b": right[:ITEMS], "c": right[:ITEMS]}
+    rows = comparison.build(
+        runs.gather([(served(name), to_table(SAMPLES, said).select(runs.READS)) for name, said in given.items()])
+    )
+    assert {r["task"] for r in rows} == {"hard"}
+    (grid,) = comparison.printed(rows)
+    assert grid.rows == []
+    assert grid.notes == ["No two recipes have a score on every task, so none of their averages can be compared."]
+
+
+def test_a_difference_has_one_interval_from_either_side():
+    """Four replicates beside one: the noise of an item is theirs, whichever comes first."""
+    random = np.random.default_rng(0)
+    draws = {"a": [random.random(ITEMS) > 0.3 for _ in range(4)], "b": [random.random(ITEMS) > 0.1]}
+    found = {}
+    for order in ("ab", "ba"):
+        tables = [
+            (served(name).model_copy(update={"replicate": i}), to_table(SAMPLES, answers(right)).select(runs.READS))
+            for name in order
+            for i, right in enumerate(draws[name])
+        ]
+        found[order] = next(r for r in comparison.build(runs.gather(tables)) if r["task"] == "hard")
+    ab, ba = found["ab"], found["ba"]
+    ends = [(r["difference"], r["difference_low"], r["difference_high"], r["p_better"]) for r in (ab, ba)]
+    mirrored = (-ends[1][0], -ends[1][2], -ends[1][1], 1 - ends[1][3])
+    assert ends[0] == pytest.approx(mirrored, abs=0.25)  # but for the draws of the posterior
+
+
 def test_one_recipe_has_nothing_to_compare_with():
     assert comparison.build(gathered(a=losing(4))) == []
     assert comparison.printed([])[0].rows == []

@@ -1,4 +1,4 @@
-"""Figures draw what the tables say, from the command line, and refuse to draw nothing."""
+"""Figures draw what the tables say, from the command line, say why something has no place, and refuse what was not measured."""
 
 import json
 import math
@@ -9,13 +9,16 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptqflow.artifacts.table_schemas import ANSWER, LEARNING, RESCUE_SUMMARY
+from ptqflow.artifacts.schemas import SAMPLES
+from ptqflow.artifacts.table_schemas import ACCURACY, ANSWER, LAYER_ERROR, LEARNING, RESCUE_SUMMARY
 from ptqflow.artifacts.tables import to_table
 from ptqflow.cli import main
 from ptqflow.digest import closure
-from ptqflow.reporting import theme
-from ptqflow.reporting.figures import accuracy, latency, learning, learning_overview, pareto
-from synthetic_study import HARM, SyntheticStudy, identity, losses, sample, whole_study
+from ptqflow.evaluation.scoring.verdict import NOT_FINITE
+from ptqflow.reporting import accuracy as accuracy_rows
+from ptqflow.reporting import accuracy_table, runs, theme
+from ptqflow.reporting.figures import accuracy, latency, layer_error, learning, learning_overview, linear_error, pareto
+from synthetic_study import HARM, SyntheticStudy, diagnostics, identity, losses, sample, samples, served, whole_study
 
 NO_RESCUE = to_table(RESCUE_SUMMARY, [])
 FIGURES = {
@@ -139,6 +142,54 @@ def test_empty_tables_are_refused(figure, tmp_path, capsys):
     assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 2
     assert "nothing to draw" in capsys.readouterr().err
     assert not (tmp_path / "f.svg").exists()
+
+
+@pytest.mark.parametrize("broken", [1, 60])
+def test_a_study_whose_only_recipe_collapsed_has_its_figures_with_the_reason(broken, tmp_path):
+    study = SyntheticStudy(tmp_path)
+    packed = {"qparams_bytes": 9, "packed_bytes": 8, "linear_weights": 16, "float_bytes": 32}
+    for recipe, sizes in (("baseline", {}), ("rtn-w4a16", packed)):
+        rows = samples(0.0, 0, tasks=["arithmetic"])
+        lost = {"correct": None, "unscored": NOT_FINITE.unscored}
+        study.exported(identity(recipe), sizes)
+        study.scored(identity(recipe), [r | lost if recipe != "baseline" and i < broken else r for i, r in enumerate(rows)])
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    for figure in ("accuracy", "pareto"):
+        assert draw(figure, tmp_path / "tables", tmp_path / "f.svg") == 0
+        said = " ".join((tmp_path / "f.svg").read_text().replace("<", " <").split())
+        assert "Nothing to show." in said
+        assert "rtn-w4a16 (demo on cpu):" in said
+        assert "logits are not" in said
+
+
+def test_errors_and_losses_that_are_not_finite_leave_a_figure_that_says_so():
+    place = {"platform": "cpu", "model": "demo", "recipe": "flat", "chunk": 0}
+    errors = [dict.fromkeys(LAYER_ERROR.names) | place | row for row in diagnostics(float("nan"), range(2))]
+    curves = [place | {"event": None} | row | {"value": float("nan")} for row in losses(1.0, range(2))]
+    lost = {"learning": to_table(LEARNING, curves), "rescue": NO_RESCUE}
+    for module, tables in ((layer_error, None), (linear_error, None), (learning, lost), (learning_overview, lost)):
+        chart = module.chart(tables or {"layer_error": to_table(LAYER_ERROR, errors)}).to_dict()
+        assert "not finite" in " ".join(chart["title"]["subtitle"])
+    alive = [place | {"event": None, "recipe": "well"} | row for row in losses(1.0, range(2))]
+    known = [row for row in curves if row["measure"] != "condition_number"]
+    known += [row | {"recipe": "flat", "value": 2.0} for row in alive if row["measure"] == "condition_number"]
+    chart = learning.chart({"learning": to_table(LEARNING, known + alive), "rescue": NO_RESCUE}).to_dict()
+    assert [row["title"]["text"] for row in chart["vconcat"]] == ["well: demo on cpu"]
+
+
+def test_a_point_is_filled_where_the_table_is_bold():
+    """Seven items lost of one of six tasks: significant among the recipes, and not among the tasks."""
+    lost = {"baseline": 0, "r": 7, "q": 60}
+    answers = {
+        who: [sample(f"t{k}", f"i{i:03d}", n * (k == 0) <= i < 300) for k in range(6) for i in range(400)]
+        for who, n in lost.items()
+    }
+    tables = [(served(who), to_table(SAMPLES, rows).select(runs.READS)) for who, rows in answers.items()]
+    rows = accuracy_rows.build(runs.gather(tables))
+    bold = {(r["recipe"], r["task"]): accuracy_table.significant(r) for r in rows if r["drop"] is not None}
+    assert (bold["r", "t0"], bold["q", "t0"]) == (False, True)
+    drawn = json.dumps(accuracy.chart({"accuracy": to_table(ACCURACY, rows)}).to_dict())
+    assert drawn.count('"clear": true') == 3 * sum(bold.values())  # a point, its bar and its number
 
 
 def test_a_missing_table_or_unknown_form_is_refused(tables, tmp_path, capsys):

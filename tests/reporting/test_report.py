@@ -10,7 +10,7 @@ from ptqflow.artifacts.schemas import GENERATIONS, LOSSES, SAMPLES
 from ptqflow.artifacts.tables import to_table, write_rows
 from ptqflow.cli import main
 from ptqflow.environments import ROOT
-from ptqflow.reporting import catalogue, examples, flips, layer_error, learning, made_from
+from ptqflow.reporting import catalogue, examples, examples_page, flips, layer_error, learning, made_from
 from ptqflow.reporting.variants import Chunk, Variant
 from ptqflow.stages import report
 from synthetic_study import HARM, diagnostics, sample, served, whole_study
@@ -94,6 +94,21 @@ def test_what_was_lost_is_shown_first_and_the_room_is_kept():
     assert len(everything) == 60
     one, _ = examples.choose(pairs, 10)
     assert [outcome for outcome, _ in one] == ["lost"]
+
+
+def test_a_log_likelihood_that_is_not_finite_is_null_in_the_page():
+    """JSON has no infinity: a browser would show an empty page."""
+    said = examples.shown(answer("i0", True) | {"text": None, "choice_logprobs": [float("-inf"), -2.0]})
+    assert said["logprobs"] == [None, -2.0]
+    group = {"place": "p", "task": "t", "variant": "v", "counts": {"both": 1}, "rows": [("both", "i0", said)]}
+    asked = {"x": {"i0": {"prompt": "", "options": ["a", "b"], "gold": 1}}}
+    page = examples_page.page([group | {"asked": "x", "baseline": "x"}], asked, {"x": {"i0": said}})
+    (data,) = re.findall(r'id="data">(.*?)</script>', page)
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    json.loads(data, parse_constant=refuse)
 
 
 def test_a_long_text_keeps_both_ends_and_says_what_is_left_out():

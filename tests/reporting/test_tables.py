@@ -172,7 +172,7 @@ def test_missing_cells_are_explicit_and_never_zero():
         assert of(rows, "rtn", task)["score"] is None
         assert of(rows, "rtn", task)["note"] == "not evaluated"
     assert of(rows, "rtn", "average")["score"] is None
-    assert "arithmetic" in of(rows, "rtn", "average")["note"]
+    assert of(rows, "rtn", "average")["note"] == "no average: arithmetic: not evaluated"
     printed = render.markdown(accuracy_table.printed(rows))
     line = next(line for line in printed.splitlines() if re.search(r"\| rtn ", line))
     assert re.fullmatch(
@@ -280,6 +280,11 @@ def test_each_engine_has_its_own_baseline():
     assert "no baseline of this platform, model, engine" in of(without, "rtn", "arithmetic")["note"]
 
 
+def test_a_baseline_of_other_seeds_is_told_from_none():
+    rows = table(("baseline", scored(8, 2, seed=1)), ("rtn", scored(8, 2)))
+    assert of(rows, "rtn", "arithmetic")["note"] == "no item and seed in common with the baseline"
+
+
 def without_verdict(rows: list[dict], count: int, reason: str) -> list[dict]:
     return [row | {"correct": None, "unscored": reason} if i < count else row for i, row in enumerate(rows)]
 
@@ -289,13 +294,16 @@ def test_a_collapsed_model_has_no_score_and_says_so():
     row = of(rows, "rtn", "arithmetic")
     assert (row["score"], row["drop"]) == (None, None)
     assert row["note"] == "3 samples without a verdict: the model's logits are not finite"
-    assert of(rows, "rtn", "average")["score"] is None
+    average = of(rows, "rtn", "average")
+    assert (average["score"], average["collapsed"]) == (None, True)
+    assert average["note"] == f"no average: arithmetic: {row['note']}"
     printed = accuracy_table.printed(rows)[0]
     assert any("3 samples without a verdict" in note for note in printed.notes)
     rows = table(("baseline", without_verdict(scored(8, 2), 1, NOT_FINITE.unscored)), ("rtn", scored(8, 2)))
     row = of(rows, "rtn", "arithmetic")
     assert (row["score"], row["drop"]) == (80, None)
-    assert row["note"] == "baseline: 1 samples without a verdict: the model's logits are not finite"
+    assert row["note"] == "baseline: 1 sample without a verdict: the model's logits are not finite"
+    assert of(rows, "rtn", "average")["note"] == f"no drop: arithmetic: {row['note']}"
 
 
 def test_samples_without_a_verdict_are_left_out_and_counted():

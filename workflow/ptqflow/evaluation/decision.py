@@ -6,14 +6,15 @@ DECIDED or more, name different classes only if one of them is wrong; `benchmark
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from ptqflow.evaluation.statistics import Floats
+from ptqflow.words import counted
 
 LOSSLESS, RISKY = 1.0, 3.0  # points of drop: at most, at least (source paper's classes; fair lies between)
 DECIDED = 0.9
@@ -49,7 +50,7 @@ class Evidence:
     def doubt(self, found: Class) -> str | None:
         """Why it does not carry this class, however probable; None: it does."""
         if self.items < FEWEST_ITEMS:
-            return f"{self.items} items, fewer than {FEWEST_ITEMS}"
+            return f"{counted(self.items, 'item')}, fewer than {FEWEST_ITEMS}"
         if self.baseline <= FLOOR:
             return "baseline at the floor"
         if self.baseline >= CEILING and found != "risky":
@@ -111,14 +112,29 @@ def columns(found: Needed) -> dict[str, int | None]:
     }
 
 
-def margin(drop: float, limits: Sequence[float] = (LOSSLESS, RISKY)) -> float:
-    """Points between a drop and the nearest limit."""
-    return min(abs(drop - limit) for limit in limits)
+def sd_for_class(drop: float) -> float:
+    """The standard deviation at which the class of a normal drop has probability DECIDED; 0 at a limit.
+
+    From above or below it has one limit to clear; fair has both.
+    """
+    nearest = min(abs(drop - LOSSLESS), abs(drop - RISKY))
+    if not LOSSLESS < drop < RISKY:
+        return sd_for_sign(nearest)
+
+    def lacking(sd: float) -> float:
+        return DECIDED - float(stats.norm.cdf((RISKY - drop) / sd) - stats.norm.cdf((LOSSLESS - drop) / sd))
+
+    return float(optimize.brentq(lacking, nearest / 4, sd_for_sign(nearest)))
 
 
-def needed(distance: float, spread: Spread, certainty: float = DECIDED) -> Needed:
-    """What would tell a difference from a limit `distance` points away with probability `certainty`, were it as estimated."""
-    allowed = (distance / float(stats.norm.ppf(certainty))) ** 2
+def sd_for_sign(difference: float) -> float:
+    """The standard deviation at which the sign of a normal difference has probability DECIDED."""
+    return abs(difference) / float(stats.norm.ppf(DECIDED))
+
+
+def needed(sd: float, spread: Spread) -> Needed:
+    """What would bring a difference, were it as estimated, to this standard deviation in points."""
+    allowed = sd**2
 
     def times(variance: float, rest: float, of: int) -> int | None:
         if allowed <= rest or variance > MOST * (allowed - rest):

@@ -35,22 +35,27 @@ def of(
     def draws(draw: Callable[..., Floats], purpose: str) -> list[Floats]:
         return [draw(pair, statistics.stream(seed, task, purpose), tasks=len(pairs)) for task, pair in pairs.items()]
 
-    flips = statistics.flips_of(family)
-    null_noise = np.zeros(flips)
-    for i, effect in enumerate(effects):
-        null_noise += effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])), flips)
-    noise = null_noise[: statistics.RESAMPLES]
+    def null(flips: int) -> tuple[Floats, float]:
+        """Draws of what replicates move, and p by as many flips."""
+        noise = np.zeros(flips)
+        for i, effect in enumerate(effects):
+            noise += effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])), flips)
+        signs = statistics.stream(seed, name, "flips")
+        return noise, statistics.flipped_p([pair.drop for pair in pairs.values()], signs, flips, noise)
+
+    noise, p = null(statistics.RESAMPLES)
+    if p < statistics.SMALL and (flips := statistics.flips_of(family)) > statistics.RESAMPLES:
+        _, p = null(flips)
     drawn = draws(statistics.drop_distribution, "drop")
     mean = float(np.mean([pair.drop.mean() for pair in pairs.values()]))
     spread = statistics.average_drop(drawn, mean, [pair.freedom for pair in pairs.values()])
     low, high = statistics.drop_interval(np.clip(spread + noise, -1, 1), mean)
-    signs = statistics.stream(seed, name, "flips")
     return Difference(
         100 * mean,
         100 * low,
         100 * high,
         100 * (statistics.average(draws(statistics.drop_posterior, "class")) + noise),
-        statistics.flipped_p([pair.drop for pair in pairs.values()], signs, flips, null_noise),
+        p,
         Spread(
             1e4 * float(statistics.average(drawn).var()),
             sum(len(pair.before) for pair in pairs.values()),

@@ -33,7 +33,8 @@ Significance. Under the null hypothesis baseline and variant are exchangeable, i
 drop changes nothing: p is the share of flips that reach what was seen (for single completions, McNemar's exact test). Among
 several recipes p is Holm's ("A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6, 1979): at most one
 table column in twenty has any significant drop when no recipe changes anything. F flips tell no p below 1 / (F + 1), which Holm
-multiplies by the size of the family: F grows with it.
+multiplies by the size of the family: where p of RESAMPLES flips is small, it is found anew by F that grow with the family. (p is
+at most `a` with probability at most `a` still: for an `a` from SMALL on the first p must be, for one below it the second.)
 
 Of an average over T tasks each task's prior is 1/T of Jeffreys': half a count in every task would pull all drops to the middle at
 once (Price and Bonett, "An improved confidence interval for a linear function of binomial proportions", Comput. Stat. Data Anal.
@@ -57,6 +58,7 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 RESAMPLES = 10_000
+SMALL = 0.01  # p of so many resamples from which on it is known to a tenth of itself
 LEVEL = 0.95
 _CHUNK = 1 << 22  # counts held in memory at once
 
@@ -115,13 +117,15 @@ def effective_completions(score: Floats, samples: float) -> float:
 class Paired:
     """Item means of baseline and variant on the same items and seeds, both [items] in [0, 1], and completions per item.
 
-    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean.
+    Of a variant with replicates, `each` has the item means of each one, [replicates, items], and `after` is their mean; `before`
+    is the mean of `replicates_before`.
     """
 
     before: Floats
     after: Floats
     samples: float = 1
     each: Floats | None = None
+    replicates_before: int = 1
 
     @property
     def drop(self) -> Floats:
@@ -144,19 +148,23 @@ class Paired:
         return float((self.lost + self.gained).mean())
 
     @property
+    def completions(self) -> float:
+        """Completions per item, all replicates together, of the side that has more: an item weighs at least one of so many."""
+        return self.samples * max(1 if self.each is None else len(self.each), self.replicates_before)
+
+    @property
     def weight(self) -> float:
         """`pseudo_weight` of the drop; 1 of single completions."""
-        items, completions = len(self.before), self.samples * (1 if self.each is None else len(self.each))
-        if completions == 1 or items == 1:
+        items = len(self.before)
+        if self.completions == 1 or items == 1:
             return 1.0
         variance = self.changed - float(self.drop.mean() ** 2)
-        return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, completions)
+        return pseudo_weight(float(self.drop.var()) * few_items_factor(items) ** 2, variance, self.completions)
 
     @property
     def freedom(self) -> float:
         """Degrees of freedom by which the variance of its shares is known; infinite where `weight` makes up for few already."""
-        single = self.samples == 1 and (self.each is None or len(self.each) == 1)
-        return max(len(self.before) - 1, 1) if single else np.inf
+        return max(len(self.before) - 1, 1) if self.completions == 1 else np.inf
 
     def shares(self, prior: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the mean drop, [draws], `prior` added to each of the counts lost, gained and unchanged."""

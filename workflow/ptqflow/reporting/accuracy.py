@@ -15,6 +15,7 @@ from ptqflow.artifacts.table_schemas import ACCURACY
 from ptqflow.evaluation import decision, difference, random_effects, statistics
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
 from ptqflow.reporting.variants import Served
+from ptqflow.words import counted
 
 Row = dict[str, Any]
 
@@ -104,7 +105,8 @@ def _variant_rows(
 
 
 def _row(variant: Served, task: str, metric: str, **values: Any) -> Row:
-    return {**variant.columns, "task": task, "metric": metric, "items": 0, "seeds": 0, "replicates": 0, **values}
+    nothing = {"items": 0, "seeds": 0, "replicates": 0, "collapsed": False}
+    return {**variant.columns, "task": task, "metric": metric, **nothing, **values}
 
 
 def _counts(variant: Served, runs: Runs, reference: Runs | None, pairs: pd.MultiIndex | None) -> Row:
@@ -112,29 +114,34 @@ def _counts(variant: Served, runs: Runs, reference: Runs | None, pairs: pd.Multi
     counts: Row = {"items": runs.count("item"), "seeds": runs.count("seed"), "replicates": len(runs.frames)}
     counts |= {"truncated": runs.truncated, "note": runs.note}
     if reference is None or pairs is None:
-        missing = (
-            {} if variant == variant.baseline else {"note": "no baseline of this platform, model, engine and task to pair with"}
-        )
-        return counts | missing
+        lacks = "no baseline of this platform, model, engine and task to pair with"
+        if reference is not None:
+            lacks = "no item and seed in common with the baseline"
+        return counts if variant == variant.baseline else counts | {"note": _both(counts["note"], lacks)}
     items, scored, asked = int(pairs.get_level_values("item").nunique()), len(runs.frames[0]), len(reference.index)
     counts |= {"paired_items": items, "paired_runs": len(pairs)}
     if {len(pairs)} != {asked, *(len(frame) for frame in runs.frames)}:
-        note = f"paired on {len(pairs)} runs of {items} items (scored {scored}, baseline {asked})"
-        counts["note"] = "; ".join(said for said in (counts["note"], note) if said)
+        note = f"paired on {counted(len(pairs), 'run')} of {counted(items, 'item')} (scored {scored}, baseline {asked})"
+        counts["note"] = _both(counts["note"], note)
     return counts
 
 
+def _both(*notes: str | None) -> str:
+    return "; ".join(note for note in notes if note)
+
+
 def _accuracy(variant: Served, task: str, runs: Runs, reference: Runs | None, how: _How) -> _Cell:
-    if runs.collapsed:
-        return _Cell(_row(variant, task, "accuracy", truncated=runs.truncated, note=runs.note))
+    if not runs.scored:
+        collapsed = {"collapsed": runs.collapsed, "note": runs.note}
+        return _Cell(_row(variant, task, "accuracy", truncated=runs.truncated, **collapsed))
     pairs = common(variant, task, runs, reference)
     score = runs.items("value")
     samples = runs.samples()
     low, high = statistics.accuracy_interval([score], [samples])
     row = _row(variant, task, "accuracy", **_counts(variant, runs, reference, pairs))
     row |= {"score": 100 * float(score.mean()), "score_low": 100 * low, "score_high": 100 * high}
-    if reference is not None and reference.collapsed:
-        return _Cell(row | {"note": f"baseline: {reference.note}"}, score, samples)
+    if reference is not None and not reference.scored:
+        return _Cell(row | {"note": _both(runs.note, f"baseline: {reference.note}")}, score, samples)
     if reference is None or pairs is None:
         return _Cell(row, score, samples)
     both = paired(reference, runs, pairs)
@@ -159,7 +166,7 @@ def _drop(
     lossless, fair, risky = probabilities = decision.class_probabilities(found.posterior)
     verdict, doubt = decision.verdict(probabilities, evidence)
     open_question = verdict == "undecided" and doubt is None  # else no number of items would change anything
-    needed = decision.needed(decision.margin(found.mean), found.spread) if open_question else decision.Needed()
+    needed = decision.needed(decision.sd_for_class(found.mean), found.spread) if open_question else decision.Needed()
     return {
         "drop": found.mean,
         "drop_low": found.low,
@@ -180,17 +187,16 @@ def _drop(
 def _average(variant: Served, cells: Sequence[_Cell], how: _How) -> Row:
     rows = [cell.row for cell in cells]
     average = _row(variant, AVERAGE, "accuracy", items=sum(r["items"] for r in rows), seeds=min(r["seeds"] for r in rows))
-    average["replicates"] = min(r["replicates"] for r in rows)
+    average |= {"replicates": min(r["replicates"] for r in rows), "collapsed": any(r["collapsed"] for r in rows)}
     scores = [(cell.score, cell.samples) for cell in cells if cell.score is not None]
     if len(scores) < len(cells):
-        missing = ", ".join(row["task"] for row in rows if row.get("score") is None)
-        return average | {"note": f"no average: not evaluated on {missing}"}
+        return average | {"note": f"no average: {_reasons([row for row in rows if row.get('score') is None])}"}
     low, high = statistics.accuracy_interval(*zip(*scores, strict=True))
     average |= {"score": float(np.mean([row["score"] for row in rows])), "score_low": 100 * low, "score_high": 100 * high}
     pairs = {str(cell.row["task"]): cell.paired for cell in cells if cell.paired is not None}
     if len(pairs) < len(cells):
-        unpaired = ", ".join(row["task"] for row in rows if row.get("drop") is None)
-        return average if variant == variant.baseline else average | {"note": f"no drop: no baseline for {unpaired}"}
+        unpaired = [row for row in rows if row.get("drop") is None]
+        return average if variant == variant.baseline else average | {"note": f"no drop: {_reasons(unpaired)}"}
     for column in ("paired_items", "paired_runs"):
         average[column] = sum(row[column] for row in rows)
     notes = [f"{row['task']}: {row['note']}" for row in rows if row.get("note")]
@@ -199,11 +205,20 @@ def _average(variant: Served, cells: Sequence[_Cell], how: _How) -> Row:
     return average | drop | {"note": "; ".join(notes) or None}
 
 
+def _reasons(rows: Sequence[Row]) -> str:
+    """What rows say of themselves, tasks that say the same together."""
+    tasks: dict[str, list[str]] = {}
+    for row in rows:
+        tasks.setdefault(row["note"], []).append(row["task"])
+    return "; ".join(f"{', '.join(names)}: {note}" for note, names in tasks.items())
+
+
 def _perplexity(variant: Served, task: str, runs: Runs, reference: Runs | None, how: _How) -> _Cell:
     row = _row(variant, task, PERPLEXITY, **_counts(variant, runs, reference, common(variant, task, runs, reference)))
     losses = runs.each("value")
     if broken := int((~np.isfinite(losses)).sum()):
-        return _Cell(row | {"note": f"{broken} of {losses.size} windows have a loss that is not finite"})
+        note = f"{broken} of {losses.size} windows have a loss that is not finite"
+        return _Cell(row | {"collapsed": True, "note": note})
     nll, tokens = runs.items("value"), runs.items("tokens")
     row["score"] = statistics.perplexity(nll, tokens)
     row |= _ends("score", statistics.perplexity_interval(nll, tokens, statistics.stream(how.seed, task, "score")))

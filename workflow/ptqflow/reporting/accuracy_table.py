@@ -98,12 +98,13 @@ def _notes(lines: Lines) -> list[str]:
     ]
 
 
-def _significant(row: Row) -> bool:
+def significant(row: Row) -> bool:
+    """Whether the drop of a row differs from zero at 5 %: among the recipes of its column, and among the tasks of its recipe."""
     return all(p <= 1 - LEVEL + 1e-12 for p in (row["p_holm"], row["p_tasks"] or 0.0)) if row.get("p_holm") is not None else False
 
 
 def _emphasis(row: Row, text: str) -> str:
-    return Bold(text) if _significant(row) else text
+    return Bold(text) if significant(row) else text
 
 
 def _score(row: Row | None) -> str:

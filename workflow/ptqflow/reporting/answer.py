@@ -1,10 +1,10 @@
 """The answer: what to deploy of each model on each platform under the user's constraints, and what became of every other variant.
 
 A constraint is met, failed or open. Of accuracy it is met when the probability that the drop is within bounds reaches the asked
-one, failed when that of its opposite does, and open between; thin evidence leaves it open whatever the probability. Of speed it
-is open where repetitions lie on both sides, or nothing was timed; an emulation (form `fake`) has no speed. A variant that fails
-one is excluded, one with an open one is undecided, and only one that meets all can be recommended: the smallest, with the
-unquantized model among them.
+one, failed when that of its opposite does or logits were not finite, and open between; thin evidence leaves it open whatever the
+probability. Of speed it is open where repetitions lie on both sides, or nothing was timed; an emulation (form `fake`) has no
+speed. A variant that fails one is excluded, one with an open one is undecided, and only one that meets all can be recommended:
+the smallest, with the unquantized model among them.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -131,11 +131,18 @@ def _row(
 
 
 def _scored(recipe: str, form: str | None, averages: Sequence[Row], engine: str | None) -> Row:
-    """The average that speaks for a variant: its own form's, else its emulation's; of the asked engine, if one is asked."""
+    """The average that speaks for a variant: its own form's, else its emulation's; of the asked engine, if one is asked.
+
+    A form that was scored on part of the tasks has no average drop, and leaves the word to an emulation that has.
+    """
     rows = [r for r in averages if r["recipe"] == recipe and engine in (None, r["engine"])]
     own, emulated = ([r for r in rows if r["form"] == f] for f in (form, FAKE))
-    chosen = own or ([] if recipe == BASELINE else emulated)
-    return max(chosen, key=lambda r: (r.get("drop") is not None, r["items"]), default={})
+
+    def told(row: Row) -> tuple[bool, bool, int]:
+        return row["drop"] is not None, row["collapsed"] and recipe != BASELINE, row["items"]
+
+    chosen = next((part for part in (own, emulated) if any(any(told(r)[:2]) for r in part)), own or emulated)
+    return max(chosen, key=told, default={})
 
 
 def _timed(who: tuple[Any, ...], latency: Sequence[Row], engine: str | None) -> Row:
@@ -157,6 +164,8 @@ def _servable(recipe: str, form: str | None) -> _Check:
 def _accuracy(recipe: str, scored: Row, decide: Decide) -> _Check:
     if recipe == BASELINE:
         return _Check("met", "nothing is lost")
+    if scored.get("collapsed"):
+        return _Check("failed", f"its logits are not finite ({scored['note']})")
     p = scored.get("p_within")
     if p is None:
         why = scored.get("note") or "no accuracy task was scored"
@@ -212,7 +221,7 @@ def _verified(checked: Row) -> _Check:
 def _doubts(who: tuple[Any, ...], scored: Row, checked: Row, cost: Sequence[Row], tables: Tables) -> list[str]:
     platform, model, recipe, form = who
     if recipe == BASELINE:
-        return []
+        return [f"its own logits are not finite ({scored['note']})"] if scored.get("collapsed") else []
     doubts = []
     if scored and scored["form"] != form:
         found = checked.get("logprob_difference")
@@ -222,11 +231,13 @@ def _doubts(who: tuple[Any, ...], scored: Row, checked: Row, cost: Sequence[Row]
             else f"the checkpoint's log-probabilities differ from it by {number(found, 3)} nats"
         )
         doubts.append(f"scored as an emulation; {how}")
+        own = [r for r in tables.accuracy if r["task"] == AVERAGE and tuple(r[c] for c in _VARIANT) == who]
+        doubts += [f"of the checkpoint itself: {r['note']}" for r in own[:1] if r["drop"] is None]
     if scored.get("replicates") == 1 and (platform, model, recipe) not in tables.exact:
         doubts.append("one calibration draw was scored")
     for column, said in (("fallback", "not as the recipe says"), ("warning", "doubtful (warnings of the layers page)")):
         if places := sum(r[column] is not None for r in cost):
-            doubts.append(f"{places} linears or blocks are {said}")
+            doubts.append(f"{places} linears or blocks are {said}" if places > 1 else f"a linear or block is {said}")
     signs = [
         r
         for r in tables.collapse

@@ -53,7 +53,7 @@ def _pair(
     pairs, effects = {}, {}
     for task in tasks:
         first, second = runs[one].get(task), runs[other].get(task)
-        if first is None or second is None or first.collapsed or second.collapsed:
+        if first is None or second is None or not (first.scored and second.scored):
             continue
         index = common(other, task, second, first)
         if index is None:
@@ -69,7 +69,7 @@ def _pair(
         found = difference.of({task: pairs[task] for task in chosen}, drawn, seeds, seed, name, family)
         better = float(np.mean(found.posterior > 0) + np.mean(found.posterior == 0) / 2)
         decided = max(better, 1 - better) >= decision.DECIDED
-        needed = decision.Needed() if decided else decision.needed(decision.margin(found.mean, [0.0]), found.spread)
+        needed = decision.Needed() if decided else decision.needed(decision.sd_for_sign(found.mean), found.spread)
         return {
             **who,
             "task": name,
@@ -90,10 +90,9 @@ def _pair(
 
 def printed(rows: Sequence[Row]) -> list[TextTable]:
     """A matrix for each model on a platform and engine, of the averages; one without rows where there is nothing to compare."""
-    averages = [row for row in rows if row["task"] == AVERAGE]
     grids = []
-    for place in dict.fromkeys(tuple(row[c] for c in _PLACE) for row in averages):
-        here = [row for row in averages if tuple(row[c] for c in _PLACE) == place]
+    for place in dict.fromkeys(tuple(row[c] for c in _PLACE) for row in rows):
+        here = [row for row in rows if tuple(row[c] for c in _PLACE) == place and row["task"] == AVERAGE]
         forms = {row[c] for row in here for c in ("form", "other_form")}
         cells: dict[tuple[str, str], str] = {}
         for row in here:
@@ -104,9 +103,11 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
             cells[one, other] = _cell(row, 1)
             cells[other, one] = _cell(row, -1)
         names = list(dict.fromkeys(name for pair in cells for name in pair))
+        notes = _NOTES if here else ["No two recipes have a score on every task, so none of their averages can be compared."]
         body = [[name, *(cells.get((name, other), "–") for other in names)] for name in names]
-        grids.append(TextTable(f"Is the row better than the column? {', '.join(place)}", ["Recipe", *names], body, 1, _NOTES))
-    return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, ["Less than two recipes were scored."])]
+        grids.append(TextTable(f"Is the row better than the column? {', '.join(place)}", ["Recipe", *names], body, 1, notes))
+    nothing = "No two recipes of a model have a score on the same task, items and seeds."
+    return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, [nothing])]
 
 
 def _cell(row: Row, sign: int) -> str:

@@ -1,6 +1,7 @@
 """Which completions a study shows: what the baseline got right and a variant wrong first, as many as the page has room for."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ def shown(answer: Answer) -> dict[str, Any]:
     """What the page says of an answer: its text or its log-likelihoods, the extracted answer, and how it ended."""
     said = {
         "text": None if answer["text"] is None else cut(answer["text"]),
-        "logprobs": None if answer["choice_logprobs"] is None else [round(x, 3) for x in answer["choice_logprobs"]],
+        "logprobs": None if answer["choice_logprobs"] is None else [_rounded(x) for x in answer["choice_logprobs"]],
         "extracted": answer["extracted"],
         "correct": answer["correct"],
         "tokens": answer["completion_tokens"],
@@ -38,6 +39,11 @@ def shown(answer: Answer) -> dict[str, Any]:
         "thinks on": answer["open_thinking"] or None,
     }
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _rounded(logprob: float) -> float | None:
+    """None of what JSON has no number for: an alternative that is impossible in half precision has −inf."""
+    return round(logprob, 3) if math.isfinite(logprob) else None
 
 
 def size(said: Mapping[str, Any]) -> int:

@@ -79,7 +79,10 @@ function side(name, said) {
   return box;
 }
 function likelihoods(asked, base, own) {
-  const table = make("table"), head = make("tr"), best = x => x.indexOf(Math.max(...x));
+  const table = make("table"), head = make("tr"), best = x => {
+    const known = x.filter(value => value !== null);
+    return known.length ? x.indexOf(Math.max(...known)) : -1;
+  };
   const names = ["Alternative", "baseline (nats)", "variant (nats)", "difference"];
   names.forEach((text, i) => head.append(make("th", text, i ? "" : "name")));
   table.append(make("thead"), make("tbody"));
@@ -88,7 +91,9 @@ function likelihoods(asked, base, own) {
     const tr = make("tr"), marks = [i === asked.gold && "gold", best(base.logprobs) === i && "baseline's most likely",
       best(own.logprobs) === i && "variant's most likely"].filter(Boolean).join(", ");
     tr.append(make("td", text + (marks ? `  (${marks})` : ""), "option"));
-    [base.logprobs[i], own.logprobs[i], own.logprobs[i] - base.logprobs[i]].forEach(x => tr.append(make("td", x.toFixed(2))));
+    const [before, after] = [base.logprobs[i], own.logprobs[i]];
+    const difference = before === null || after === null ? null : after - before;
+    [before, after, difference].forEach(x => tr.append(make("td", x === null ? "not finite" : x.toFixed(2))));
     table.tBodies[0].append(tr);
   });
   return table;
@@ -118,9 +123,8 @@ def page(groups: Sequence[Mapping[str, Any]], questions: Mapping[str, Any], base
     """The viewer. `groups`: a variant on a task at a seed, with `place`, `task`, `variant`, `counts` by outcome, `rows` (outcome,
     key, answer), and the names `asked` in `questions` and `baseline` in `baselines`, where both are by key.
     """
-    data = json.dumps(
-        {"groups": groups, "questions": questions, "baselines": baselines}, ensure_ascii=False, separators=(",", ":")
-    )
+    shown = {"groups": groups, "questions": questions, "baselines": baselines}
+    data = json.dumps(shown, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     data = data.replace("<", "\\u003c")  # nothing in it ends the element that it stands in
     labels = {"place": "Model", "task": "Task", "variant": "Variant", "outcome": "Outcome"}
     fields = "".join(f'<label>{said}<select id="{name}"></select></label>' for name, said in labels.items())

@@ -42,7 +42,7 @@ def build(runs: Mapping[Served, dict[str, Runs]], others: Repeated | None = None
     baselines = [variant for variant in runs if variant.recipe == BASELINE]
     rows: list[Row] = []
     for variant in baselines:
-        tasks = {task: found for task, found in runs[variant].items() if found.metric != PERPLEXITY and not found.collapsed}
+        tasks = {task: found for task, found in runs[variant].items() if found.metric != PERPLEXITY and found.scored}
         found = [row for task, own in tasks.items() for row in _of_task(variant, task, own, runs, baselines, others or {})]
         rows += found
         for kind, other in dict.fromkeys((row["kind"], row["other"]) for row in found):
@@ -67,13 +67,13 @@ def _of_task(
         yield who | {"kind": "seeds", "other": None} | _floor(pairs, len(values.columns))
     for size, again in others.items():
         found = again.get(variant, {}).get(task)
-        if found is not None and not found.collapsed:
+        if found is not None and found.scored:
             alike = (values - found.frames[0]["value"].unstack("seed")).dropna(axis=1, how="all")
             if pairs := [alike[seed].dropna().to_numpy() for seed in alike]:
                 yield who | {"kind": "batches", "other": str(size)} | _floor(pairs, len(values.columns))
     for other in baselines:
         kind = next((c for c in ("engine", "platform") if _alike(variant, other, c)), None)
-        if kind is None or task not in runs[other] or runs[other][task].collapsed:
+        if kind is None or task not in runs[other] or not runs[other][task].scored:
             continue
         index = own.index.intersection(runs[other][task].index)
         if len(index):

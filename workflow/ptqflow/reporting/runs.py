@@ -12,6 +12,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.evaluation import statistics
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting.variants import Served
+from ptqflow.words import counted
 
 AVERAGE = "average"
 PERPLEXITY = "perplexity"
@@ -34,12 +35,18 @@ class Runs:
     @property
     def collapsed(self) -> bool:
         """Whether logits were no numbers: a score of what is left would flatter the model."""
-        return NOT_FINITE.unscored in self.unscored or not len(self.index)
+        return NOT_FINITE.unscored in self.unscored
+
+    @property
+    def scored(self) -> bool:
+        """Whether there is a score: something has a verdict, in every replicate, and the model did not collapse."""
+        return not self.collapsed and len(self.index) > 0
 
     @property
     def note(self) -> str | None:
         """What has no verdict, and why."""
-        return "; ".join(f"{count} samples without a verdict: {reason}" for reason, count in self.unscored.items()) or None
+        said = [f"{counted(count, 'sample')} without a verdict: {reason}" for reason, count in self.unscored.items()]
+        return "; ".join(said) or (None if len(self.index) else "no item and seed that every replicate has")
 
     @property
     def metric(self) -> str:
@@ -148,6 +155,7 @@ def common(variant: Served, task: str, runs: Runs, reference: Runs | None) -> pd
 def paired(reference: Runs, runs: Runs, pairs: pd.MultiIndex) -> statistics.Paired:
     """The item means of both on these (item, seed) pairs."""
     each = runs.each("value", pairs)
+    samples = min(reference.samples(pairs), runs.samples(pairs))
     return statistics.Paired(
-        reference.items("value", pairs), np.asarray(each.mean(0)), min(reference.samples(pairs), runs.samples(pairs)), each
+        reference.items("value", pairs), np.asarray(each.mean(0)), samples, each, replicates_before=len(reference.frames)
     )

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ PALETTE = ("#332288", "#cc6677", "#117733", "#882255", "#44aa99", "#aa4499", "#9
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
 FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
 LABEL_SIZE = 11
+_BREADTH, _LETTERS = 640, 100  # of a figure without panels: pixels, and letters of a line
 HEAT = alt.Scale(domain=[0, 1], range=["#f7f4ec", "#e9c88f", "#c8643c", "#6b1d3a"])  # light to dark, also in grey
 
 
@@ -166,11 +168,23 @@ def panel_title(text: str) -> alt.TitleParams:
 
 
 def present(rows: Sequence[Row], what: str) -> None:
-    """Refuse to draw nothing. Raises ArtifactError."""
+    """Refuse to draw what was not measured. Raises ArtifactError."""
     if not rows:
         raise ArtifactError(
             f"no {what} in the tables, so there is nothing to draw; run what measures it, or leave this figure out"
         )
+
+
+def wrapped(sentences: Iterable[str]) -> list[str]:
+    """Lines of a subtitle."""
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, _LETTERS)]
+
+
+def nothing(title: str, reasons: Iterable[str]) -> alt.VConcatChart:
+    """A figure of measurements that have no place in it, such as those of models that collapsed: its title, and why."""
+    words = alt.Chart(alt.Data(values=[{}])).mark_text(align="left", fontSize=12, color=GREY)
+    panel = alt.layer(words.encode(x=alt.value(0), text=alt.value("Nothing to show."))).properties(width=_BREADTH, height=20)
+    return grid({"": [panel]}, title, wrapped(reasons))
 
 
 def render(chart: alt.TopLevelMixin, form: Literal["svg", "pdf", "png"]) -> bytes:

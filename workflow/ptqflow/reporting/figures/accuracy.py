@@ -7,6 +7,7 @@ import altair as alt
 import pyarrow as pa
 
 from ptqflow.reporting import theme
+from ptqflow.reporting.accuracy_table import significant
 from ptqflow.reporting.render import number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
@@ -14,17 +15,22 @@ from ptqflow.reporting.variants import BASELINE
 TABLES = ("accuracy",)
 _WHERE = ("platform", "model", "engine")
 _WIDTH, _ROW = 190, 24
+_TITLE = "Drop in accuracy against the baseline"
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One row of panels per platform, model and engine, one panel per accuracy task and their average."""
     rows = [r for r in tables["accuracy"].to_pylist() if r["metric"] != PERPLEXITY]
     drops = [
-        r | {"name": theme.label(r, rows), "clear": _clear(r), "text": number(r["drop"], 1)}
+        r | {"name": theme.label(r, rows), "clear": significant(r), "text": number(r["drop"], 1)}
         for r in rows
         if r["drop"] is not None
     ]
-    theme.present(drops, "drops against a baseline")
+    theme.present([r for r in rows if r["recipe"] != BASELINE], "scores of a recipe")
+    averages = [r for r in rows if r["task"] == AVERAGE and r["recipe"] != BASELINE and r["drop"] is None]
+    missing = [f"{theme.label(r, rows)} ({r['model']} on {r['platform']}): {r['note']}." for r in averages]
+    if not drops:
+        return theme.nothing(_TITLE, missing)
     tasks = [t for t in dict.fromkeys(r["task"] for r in rows) if t != AVERAGE]
     columns = [*tasks, AVERAGE] if len(tasks) > 1 else tasks
     names = list(dict.fromkeys(r["name"] for r in drops))
@@ -44,11 +50,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     ]
     if theme.wide(domain):
         subtitle.append(theme.WIDE_AXIS)
-    return theme.grid(panels, "Drop in accuracy against the baseline", subtitle)
-
-
-def _clear(row: Mapping[str, Any]) -> bool:
-    return row["p_holm"] <= 0.05
+    return theme.grid(panels, _TITLE, [*subtitle, *theme.wrapped(missing)])
 
 
 def _band(group: list[dict[str, Any]], task: str) -> dict[str, float] | None:

@@ -10,6 +10,7 @@ from ptqflow.reporting import by_depth, theme
 from ptqflow.reporting.layer_error import BLOCK
 
 TABLES = ("layer_error",)
+_TITLE = "Error by depth"
 _AXIS = ("output_mse", "mean squared error", ".0e")
 
 
@@ -17,7 +18,12 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns), one line per recipe, logarithmic."""
     blocks = [r for r in tables["layer_error"].to_pylist() if r["module"] == BLOCK]
     rows = [r | {"name": r["recipe"]} for r in blocks if math.isfinite(r["output_mse"]) and r["output_mse"] > 0]
-    theme.present(rows, "block errors")
+    theme.present(blocks, "block errors")
+    missing = (
+        [f"Not shown: {len(blocks) - len(rows)} blocks whose error is zero or not finite."] if len(rows) < len(blocks) else []
+    )
+    if not rows:
+        return theme.nothing(_TITLE, missing)
     names = list(dict.fromkeys(r["name"] for r in rows))
     domain = theme.log_domain([r["output_mse"] for r in rows])
     models = list(dict.fromkeys(r["model"] for r in rows))
@@ -26,6 +32,4 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         cells = [[r for r in rows if (r["platform"], r["model"]) == (platform, model)] for model in models]
         panels[f"Platform {platform}"] = [by_depth.panel(cell, cell[0]["model"], _AXIS, names, domain) for cell in cells if cell]
     subtitle = ["Mean squared error of each block's output on the calibration set; lower is better. Logarithmic axis."]
-    if len(rows) < len(blocks):
-        subtitle.append(f"Not shown: {len(blocks) - len(rows)} blocks whose error is zero or not finite.")
-    return theme.grid(panels, "Error by depth", subtitle)
+    return theme.grid(panels, _TITLE, [*subtitle, *missing])

@@ -17,6 +17,7 @@ from ptqflow.reporting.learning import HELD_OUT, LOSS, before_rescue, thinned
 
 TABLES = ("learning", "rescue")
 _WIDTH, _HEIGHT, _ABREAST = 190, 170, 6
+_TITLE = "Learning by block"
 _LINE = 150  # letters of a subtitle's line
 _SWITCH = re.compile(r"-E\d+(?=-|$)")
 _WHERE = ("platform", "model")
@@ -27,12 +28,16 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """Per platform, model and recipe (without its switches): one panel per block, one line per recipe; then condition numbers."""
     drawn_of = (LOSS, HELD_OUT, "condition_number")
     rows = [r for r in tables["learning"].to_pylist() if r["measure"] in drawn_of]
+    theme.present(rows, "losses of learning")
     table = [r for r in rows if math.isfinite(r["value"]) and r["value"] > 0]
-    theme.present([r for r in table if r["measure"] != "condition_number"], "losses of learning")
+    losses = [r for r in table if r["measure"] != "condition_number"]
+    missing = [f"Not drawn: {len(rows) - len(table)} values that are zero or not finite."] if len(table) < len(rows) else []
+    if not losses:
+        return theme.nothing(_TITLE, missing)
     names = list(dict.fromkeys(r["recipe"] for r in table))
     panels: dict[str, Sequence[theme.Panel]] = {}
     alike: dict[str, list[str]] = {}
-    for where in dict.fromkeys((*(r[c] for c in _WHERE), _SWITCH.sub("", r["recipe"])) for r in table):
+    for where in dict.fromkeys((*(r[c] for c in _WHERE), _SWITCH.sub("", r["recipe"])) for r in losses):
         group = [r for r in table if (*(r[c] for c in _WHERE), _SWITCH.sub("", r["recipe"])) == where]
         shown, same = _different(group)
         for name, other in same.items():
@@ -48,11 +53,10 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "Recipes that name a switch (E0, E1, ...) are this machine's arithmetic with one primitive replaced, no device's."
     ]
     subtitle += before_rescue(tables["rescue"].to_pylist())
-    if len(table) < len(rows):
-        subtitle.append(f"Not drawn: {len(rows) - len(table)} values that are zero or not finite.")
+    subtitle += missing
     for other, names_alike in alike.items():
         subtitle += textwrap.wrap(f"Not drawn: {', '.join(dict.fromkeys(names_alike))} learned as {other}.", _LINE)
-    return theme.grid(panels, "Learning by block", subtitle)
+    return theme.grid(panels, _TITLE, subtitle)
 
 
 def _different(rows: Sequence[_Row]) -> tuple[list[str], dict[str, str]]:

@@ -13,13 +13,18 @@ from ptqflow.reporting.learning import before_rescue, curves, thinned
 
 TABLES = ("learning", "rescue")
 _WIDTH, _HEIGHT = 330, 230
+_TITLE = "Learning by step"
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns): by recipe the median block's curve, over the band of all blocks."""
-    found = curves(tables["learning"].to_pylist())
+    table = tables["learning"].to_pylist()
+    theme.present(table, "losses of methods that learn")
+    found = curves(table)
     rows = [row for place, curve in found.items() for row in _relative(place, thinned(curve))]
-    theme.present(rows, "losses of methods that learn")
+    if not rows:
+        recipes = ", ".join(dict.fromkeys(r["recipe"] for r in table))
+        return theme.nothing(_TITLE, [f"The losses of {recipes} are zero or not finite."])
     names = list(dict.fromkeys(r["name"] for r in rows))
     domain = theme.log_domain([r["ratio"] for r in rows])
     panels: dict[str, list[theme.Panel]] = {}
@@ -31,7 +36,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         "Line: the median block. Band: from the best to the worst block.",
         *before_rescue(tables["rescue"].to_pylist()),
     ]
-    return theme.grid(panels, "Learning by step", subtitle)
+    return theme.grid(panels, _TITLE, subtitle)
 
 
 def _relative(place: tuple[str, str, str, int], curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ from ptqflow.reporting.layer_error import BLOCK
 
 TABLES = ("layer_error",)
 _CELL, _ROW = 66, 22
+_TITLE = "Error by linear"
 
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One heat map per platform and model: recipes by linears, the median over blocks of the output's relative error."""
-    table = [r for r in tables["layer_error"].to_pylist() if r["module"] != BLOCK and math.isfinite(r["output_error"])]
-    theme.present(table, "errors of linears")
+    rows = [r for r in tables["layer_error"].to_pylist() if r["module"] != BLOCK]
+    theme.present(rows, "errors of linears")
+    table = [r for r in rows if math.isfinite(r["output_error"])]
     linears = list(dict.fromkeys(r["module"] for r in table))
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
     for r in table:
@@ -26,13 +28,14 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         place.setdefault((r["recipe"], r["module"]), []).append(r["output_error"])
     middle = {place: {who: median(errors) for who, errors in found.items()} for place, found in cells.items()}
     positive = [value for found in middle.values() for value in found.values() if value > 0]
-    theme.present([{"error": value} for value in positive], "errors of linears above zero")
+    if not positive:
+        return theme.nothing(_TITLE, [f"The errors of all {len(rows)} linears are zero or not finite."])
     domain = (min(positive), max(positive))
     panels = {f"{model} on {platform}": [_panel(found, linears, domain)] for (platform, model), found in middle.items()}
     subtitle = [
         "Median over blocks of |XW - X'W'|² / |XW|² on the calibration set; lower (lighter) is better. Logarithmic colours."
     ]
-    return theme.grid(panels, "Error by linear", subtitle)
+    return theme.grid(panels, _TITLE, subtitle)
 
 
 def _panel(found: Mapping[tuple[str, str], float], linears: list[str], domain: tuple[float, float]) -> theme.Panel:

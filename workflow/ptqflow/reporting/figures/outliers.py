@@ -9,6 +9,7 @@ import pyarrow as pa
 from ptqflow.reporting import by_depth, theme
 
 TABLES = ("outliers",)
+_TITLE = "Outliers of activations by depth"
 _AXIS = ("ratio", "largest / median", "~g")
 
 
@@ -16,7 +17,9 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One row of panels per platform and model, one panel per rotation and calibration set, one line per site, logarithmic."""
     table = tables["outliers"].to_pylist()
     rows = [r | {"name": r["site"]} for r in table if r["ratio"] is not None]
-    theme.present(rows, "outliers of activations")
+    theme.present(table, "outliers of activations")
+    if not rows:
+        return theme.nothing(_TITLE, ["In every input the median channel is zero."])
     sites = list(dict.fromkeys(r["name"] for r in rows))
     domain = theme.log_domain([r["ratio"] for r in rows])
     panels: dict[str, dict[tuple[str | None, str], list[dict[str, Any]]]] = {}
@@ -30,7 +33,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle = ["Largest over channels of max |x|, divided by the median over channels; 1 is flat. Logarithmic axis."]
     if len(rows) < len(table):
         subtitle.append(f"Not shown: {len(table) - len(rows)} inputs whose median channel is zero.")
-    return theme.grid(drawn, "Outliers of activations by depth", subtitle)
+    return theme.grid(drawn, _TITLE, subtitle)
 
 
 def _title(rotation: str | None, calibration: str) -> str:

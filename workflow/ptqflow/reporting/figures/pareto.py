@@ -14,6 +14,7 @@ from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("answer",)
 _WIDTH, _HEIGHT, _MARGIN = 520, 300, 20
+_TITLE = "Drop against size and speed"
 _LETTER, _LINE = 6.3, theme.LABEL_SIZE + 3  # pixels of a label: of a letter on average, and from one to the next below
 _AWAY = 26  # pixels from a mark to its label
 _LARGEST, _UNTIMED = 420, 60  # areas of marks in square pixels
@@ -24,7 +25,10 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns), one mark per variant, the unquantized model among them."""
     table = tables["answer"].to_pylist()
     rows = [row for r in table if (row := _drawn(r, table)) is not None]
-    theme.present([r for r in rows if r["recipe"] != BASELINE], "variants with both a drop and a packed size")
+    theme.present([r for r in table if r["recipe"] != BASELINE], "recipes")
+    missing = [r for r in table if _drawn(r, table) is None]
+    if all(r["recipe"] == BASELINE for r in rows):
+        return theme.nothing(_TITLE, [f"{r['recipe']} ({r['model']} on {r['platform']}): {_lacks(r)}." for r in missing])
     fastest = max((r["tokens_per_second"] or 0.0 for r in rows), default=0.0)
     for row in rows:
         row["area"] = _LARGEST * row["tokens_per_second"] / fastest if row["tokens_per_second"] else _UNTIMED
@@ -46,9 +50,15 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
         subtitle.append("Circles: area by tokens per second of decoding, at the fastest point. Diamonds: no real form was timed.")
     if theme.wide(domain):
         subtitle.append(theme.WIDE_AXIS)
-    if left := list(dict.fromkeys(r["recipe"] for r in table if _drawn(r, table) is None)):
+    if left := list(dict.fromkeys(r["recipe"] for r in missing)):
         subtitle.append(f"Not shown, without a drop or a size: {', '.join(left)}.")
-    return theme.grid(panels, "Drop against size and speed", subtitle)
+    return theme.grid(panels, _TITLE, subtitle)
+
+
+def _lacks(row: Mapping[str, Any]) -> str:
+    """Why a row has no place."""
+    known = row["score"] is not None if row["recipe"] == BASELINE else row["drop"] is not None
+    return "its packed size is not known" if known else row["reasons"]
 
 
 def _drawn(row: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> Row | None:
