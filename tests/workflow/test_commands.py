@@ -173,12 +173,14 @@ def test_a_wrong_recipe_of_a_study_is_named_in_our_words(tmp_path, capsys, comma
 
 
 def test_an_interrupted_run_says_that_what_is_done_is_kept(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with run_command._interrupts_go_to_jobs() as (came, _):
         os.kill(os.getpid(), signal.SIGINT)
     said = run_command.why_it_ended(tmp_path, 130, came)
     assert said == "Stopped by Ctrl-C. All jobs that are done are kept: the same command goes on where it ended."
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 def test_at_its_end_a_run_says_each_warning_once(tmp_path):

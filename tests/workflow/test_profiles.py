@@ -70,7 +70,9 @@ def test_a_job_asks_for_no_more_cores_than_a_node_has(tmp_path, monkeypatch):
     study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)
     (study.root / "site.yaml").write_text(SITE)
     (tmp_path / "sinfo").write_text('#!/bin/sh\nfor p in batch fast; do echo "$p|2|200000|1-00:00:00|npu:910b:2|$p"; done\n')
-    (tmp_path / "sinfo").chmod(0o755)
+    (tmp_path / "squeue").write_text("#!/bin/sh\n")  # the plugin wants it where there is an sinfo
+    for name in ("sinfo", "squeue"):
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     done = plan(study, "ascend", "--cores", "8")
     assert done.returncode == 0, done.stdout + done.stderr
