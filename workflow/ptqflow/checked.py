@@ -33,6 +33,7 @@ def load(config: Mapping[str, Any]) -> Study:
         study = Study.model_validate(dict(config))
     except ValidationError as error:
         raise ConfigError(f"config.yaml: {explain(error, Study)}") from None
+    speaking = study.speaking()
     for name, entry in study.models.items():
         with _named(f"models.{name}"):
             if (stated := config_of(study, name)) is not None:
@@ -40,10 +41,11 @@ def load(config: Mapping[str, Any]) -> Study:
         if entry.source.path is not None:
             with _named(f"models.{name}.source"):
                 check_model(Path(entry.source.path), weight_files(Path(entry.source.path), source_files(entry.source.path)))
-                check_tokenizer(Path(entry.source.path), list(study.speaking()))
-            for key, chat in study.speaking().items():
+                check_tokenizer(Path(entry.source.path), list(speaking))
+                templates = chat_templates(Path(entry.source.path)) if speaking else []
+            for key, chat in speaking.items():
                 where = f"config.yaml: {key}, model {name}"
-                check_arguments(chat_templates(Path(entry.source.path)), chat.chat_template_kwargs or (), where)
+                check_arguments(templates, chat.chat_template_kwargs or (), where)
     for name, calibration in study.calibrations.items():
         with _named(f"calibrations.{name}.source"):
             if calibration.source.local is not None:

@@ -30,13 +30,13 @@ def code(stage: str, *modules: str) -> str:
     return code_digest(f"ptqflow.stages.{stage}", *(f"ptqflow.{module}" for module in modules))
 
 
-def fingerprint(files: Iterable[str | Path]) -> str:
+def fingerprint(files: Iterable[str | Path], with_the_code: Iterable[str | Path] = ()) -> str:
     """Canonical JSON of path -> sha256: a touched file changes nothing, a changed byte everything.
 
-    Files of published numbers go by name, wherever the code lies.
+    `with_the_code`: files that lie beside the code, wherever that is; they go by name.
     """
     cache = HashCache()
-    named = {file.name if file.parent == paths.REFERENCE else str(file): file for file in map(Path, files)}
+    named = {str(file): file for file in files} | {Path(file).name: file for file in with_the_code}
     return canonical_json({name: cache.sha256(file) for name, file in sorted(named.items())})
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from ptqflow import paths, replicate_names
 from ptqflow.artifacts.atomic import canonical_json
-from ptqflow.artifacts.hashing import HashCache
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.environments import ROOT
 from ptqflow.evaluation import tasks
@@ -97,7 +96,9 @@ class TableJobs:
         """The file options of `aggregate`, in the order of its settings."""
         files = self._present()
         given = [word for kind in AGGREGATED for word in (f"--{kind}", *(path for k, _, path in files if k == kind))]
-        return " ".join([*given, "--reference", *paths.reference()])
+        # Published numbers lie with the code: the shell finds them by its variable, so that code that is moved reruns nothing.
+        published = (f'"$PTQFLOW_CODE"/../{Path(path).relative_to(ROOT)}' for path in paths.reference())
+        return " ".join([*given, "--reference", *published])
 
     def aggregate_inputs(self) -> list[str]:
         """The files that this platform's jobs make for `aggregate`."""
@@ -110,7 +111,7 @@ class TableJobs:
     def aggregate_source(self) -> str:
         """Fingerprint of the files that no job of this platform remakes: other platforms' here, and published numbers."""
         mine = set(self.aggregate_inputs())
-        return fingerprint([*(path for _, _, path in self._present() if path not in mine), *paths.reference()])
+        return fingerprint((path for _, _, path in self._present() if path not in mine), with_the_code=paths.reference())
 
     def _viewed(self) -> list[tuple[dict[str, Any], str]]:
         """Identity and path of the verdicts that the viewer of samples shows: this platform's, of no text and no replicates."""
@@ -159,8 +160,7 @@ class TableJobs:
 
     def report_source(self) -> str:
         """Fingerprint of the captions; by name, wherever they lie."""
-        cache = HashCache()
-        return canonical_json({path.name: cache.sha256(path) for path in sorted((ROOT / "workflow/report").glob("*.rst"))})
+        return fingerprint((), with_the_code=(ROOT / "workflow/report").glob("*.rst"))
 
     def plot(self, figure: str) -> str:
         """Settings of `plot`."""

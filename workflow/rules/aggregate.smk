@@ -32,10 +32,7 @@ rule aggregate:
         **asks("aggregate", devices=0),
     params:
         settings=lambda w: table_jobs.aggregate(),
-        # Published numbers lie with the code: the shell finds them by its variable, so that code that is moved reruns nothing.
-        files=lambda w: table_jobs.aggregate_files().replace(
-            f"{paths.REFERENCE}/", '"$PTQFLOW_CODE"/../resources/reference/'
-        ),
+        files=lambda w: table_jobs.aggregate_files(),
         source=lambda w: table_jobs.aggregate_source(),
         code=lambda w: table_jobs.aggregate_code(),
     shell:

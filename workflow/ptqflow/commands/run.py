@@ -78,7 +78,7 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         if _unused(folder):
             subprocess.run([*command, "--unlock", "--quiet", "all"], env=environment(), capture_output=True, check=False)
         # Jobs write to their logs, Snakemake to its own; the console is the plugin's (standard error).
-        command[3:3] = ["--logger", "ptqflow"]
+        command = snakemake(folder, profile, files, ["--logger", "ptqflow"])
         done = subprocess.Popen([*command, *options], env=environment(), stdout=subprocess.DEVNULL, pass_fds=[lock.fileno()])
         started.append(done.pid)
         status = done.wait()
@@ -87,13 +87,13 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     return status
 
 
-def snakemake(folder: Path, profile: str, files: Sequence[str] = ()) -> list[str]:
+def snakemake(folder: Path, profile: str, files: Sequence[str] = (), first: Sequence[str] = ()) -> list[str]:
     """Snakemake on the study of a folder, up to the user's options; `files`: configuration laid over the study's and profile's.
 
-    Options that take any number of values are first: a target that a user names must not count as one of them.
+    `first`: other options that take any number of values. These come first: a target that a user names must not count as one.
     """
     where = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    return [sys.executable, "-m", "snakemake", *profile_options(profile, files), *where]
+    return [sys.executable, "-m", "snakemake", *first, *profile_options(profile, files), *where]
 
 
 def profile_options(profile: str, files: Sequence[str] = ()) -> list[str]:

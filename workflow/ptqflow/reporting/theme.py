@@ -175,9 +175,9 @@ def present(rows: Sequence[Row], what: str) -> None:
         )
 
 
-def wrapped(sentences: Iterable[str]) -> list[str]:
-    """Lines of a subtitle."""
-    return [line for sentence in sentences for line in textwrap.wrap(sentence, _LETTERS)]
+def wrapped(sentences: Iterable[str], letters: int = _LETTERS) -> list[str]:
+    """Lines of a subtitle, of at most as many letters."""
+    return [line for sentence in sentences for line in textwrap.wrap(sentence, letters)]
 
 
 def nothing(title: str, reasons: Iterable[str]) -> alt.VConcatChart:

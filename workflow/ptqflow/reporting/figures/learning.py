@@ -5,7 +5,6 @@ Recipes that differ by a switch of `numerics.switches` alone, as their names say
 
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,8 +53,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     ]
     subtitle += before_rescue(tables["rescue"].to_pylist())
     subtitle += missing
-    for other, names_alike in alike.items():
-        subtitle += textwrap.wrap(f"Not drawn: {', '.join(dict.fromkeys(names_alike))} learned as {other}.", _LINE)
+    repeats = (f"Not drawn: {', '.join(dict.fromkeys(names_alike))} learned as {other}." for other, names_alike in alike.items())
+    subtitle += theme.wrapped(repeats, _LINE)
     return theme.grid(panels, _TITLE, subtitle)
 
 

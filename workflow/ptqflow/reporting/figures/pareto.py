@@ -24,9 +24,10 @@ Row = dict[str, Any]
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns), one mark per variant, the unquantized model among them."""
     table = tables["answer"].to_pylist()
-    rows = [row for r in table if (row := _drawn(r, table)) is not None]
+    placed = [(r, _drawn(r, table)) for r in table]
+    rows = [row for _, row in placed if row is not None]
     theme.present([r for r in table if r["recipe"] != BASELINE], "recipes")
-    missing = [r for r in table if _drawn(r, table) is None]
+    missing = [r for r, row in placed if row is None]
     if all(r["recipe"] == BASELINE for r in rows):
         return theme.nothing(_TITLE, [f"{r['recipe']} ({r['model']} on {r['platform']}): {_lacks(r)}." for r in missing])
     fastest = max((r["tokens_per_second"] or 0.0 for r in rows), default=0.0)
