@@ -8,7 +8,7 @@ from functools import cache
 import npu_kernels
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.tables import read_table
@@ -53,6 +53,7 @@ def random_int8(*shape, seed=0):
 @pytest.mark.parametrize("product", [by_float32, by_int_mm, by_padded_int_mm])
 @settings(max_examples=20, deadline=None)
 @given(m=st.integers(1, 40), n=st.integers(1, 40), k=st.integers(1, 2100), seed=st.integers(0, 2**16))
+@example(m=1, n=2, k=1, seed=0)
 def test_integer_products_are_exact(product, m, n, k, seed):
     rows, weight = random_int8(m, k, seed=seed), random_int8(n, k, seed=seed + 1)
     rows[0], weight[0] = -128, -128

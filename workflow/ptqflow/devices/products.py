@@ -50,8 +50,8 @@ def _summed(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def by_int_mm(rows: Tensor, weight: Tensor) -> Tensor:
-    """torch's own int8 product."""
-    return torch._int_mm(rows, weight.T)
+    """torch's own int8 product; of one input feature it is written out, since torch then reads the weight by a wrong stride."""
+    return torch._int_mm(rows, weight.T) if rows.shape[1] > 1 else rows.int() * weight.int().T
 
 
 def by_padded_int_mm(rows: Tensor, weight: Tensor) -> Tensor:
