@@ -114,7 +114,7 @@ def test_missing_latency_is_open_and_an_emulation_has_no_speed():
 
 
 def test_fallbacks_and_warnings_of_layers_are_doubts():
-    layer = {**variant("a"), "chunk": 0, "seconds": 1.0, "peak_bytes": 1, "fallback": None, "warning": None}
+    layer = {**variant("a"), "chunk": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1, "fallback": None, "warning": None}
     layers = [layer, layer | {"fallback": "rounded to nearest"}, layer | {"warning": "learning gained nothing"}] * 2
     doubts = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers))["a"]["doubts"]
     assert "2 linears or blocks are not as the recipe says; 2 linears or blocks are doubtful" in doubts
@@ -265,6 +265,17 @@ def test_a_frontier_dominates_all_else_and_nothing_on_it(points):
             assert not kept
         else:
             assert kept == (not any(beats(other, point) for other in known))
+
+
+def test_the_time_to_quantize_counts_a_linear_once_with_its_block():
+    layer = {**variant("a"), "peak_bytes": 1, "fallback": None, "warning": None}
+    layers = [
+        layer | {"chunk": chunk, "module": module, "seconds": seconds}
+        for chunk in (0, 1)
+        for module, seconds in (("q_proj", 2.0), ("down_proj", 3.0), ("block", 6.0))
+    ]
+    found = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers))["a"]
+    assert (found["quantize_seconds"], found["quantize_jobs"]) == (12.0, 2)
 
 
 def test_probabilities_in_words_never_reach_certainty_nor_their_bound():

@@ -84,7 +84,7 @@ ANSWER = versioned(
         column(
             "tokens_per_second", f64, "fastest point of decoding, at the median; null: this form was not timed", nullable=True
         ),
-        column("quantize_seconds", f64, "wall time of all linears and blocks, one after the other", unit="s", nullable=True),
+        column("quantize_seconds", f64, "wall time of all blocks, one after the other", unit="s", nullable=True),
         column("quantize_peak_bytes", i64, "peak memory of a job", unit="bytes", nullable=True),
         column("quantize_jobs", i32, "jobs that can run side by side, each on its own device", nullable=True),
         column("frontier", flag, "no other variant loses as little, is as small and as fast, and better in one of these"),

@@ -16,6 +16,7 @@ from ptqflow.decide import Decide
 from ptqflow.evaluation import decision
 from ptqflow.reporting.accuracy_table import needed
 from ptqflow.reporting.frontier import frontier
+from ptqflow.reporting.layer_error import BLOCK
 from ptqflow.reporting.render import number
 from ptqflow.reporting.runs import AVERAGE
 from ptqflow.reporting.variants import BASELINE
@@ -121,7 +122,7 @@ def _row(
         "share": size["bytes"] / baseline["bytes"] if size.get("bytes") and baseline.get("bytes") else None,
         "packed_bytes": size.get("packed_bytes"),
         "tokens_per_second": timed.get("tokens_per_second"),
-        "quantize_seconds": sum(r["seconds"] for r in cost) if cost else None,
+        "quantize_seconds": sum(r["seconds"] for r in cost if r["module"] == BLOCK) if cost else None,  # with its linears
         "quantize_peak_bytes": max((r["peak_bytes"] for r in cost), default=None),
         "quantize_jobs": len({r["chunk"] for r in cost}) if cost else None,
         "reasons": "; ".join(failed or unknown or [c.text for c in checks if c.text]) or None,
