@@ -9,6 +9,7 @@ import torch
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import GENERATIONS, SAMPLES
 from ptqflow.artifacts.tables import read_metadata, read_table
+from ptqflow.chat import ChatSettings
 from ptqflow.cli import main
 from ptqflow.engines.protocol import Completion, Sampling
 from ptqflow.engines.sampling import Sampler
@@ -155,6 +156,14 @@ def test_chat_prompt_has_one_bos_and_knows_that_thinking_began() -> None:
     assert tokens[0] == 1
     assert thinking
     assert not chat_prompt(byte_tokenizer("{{ messages[0].content }}"), "Hello")[1]
+
+
+@pytest.mark.parametrize(("end", "opens"), [("", False), ("<think>\n", True), ("<think>\n\n</think>\n\n", False)])
+@pytest.mark.parametrize("asked", ["What is 1 + 1?", " What does <think> mean? "])
+def test_thinking_is_begun_by_the_template_not_by_what_it_is_asked(end: str, opens: bool, asked: str) -> None:
+    turns = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}\n{% endfor %}[assistant] "
+    chat = ChatSettings(system="Think first, behind <think>.")
+    assert chat_prompt(byte_tokenizer(turns + end), asked, chat=chat)[1] is opens
 
 
 class Scripted:

@@ -80,6 +80,8 @@ def test_another_number_of_items_than_published_is_said(tmp_path: Path) -> None:
         ("Answer: $B$", "B"),
         ("**Answer: C**", "C"),
         ("**Answer:** C", "C"),
+        ("**Answer：** C", "C"),  # a colon of full width, as models trained on Chinese write it
+        ("The answer is：(D)", "D"),
         ("Answer: **(D)**", "D"),
         ("Answer: \\boxed{A}", "A"),
         ("Answer: $\\boxed{\\text{B}}$", "B"),

@@ -9,11 +9,13 @@ from ptqflow.evaluation.answers import after_thinking, last_boxed
 _WRAPPED = (
     r"(?:\*\*|__|[\s$(\[{`\"'<]|\\\(|\\text\s*|\\textbf\s*|\\mathrm\s*|\\mathbf\s*|\\boxed\s*|\\fbox\s*|(?:option|choice)\s+)*"
 )
+_COLON = r"[:\uff1a]"  # also of full width
 # "Answer: A detailed look" begins with an article, not with a letter.
 _LETTER = r"(?P<letter>[B-Z]|A(?!\s+(?!because|since|as|is|and|which|with)(?-i:[a-z])))(?![\w'-])"
-_ASKED = re.compile(rf"\banswer\**\s*[::]\**{_WRAPPED}{_LETTER}", re.IGNORECASE)
+_ASKED = re.compile(rf"\banswer\**\s*{_COLON}\**{_WRAPPED}{_LETTER}", re.IGNORECASE)
 _SAID = re.compile(
-    rf"\b(?:answer|option|choice)\b\**(?:\s+(?:here|therefore))?\s+(?:is|would be|must be|should be)\**[::]?{_WRAPPED}{_LETTER}",
+    r"\b(?:answer|option|choice)\b\**(?:\s+(?:here|therefore))?\s+(?:is|would be|must be|should be)\**"
+    rf"{_COLON}?{_WRAPPED}{_LETTER}",
     re.IGNORECASE,
 )
 _ALONE = re.compile(r"\W*(?:option\s+)?([A-Z])\W*", re.IGNORECASE)

@@ -46,7 +46,8 @@ def chat_prompt(
     text = prompt_of(tokenizer, messages, where, chat.chat_template_kwargs)
     with tokenizing(where):
         tokens = tokenizer(text, add_special_tokens=False).input_ids
-    return tokens, THINK in text.rpartition(END_THINK)[2]
+    opening = text.rpartition(content.strip())[2]  # what the template puts behind the turn: marks that are quoted open nothing
+    return tokens, THINK in opening.rpartition(END_THINK)[2]
 
 
 def hidden_tokens(tokenizer: Any) -> frozenset[int]:
