@@ -1,5 +1,6 @@
 """The collapse detector finds what was planted, and nothing in a recipe that ends as the baseline does."""
 
+import numpy as np
 import pytest
 from ptqflow.artifacts.schemas import SAMPLES
 from ptqflow.artifacts.table_schemas import COLLAPSE
@@ -59,6 +60,21 @@ def test_length_is_compared_on_the_items_of_both_and_replicates_count_together()
     assert built[1]["completions"] == 100
     assert built[1]["looping"] == pytest.approx(0.25)
     assert built[1]["inflation"] == pytest.approx(1)
+
+
+def test_an_interval_of_few_lengths_holds_that_nothing_changed_and_one_length_tells_nothing():
+    """Lengths of an item differ from draw to draw; a plain bootstrap of 3 items holds a ratio of 1 in 75 % of studies."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(120):
+        usual = random.lognormal(7, 0.5, 3)
+        drawn = {name: usual * random.lognormal(0, 0.4, 3) for name in ("baseline", "r")}
+        rows = {n: [r | {"completion_tokens": round(x)} for r, x in zip(said(3), drawn[n], strict=True)] for n in drawn}
+        found.append(table(**rows)["r"])
+    assert np.mean([row["inflation_low"] <= 1 <= row["inflation_high"] for row in found]) >= 0.88
+    assert np.mean([row["signs"] == "longer" for row in found]) <= 0.05
+    alone = table(baseline=said(1), r=said(1, longer=3.0))
+    assert (alone["r"]["inflation"], alone["r"].get("inflation_low"), alone["r"]["signs"]) == (3.0, None, None)
+    assert "3.00" in render.markdown([collapse.printed(list(alone.values()))])
 
 
 def test_tasks_that_generate_nothing_have_no_rows():

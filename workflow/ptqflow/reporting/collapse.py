@@ -73,15 +73,21 @@ def _is_worse(shown: statistics.Floats, before: statistics.Floats) -> bool:
 
 
 def _length(frame: pd.DataFrame, baseline: pd.DataFrame, rng: np.random.Generator) -> Row:
-    """Mean length over the baseline's on the items of both, with its bootstrap interval over items."""
+    """Mean length over the baseline's on the items of both, with its bootstrap interval over items; none of a single item.
+
+    Its distances from the estimate are stretched by what a bootstrap of so few items lacks, as those of perplexities.
+    """
     before, after = (part.groupby("item")["completion_tokens"].mean() for part in (baseline, frame))
     items = before.index.intersection(after.index)
     if not len(items) or not before[items].sum():
         return {}
+    ratio = float(after[items].sum() / before[items].sum())
+    if len(items) == 1:
+        return {"inflation": ratio}
     counts = rng.multinomial(len(items), np.full(len(items), 1 / len(items)), size=_RESAMPLES)
     ratios = (counts @ after[items].to_numpy()) / np.maximum(counts @ before[items].to_numpy(), 1)
-    low, high = statistics.interval(ratios)
-    return {"inflation": float(after[items].sum() / before[items].sum()), "inflation_low": low, "inflation_high": high}
+    low, high = (ratio + statistics.few_items_factor(len(items)) * (end - ratio) for end in statistics.interval(ratios))
+    return {"inflation": ratio, "inflation_low": max(low, 0.0), "inflation_high": high}
 
 
 def printed(rows: Sequence[Row]) -> TextTable:
@@ -94,7 +100,7 @@ def printed(rows: Sequence[Row]) -> TextTable:
         signs = str(row.get("signs")).split(", ")
         shares = [(number(None if row[name] is None else 100 * row[name], 1), said) for name, said in SYMPTOMS.items()]
         length = number(row.get("inflation"), 2)
-        if row.get("inflation") is not None:
+        if row.get("inflation_low") is not None:
             length += f" [{number(row['inflation_low'], 2)}, {number(row['inflation_high'], 2)}]"
         cells = [
             Bold(text) if said in signs else text for text, said in [*shares, (number(row["tokens"], 0), ""), (length, "longer")]
