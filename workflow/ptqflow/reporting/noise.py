@@ -47,7 +47,7 @@ def build(runs: Mapping[Served, dict[str, Runs]], others: Repeated | None = None
         rows += found
         for kind, other in dict.fromkeys((row["kind"], row["other"]) for row in found):
             same = [row for row in found if (row["kind"], row["other"]) == (kind, other)]
-            if len(same) == len(tasks) > 1:
+            if len(same) == len(tasks):
                 rows.append(same[0] | {"task": AVERAGE} | _average(same))
     return [{name: row.get(name) for name in NOISE.names} for row in rows]
 
