@@ -32,8 +32,12 @@ def _bare(recipe: Recipe) -> dict[str, Any]:
 
 
 def _task(entry: Task) -> str | None:
-    """The published name of a task; None for a part of one, for other windows and subsets, and behind examples."""
-    if entry.asks.get("limit") is not None or entry.asks.get("num_fewshot"):
+    """The published name of a task; None for a part of one, for other windows and subsets, behind examples, and of likelihoods
+    that are asked or compared otherwise than by default.
+    """
+    usual = type(entry).model_validate({"benchmark": entry.benchmark, "source": entry.source})
+    departures = {key for key, value in (entry.asks | entry.metric).items() if (usual.asks | usual.metric).get(key) != value}
+    if departures & {"limit", "examples"} or (departures and entry.definition.kind != "generation"):
         return None
     subsets = {(source.subset or source.file or "").lower() for source in entry.sources}
     if entry.benchmark == "arc":
