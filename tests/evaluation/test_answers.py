@@ -58,6 +58,24 @@ def test_a_repeated_box_is_read_in_one_pass() -> None:
     assert time.process_time() - start < 5
 
 
+def test_a_long_remark_before_a_number_is_read_at_once() -> None:
+    """Each of its words was tried in every way to cut it into words: this sentence took longer than anyone waited."""
+    said = "obtained by multiplying the second number with the first remainder that remains after division, so"
+    start = time.process_time()
+    assert extract(f"The answer is {said} 5.") == "5"
+    assert extract(f"The answer is {said} that.") is None
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("loop", ["\n", "{", "- ", "^{", "\\", "\\( ", "wait, ", "choice is ", "Answer: ", "##", "</think>"])
+def test_a_loop_to_the_last_token_is_read_in_one_pass(loop: str) -> None:
+    """Of 100,000 characters, however the loop begins; with a pass from each of its turns, minutes."""
+    start = time.process_time()
+    for beginning in ("", "Answer: ", "So </think> the answer is "):
+        extract(beginning + loop * (100_000 // len(loop)) + " 5")
+    assert time.process_time() - start < 5
+
+
 @pytest.mark.parametrize(
     ("text", "options", "answer"),
     [

@@ -1,5 +1,6 @@
 """GPQA: each (item, seed) has an order of options of its own, which is stored; the letter is read as it was asked for."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_another_number_of_items_than_published_is_said(tmp_path: Path) -> None:
 )
 def test_the_letter_is_read_as_it_was_asked_for(said: str, chosen: str | None) -> None:
     assert letter(f"Is it A?</think>\n{said}", thinking=True, truncated=False, legacy=False) == chosen
+
+
+@pytest.mark.parametrize("loop", ["\\text {", "\\boxed {", "option  ", "choice \n", "Answer: "])
+def test_a_loop_behind_the_answers_colon_is_read_in_one_pass(loop: str) -> None:
+    """White space that two parts of the pattern could take doubled the time with each turn."""
+    start = time.process_time()
+    assert letter("Answer: " + loop * 10_000 + "5", thinking=False, truncated=True, legacy=False) is None
+    assert letter("Answer: " + loop + "B", thinking=False, truncated=True, legacy=False) == "B"
+    assert time.process_time() - start < 2
 
 
 def test_what_was_thought_or_cut_off_is_no_answer_but_for_the_legacy_scorer() -> None:

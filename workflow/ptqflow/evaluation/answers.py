@@ -22,7 +22,7 @@ _BETWEEN = re.compile(
 )
 _MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _NOT_ANSWERS = re.compile(
-    rf"\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b|\b\d{{1,2}}\s+{_MONTH}\s+\d{{4}}\b|\(?\s*\\?p?mod\s*\{{?\s*\d+\s*\}}?\)?"
+    rf"\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b|\b\d{{1,2}}\s+{_MONTH}\s+\d{{4}}\b|(?:\(\s*+)?\\?p?mod\s*+\{{?\s*+\d+\s*\}}?\)?"
 )
 _THOUSANDS = r"(?:,|\{,\}|\\,|\\!|,\\!|\xa0|\u202f|\u2009)"
 _NUMBER = re.compile(
@@ -32,15 +32,18 @@ _NUMBER = re.compile(
 )
 _STATED = re.compile(r"(?:answers?|result|option|choice)\b\**\s*(?:is|are|:|=)\**\s*:?\s*|####\s*", re.IGNORECASE)
 _CLAUSE_END = re.compile(r"\n|\.(?=\s|$|\*)|[!?](?=\s+[A-Z]|\s*$|\*)", re.MULTILINE)
-_MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$\n]+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MATH = re.compile(
+    r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$\n]+?)(?<!\\)\$(?!\d)|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL
+)
 NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
            "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]  # fmt: skip
 _NUMERAL = re.compile(rf"\b(?:{'|'.join(NUMERALS)})\b", re.IGNORECASE)
 # "correct" or "what we wanted": said about an answer. It is none unless a numeral, yes or no comes first.
-_REMARK = re.compile(rf"(?!(?:yes|no|none|{'|'.join(NUMERALS)})\b)(?:[a-z]{{2,}}|a|I|[\s,;:!?'\"()-])*")
+_REMARK = re.compile(rf"(?!(?:yes|no|none|{'|'.join(NUMERALS)})\b)(?:[a-z]{{2,}}+|a|I|[\s,;:!?'\"()-])*+")
 _WORD = r"(?!(?:and|or|pi|sin|cos|tan|cot|sec|csc|log|ln|sqrt|hundred|thousand|million|billion|trillion|percent)\b)[a-zA-Z]{2,}"
 # The first word after an expression, a unit or a remark, unless it is an operand.
 _PROSE = rf"(?<![-+*/=^<>\s])\s*[,;:—–]?\s+[(\[]?{_WORD}"
+_CLAUSE = 2000  # characters that are read of what is said: twice those of the longest answer that is compared
 # What no expression begins or ends with.
 _DRESS = re.compile(r"^[^\w([{\\|$.+\-−–√±≈<>]+|[^\w)\]}|$%°!'∞]+$")
 
@@ -68,11 +71,12 @@ def after_thinking(text: str, thinking: bool) -> str | None:
     inside = thinking
     said: list[str] = []
     parts = re.split(f"({THINK}|{END_THINK})", text)
+    last = max((index for index, part in enumerate(parts) if part != END_THINK and part.strip()), default=-1)
     for index, part in enumerate(parts):
         if part == THINK:
             inside = True
         elif part == END_THINK:
-            if not inside and "".join(parts[index + 1 :]).replace(END_THINK, "").strip():
+            if not inside and index < last:
                 said = []
             inside = False
         elif not inside:
@@ -143,15 +147,17 @@ def last_boxed(text: str, *, unclosed: bool = False) -> str | None:
 
 def _stated(text: str) -> str | None:
     """What follows the last "the answer is" that is more than a remark; of remarks alone, the last if it is short."""
-    claims = [_claim(text, match.end()) for match in _STATED.finditer(text)]
-    answers = [claim for claim in claims if not _REMARK.fullmatch(claim)] or claims
-    return _answer(answers[-1]) if answers else None
+    starts = [match.end() for match in _STATED.finditer(text)]
+    for start in reversed(starts):
+        if not _REMARK.fullmatch(claim := _claim(text, start)):
+            return _answer(claim)
+    return _answer(_claim(text, starts[-1])) if starts else None
 
 
 def _claim(text: str, start: int) -> str:
     """The clause at `start`, or the formula there that is all of it, without bold."""
-    bold = text[:start].count("**") % 2
-    rest = text[start:].lstrip()
+    bold = text.count("**", 0, start) % 2
+    rest = text[start : start + _CLAUSE].lstrip()
     if formula := _formula(rest):
         return formula[0]
     said = _CLAUSE_END.split(rest, maxsplit=1)[0].strip()

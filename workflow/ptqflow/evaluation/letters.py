@@ -6,9 +6,7 @@ import re
 
 from ptqflow.evaluation.answers import after_thinking, last_boxed
 
-_WRAPPED = (
-    r"(?:\*\*|__|[\s$(\[{`\"'<]|\\\(|\\text\s*|\\textbf\s*|\\mathrm\s*|\\mathbf\s*|\\boxed\s*|\\fbox\s*|(?:option|choice)\s+)*"
-)
+_WRAPPED = r"(?:\*\*|__|[\s$(\[{`\"'<]|\\\(|\\(?:text(?:bf)?|math(?:rm|bf)|boxed|fbox)|(?:option|choice)(?=\s))*"
 _COLON = r"[:\uff1a]"  # also of full width
 # "Answer: A detailed look" begins with an article, not with a letter.
 _LETTER = r"(?P<letter>[B-Z]|A(?!\s+(?!because|since|as|is|and|which|with)(?-i:[a-z])))(?![\w'-])"
