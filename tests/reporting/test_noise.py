@@ -78,6 +78,17 @@ def test_floor_stands_beside_every_drop():
     assert "±" in render.markdown([noise.printed(floors)])
 
 
+def test_a_variant_of_fewer_seeds_has_the_floor_of_so_many():
+    random = np.random.default_rng(2)
+    files = [
+        (served(recipe), sampled(seeds, random, np.full(ITEMS, 0.7))) for recipe, seeds in (("baseline", 4), ("a", 4), ("b", 1))
+    ]
+    found = gathered(*files)
+    floors = {row["recipe"]: row["noise_floor"] for row in noise.beside(accuracy.build(found), noise.build(found))}
+    assert floors["a"] == floors["baseline"]
+    assert floors["b"] == pytest.approx(2 * floors["a"])
+
+
 def test_nothing_run_twice_says_what_to_do():
     assert noise.build(gathered((served("baseline"), answered(np.ones(ITEMS))))) == []
     assert "second seed" in render.markdown([noise.printed([])])

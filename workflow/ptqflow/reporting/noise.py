@@ -110,12 +110,22 @@ def _average(tasks: Sequence[Row]) -> Row:
 
 
 def beside(scores: Sequence[Row], floors: Sequence[Row]) -> list[Row]:
-    """Rows of schema ACCURACY with the largest floor of their platform, model, engine and task; null where none was measured."""
-    largest: dict[tuple[Any, ...], float] = {}
-    for row in floors:
-        key = (*(row[c] for c in _PLACE), row["task"])
-        largest[key] = max(row["floor"], largest.get(key, 0.0))
-    return [row | {"noise_floor": largest.get((*(row[c] for c in _PLACE), row["task"]))} for row in scores]
+    """Rows of schema ACCURACY with the largest floor of their platform, model, engine and task; null where none was measured.
+
+    A variant that was asked at fewer seeds than its baseline has as much more noise of seeds and batches.
+    """
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return (*(row[c] for c in _PLACE), row["task"])
+
+    seeds = {key(row): row["seeds"] for row in scores if row["recipe"] == BASELINE}
+
+    def floor(row: Row) -> float | None:
+        more = max(1.0, seeds.get(key(row), 0) / max(row["seeds"], 1)) ** 0.5
+        here = [found for found in floors if key(found) == key(row)]
+        return max((found["floor"] * (more if found["kind"] in ("seeds", "batches") else 1) for found in here), default=None)
+
+    return [row | {"noise_floor": floor(row)} for row in scores]
 
 
 def printed(rows: Sequence[Row]) -> TextTable:
