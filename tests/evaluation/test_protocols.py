@@ -1,6 +1,7 @@
 """Settings of what is asked: AISBench's words and extraction, system prompt, examples, arguments of the chat template."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,13 @@ def test_aisbench_asks_in_its_words_and_reads_what_it_reads() -> None:
 )
 def test_aisbench_reads_the_last_box_or_a_sentence(text: str, answer: str) -> None:
     assert aisbench.formula(aisbench.spoken(text)) == answer
+
+
+def test_aisbench_leaves_out_closed_sections_and_reads_a_loop_of_open_ones_in_one_pass() -> None:
+    assert aisbench.spoken("<think>a</think> 1 <think>b</think> 2 <think>c") == "1  2 <think>c"
+    start = time.process_time()
+    assert aisbench.spoken("<think>" * 30_000 + "5").endswith("<think>5")
+    assert time.process_time() - start < 2
 
 
 def test_aisbench_reads_the_last_number_of_gsm8k() -> None:

@@ -13,7 +13,8 @@ _SECTION = re.compile(f"{THINK}.*?{END_THINK}", re.DOTALL)
 
 def spoken(text: str) -> str:
     """What follows the last end of thinking, where no beginning is in the text; else the text without its closed sections."""
-    return (text.split(END_THINK)[-1] if THINK not in text else _SECTION.sub("", text)).strip()
+    closed, mark, rest = text.rpartition(END_THINK)
+    return (rest if THINK not in text else _SECTION.sub("", closed + mark) + rest).strip()
 
 
 def formula(text: str) -> str | None:
