@@ -5,8 +5,9 @@ import torch
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import blocks as blocks_module
 from ptqflow.modeling.blocks import Blocks, Buffer, batches, forward, sample_linears, walk_sites, watch_sites
+from ptqflow.modeling.cache import quantize_cache
 from ptqflow.modeling.fake_quant import FakeQuantLinear
-from ptqflow.scheme import ActivationArgs
+from ptqflow.scheme import ActivationArgs, CacheArgs
 from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, tiny_model
 from transformers import AutoModelForCausalLM
@@ -118,6 +119,17 @@ def test_samples_of_linears_know_nothing_of_a_large_bias(args, tmp_path):
     for before, after in zip(*found, strict=True):
         assert len(before) == 5
         torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])  # without and with a key bias
+def test_a_sample_of_keys_is_what_their_linear_makes_before_the_cache_quantizes_them(kind, tmp_path):
+    blocks = Blocks(tiny_model(tmp_path / "m", kind, layers=1), CPU, torch.float32)
+    block = blocks.build(0, blocks.tensors(0))
+    quantize_cache(block, CacheArgs(num_bits=2, keys="pre_rope"))
+    with sample_linears(block, 5) as samples:
+        forward(block, torch.randn(1, 6, 128), blocks.positions(6))
+    x, keys = samples["k_proj"]
+    torch.testing.assert_close(keys, x @ block.self_attn.k_proj.weight.T)
 
 
 def test_only_the_files_of_the_asked_layers_are_needed(tmp_path):

@@ -285,7 +285,7 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
     """By linear: input [tokens, in] and output but for its bias [tokens, out] in the first forward pass inside the context.
 
     float32 copies of the first `tokens` tokens. The input is what the linear is given: transforms have acted on it, its own
-    quantizer has not.
+    quantizer has not. The output is the linear's: what quantizes keys before RoPE has not acted on it.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     architecture, handles = of_block(block), []
@@ -298,7 +298,7 @@ def sample_linears(block: nn.Module, tokens: int) -> Iterator[dict[str, tuple[Te
                     y = nn.functional.linear(module.quantized(x) if isinstance(module, FakeQuantLinear) else x, module.weight)
                 found[name] = x.float().clone(), y.float().clone()
 
-        handles.append(block.get_submodule(architecture.module_name(linear)).register_forward_hook(hook))
+        handles.append(block.get_submodule(architecture.module_name(linear)).register_forward_hook(hook, prepend=True))
     try:
         yield found
     finally:
