@@ -16,6 +16,7 @@ from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.presets import resolve
 from ptqflow.scheme import WeightArgs
 from rounding_helpers import round_one
+from tiny_models import tiny_model
 from transformers import AutoTokenizer
 
 DEMO = Path(__file__).resolve().parents[2] / "resources/demo-model"
@@ -133,6 +134,22 @@ def test_two_blocks_lose_less_on_held_out_states_and_float_states_go_on_as_they_
             assert all(row["fallback"] is None for row in rows)
         found[name] = (held_out - target).square().mean().item()
     assert found[True] < 0.9 * found[False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scalings_leave_the_float_states_that_go_on_alone(dtype, tmp_path):
+    """What is folded into weights and rounded to their dtype would be another float model, block after block."""
+    blocks, device = Blocks(tiny_model(tmp_path / "m", dtype=dtype), torch.device("cpu"), torch.float32), select("cpu")
+    recipe = resolve({"preset": "awq-gptaq-w4a16", "transform": {"name": "awq", "gqa_vo": True}})
+    hidden = blocks.embed(torch.randint(3, 64, (8, 24), generator=torch.Generator().manual_seed(0)))
+    tensors, exact = blocks.tensors(0), hidden.clone()
+    with torch.no_grad(), device.forward_precision(tensors.values()):
+        block = blocks.build(0, tensors, device.parameter_dtype(tensors.values()))
+        target = forward(block, hidden, blocks.positions(24))
+    with torch.no_grad():
+        qparams, _, _ = quantize_layer(blocks, 0, hidden, {}, recipe, device, exact=exact)
+    assert sum(name.endswith("smoothing_scale") for name in qparams) == 4
+    torch.testing.assert_close(exact, target)
 
 
 def test_the_dump_of_a_recipe_reads_back():

@@ -253,11 +253,11 @@ def _by_site(
 
 
 def _float_inputs(run: Running, rounder: BlockRounder, exact: Tensor, everything: bool) -> Iterator[Iterable[Tensor]]:
-    """Each site's inputs in the float block, scalings folded in, as `walk_sites`; `exact` becomes its outputs if `everything`."""
-    tensors = {n: deployed(n, t, rounder.scales, run.architecture) for n, t in run.tensors.items()}
-    block, positions = run.blocks.build(run.layer, tensors, run.dtype), run.blocks.positions(run.tokens)
-    for _, inputs in walk_sites(block, exact, positions, run.precision, len(exact) if everything else 0):
-        yield inputs
+    """Each site's inputs in the float block over its scaling, as `walk_sites`; `exact` becomes its outputs if `everything`."""
+    block, positions = run.blocks.build(run.layer, run.tensors, run.dtype), run.blocks.positions(run.tokens)
+    for site, inputs in walk_sites(block, exact, positions, run.precision, len(exact) if everything else 0):
+        scale = rounder.scales.get(smoothing_key(run.layer, site.name))
+        yield inputs if scale is None else (x / diagonal.columns(scale) for x in inputs)
 
 
 def _at_once(
