@@ -205,11 +205,21 @@ def test_a_recipe_says_how_often_a_block_is_rounded(by):
 
 def test_sequences_on_both_sides_or_none_at_all():
     clip = AutoClip(name="auto")
-    assert [clip.held_out_of(n) for n in (2, 3, 8, 64)] == [1, 2, 4, 32]
-    assert AutoClip(name="auto", held_out=0.99).held_out_of(3) == 2
+    assert [clip.held_out_of(n) for n in (2, 3, 8, 64)] == [1, 1, 4, 32]
+    assert AutoClip(name="auto", by="linear", held_out=0.99).held_out_of(3) == 2
     assert MseClip(name="mse").held_out_of(8) == 0
     with pytest.raises(ConfigError, match="at least 4"):
         clip.held_out_of(1)
+
+
+def test_what_is_not_held_out_of_a_block_suffices_to_choose_by_linear(tmp_path):
+    """However large the share: what is left, of which the mixture by linear holds some out, would else be a single sequence."""
+    blocks = Blocks(tiny_model(tmp_path / "m", layers=1), torch.device("cpu"), torch.float32)
+    recipe = resolve({"preset": "gptq-w4a16", "clip": {"name": "auto", "held_out": 0.9}})
+    hidden = blocks.embed(torch.randint(3, 64, (8, 24), generator=torch.Generator().manual_seed(0)))
+    with torch.no_grad():
+        _, rows, _ = quantize_layer(blocks, 0, hidden, {}, recipe, select("cpu"), last=True)
+    assert json.loads(rows[-1]["clip_errors"]).keys() == {"none", "mse", "hessian", "each"}
 
 
 def test_without_rows_that_choose_nothing_is_clipped_in_silence():
