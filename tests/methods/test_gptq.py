@@ -147,6 +147,19 @@ def test_result_does_not_depend_on_the_scale_of_the_hessian():
     assert torch.equal(first.integers, second.integers)
 
 
+@pytest.mark.parametrize("damping", [0.1, 0.01, 1e-3, 1e-4])
+@pytest.mark.parametrize("rows", [16, 400])
+def test_weights_move_by_no_more_steps_than_the_rounding_says(damping, rows):
+    """Few tokens with outliers leave ordinary columns free to make up for those that large inputs read."""
+    random = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(32, 256, generator=random), torch.randn(rows, 256, generator=random)
+    x[:, :4] *= 100
+    settings = GptqRounding(name="gptq", dampening_frac=damping)
+    rounded = round_one(gptq, weight, x.T @ x, WeightArgs(num_bits=8, strategy="channel"), None, settings)
+    moved = ((value(rounded) - weight) / rounded.scale).square().mean().sqrt().item()
+    assert moved < settings.steps
+
+
 def test_dead_columns_are_zero_and_leave_the_range_before_scales_are_chosen():
     weight, x = layer()
     weight[:, 7] = 1e6

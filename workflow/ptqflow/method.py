@@ -105,12 +105,12 @@ class Clip(Method):
 
 
 class Rounding(Method):
-    """How weights are put on their grid (`round_weights`).
+    """How weights are put on their grid (`round_weights`)."""
 
-    `steps`: how far it may move a weight, in root mean square steps of its full range's grid (`checkpoints.distance`).
-    """
-
-    steps: ClassVar[float] = 1.0
+    @property
+    def steps(self) -> float:
+        """How far it may move a weight, in root mean square steps of its full range's grid (`checkpoints.distance`)."""
+        return 1.0
 
     @property
     def real_zero_points(self) -> bool:

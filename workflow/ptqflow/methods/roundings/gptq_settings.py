@@ -1,5 +1,6 @@
 """Settings of `methods.roundings.gptq`, and what it needs."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,7 +13,6 @@ class GptqRounding(Rounding):
     """Column by column with second-order error feedback (GPTQ, algorithm 1), static groups."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
-    steps: ClassVar[float] = 3.0
 
     name: Literal["gptq"]
     dampening_frac: Annotated[float, Field(gt=0, lt=1)] = 0.01
@@ -42,6 +42,11 @@ class GptqRounding(Rounding):
         if not self.asymmetric_calibration:
             return None
         return self.ridge if self.ridge is not None else 1 / tokens_per_channel
+
+    @property
+    def steps(self) -> float:
+        """3 at the default damping λ; less of it leaves more to move: the loss that rounding bounds has λ |w - w'|² as a part."""
+        return 3.0 * max(1.0, math.sqrt(0.01 / self.dampening_frac))
 
     @property
     def orders_columns(self) -> bool:
