@@ -59,6 +59,24 @@ def test_smoothing_alone_at_norms_is_the_default(tmp_path):
     assert sorted(qparams) == [f"model.layers.0.{site}.smoothing_scale" for site in ("gate_up", "qkv")]
 
 
+def test_what_is_left_in_high_precision_is_not_touched(tmp_path):
+    """Scaled weights are rounded to their dtype again. Values of o carry its scale into the cache."""
+    _, tensors, inputs, *_ = block_of(tmp_path, "qwen2", torch.bfloat16)
+    mlp = [{"linears": ["gate_proj", "down_proj"], "input_activations": None}]
+    entries = {
+        ("down", "gate_up", "o", "qkv"): [],
+        ("gate_up", "o", "qkv"): mlp,  # of the two that read gate_up, up_proj still is quantized
+        (): [{"input_activations": None}],
+    }
+    for sites, overrides in entries.items():
+        recipe = Recipe.model_validate(ALL_SITES.dump() | {"overrides": overrides})
+        qparams = BlockRounder(QWEN2, 0, tensors, inputs, recipe, select("cpu")).qparams
+        assert sorted(qparams) == [f"model.layers.0.{site}.smoothing_scale" for site in sites]
+    cached = Recipe.model_validate(ALL_SITES.dump() | {"scheme": {"kv_cache": {"num_bits": 8}}})
+    qparams = BlockRounder(QWEN2, 0, tensors, inputs, cached, select("cpu")).qparams
+    assert sorted(qparams) == ["model.layers.0.o.smoothing_scale"]
+
+
 def test_query_heads_of_a_value_head_share_its_scale():
     x = torch.rand(4 * 3)  # 4 query heads of 3 channels, 2 value heads
     scale = diagonal.by_value_head(x, 2, 3, "mean")

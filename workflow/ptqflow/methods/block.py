@@ -177,7 +177,8 @@ def _scales(
 ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, str]]:
     """The diagonal scaling of each site by `smoothing_key`; by site, its seconds, and why it was left alone where that is news.
 
-    Every site is looked at with the others unscaled.
+    Every site is looked at with the others unscaled. Where nothing is quantized that would see it there is none: weights left in
+    high precision would only be rounded once more.
     """
     scales: dict[str, Tensor] = {}
     seconds: dict[str, float] = {}
@@ -188,6 +189,10 @@ def _scales(
     for site in architecture.sites:
         start = time.perf_counter()
         query_heads = inputs.queries_per_key if site.name == "o" else 1
+        roles = map(architecture.role, site.linears)
+        seen = any(recipe.weights(layer, role) or recipe.input_activations(layer, role) for role in roles)
+        if not (seen or (site.name == "o" and recipe.scheme.kv_cache)):  # values carry the scale of o
+            continue
         if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:
             notes |= {site.name: reason} if reason else {}
             continue
