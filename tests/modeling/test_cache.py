@@ -251,12 +251,13 @@ def test_ranges_change_nothing(tmp_path):
     assert torch.equal(*outputs)
 
 
-def test_ranges_after_rope_are_those_of_the_positions_asked_for(biased):
+@pytest.mark.parametrize("sequences", [16, 3, 1])  # of 8 tokens: 3 and 1 are taken again and again
+def test_ranges_after_rope_are_those_of_the_positions_asked_for(biased, sequences):
     """Of keys that are mostly bias: what RoPE makes of the bias, k cos(pw) - k' sin(pw), at all these positions p."""
     blocks, args = Blocks(biased, torch.device("cpu"), torch.float32), {"num_bits": 8, "dynamic": False, "positions": 128}
     tensors = blocks.tensors(0)
     run = Running(blocks, 0, cache(**args), select("cpu"), tensors, list(tensors.values()), 8, 16)
-    hidden = blocks.embed(torch.arange(128).view(16, 8) % 64)
+    hidden = blocks.embed(torch.arange(128).view(16, 8) % 64)[:sequences]
     found = ranges_over_positions(run, hidden, 128)
     bias = next(t for name, t in tensors.items() if name.endswith("k_proj.bias")).view(2, 1, 32)
     cosines, sines = blocks.positions(128)

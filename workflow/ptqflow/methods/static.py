@@ -1,5 +1,6 @@
 """Static grids: of linear inputs, one scale per tensor, from max|x| of the calibration set; of the cache, from its ranges."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -50,15 +51,17 @@ def static_input_scales(
 def ranges_over_positions(run: Running, hidden: Tensor, positions: int) -> CacheRanges:
     """Ranges of a static cache with the sequences [sequences, tokens, hidden] spread evenly over the first `positions`.
 
-    Attention knows distances alone, so what the block makes of a sequence is the same wherever it begins.
+    Where they are too few to cover these, they are taken again. Attention knows distances alone, so what the block makes of a
+    sequence is the same wherever it begins.
     """
     cache = run.recipe.scheme.kv_cache
     assert cache is not None
     ranges = CacheRanges(cache)
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
     attach(block, ranges)
-    last = max(0, min(positions, int(run.blocks.config.max_position_embeddings)) - run.tokens)
-    starts = torch.linspace(0, last, len(hidden)).round().int().tolist()
-    for part in batches(len(hidden), run.tokens):
-        run.forward(block, hidden[part], starts[part])
+    positions = max(run.tokens, min(positions, int(run.blocks.config.max_position_embeddings)))
+    count = max(len(hidden), math.ceil(positions / run.tokens))
+    starts = torch.linspace(0, positions - run.tokens, count).round().int().tolist()
+    for part in batches(count, run.tokens):
+        run.forward(block, hidden[torch.arange(part.start, part.stop) % len(hidden)], starts[part])
     return ranges
