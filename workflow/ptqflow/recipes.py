@@ -146,6 +146,10 @@ class Recipe(Model):
         """Input quantization of one linear, as `weights`."""
         return self._last("input_activations", layer, linear)
 
+    def quantizes(self, layer: int, linear: str) -> bool:
+        """Whether it quantizes one linear's weight or input."""
+        return self.weights(layer, linear) is not None or self.input_activations(layer, linear) is not None
+
     def _last(self, key: str, layer: int, linear: str) -> Any:
         naming = [o for o in self.overrides if o.covers(layer, linear) and key in o.model_fields_set]
         return getattr(naming[-1] if naming else self.scheme, key)

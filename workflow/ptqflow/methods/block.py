@@ -189,8 +189,7 @@ def _scales(
     for site in architecture.sites:
         start = time.perf_counter()
         query_heads = inputs.queries_per_key if site.name == "o" else 1
-        roles = map(architecture.role, site.linears)
-        seen = any(recipe.weights(layer, role) or recipe.input_activations(layer, role) for role in roles)
+        seen = any(recipe.quantizes(layer, architecture.role(linear)) for linear in site.linears)
         if not (seen or (site.name == "o" and recipe.scheme.kv_cache)):  # values carry the scale of o
             continue
         if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:

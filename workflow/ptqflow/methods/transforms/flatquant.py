@@ -110,7 +110,10 @@ class _Trainer:
         self.rows: list[dict[str, Any]] = []
 
     def run(self) -> FlatBlock:
-        """Learn, round to what the checkpoint holds, and fall back to plain rounding where that is better."""
+        """Learn, round to what the checkpoint holds, and fall back to plain rounding where that is better.
+
+        A block of which nothing is quantized has nothing to learn, and stays as it is.
+        """
         settings, head_dim = self.settings, int(self.plain.get_submodule(ATTENTION).head_dim)  # type: ignore[arg-type]
         known = (self.architecture, self.stored, head_dim, self.absmax, self.recipe, self.layer, settings)
         learned, identity = Learned(*known).to(self.device), Learned(*known).to(self.device)
@@ -120,6 +123,11 @@ class _Trainer:
         self.record(0, "held_out_update", update, "mean square of what the float block adds")
         rtn = self._held_out(self._state(identity.values())).mean().item()
         self.record(0, "rtn_held_out_loss", rtn)
+        quantized = any(self.recipe.quantizes(self.layer, linear) for linear in self.architecture.linears)
+        if not (quantized or self.recipe.scheme.kv_cache):
+            same, losses, _ = self._deployed(identity, 0)
+            self.record(0, "deployed_held_out_loss", losses.mean().item())
+            return self._result(same, None, None)
         self.record(0, "identity_error", self._identity_error(learned.values()), "before training")
 
         clips = [p for name, p in learned.named_parameters() if "clips" in name]
