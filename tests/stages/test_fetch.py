@@ -116,6 +116,15 @@ def test_an_index_that_promises_too_much_is_refused(tmp_path):
         source_files(folder)
 
 
+def test_an_index_that_leaves_a_tensor_out_is_refused(tmp_path):
+    folder = write_model(tmp_path / "m", shards=2)
+    index = json.loads((folder / INDEX).read_text())
+    del index["weight_map"]["model.norm.weight"]  # engines read it all the same, and no checkpoint would have it
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ArtifactError, match=r"00001-of-00002.safetensors holds model.norm.weight, which .* does not list"):
+        source_files(folder)
+
+
 def test_fetch_twice_gives_identical_bytes_wherever_the_folder_lies(source, tmp_path):
     manifest = fetch_to(tmp_path / "a", path=str(source))
     manifest.verify(tmp_path / "a")

@@ -136,11 +136,20 @@ def check_tokenizer(folder: Path, speaking: Sequence[str]) -> None:
 
 
 def check_weights(folder: Path, weights: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The header of every safetensors file, which is as long as that says and holds the tensors that the index places in it."""
+    """The header of every safetensors file, which is as long as that says and holds the tensors that the index places in it.
+
+    Of shards the index lists all tensors: engines read what it leaves out, and who reads by it would not.
+    """
     headers = {name: read_header(folder / name) for name in weights}
-    for tensor, shard in _weight_map(folder).items() if WEIGHTS not in headers else ():
+    listed = _weight_map(folder) if WEIGHTS not in headers else {}
+    for tensor, shard in listed.items():
         if tensor not in headers[shard]:
             raise ArtifactError(f"{folder / shard} lacks {tensor}, which {INDEX} places there; copy or fetch the model again")
+    for shard, header in headers.items() if listed else ():
+        if unlisted := sorted(header.keys() - listed.keys() - {"__metadata__"}):
+            raise ArtifactError(
+                f"{folder / shard} holds {unlisted[0]}, which {INDEX} does not list; copy or fetch the model again"
+            )
     return headers
 
 
