@@ -1,5 +1,8 @@
 """Which recipes a form can hold: decided before any job, and said with the reason and the remedy."""
 
+import ast
+import re
+import shlex
 import subprocess
 import sys
 
@@ -174,3 +177,15 @@ def test_schemes_of_all_forms_import_no_torch():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "set()", result.stderr
+
+
+@pytest.mark.parametrize("form", registry.forms())
+def test_a_folder_of_any_name_is_loaded_as_is_said(form):
+    folder, scheme = "/my models/l'autre", registry.scheme(form)
+    asked = recipe(ROW if form == "modelslim" else GROUP)
+    command, said = scheme.serve(asked, folder), scheme.loading(asked, folder)
+    if command is not None:
+        assert folder in shlex.split(command)
+        assert command in said
+    for call in re.findall(r"(?:from_pretrained|load)\(.*?\)", said):
+        assert ast.literal_eval(call[call.index("(") :]) == folder

@@ -10,14 +10,16 @@ import yaml
 from checkout import REPOSITORY, environment
 from fake_hub import FakeHub
 from ptqflow import cli, estimate
+from ptqflow.artifacts import schemas
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.tables import write_rows
 from ptqflow.commands import quantize_model
 from ptqflow.commands.check import _reason, computes_here, study_of
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import Located, located
 from ptqflow.commands.run import PROFILES, alone
 from ptqflow.entries import Suite
-from ptqflow.errors import ConfigError
+from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.evaluation.tasks import task
 from ptqflow.presets import resolve
 
@@ -140,6 +142,28 @@ def test_a_folder_is_replaced_only_where_all_of_it_is_a_checkpoint_of_ours(tmp_p
         quantize_model._publish(checkpoint(tmp_path / "new", stage="export"), ours)
 
 
+def test_what_is_edited_in_the_output_stays_there_and_what_changed_since_it_was_verified_does_not_go_out(tmp_path):
+    done, out = checkpoint(tmp_path / "done", stage="export"), tmp_path / "out"
+    quantize_model._publish(done, out)
+    (out / "manifest.json").write_text("edited in place")
+    assert Manifest.read(done / "manifest.json").origin == {"stage": "export"}
+    (out / "model.safetensors").write_text("y")  # in place: the same file under another name
+    with pytest.raises(ArtifactError, match=r"model\.safetensors changed since its manifest was written"):
+        quantize_model._publish(done, tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "out"]
+
+
+def test_the_end_says_what_verification_measured(tmp_path, capsys):
+    out, checks = checkpoint(tmp_path / "out", stage="export"), tmp_path / "checks.parquet"
+    rows = [("bytes", "weights", 1.0), ("baseline_bytes", "float model", 4.0), ("mean_logprob_difference", "transformers", 0.5)]
+    rows = [{"check": check, "subject": subject, "status": "passed", "value": value} for check, subject, value in rows]
+    write_rows(checks, schemas.VERIFICATION, rows, {})
+    quantize_model._print_end(out, checks, "fake", "")
+    said = capsys.readouterr().out
+    assert ", 25 % of the float model's\n" in said
+    assert "log p in transformers: 0.5 nats from the fake form's" in said
+
+
 def test_an_output_may_be_a_link_but_not_what_holds_the_user_or_the_study(tmp_path, capsys, started, monkeypatch):
     (tmp_path / "link").symlink_to(checkpoint(tmp_path / "disk/old", stage="export"))
     new = checkpoint(tmp_path / "new", stage="export", made="now")
@@ -189,8 +213,9 @@ def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch, tmp_path):
 
 def test_settings_are_nested_keys_with_values_of_yaml():
     assert settings(["a.b=3", "a.c=null", "d=[1, x]"]) == {"a": {"b": 3, "c": None}, "d": [1, "x"]}
-    with pytest.raises(ConfigError, match="give key=value"):
-        settings(["a=1", "a.b=2"])
+    for within in ("a.b=2", "a.b.c=2", "a.b.c.d=2"):
+        with pytest.raises(ConfigError, match="give key=value"):
+            settings(["a=1", within])
 
 
 def test_a_recipe_may_be_a_file(tmp_path):

@@ -1,6 +1,7 @@
 """Form `autoawq`: the layout of the AutoAWQ library, version "gemm": 4-bit weights in groups, one setting for the whole model."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
@@ -46,7 +47,7 @@ def engine(recipe: Recipe) -> None:
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"{server} {folder}"
+    return f"{server} {quote(folder)}"
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:

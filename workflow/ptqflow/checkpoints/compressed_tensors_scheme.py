@@ -6,6 +6,7 @@ transformers loads all of it, too.
 
 import re
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
@@ -163,7 +164,7 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"{server} {folder}"
+    return f"{server} {quote(folder)}"
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
@@ -171,7 +172,7 @@ def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     found = [scheme for scheme in schemes(recipe, None) if scheme.weights is not None]
     text = (
         f"vLLM: `{serve(recipe, folder, server)}`. transformers, with `compressed-tensors` >= 0.18 installed:\n\n"
-        f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
+        f"```python\nfrom transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained({folder!r})\n```"
     )
     if any(scheme.input_activations is not None and layout_of(scheme) == PACKED for scheme in found):
         text += (

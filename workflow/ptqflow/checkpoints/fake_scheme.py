@@ -1,6 +1,7 @@
 """Form `fake`: dequantized weights in the model's dtype; activations and cache are rounded while the model runs."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.server import VLLM
@@ -30,9 +31,10 @@ def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How an engine loads it from a folder (Markdown)."""
     if recipe.is_weight_only():
-        return f"Any engine loads it as the float model: `{server} {folder}`, `AutoModelForCausalLM.from_pretrained('{folder}')`."
+        load = f"AutoModelForCausalLM.from_pretrained({folder!r})"
+        return f"Any engine loads it as the float model: `{server} {quote(folder)}`, `{load}`."
     return (
         "transformers loads it after `import ptqflow`, which quantizes activations and cache as the recipe says:\n\n"
         "```python\nimport ptqflow\nfrom transformers import AutoModelForCausalLM\n"
-        f"model = AutoModelForCausalLM.from_pretrained('{folder}')\n```"
+        f"model = AutoModelForCausalLM.from_pretrained({folder!r})\n```"
     )

@@ -5,6 +5,7 @@ names an error was seen with that loader (`tests/engines/ascend_proof.py`).
 """
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
@@ -158,7 +159,7 @@ def engine(recipe: Recipe) -> str:
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it, on an NPU, wherever it was made."""
-    return f"{VLLM} {folder} --quantization ascend"
+    return f"{VLLM} {quote(folder)} --quantization ascend"
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:

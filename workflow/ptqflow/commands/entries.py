@@ -29,7 +29,7 @@ def settings(assignments: Sequence[str]) -> dict[str, Any]:
         *parents, leaf = key.split(".")
         place = found
         for parent in parents:
-            place = place.setdefault(parent, {})
+            place = place.setdefault(parent, {}) if isinstance(place, dict) else place
         if not (equals and all([leaf, *parents])) or not isinstance(place, dict):
             raise ConfigError(f"--set {text}: give key=value, as scheme.weights.num_bits=3 or calibration.samples=64")
         try:

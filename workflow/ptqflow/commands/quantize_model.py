@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ptqflow import paths, profiles
-from ptqflow.artifacts.atomic import write_text
+from ptqflow.artifacts.atomic import atomic_path, write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
@@ -153,19 +153,27 @@ def _write_study(
 
 
 def _publish(checkpoint: Path, out: Path) -> None:
-    """The checkpoint's files under another name: hard links where the file system has them, else copies. Whole or not at all."""
+    """The checkpoint's files under another name, whole or not at all; nothing that changed since it was verified.
+
+    Weights are hard links where the file system has them; all else is copied, since it may be edited there.
+    """
+    manifest = Manifest.read(checkpoint / NAME)
+    manifest.verify(checkpoint)
     _check_output(out)  # again: jobs took a while
-    names = [*Manifest.read(checkpoint / NAME).files, NAME]
-    new = out.with_name(f".{out.name}.new")
-    shutil.rmtree(new, ignore_errors=True)
-    for name in names:
-        (new / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(checkpoint / name, new / name)
-        except OSError:
-            shutil.copy2(checkpoint / name, new / name)
-    shutil.rmtree(out, ignore_errors=True)
-    new.rename(out)
+    with atomic_path(out) as new:
+        for name in [*manifest.files, NAME]:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            if not (name.endswith(".safetensors") and _linked(checkpoint / name, new / name)):
+                shutil.copy2(checkpoint / name, new / name)
+
+
+def _linked(file: Path, link: Path) -> bool:
+    """Whether a file could be given another name."""
+    try:
+        os.link(file, link)
+    except OSError:
+        return False
+    return True
 
 
 def _print_end(out: Path, checks: Path, form: str, loading: str) -> None:
@@ -176,15 +184,14 @@ def _print_end(out: Path, checks: Path, form: str, loading: str) -> None:
     size = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
     rows = read_table(checks, schemas.VERIFICATION).to_pylist()
-    baseline = next((row["value"] for row in rows if (row["check"], row["subject"]) == ("bytes", "baseline")), None)
-    share = f", {100 * weights / baseline:.0f} % of the float model's" if baseline else ""
+    share = 100 * weights / next(row["value"] for row in rows if row["check"] == "baseline_bytes")
     passed = Counter(row["status"] for row in rows)
     print(f"checkpoint:   {out.resolve()} (form {form})")
-    print(f"size:         {size / 1e6:.1f} MB, weights {weights / 1e6:.1f} MB{share}")
+    print(f"size:         {size / 1e6:.1f} MB, weights {weights / 1e6:.1f} MB, {share:.0f} % of the float model's")
     print(f"verification: {passed['passed']} checks passed, none failed ({checks})")
     for row in rows:
-        if row["check"] == "logits" and row["value"] is not None:
-            print(f"              {row['subject']} from the fake form: {row['value']:.3g}")
+        if row["check"] == "mean_logprob_difference" and row["value"] is not None:
+            print(f"              log p in {row['subject']}: {row['value']:.3g} nats from the fake form's on average")
         if row["status"] != "passed":
             print(f"              {row['status']}: {row['note']}")
     print(f"model card:   {out / 'README.md'}")
