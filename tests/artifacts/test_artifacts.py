@@ -28,7 +28,7 @@ from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.schemas import DIAGNOSTICS, TOKENS
 from ptqflow.artifacts.tables import column, read_metadata, read_table, to_table, versioned, write_rows, write_table
-from ptqflow.checkpoints.writer import remove_old_weights
+from ptqflow.checkpoints.writer import remove_old
 from ptqflow.commands.check import planned_jobs
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.weights import gather_safetensors, open_safetensors, save_safetensors
@@ -551,12 +551,16 @@ def test_what_is_said_of_content_is_damage(error):
         raise error
 
 
-def test_an_export_after_a_killed_one_removes_what_it_left(tmp_path):
+def test_an_export_removes_what_an_earlier_or_a_killed_one_left(tmp_path):
     """A folder whose name ends like a weight file's would else be taken for one."""
     stale = tmp_path / f".model.safetensors.{os.uname().nodename}.999999999.tmp"
     elsewhere = tmp_path / ".model.safetensors.elsewhere.999999999.tmp"
     for folder in (stale, elsewhere):
         (folder / "model.safetensors").mkdir(parents=True)
-    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"of an earlier export")
-    remove_old_weights(tmp_path, keep={"model.safetensors"})
-    assert names(tmp_path) == [elsewhere.name]
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name in ("model-00001-of-00002.safetensors", "chat_template.jinja", "additional_chat_templates/tool.jinja"):
+        (tmp_path / name).write_bytes(b"of an earlier export")
+    (tmp_path / "notes.md").write_bytes(b"of someone else")
+    remove_old(tmp_path, keep={"model.safetensors"})
+    assert names(tmp_path) == [elsewhere.name, "additional_chat_templates", "notes.md"]
+    assert not names(tmp_path / "additional_chat_templates")

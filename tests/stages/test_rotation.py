@@ -64,7 +64,10 @@ def test_a_rotation_of_any_width_is_orthogonal_and_of_its_seed(width):
 )
 def test_a_rotated_model_is_the_same_function(tmp_path, kind, more, shards):
     model = tiny_model(tmp_path / "model", kind, shards=shards, **more)
+    (tmp_path / "rotated/additional_chat_templates").mkdir(parents=True)
+    (tmp_path / "rotated/additional_chat_templates/tool.jinja").write_text("of an earlier model")
     assert rotated(model, tmp_path / "rotated") == 0
+    Manifest.read(tmp_path / "rotated/manifest.json").verify(tmp_path / "rotated")  # nothing else that a loader would read
     expected, found = logits(model), logits(tmp_path / "rotated")
     assert (found - expected).norm() / expected.norm() < 1e-5  # float32 weights
     origin = Manifest.read(tmp_path / "rotated/manifest.json").origin

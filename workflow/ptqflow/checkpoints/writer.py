@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ptqflow.artifacts.atomic import atomic_path, remove_stale, write_json, write_text
+from ptqflow.artifacts.models import description_files, files_in
 from ptqflow.checkpoints.layout import BaseLayout
 from ptqflow.modeling.weights import index_name, save_safetensors
 from ptqflow.progress import progress
@@ -31,7 +32,7 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     """Write the checkpoint into `folder`; returns the names of its files.
 
     `names` are the source's files: all but weights, and what the layout writes itself, are carried along (tokenizer, generation
-    config, chat template, licence). `card` is the text of README.md. Files of an earlier checkpoint in other shards are removed.
+    config, chat template, licence). `card` is the text of README.md. What an earlier export left and this one lacks is removed.
     Raises ArtifactError naming a tensor that the form cannot hold.
     """
     source = layout.source
@@ -41,8 +42,9 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     carried = {name: SOURCE_CARD if name == CARD else name for name in names if not name.endswith(_WEIGHTS)}
     carried = {name: target for name, target in carried.items() if name not in documents}
     index = {index_name(layout.stem)} if len(files) > 1 else set()
+    written = sorted({*files, *index, *carried.values(), *documents, CARD})
     folder.mkdir(parents=True, exist_ok=True)
-    remove_old_weights(folder, keep={*files, *index})
+    remove_old(folder, keep=written)
 
     weight_map: dict[str, str] = {}
     total = 0
@@ -65,14 +67,18 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     for name, document in documents.items():
         write_json(folder / name, document)
     write_text(folder / CARD, card)
-    return sorted({*files, *index, *carried.values(), *documents, CARD})
+    return written
 
 
-def remove_old_weights(folder: Path, keep: Collection[str]) -> None:
-    """Remove the weight files of an earlier export, since loaders prefer some names over others, and what killed ones left."""
+def remove_old(folder: Path, keep: Collection[str]) -> None:
+    """Remove the weights of an earlier export and what described its model (a tokenizer, a chat template), since loaders read
+    what is there, and what killed ones left.
+    """
     remove_stale(folder)
-    for stale in [path for path in folder.glob("*.safetensors*") if path.is_file() and path.name not in keep]:
-        stale.unlink()
+    names = files_in(folder)
+    weights = [name for name in names if ".safetensors" in name]
+    for name in {*weights, *description_files(names)} - set(keep):
+        (folder / name).unlink()
 
 
 def shard_names(stem: str, count: int) -> list[str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ptqflow.artifacts.atomic import atomic_path, write_json
 from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.models import files_in
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.by_name import ByName, method
 from ptqflow.datamodel import Model
@@ -60,8 +61,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     rotated = Rotated(weights, config, q)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in [path for path in folder.iterdir() if path.is_file()]:
-        stale.unlink()
+    for stale in files_in(folder):
+        (folder / stale).unlink()
     file_of = dict(weights.file_of) | {HEAD: weights.file_of.get(HEAD, weights.file_of[EMBEDDING])}
     with progress("rotate", len(weights.files()), "shards") as bar:
         for shard in weights.files():
