@@ -124,6 +124,12 @@ def test_a_target_is_a_target(asked_of_snakemake, options):
     assert list(asked_of_snakemake("local", *options).targets) == ["results/report.html"]
 
 
+@pytest.mark.parametrize("option", ["-n", "-np", "-pn", "-nq", "--dry-run", "--dag=dot", "--unlock"])
+def test_a_plan_is_known_however_it_is_asked_for(option):
+    assert run_command.plans_only(["--cores", "1", option])
+    assert not run_command.plans_only(["--cores", "1", "-p", "-k", "-j4", "--rerun-incomplete", "--until", "plan"])
+
+
 def test_what_a_profile_says_may_be_said_otherwise_by_key_alone(tmp_path):
     (tmp_path / "platform.yaml").write_text("platform: gpu\n")
     command, study = ["--profile", tmp_path.name, "-n"], SimpleNamespace(platform="cpu")

@@ -124,6 +124,24 @@ def checkpoint(folder: Path, **origin: object) -> Path:
     return folder
 
 
+def made_by(preset: str, folder: Path, **origin: object) -> Path:
+    return checkpoint(folder, stage="export", settings={"recipe": resolve({"preset": preset}).dump()}, **origin)
+
+
+@pytest.mark.parametrize(("option", "status", "said"), [("-np", 0, ""), ("-qn", 0, ""), ("--until", 2, "is of another recipe")])
+def test_what_an_earlier_recipe_left_is_not_put_out_for_another(tmp_path, capsys, monkeypatch, option, status, said):
+    old = made_by("rtn-w4a16", tmp_path / "old")
+    monkeypatch.setattr(quantize_model, "workflow", lambda *_: 0)
+    monkeypatch.setattr(quantize_model.paths, "checkpoint", lambda *_: old / "manifest.json")
+    monkeypatch.setattr(quantize_model, "_print_end", lambda *_: None)
+    options = ("--out", tmp_path / "out", "--work", tmp_path)
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", *options, option) == status
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert quantize(DEMO, "--recipe", "rtn-w4a16", *options) == 0
+    assert (tmp_path / "out/model.safetensors").exists()
+
+
 def test_a_folder_is_replaced_only_where_all_of_it_is_a_checkpoint_of_ours(tmp_path, capsys, started):
     (app := tmp_path / "app").mkdir()
     (app / "manifest.json").write_text('{"name": "an app of the web"}')
@@ -166,7 +184,7 @@ def test_the_end_says_what_verification_measured(tmp_path, capsys):
 
 def test_an_output_may_be_a_link_but_not_what_holds_the_user_or_the_study(tmp_path, capsys, started, monkeypatch):
     (tmp_path / "link").symlink_to(checkpoint(tmp_path / "disk/old", stage="export"))
-    new = checkpoint(tmp_path / "new", stage="export", made="now")
+    new = made_by("rtn-w8a8", tmp_path / "new", made="now")
     monkeypatch.setattr(quantize_model, "workflow", lambda *_: 0)
     monkeypatch.setattr(quantize_model, "_print_end", lambda *_: None)
     monkeypatch.setattr(quantize_model.paths, "checkpoint", lambda *_: new / "manifest.json")
@@ -227,8 +245,9 @@ def test_a_recipe_may_be_a_file(tmp_path):
 
 
 def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "mine"
+    folder = tmp_path / "my study"
     assert cli.main(["new", str(folder), "--model", str(DEMO), "--calibration", str(TRACES)]) == 0
+    assert f"ptqflow run '{folder}'" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     study = study_of(folder)
     assert set(study.recipes) == {"rtn-w4a16", "awq-w4a16", "gptq-w4a16"}

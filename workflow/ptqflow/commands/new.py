@@ -3,6 +3,7 @@
 import argparse
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -85,8 +86,9 @@ def run(args: argparse.Namespace) -> None:
     recipes = {name: _fitting(name, model) for name in args.recipes}
     place = args.calibration or str(EMBEDDED)
     calibration = calibration_entry(place, resolve({"preset": args.recipes[0]}), {"samples": 128, "seed": 0}, model)
+    study = quote(str(args.study))
     text = _TEXT.format(
-        folder=args.study,
+        folder=study,
         root=ROOT,
         models=_indented({model.name: model.entry | {"chunks": min(4, model.config["num_hidden_layers"])}}, 2),
         embedded=""
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     )
     args.study.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
-    print(f"{file}: edit it, then `ptqflow check {args.study}` and `ptqflow run {args.study}`")
+    print(f"{file}: edit it, then `ptqflow check {study}` and `ptqflow run {study}`")
 
 
 def _fitting(preset: str, model: Located) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
-from ptqflow.commands.run import alone, profile_folder, workflow
+from ptqflow.commands.run import alone, plans_only, profile_folder, workflow
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.shapes import check_recipe
 
@@ -94,8 +94,10 @@ def run(args: argparse.Namespace) -> int:
     targets = [str(path.relative_to(work)) for path in (manifest, checks)]
     if status := workflow(work, args.profile, [*args.rest, "--", *targets]):
         return status
-    if any(option in ("-n", "--dry-run", "--dryrun") for option in args.rest):
+    if plans_only(args.rest):
         return 0
+    if Manifest.read(manifest).origin["settings"]["recipe"] != recipe.model_copy(update={"calibration": None}).dump():
+        raise ConfigError(f"{manifest} is of another recipe, and its jobs did not run; leave out {' '.join(args.rest)}")
     _publish(manifest.parent, out)
     loading = registry.scheme(args.format).loading(recipe, str(out.resolve()), vllm_on(platform))
     _print_end(out, checks, args.format, loading)

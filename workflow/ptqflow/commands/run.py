@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if not named:
         refuse_study_behind(options)
     status = workflow(study, args.profile, options)
-    if status or PLANS_ONLY & set(options):
+    if status or plans_only(options):
         return status
     _print_end(study)
     return 0
@@ -72,7 +73,7 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         configfile.check(file)
     files, options = configfile.taken_out(options)
     command = snakemake(folder, profile, files)
-    if PLANS_ONLY & set(options):
+    if plans_only(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
     with alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
@@ -85,6 +86,11 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         if status:
             print(why_it_ended(folder, status, interrupts), file=sys.stderr)
     return status
+
+
+def plans_only(options: Sequence[str]) -> bool:
+    """Whether these options of Snakemake's run no job: one of `PLANS_ONLY`, or `-n` among other letters that take no value."""
+    return any(option.partition("=")[0] in PLANS_ONLY or re.match("-[Ffikpqr]*n", option) for option in options)
 
 
 def snakemake(folder: Path, profile: str, files: Sequence[str] = (), first: Sequence[str] = ()) -> list[str]:
