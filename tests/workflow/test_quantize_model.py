@@ -19,7 +19,7 @@ from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.located import Located, located
 from ptqflow.commands.run import PROFILES, alone
 from ptqflow.entries import Suite
-from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.errors import ConfigError
 from ptqflow.evaluation.tasks import task
 from ptqflow.presets import resolve
 
@@ -160,15 +160,21 @@ def test_a_folder_is_replaced_only_where_all_of_it_is_a_checkpoint_of_ours(tmp_p
         quantize_model._publish(checkpoint(tmp_path / "new", stage="export"), ours)
 
 
-def test_what_is_edited_in_the_output_stays_there_and_what_changed_since_it_was_verified_does_not_go_out(tmp_path):
-    done, out = checkpoint(tmp_path / "done", stage="export"), tmp_path / "out"
-    quantize_model._publish(done, out)
+def test_what_is_edited_in_the_output_stays_there_and_what_changed_since_it_was_verified_does_not_go_out(
+    tmp_path, capsys, monkeypatch
+):
+    done, out = made_by("rtn-w8a8", tmp_path / "done"), tmp_path / "out"
+    monkeypatch.setattr(quantize_model, "workflow", lambda *_: 0)
+    monkeypatch.setattr(quantize_model.paths, "checkpoint", lambda *_: done / "manifest.json")
+    monkeypatch.setattr(quantize_model, "_print_end", lambda *_: None)
+    options = ("--recipe", "rtn-w8a8", "--work", tmp_path)
+    assert quantize(DEMO, *options, "--out", out) == 0
     (out / "manifest.json").write_text("edited in place")
-    assert Manifest.read(done / "manifest.json").origin == {"stage": "export"}
+    assert Manifest.read(done / "manifest.json").origin["stage"] == "export"
     (out / "model.safetensors").write_text("y")  # in place: the same file under another name
-    with pytest.raises(ArtifactError, match=r"model\.safetensors changed since its manifest was written"):
-        quantize_model._publish(done, tmp_path / "again")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "out"]
+    assert quantize(DEMO, *options, "--out", tmp_path / "again") == 2
+    assert "model.safetensors changed since its manifest was written" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
 
 
 def test_the_end_says_what_verification_measured(tmp_path, capsys):

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,11 @@ def run(args: argparse.Namespace) -> int:
         return status
     if plans_only(args.rest):
         return 0
-    if Manifest.read(manifest).origin["settings"]["recipe"] != recipe.model_copy(update={"calibration": None}).dump():
+    made = Manifest.read(manifest)
+    if made.origin["settings"]["recipe"] != recipe.model_copy(update={"calibration": None}).dump():
         raise ConfigError(f"{manifest} is of another recipe, and its jobs did not run; leave out {' '.join(args.rest)}")
+    with chdir(work):  # where hashes of large files are remembered
+        made.verify(manifest.parent)
     _publish(manifest.parent, out)
     loading = registry.scheme(args.format).loading(recipe, str(out.resolve()), vllm_on(platform))
     _print_end(out, checks, args.format, loading)
@@ -155,15 +159,13 @@ def _write_study(
 
 
 def _publish(checkpoint: Path, out: Path) -> None:
-    """The checkpoint's files under another name, whole or not at all; nothing that changed since it was verified.
+    """The checkpoint's files under another name, whole or not at all.
 
     Weights are hard links where the file system has them; all else is copied, since it may be edited there.
     """
-    manifest = Manifest.read(checkpoint / NAME)
-    manifest.verify(checkpoint)
     _check_output(out)  # again: jobs took a while
     with atomic_path(out) as new:
-        for name in [*manifest.files, NAME]:
+        for name in [*Manifest.read(checkpoint / NAME).files, NAME]:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             if not (name.endswith(".safetensors") and _linked(checkpoint / name, new / name)):
                 shutil.copy2(checkpoint / name, new / name)
