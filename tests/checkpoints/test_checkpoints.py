@@ -228,6 +228,14 @@ HUB = {"source": {"repo": "org/base-model", "revision": "0123456789abcdef0123456
 CALIBRATED = {"samples": 8, "sequence_length": 64, "format": "chat", "seed": 0}
 
 
+def test_a_folder_of_others_files_is_no_output(study, tmp_path, capsys):
+    (tmp_path / "model.safetensors").write_text("another model")
+    with pytest.raises(AssertionError):  # `export` asserts that the stage ends well
+        export(study.model, study.qparams("w4a16"), RECIPES["w4a16"], tmp_path)
+    assert "holds files that export did not put there" in capsys.readouterr().err
+    assert (tmp_path / "model.safetensors").read_text() == "another model"
+
+
 def written_card(tmp_path, form="compressed-tensors", source=HUB, calibration_source=None, front="license: apache-2.0"):
     """The card of a checkpoint whose provenance is given."""
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\nthe float model's card")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.cli import main
@@ -64,7 +65,8 @@ def test_a_rotation_of_any_width_is_orthogonal_and_of_its_seed(width):
 )
 def test_a_rotated_model_is_the_same_function(tmp_path, kind, more, shards):
     model = tiny_model(tmp_path / "model", kind, shards=shards, **more)
-    (tmp_path / "rotated/additional_chat_templates").mkdir(parents=True)
+    for place in (".rotate", "additional_chat_templates"):
+        (tmp_path / "rotated" / place).mkdir(parents=True)
     (tmp_path / "rotated/additional_chat_templates/tool.jinja").write_text("of an earlier model")
     assert rotated(model, tmp_path / "rotated") == 0
     Manifest.read(tmp_path / "rotated/manifest.json").verify(tmp_path / "rotated")  # nothing else that a loader would read
@@ -104,6 +106,20 @@ def test_the_check_would_see_a_small_mistake(tmp_path):
     wrong._norms.remove("model.layers.1.input_layernorm.weight")
     exact, _ = rotate.errors(model, tmp_path / "rotated", wrong)
     assert exact > rotate.EXACT_LIMIT
+
+
+def test_a_folder_of_others_files_is_no_output(tmp_path, capsys, monkeypatch):
+    """It would be emptied; the study's own place, as versions without marks left it, is known."""
+    model = tiny_model(tmp_path / "model", layers=1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert rotated(model, Path()) == 2
+    assert "holds files that rotate did not put there" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    place = Path(paths.rotated("m", "r")).parent
+    place.mkdir(parents=True)
+    (place / "tokenizer.json").write_text("of an older version")
+    assert [rotated(model, place), rotated(model, place)] == [0, 0]
 
 
 def test_a_recipe_takes_only_the_model_that_is_turned_as_it_says(tmp_path, capsys):

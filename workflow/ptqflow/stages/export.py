@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ptqflow import paths
 from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import NAME, Manifest
+from ptqflow.artifacts.manifests import NAME, Manifest, claim
 from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
@@ -71,6 +72,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin |= {kind: found for kind in ("fallbacks", "warnings") if (found := reasons(qparams, kind))}
     origin["qparams_bytes"] = sum(path.stat().st_size for path in args.qparams)
     weights = Weights(model)
+    claim(folder, "export", paths.checkpoint("*", "*", "*.*"))
     origin |= _sizes(recipe, config, weights)
     args.output.unlink(missing_ok=True)
     layout = registry.layout(settings.form)(weights, qparams, recipe, config)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
-from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest
+from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest, claim
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import (
     check_description,
@@ -83,7 +83,7 @@ def run(settings: Settings, args: Namespace) -> None:
     if args.output.name != NAME:
         raise ConfigError(f"--output {args.output}: the file must be called {NAME}")
     folder = args.output.parent
-    _claim(folder)
+    claim(folder, "fetch")
     args.output.unlink(missing_ok=True)  # no manifest while the files change
     if settings.path is not None:
         source = {"path": Path(settings.path).resolve().name}  # a moved folder is the same model
@@ -101,14 +101,6 @@ def run(settings: Settings, args: Namespace) -> None:
     license_name = license_of(folder)
     origin = {"source": source} | ({"license": license_name} if license_name else {})
     Manifest(files=dict(sorted(files.items())), origin=origin).write(folder)
-
-
-def _claim(folder: Path) -> None:
-    """Create the folder, or go on in one that this stage made; refuse any other, since strange files would be loaded too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / STATE).is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds files that fetch did not put there; give an empty folder")
-    (folder / STATE).mkdir(exist_ok=True)
 
 
 def _from_folder(folder: Path, source: Path) -> dict[str, FileEntry]:

@@ -15,8 +15,9 @@ import torch
 from pydantic import SerializeAsAny
 from torch import Tensor
 
+from ptqflow import paths
 from ptqflow.artifacts.atomic import atomic_path, write_json
-from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.manifests import Manifest, claim
 from ptqflow.artifacts.models import files_in
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.by_name import ByName, method
@@ -60,7 +61,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     q = method("rotation", settings.rotation.name).rotation(int(config["hidden_size"]), settings.rotation)
     rotated = Rotated(weights, config, q)
 
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "rotate", paths.rotated("*", "*"))
     for stale in files_in(folder):
         (folder / stale).unlink()
     file_of = dict(weights.file_of) | {HEAD: weights.file_of.get(HEAD, weights.file_of[EMBEDDING])}
