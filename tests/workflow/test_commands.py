@@ -124,6 +124,12 @@ def test_a_target_is_a_target(asked_of_snakemake, options):
     assert list(asked_of_snakemake("local", *options).targets) == ["results/report.html"]
 
 
+def test_a_mistyped_preset_is_named_where_there_is_no_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", "awq-w4"]) == 2
+    assert "no recipe 'awq-w4'; config.yaml defines (none), and presets are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["-n", "-np", "-pn", "-nq", "--dry-run", "--dag=dot", "--unlock"])
 def test_a_plan_is_known_however_it_is_asked_for(option):
     assert run_command.plans_only(["--cores", "1", option])

@@ -237,9 +237,18 @@ def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch, tmp_path):
 
 def test_settings_are_nested_keys_with_values_of_yaml():
     assert settings(["a.b=3", "a.c=null", "d=[1, x]"]) == {"a": {"b": 3, "c": None}, "d": [1, "x"]}
+    with pytest.raises(ConfigError, match=r"--set: calibration\.samples: YAML reads 0100 as another number"):
+        settings(["calibration.samples=0100"])
     for within in ("a.b=2", "a.b.c=2", "a.b.c.d=2"):
         with pytest.raises(ConfigError, match="give key=value"):
             settings(["a=1", within])
+
+
+def test_a_home_that_the_shell_left_is_found(tmp_path, monkeypatch, started):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("preset: rtn-w8a8\n")
+    assert quantize(DEMO, "--recipe=~/mine.yaml", "--out=~/out", "--work=~/work") == 3
+    assert started[0][0] == tmp_path / "work"
 
 
 def test_a_recipe_may_be_a_file(tmp_path):

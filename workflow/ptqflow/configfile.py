@@ -50,6 +50,15 @@ def check(path: str | Path) -> None:
             _walk(root, str(path), "", {}, set())
 
 
+def value_of(text: str, where: str, key: str) -> Any:
+    """The value of a key in YAML, from a command line, checked as a file's. Raises yaml's errors for what is no YAML."""
+    import yaml
+
+    if (root := yaml.compose(text, Loader=yaml.SafeLoader)) is not None:
+        _walk(root, where, f"{key}.", {}, set())
+    return yaml.safe_load(text)
+
+
 @contextmanager
 def _explained(path: str | Path) -> Iterator[None]:
     """What the system and YAML's reader say of a file, as a ConfigError."""

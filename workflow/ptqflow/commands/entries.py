@@ -33,7 +33,7 @@ def settings(assignments: Sequence[str]) -> dict[str, Any]:
         if not (equals and all([leaf, *parents])) or not isinstance(place, dict):
             raise ConfigError(f"--set {text}: give key=value, as scheme.weights.num_bits=3 or calibration.samples=64")
         try:
-            place[leaf] = yaml.safe_load(value)
+            place[leaf] = configfile.value_of(value, "--set", key)
         except yaml.YAMLError:
             raise ConfigError(f"--set {text}: {value!r} is not YAML; put text in quotes") from None
     return found
@@ -43,8 +43,8 @@ def recipe_entry(name: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Re
     """The entry of a preset, or of a YAML file that holds one recipe, with changes; and the recipe that it stands for."""
     if name in PRESETS:
         entry: dict[str, Any] = {"preset": name}
-    elif Path(name).is_file():
-        entry = configfile.read(name)
+    elif (file := Path(name).expanduser()).is_file():
+        entry = configfile.read(file)
     else:
         raise ConfigError(f"--recipe {name}: no preset and no file; `ptqflow recipes` lists the presets")
     entry = _merged(entry, changes)

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         entries = configfile.read(config).get("recipes")
     except PtqflowError:
-        if args.name not in PRESETS:
+        if args.name not in PRESETS and config.exists():
             raise
         entries = {}
     entries = entries if isinstance(entries, Mapping) else {}

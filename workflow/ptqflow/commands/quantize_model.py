@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the study, run what leads to the checkpoint and its verification, and put it into the output folder."""
-    out: Path = args.out.resolve()
-    work: Path = args.work.resolve() if args.work else out.with_name(f"{out.name}.work")
+    out: Path = args.out.expanduser().resolve()  # a shell leaves ~ in --out=~/folder
+    work: Path = args.work.expanduser().resolve() if args.work else out.with_name(f"{out.name}.work")
     _check_output(out)
     for what, path in (("the current folder", Path.cwd()), ("--work", work)):
         if path.is_relative_to(out):
