@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from model_folder import write_model
+from model_folder import CHAT_TEMPLATE, write_model
 from ptqflow.artifacts.hub import HubFile
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.models import source_files, strays
+from ptqflow.artifacts.models import chat_templates, source_files, strays
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.tensors import check_model, stated_tensors
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 UP, Q = "model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj"
@@ -173,6 +173,14 @@ def test_what_licence_and_templates_need_is_taken_along(tmp_path):
     assert {*legal, "additional_chat_templates/tool_use.jinja"} < set(source_files(folder))
     assert not {"notice.py", "license.sh"} & set(source_files(folder))
     assert "additional_chat_templates/run.py" not in source_files(folder)
+
+
+def test_a_chat_template_in_a_file_takes_the_place_of_that_in_the_configuration(tmp_path):
+    """As in transformers itself."""
+    folder = write_model(tmp_path / "m")
+    assert chat_templates(folder) == [CHAT_TEMPLATE] == [AutoTokenizer.from_pretrained(folder).chat_template]
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert chat_templates(folder) == ["{{ messages }}"] == [AutoTokenizer.from_pretrained(folder).chat_template]
 
 
 @pytest.mark.parametrize(

@@ -115,13 +115,14 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def chat_templates(folder: Path) -> list[str]:
-    """The chat templates of a model folder's tokenizer: files of their own, and what its configuration holds."""
+    """The chat templates of a model folder's tokenizer: files of their own, else what its configuration holds, as in loaders."""
     names = [name for name in files_in(folder) if name == "chat_template.jinja" or fnmatch(name, f"{TEMPLATES}/*.jinja")]
-    found = [(folder / name).read_text(encoding="utf-8", errors="replace") for name in names]
+    if names:
+        return [(folder / name).read_text(encoding="utf-8", errors="replace") for name in names]
     config = folder / "tokenizer_config.json"
     stated = read_object(config).get("chat_template") if config.is_file() else None
     entries = stated if isinstance(stated, list) else [stated]  # several by name, or one
-    return found + [str(entry.get("template", "") if isinstance(entry, dict) else entry) for entry in entries if entry]
+    return [str(entry.get("template", "") if isinstance(entry, dict) else entry) for entry in entries if entry]
 
 
 def check_tokenizer(folder: Path, speaking: Sequence[str]) -> None:
