@@ -46,7 +46,8 @@ def chat_prompt(
     text = prompt_of(tokenizer, messages, where, chat.chat_template_kwargs)
     with tokenizing(where):
         tokens = tokenizer(text, add_special_tokens=False).input_ids
-    opening = text.rpartition(content.strip())[2]  # what the template puts behind the turn: marks that are quoted open nothing
+    turn = content.strip()
+    opening = text.rpartition(turn)[2] if turn else text  # behind the turn: marks that are quoted open nothing
     return tokens, THINK in opening.rpartition(END_THINK)[2]
 
 
