@@ -4,6 +4,7 @@ GPTQModel writes a packed checkpoint; its dense weights are what its own dequant
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -11,6 +12,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
+
+if (os.cpu_count() or 1) < 3:
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its loader takes two, and by default there is one of two cores
+
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 from peer_memory import peak_bytes
 from safetensors.torch import load_file, save_file
