@@ -73,6 +73,7 @@ METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "awq-gptq-w4a16": ({"preset": "awq-gptq-w4a16"}, "none", ()),
     "gptq-w3a16": ({"scheme": {"weights": W3}, **GPTQ}, "none", ("llmcompressor",)),
     "gptq-mse-w3a16": ({"preset": "gptq-w3a16"}, "none", ()),
+    "gptq-hessian-w3a16": ({"preset": "gptq-hessian-w3a16"}, "none", ()),
     "awq-w3a16": ({"preset": "awq-w3a16"}, "none", ("llmcompressor",)),
     "awq-gptq-w3a16": ({"preset": "awq-gptq-w3a16"}, "none", ()),
     "smoothquant-rtn-w8a8": ({"scheme": W8A8, **SMOOTH}, "int8", ("llmcompressor",)),
