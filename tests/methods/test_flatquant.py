@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -301,8 +302,7 @@ def test_decoding_with_a_cache_equals_a_full_forward_pass(checkpoint):
 
 
 def test_a_checkpoint_without_one_of_its_transforms_is_refused_by_name(checkpoint, tmp_path):
-    for file in checkpoint.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.self_attn.cache_transform.k_trans"]
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
