@@ -23,11 +23,12 @@ _W4A4KV4 = {
     "kv_cache": {"num_bits": 4},
 }
 _HADAMARD = {"name": "hadamard"}
+_HESSIAN = {"clip": {"name": "hessian"}}
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
 # Of no paper: AWQ's scales where large weights and large inputs both count, then GPTQ's rounding, of ranges that mind the inputs.
-_AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, "clip": {"name": "hessian"}, "rounding": {"name": "gptq"}}
+_AWQ_GPTQ = {"transform": {"name": "awq", "duo_scaling": True}, **_HESSIAN, "rounding": {"name": "gptq"}}
 _GPTAQ = {"rounding": {"name": "gptq", "asymmetric_calibration": True}}
 _SMOOTH = {"transform": {"name": "smoothquant"}, "clip": {"name": "mse"}, "rounding": {"name": "gptq", "actorder": False}}
 
@@ -58,8 +59,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gptq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ},
     "gptq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ},
     # The reference's clip minds the weights alone; this one the inputs, too.
-    "gptq-hessian-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, "clip": {"name": "hessian"}},
-    "gptq-hessian-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, "clip": {"name": "hessian"}},
+    "gptq-hessian-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_HESSIAN},
+    "gptq-hessian-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_HESSIAN},
     # GPTAQ in closed form; beside AWQ's scales of no paper.
     "gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_GPTAQ},
     "gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_GPTAQ},

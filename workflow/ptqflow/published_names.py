@@ -36,7 +36,8 @@ def _task(entry: Task) -> str | None:
     that are asked or compared otherwise than by default.
     """
     usual = type(entry).model_validate({"benchmark": entry.benchmark, "source": entry.source})
-    departures = {key for key, value in (entry.asks | entry.metric).items() if (usual.asks | usual.metric).get(key) != value}
+    default = usual.asks | usual.metric
+    departures = {key for key, value in (entry.asks | entry.metric).items() if default.get(key) != value}
     if departures & {"limit", "examples"} or (departures and entry.definition.kind != "generation"):
         return None
     subsets = {(source.subset or source.file or "").lower() for source in entry.sources}

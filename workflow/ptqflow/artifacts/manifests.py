@@ -16,18 +16,23 @@ from ptqflow.errors import ArtifactError, ConfigError
 NAME = "manifest.json"
 
 
+def mark(stage: str) -> str:
+    """Name of the folder inside a stage's output that says whose it is."""
+    return f".{stage}"
+
+
 def claim(folder: Path, stage: str, of_study: str | None = None) -> None:
-    """Make a stage's folder, or go on in one that it made: a folder `.fetch`, `.export` or `.rotate` in it says so.
+    """Make a stage's folder, or go on in one that it made: the folder `mark` in it says so.
 
     `of_study`: where a study has such manifests (a pattern); older versions left no mark there. Raises ConfigError for any other
     that is not empty: a stage removes what it does not write, and loaders read what lies there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / f".{stage}"
-    known = mark.is_dir() or (of_study is not None and (folder / NAME).match(of_study))
+    own = folder / mark(stage)
+    known = own.is_dir() or (of_study is not None and (folder / NAME).match(of_study))
     if not known and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files that {stage} did not put there; give an empty folder")
-    mark.mkdir(exist_ok=True)
+    own.mkdir(exist_ok=True)
 
 
 class FileEntry(BaseModel):

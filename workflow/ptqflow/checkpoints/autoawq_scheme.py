@@ -1,11 +1,10 @@
 """Form `autoawq`: the layout of the AutoAWQ library, version "gemm": 4-bit weights in groups, one setting for the whole model."""
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
-from ptqflow.checkpoints.server import VLLM
+from ptqflow.checkpoints.server import VLLM, command
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
@@ -47,7 +46,7 @@ def engine(recipe: Recipe) -> None:
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"{server} {quote(folder)}"
+    return command(folder, server)
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:

@@ -6,11 +6,10 @@ transformers loads all of it, too.
 
 import re
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, refusal_of_online_transforms, schemes
-from ptqflow.checkpoints.server import VLLM
+from ptqflow.checkpoints.server import VLLM, command
 from ptqflow.linears import ROW_PARALLEL
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import CacheArgs
@@ -164,7 +163,7 @@ def _group(scheme: LinearScheme, recipe: Recipe, targets: list[str]) -> dict[str
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
-    return f"{server} {quote(folder)}"
+    return command(folder, server)
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:

@@ -1,10 +1,9 @@
 """Form `fake`: dequantized weights in the model's dtype; activations and cache are rounded while the model runs."""
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any
 
-from ptqflow.checkpoints.server import VLLM
+from ptqflow.checkpoints.server import VLLM, command
 from ptqflow.recipes import Recipe
 
 SERVED = (
@@ -32,7 +31,7 @@ def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How an engine loads it from a folder (Markdown)."""
     if recipe.is_weight_only():
         load = f"AutoModelForCausalLM.from_pretrained({folder!r})"
-        return f"Any engine loads it as the float model: `{server} {quote(folder)}`, `{load}`."
+        return f"Any engine loads it as the float model: `{command(folder, server)}`, `{load}`."
     return (
         "transformers loads it after `import ptqflow`, which quantizes activations and cache as the recipe says:\n\n"
         "```python\nimport ptqflow\nfrom transformers import AutoModelForCausalLM\n"

@@ -6,11 +6,10 @@ vLLM serves symmetric weights of 4 and 8 bits only; GPTQModel the rest.
 """
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import refusal_of_packed_weights, schemes, skipped
-from ptqflow.checkpoints.server import VLLM
+from ptqflow.checkpoints.server import VLLM, command
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.recipes import Recipe
 
@@ -58,11 +57,11 @@ def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it; None where no engine does."""
     weights = recipe.scheme.weights
     served = weights is not None and weights.symmetric and weights.num_bits in (4, 8)
-    return f"{server} {quote(folder)}" if served else None
+    return command(folder, server) if served else None
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:
     """How engines load it from a folder (Markdown)."""
-    command = serve(recipe, folder, server)
-    vllm = f"vLLM: `{command}`." if command else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
+    served = serve(recipe, folder, server)
+    vllm = f"vLLM: `{served}`." if served else "vLLM does not serve it (symmetric weights of 4 or 8 bits only)."
     return f"{vllm} GPTQModel: `GPTQModel.load({folder!r})`; transformers, with `gptqmodel` and `optimum` installed."

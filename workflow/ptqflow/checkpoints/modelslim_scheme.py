@@ -5,11 +5,10 @@ names an error was seen with that loader (`tests/engines/ascend_proof.py`).
 """
 
 from collections.abc import Mapping
-from shlex import quote
 from typing import Any
 
 from ptqflow.checkpoints.schemes import LinearScheme, refusal_of_all, schemes
-from ptqflow.checkpoints.server import VLLM
+from ptqflow.checkpoints.server import VLLM, command
 from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.numerics.factors import kronecker_split
@@ -159,7 +158,7 @@ def engine(recipe: Recipe) -> str:
 
 def serve(recipe: Recipe, folder: str, server: str = VLLM) -> str | None:
     """The command that serves it, on an NPU, wherever it was made."""
-    return f"{VLLM} {quote(folder)} --quantization ascend"
+    return f"{command(folder)} --quantization ascend"
 
 
 def loading(recipe: Recipe, folder: str, server: str = VLLM) -> str:

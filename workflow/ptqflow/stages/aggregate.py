@@ -21,7 +21,7 @@ from ptqflow.artifacts.schemas import DIAGNOSTICS, LATENCY, LOSSES, SAMPLES, SEL
 from ptqflow.artifacts.study_tables import SCHEMA_OF
 from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.checkpoints import registry as checkpoints
-from ptqflow.checkpoints.server import vllm_on
+from ptqflow.checkpoints.server import command, vllm_on
 from ptqflow.datamodel import Model
 from ptqflow.decide import Decide
 from ptqflow.errors import ConfigError
@@ -245,12 +245,12 @@ def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path
             continue
         key, server = (variant.platform, variant.model, variant.recipe, variant.form), vllm_on(variant.platform)
         if variant.form is None:
-            command = f"{server} {path.parent}"
+            line: str | None = command(str(path.parent), server)
         else:
             recipe = Recipe.model_validate(manifest.origin["settings"]["recipe"])
-            command = checkpoints.scheme(variant.form).serve(recipe, str(path.parent), server)
-        if command:
-            found[key] = command
+            line = checkpoints.scheme(variant.form).serve(recipe, str(path.parent), server)
+        if line:
+            found[key] = line
     return found
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
-from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest, claim
+from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest, claim, mark
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import (
     check_description,
@@ -36,7 +36,7 @@ from ptqflow.sources import Place
 if TYPE_CHECKING:
     from ptqflow.artifacts.hub import HubFile
 
-STATE = ".fetch"
+STATE = mark("fetch")
 Report = Callable[[int], object]
 
 

@@ -46,8 +46,8 @@ class AutoClip(Clip):
         return by_linear if self.by == "linear" else len(self.alternatives()) + 2 * by_linear
 
     def held_out_of(self, sequences: int) -> int:
-        """At least one is held out, and of three or more at least one is not, or two by block: candidate `each` holds one of them
-        out. Raises ConfigError where there is but one.
+        """At least one is held out and at least one is not; by block two are not, of three or more, since candidate `each` holds
+        one of these out again. Raises ConfigError where there is but one.
         """
         if sequences < 2:
             raise ConfigError(f"clip auto holds calibration sequences out, so it needs at least {self.least_sequences}; use more")
