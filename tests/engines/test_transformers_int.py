@@ -214,6 +214,13 @@ def test_the_float_and_the_fake_model_run_in_the_same_engine(made, model):
         assert ours.settings() | {"engine": "transformers"} == stock.settings() | {"kernels": []}
 
 
+def test_completions_end_at_all_stop_tokens_of_the_generation_config(made, tmp_path):
+    folder = shutil.copytree(made("w8a8", FORM), tmp_path / "copy")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, 7]}))
+    assert {protocol.load(name, folder, select("cpu")).stop_tokens for name in (NAME, "transformers")} == {frozenset({2, 7})}
+
+
 def test_a_quantized_head_is_not_tied_to_the_embedding(made, tmp_path):
     """As programs leave a model whose configuration still ties them: the embedding stays as it is, the head has integers."""
     folder = shutil.copytree(made("w8a8", FORM), tmp_path / "copy")

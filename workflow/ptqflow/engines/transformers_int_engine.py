@@ -11,7 +11,7 @@ from typing import Any
 
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GenerationConfig
 
 from ptqflow.devices.device import Device
 from ptqflow.engines import transformers_engine
@@ -80,6 +80,8 @@ def load(folder: Path, device: Device) -> IntegerEngine:
     attention = {"attn_implementation": ATTENTION_NAME} if scales else {}
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=device.compute_dtype, **attention)
+    if (folder / "generation_config.json").is_file():  # it may name more stop tokens than config.json
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     taken = form.cache_tensors() if scales else set()
     for name, linear, used in list(form.linears(model, device)):
         model.set_submodule(name, linear)
