@@ -10,7 +10,7 @@ from checkout import REPOSITORY
 from ptqflow.engines import transformers_engine
 from test_shared_contexts import CONFIGS, CONTEXTS, engine_of, found
 
-MODELS = ("qwen2", "gemma2", "mistral, window")
+MODELS = ("qwen2", "gemma2", "mistral, window", "phi3, longrope")
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -25,11 +25,14 @@ SHAPE = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 64, "num_hidd
 SHAPE |= {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.3, "pad_token_id": 0}
 CPU = Device("cpu", torch.device("cpu"), torch.float32)
 WINDOW = {"sliding_window": 8}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0, 3.0, 5.0, 8.0]}
+LONGROPE |= {"original_max_position_embeddings": 24}
 CONFIGS: dict[str, tuple[PreTrainedConfig, bool]] = {
     "llama": (LlamaConfig(**SHAPE), True),
     "qwen2": (Qwen2Config(**SHAPE), True),
     "qwen3": (Qwen3Config(**SHAPE), True),
     "phi3": (Phi3Config(**SHAPE), True),
+    "phi3, longrope": (Phi3Config(**SHAPE, original_max_position_embeddings=24, rope_parameters=LONGROPE), False),
     "mistral": (MistralConfig(**SHAPE, sliding_window=None), True),
     "mistral, window": (MistralConfig(**SHAPE, **WINDOW), False),
     "qwen2, windows in one layer": (Qwen2Config(**SHAPE, **WINDOW, use_sliding_window=True, max_window_layers=1), False),

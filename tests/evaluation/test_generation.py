@@ -132,8 +132,8 @@ def probabilities(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 def test_draws_follow_the_softmax(sampling: Sampling) -> None:
     draws, logits = 20_000, torch.linspace(-3, 1, 12)
     expected = probabilities(logits, sampling)
-    sampler = Sampler(sampling, range(draws))
-    counts = torch.bincount(sampler(logits.expand(draws, -1)), minlength=12)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(draws)]
+    counts = torch.bincount(Sampler(sampling)(logits.expand(draws, -1), generators), minlength=12)
     possible = expected > 0
     assert counts[~possible].sum() == 0
     if possible.sum() > 1:
@@ -141,13 +141,10 @@ def test_draws_follow_the_softmax(sampling: Sampling) -> None:
 
 
 def test_successive_draws_of_one_row_are_independent_of_rows_that_left() -> None:
-    logits = torch.zeros(3, 50)
-    together, alone = Sampler(Sampling(1, 1.0), [7, 8, 9]), Sampler(Sampling(1, 1.0), [9])
-    first = [together(logits)[2].item(), alone(logits[:1])[0].item()]
-    together.select([2])
-    second = [together(logits[:1])[0].item(), alone(logits[:1])[0].item()]
-    assert first[0] == first[1]
-    assert second[0] == second[1]
+    logits, sampler = torch.zeros(3, 50), Sampler(Sampling(1, 1.0))
+    together, alone = ([torch.Generator().manual_seed(seed) for seed in seeds] for seeds in ([7, 8, 9], [9]))
+    assert sampler(logits, together)[2] == sampler(logits[:1], alone)[0]
+    assert sampler(logits[:1], together[2:])[0] == sampler(logits[:1], alone)[0]
 
 
 def test_chat_prompt_has_one_bos_and_knows_that_thinking_began() -> None:

@@ -46,12 +46,15 @@ class Row:
 def allowed(model: Any) -> bool:
     """Whether mask and positions are all that this model's attention knows of order: it is rotary, full, and sdpa's.
 
-    A sliding window, a recurrent layer or a bias by distance would see the neighbours in the row.
+    A sliding window, a recurrent layer or a bias by distance would see the neighbours in the row; `longrope` would turn all pairs
+    by the factors of the longest.
     """
     config = model.config.get_text_config()
+    rotary = getattr(config, "rope_parameters", None)
     return (
         model.config._attn_implementation in ("sdpa", ATTENTION_NAME)
-        and getattr(config, "rope_parameters", None) is not None
+        and rotary is not None
+        and rotary.get("rope_type") != "longrope"
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(getattr(config, name, None) for name in ("sliding_window", "alibi", "attention_chunk_size"))
     )

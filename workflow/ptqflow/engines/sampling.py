@@ -6,11 +6,9 @@ noise, which makes their comparison paired (common random numbers).
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import (
-    LogitsProcessor,
     LogitsProcessorList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -20,26 +18,16 @@ from transformers import (
 from ptqflow.engines.protocol import Sampling
 
 
-class GumbelNoise(LogitsProcessor):
-    """Add Gumbel noise to scores [rows, vocabulary]; the argmax of the result is a sample of softmax(scores).
+def with_noise(scores: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Scores [rows, vocabulary] plus Gumbel noise, each row's from its own generator: the argmax is a sample of softmax(scores).
 
     Noise is drawn on the CPU in float64: the same on every platform, and fine enough for a vocabulary of 10^5 (in float32,
-    Exp(1) is zero once in 2^24 draws, which would elect tokens of probability 10^-7).
+    Exp(1) is zero once in 2^24 draws, which would elect tokens of probability 10^-7). Banned tokens (-inf) stay banned.
     """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
-        self.generators = [self.generators[row] for row in rows]
-
-    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
-        """Scores plus noise, float32; banned tokens (-inf) stay banned."""
-        exponential = torch.empty(scores.shape, dtype=torch.float64)
-        for row, generator in zip(exponential, self.generators, strict=True):
-            row.exponential_(generator=generator)
-        return scores - exponential.log().to(scores.device, scores.dtype)
+    exponential = torch.empty(scores.shape, dtype=torch.float64)
+    for row, generator in zip(exponential, generators, strict=True):
+        row.exponential_(generator=generator)
+    return scores - exponential.log().to(scores.device, scores.dtype)
 
 
 def warpers(sampling: Sampling) -> LogitsProcessorList:
@@ -53,18 +41,14 @@ def warpers(sampling: Sampling) -> LogitsProcessorList:
 
 
 class Sampler:
-    """Chooses the next token of each row: greedily, or by Gumbel-max with one seed per row."""
+    """Chooses the next token of each row: greedily, or by Gumbel-max."""
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
-        self.noise = GumbelNoise(seeds) if sampling.temperature > 0 else None
-        self.chain = LogitsProcessorList([*warpers(sampling), self.noise]) if self.noise else LogitsProcessorList()
+    def __init__(self, sampling: Sampling) -> None:
+        self.chain = warpers(sampling) if sampling.temperature > 0 else None
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
-        if self.noise:
-            self.noise.select(rows)
-
-    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """Token ids [rows] from logits [rows, vocabulary]; float32 whatever the logits' dtype."""
-        scores: torch.Tensor = self.chain(None, logits.float())  # type: ignore[arg-type]  # none of ours reads the tokens so far
+    def __call__(self, logits: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Token ids [rows] from logits [rows, vocabulary] and a generator per row; float32 whatever the logits' dtype."""
+        scores = logits.float()
+        if self.chain is not None:
+            scores = with_noise(self.chain(None, scores), generators)  # type: ignore[arg-type]  # none of ours reads the tokens so far
         return scores.argmax(dim=-1)

@@ -7,6 +7,7 @@ Decoding is our own short loop around the model's forward with a dynamic cache: 
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,25 @@ from ptqflow.system import reading
 _LOGITS_AT_ONCE = 1 << 27  # elements: 256 MiB of bfloat16 logits (512 MiB in float32) per scoring batch
 
 
+@dataclass
+class _Request:
+    """A prompt by its index, the most tokens that may follow, and what was chosen so far."""
+
+    index: int
+    prompt: Sequence[int]
+    limit: int
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    seconds: float = 0.0
+
+
 class TransformersEngine:
-    """A model on its device, in the platform's compute dtype, with its tokenizer."""
+    """A model on its device, in the platform's compute dtype, with its tokenizer.
+
+    `switch`: a sequence of more positions has other rotary factors, at all of them (`longrope`); the stock module chooses them by
+    the longest sequence of a batch. None: the factors are always the same.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, device: Device, folder: Path) -> None:
         self.model, self.tokenizer, self.device, self.folder = model, tokenizer, device, folder
@@ -34,6 +52,9 @@ class TransformersEngine:
         self.vocab_size: int = config.vocab_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.stop_tokens = _stop_tokens(model, tokenizer)
+        rotary = getattr(config, "rope_parameters", None) or {}
+        longrope = rotary.get("rope_type") == "longrope"
+        self.switch: int | None = rotary["original_max_position_embeddings"] if longrope else None
 
     def settings(self) -> dict[str, Any]:
         """Number type, attention, and where the blocks are."""
@@ -62,27 +83,33 @@ class TransformersEngine:
         """
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         limits = [room_for(prompt, self.max_length, sampling.max_new_tokens) for prompt in prompts]
+        sampler = Sampler(sampling)
         for start in range(0, len(order), batch_size):
-            if rows := [row for row in order[start : start + batch_size] if row not in skip]:
-                sampler = Sampler(sampling, [seeds[row] for row in rows])
-                yield from self._decode(rows, [prompts[row] for row in rows], [limits[row] for row in rows], sampler)
+            rows = [row for row in order[start : start + batch_size] if row not in skip]
+            requests = [_Request(row, prompts[row], limits[row], torch.Generator().manual_seed(seeds[row])) for row in rows]
+            for alike in self._alike(requests, [len(prompts[row]) for row in rows]):
+                yield from self._decode(alike, sampler)
 
-    def _decode(
-        self, rows: list[int], prompts: list[Sequence[int]], limits: list[int], sampler: Sampler
-    ) -> Iterator[tuple[int, Completion]]:
-        """One batch, left-padded; `rows` names its rows to the caller."""
-        width = max(map(len, prompts))
-        inputs = torch.zeros(len(prompts), width, dtype=torch.long)  # what pads is masked: any valid token will do
-        mask = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            inputs[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
+    def _alike(self, rows: Sequence[Any], lengths: Sequence[int]) -> list[list[Any]]:
+        """Rows of sequences of so many tokens, in order, apart where they have other rotary factors; no part is empty."""
+        far = [self.switch is not None and length > self.switch for length in lengths]
+        return [[row for row, its in zip(rows, far, strict=True) if its == kind] for kind in sorted(set(far), reverse=True)]
+
+    def _decode(self, alive: list[_Request], sampler: Sampler) -> Iterator[tuple[int, Completion]]:
+        """One batch, left-padded. Those whose next token has other rotary factors begin anew at the end, as a batch of their own:
+        what is cached of them was turned by the factors so far.
+        """
+        sequences, turning = [[*request.prompt, *request.tokens] for request in alive], list[_Request]()
+        width = max(map(len, sequences))
+        inputs = torch.zeros(len(alive), width, dtype=torch.long)  # what pads is masked: any valid token will do
+        mask = torch.zeros(len(alive), width, dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            inputs[row, width - len(sequence) :] = torch.tensor(sequence)
+            mask[row, width - len(sequence) :] = 1
         inputs, mask = inputs.to(self.model.device), mask.to(self.model.device)
         cache = self._cache()
-        alive, generated = list(range(len(prompts))), [[] for _ in prompts]  # type: ignore[var-annotated]
-        logprobs = [0.0] * len(prompts)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        share, start = 0.0, time.perf_counter()
+        start = time.perf_counter()
         while True:
             logits = (
                 self.model(
@@ -96,37 +123,42 @@ class TransformersEngine:
                 .logits[:, -1]
                 .float()
             )
-            chosen = sampler(logits)
+            chosen = sampler(logits, [request.generator for request in alive])
             steps = (logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
             keep: list[int] = []
-            ended: list[tuple[int, Reason]] = []
-            for slot, (row, token, step) in enumerate(zip(alive, chosen.tolist(), steps, strict=True)):
+            ended: list[tuple[_Request, Reason]] = []
+            for slot, (request, token, step) in enumerate(zip(alive, chosen.tolist(), steps, strict=True)):
                 if not math.isfinite(step):
-                    ended.append((row, "not_finite"))
+                    ended.append((request, "not_finite"))
                     continue
-                generated[row].append(token)
-                logprobs[row] += step
+                request.tokens.append(token)
+                request.logprob += step
                 if token in self.stop_tokens:
-                    ended.append((row, "stop"))
-                elif len(generated[row]) == limits[row]:
-                    ended.append((row, "length"))
+                    ended.append((request, "stop"))
+                elif len(request.tokens) == request.limit:
+                    ended.append((request, "length"))
+                elif self.switch is not None and len(request.prompt) + len(request.tokens) == self.switch + 1:
+                    turning.append(request)
                 else:
                     keep.append(slot)
             now = time.perf_counter()
-            share += (now - start) / len(alive)
-            for row, reason in ended:
-                yield rows[row], Completion(tuple(generated[row]), reason, logprobs[row], share)
+            for request in alive:
+                request.seconds += (now - start) / len(alive)
+            for request, reason in ended:
+                yield request.index, Completion(tuple(request.tokens), reason, request.logprob, request.seconds)
             start = time.perf_counter() if ended else now
             if not keep:
-                return
+                break
             if len(keep) < len(alive):
                 index = torch.tensor(keep, device=chosen.device)
                 alive, chosen, mask = [alive[slot] for slot in keep], chosen[index], mask[index]
                 cache.batch_select_indices(index)
-                sampler.select(keep)
             inputs = chosen.unsqueeze(-1)
             mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
             positions = mask.sum(-1, keepdim=True) - 1
+        del cache, logits
+        if turning:
+            yield from self._decode(turning, sampler)
 
     @torch.inference_mode()
     def loglikelihoods(
@@ -143,7 +175,8 @@ class TransformersEngine:
         """
         rows = packing.rows(contexts, continuations, batch_size if packing.allowed(self.model) else 1)
         order = sorted(rows, key=lambda row: -len(row.tokens))
-        for whole in packing.batches(order, batch_size, _LOGITS_AT_ONCE // self.vocab_size):
+        parts, most = self._alike(order, [len(row.tokens) for row in order]), _LOGITS_AT_ONCE // self.vocab_size
+        for whole in (batch for alike in parts for batch in packing.batches(alike, batch_size, most)):
             width, alone = len(whole[0].tokens), all(len(row.pairs) == 1 for row in whole)
             batch = [row for row in whole if not skip or any(pair not in skip for pair in row.pairs)]
             if not batch:
@@ -194,6 +227,8 @@ class TransformersEngine:
                 continue
             inputs = windows[batch].to(self.model.device)
             length, step = inputs.shape[1], max(1, _LOGITS_AT_ONCE // (len(batch) * self.vocab_size))
+            if self.switch is not None and length > self.switch:
+                step = length  # what a segment left in the cache would be turned by other factors than the next
             cache = self._cache() if length > step else None
             nll = []
             for first in range(0, length - 1, step):

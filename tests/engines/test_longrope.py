@@ -1,0 +1,30 @@
+"""`longrope` turns all tokens of a sequence by other factors from some length on: a completion is that of the model alone."""
+
+import torch
+from ptqflow.engines.protocol import Sampling
+from test_shared_contexts import CONFIGS, NUMBERS, engine_of
+
+PROMPTS = [NUMBERS[:6], NUMBERS[10:33], NUMBERS[40:64], NUMBERS[70:95], NUMBERS[100:140]]  # 24 positions have the first factors
+
+
+def test_completions_go_on_across_the_length_at_which_factors_change():
+    engine = engine_of(CONFIGS["phi3, longrope"][0])
+    found = {}
+    for batch_size in (1, 5):
+        found[batch_size] = dict(engine.generate(PROMPTS, [0] * 5, Sampling(max_new_tokens=30), batch_size))
+        for index, prompt in enumerate(PROMPTS):
+            sequence, logprob = list(prompt), 0.0
+            for _ in range(30):  # without a cache
+                logprobs = engine.model(torch.tensor([sequence])).logits[0, -1].log_softmax(-1)
+                sequence.append(int(logprobs.argmax()))
+                logprob += logprobs.max().item()
+            completion = found[batch_size][index]
+            assert [*prompt, *completion.tokens] == sequence
+            assert abs(completion.logprob - logprob) < 1e-3
+            assert completion.seconds > 0
+
+
+def test_draws_go_on_with_the_noise_of_their_seed():
+    engine = engine_of(CONFIGS["phi3, longrope"][0])
+    together, alone = (dict(engine.generate(PROMPTS, range(5), Sampling(30, temperature=1.0), size)) for size in (5, 1))
+    assert together == alone
