@@ -16,6 +16,8 @@ RIGHT = r"""
 0.25 | 25\% | 1/4
 12\text{ cm} | 12 | 12 cm | 12\text{ centimeters} | 12 \mathrm{cm} | 12\,\text{cm} | 12~\mathrm{cm} | 12cm | 12 \text{ centimetres}
 12\text{ cm}^2 | 12 | 12\text{ square centimeters} | 12\text{ cm}^{2} | 12 cm^2 | 12 cm² | 12\,\mathrm{cm^2} | 12\text{ sq cm} | 12\text{ cm$^2$}
+\$18\text{ per hour} | 18 | \$18/\text{hour} | 18\text{ dollars per hour} | 18 dollars an hour
+18 | \$18\text{ per hour} | \$18 per hour | \$18/\text{h} | \$18\text{ an hour}
 60\text{ mph} | 60 | 60\text{ miles per hour} | 60 mph | 60 \text{ mi/h} | 60\ \text{miles/hour}
 45^\circ | 45 | 45° | 45\text{ degrees} | 45^{\circ} | 45 degrees | 45\degree | \angle A = 45^\circ | x = 45^\circ | 45.0^\circ
 7 | 7 apples | 7\text{ apples} | 7 \text{ red apples} | x=7 | \text{7 apples} | \mathbf{7} | 7. | \boxed{7} | 007 | \sqrt{49} | 3+4 = 7 | \text{Answer: } 7 | \text{The final answer is }7 | The answer is 7 | \textbf{Answer: } 7 | f(2) = 7 | \lceil 6.5 \rceil | \lfloor 7.2 \rfloor | \log_2 128 | 7^1 | \frac{7}{1} | 14/2 | 7\text{ ways} | 7 students | \text{seven}
@@ -39,8 +41,9 @@ RIGHT = r"""
 (-\infty,\infty) | \mathbb{R} | \text{all real numbers} | all real numbers | x \in \mathbb{R}
 \{1,2,3\} | \{3,2,1\} | 1,2,3 | \{1, 2, 3\} | \left\{1,2,3\right\} | 1, 2, 3 | x \in \{1,2,3\} | 1, 2, \text{ and } 3 | 1,2 and 3
 \{2 \pm \sqrt{3}\} | 2+\sqrt{3}, 2-\sqrt{3} | 2 \pm \sqrt{3} | \{2-\sqrt3,2+\sqrt3\} | 2\pm\sqrt3
+3+2\sqrt{2}, 3-2\sqrt{2} | 3\pm2\sqrt{2} | 3 \pm 2\sqrt2 | x=3\mp2\sqrt2
 4,-7 | -7,4 | -7, 4 | x=4, x=-7 | x = 4 \text{ or } x = -7 | 4 \text{ and } -7 | \{4,-7\} | x = 4, -7 | x=4 or x=-7 | 4 or -7 | x_1 = 4, x_2 = -7 | x = -7, 4 | x \in \{-7, 4\}
-\pm 3 | 3, -3 | -3, 3 | \{3,-3\} | x = \pm 3 | ±3 | x=3 \text{ or } x=-3
+\pm 3 | 3, -3 | -3, 3 | \{3,-3\} | x = \pm 3 | ±3 | x=3 \text{ or } x=-3 | \pm3 | x=\pm3
 (4,-7) | (4, -7) | \left(4,-7\right) | 4,-7 | x=4, y=-7 | (x,y) = (4,-7) | x = 4 \text{ and } y = -7 | \langle 4,-7 \rangle | y=-7, x=4 | (4.0,-7) | P = (4,-7)
 (1,2,3) | 1,2,3 | (1, 2, 3) | a=1, b=2, c=3 | (a,b,c)=(1,2,3) | \left( 1,2,3 \right)
 (\frac12, \frac13) | (0.5, 1/3) | (1/2,1/3) | \left(\frac{1}{2}, \frac{1}{3}\right) | \left(\dfrac12,\dfrac13\right)
@@ -103,6 +106,7 @@ y = x | x = y
 """
 
 WRONG = r"""
+\$18\text{ per hour} | \$18\text{ per day} | 18\text{ euros per hour} | \$18.5\text{ per hour}
 \frac{3}{4} | 0.74 | 0.7500001 | \frac{4}{3} | 3 | 4 | -\frac34 | 34 | 7.5\% | 0.75\% | (3,4) | 3, 4
 \frac13 | 0.333 | 0.33333333 | 33\% | 0.333333333333333 | 3
 2\frac{1}{3} | \frac{2}{3} | 21/3 | 2.33 | 2.333333 | 2 \cdot \frac13

@@ -47,6 +47,9 @@ _COMMANDS = [  # (pattern of commands without their backslash, what all of them 
     ("infin|infty", r"\infty"),
     ("approxeq|simeq|approx", r"\approx"),
     ("cdots|ldots|dots|dotsc", r"\ldots"),
+    ("pm", r"\pm"),  # apart from what follows, as the next two
+    ("mp", r"\mp"),
+    ("equiv", r"\equiv"),
     ("div", "/"),
     ("ast|star", r"\cdot"),
     ("degrees?", r"^\circ"),

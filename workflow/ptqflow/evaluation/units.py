@@ -42,7 +42,10 @@ def parted(text: str) -> tuple[str, str]:
     text = re.sub(r"\\text\s*\{([^{}]*)\}", lambda m: f" {m[1]} ", text).strip()
     text = re.sub(r"(?<=\d)\s*-\s*(?=[a-zA-Z]{3,})", " ", text)
     match = re.fullmatch(r"(.*?[\d)}]|.*\\[a-zA-Z]+)\s*((?:[a-zA-Z/]|(?:\^\s*\{?[23]\}?)|[\s.-](?=[a-zA-Z/ ^]))+)\.?", text)
-    if match and match[2].strip() and (known := _canonical(match[2], match[1], spaced=text[match.end(1)] == " ")):
+    words = match[2] if match else ""
+    if found and re.match(r"\s*(?:per\b|an?\b|/)", words):  # $18 per hour
+        words, found = f"{found} {words}", ""
+    if match and words.strip() and (known := _canonical(words, match[1], spaced=text[match.end(1)] == " ")):
         scale, unit = known
         text = f"({match[1].strip()})\\cdot 10^{{{scale}}}" if scale else match[1].strip()
         if unit and found and not (found == unit or (found, unit) == ("degree", "C")):
