@@ -155,7 +155,7 @@ def test_evaluation_stays_on_the_fake_form():
         ("transformers-int", "compressed-tensors", recipe({**ROW, "symmetric": False}).dump(), "asymmetric W8A16 channel"),
         ("transformers-int", "gptq", {"preset": "gptq-w4a16"}, "it reads fake, compressed-tensors, modelslim; use engine vllm"),
         ("transformers", "modelslim", {"preset": "rtn-w8a8-ascend"}, "do not load it; use engine vllm or transformers-int"),
-        ("transformers", "autoawq", {"preset": "awq-w4a16"}, "do not load it"),
+        ("transformers", "autoawq", {"preset": "awq-w4a16"}, "do not load it; use engine vllm$"),
     ],
 )
 def test_what_an_engine_does_not_compute_is_known_before_any_job(engine, form, recipe, message):
