@@ -129,6 +129,8 @@ FUNCTION = [Case("3\n[1, 2]", "[3, [1, 2]]"), Case("4\n[]", "[4, []]")]
         ("if __name__ == '__main__':\n    print(2 * int(open(0).read()))", STDIN, None, True),
         ("print(2 * int(input())); exit()", STDIN, None, True),
         ("print(heappop([2 * int(input())]))", STDIN, None, True),  # the checker's imports stand before a program
+        ("from __future__ import annotations\nprint(int(input()) * 2)", STDIN, None, True),
+        ("from __future__ import annotations\ndef f(n: Never, l) -> 'list': return [n, l]", FUNCTION, "f", True),
         ("print(4)", STDIN, None, False),
         ("print(int(input()) * 2 + 1)", STDIN, None, False),
         ("print(int(input()) * 2, 'done')", STDIN, None, False),

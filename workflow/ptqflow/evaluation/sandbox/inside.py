@@ -121,10 +121,17 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} equals no expected output")
 
 
+def _run(code: CodeType, name: str) -> dict[str, Any]:
+    """What the module `name` holds after the preamble and the code; apart, for `from __future__` begins a file."""
+    space: dict[str, Any] = {"__name__": name}
+    exec(PREAMBLE, space)
+    exec(code, space)
+    return space
+
+
 def call(code: CodeType, function: str, arguments: list) -> Any:
     """What `Solution().function`, or the function itself, returns; a tuple counts as a list."""
-    space: dict[str, Any] = {"__name__": "solution"}
-    exec(code, space)
+    space = _run(code, "solution")
     method = getattr(space["Solution"](), function) if "Solution" in space else space[function]
     value = method(*arguments)
     return plain(list(value) if isinstance(value, tuple) else value)
@@ -145,7 +152,7 @@ def program(code: CodeType, text: str, null: int) -> str:
         sys.stdout = printed = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         before = set(threading.enumerate())
         with contextlib.suppress(SystemExit):
-            exec(code, {"__name__": "__main__"})
+            _run(code, "__main__")
         for thread in threading.enumerate():
             if thread not in before and not thread.daemon:
                 thread.join()
@@ -182,7 +189,7 @@ def main() -> None:
     task = json.loads(channel.readline())
     code: CodeType | Exception
     try:
-        code = compile(PREAMBLE + task["code"], "<solution>", "exec", dont_inherit=True)
+        code = compile(task["code"], "<solution>", "exec", dont_inherit=True)
     except Exception as error:
         code = error
     for line in channel:

@@ -1,9 +1,10 @@
 """Whether a program passes its tests, as LiveCodeBench's checker decides it: every test, in order, until one fails.
 
 A program's output is compared line by line, without white space at the ends of lines and text; lines that differ are equal if all
-their words are equal decimal numbers. A function's value is compared as data. A test may take 6 s and 4 GiB. Two quirks of that
+their words are equal decimal numbers. A function's value is compared as data. A test may take 6 s and 4 GiB. Three quirks of that
 checker are not kept, for they fail programs that are right: it runs a program as the body of a function, where what an inner
-function calls `global` does not exist, and its input raises StopIteration at the end instead of EOFError.
+function calls `global` does not exist, its input raises StopIteration at the end instead of EOFError, and it puts imports before
+`from __future__`, which must come first.
 """
 
 import json
