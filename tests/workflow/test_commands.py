@@ -130,7 +130,7 @@ def test_a_mistyped_preset_is_named_where_there_is_no_study(tmp_path, monkeypatc
     assert "no recipe 'awq-w4'; config.yaml defines (none), and presets are" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["-n", "-np", "-pn", "-nq", "--dry-run", "--dag=dot", "--unlock"])
+@pytest.mark.parametrize("option", ["-n", "-np", "-pn", "-nq", "--dry-run", "--dag=dot", "--unlock", "-S", "--lc=params", "--lt"])
 def test_a_plan_is_known_however_it_is_asked_for(option):
     assert run_command.plans_only(["--cores", "1", option])
     assert not run_command.plans_only(["--cores", "1", "-p", "-k", "-j4", "--rerun-incomplete", "--until", "plan"])

@@ -27,7 +27,13 @@ from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
 
 PROFILES = ROOT / "workflow/profiles"
-PLANS_ONLY = {"-n", "--dry-run", "--dryrun", "--unlock", "--summary", "--dag", "--rulegraph", "--lint", "--list-rules", "-l"}
+# Options of Snakemake's that run no job: what they print is the answer.
+PLANS_ONLY = {
+    *("-n", "--dry-run", "--dryrun", "--unlock", "--summary", "-S", "--detailed-summary", "-D", "--lint", "--version", "-v"),
+    *("--dag", "--d3dag", "--rulegraph", "--filegraph", "--print-compilation", "--containerize", "--list-conda-envs"),
+    *("--list-rules", "--list", "-l", "--list-target-rules", "--lt", "--list-untracked", "--lu"),
+    *("--list-changes", "--lc", "--list-input-changes", "--li", "--list-params-changes", "--lp"),
+}
 TAKES_REST = True  # options of Snakemake's
 EXAMPLES = """examples:
   ptqflow run                               the study in this folder, on this machine's CPU
