@@ -151,6 +151,13 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_read(tmp_path):
     assert load_rows(Source(path=str(tmp_path / "x.jsonl"))) == [{"text": "a"}, {"text": "b"}]
 
 
+def test_a_table_may_hold_long_traces_and_empty_lines(tmp_path):
+    long = "x" * 200_000
+    (tmp_path / "x.csv").write_text(f"prompt,completion\na,{long}\n\nb,\n\n")
+    rows = [{"prompt": "a", "completion": long}, {"prompt": "b", "completion": None}]
+    assert load_rows(Source(path=str(tmp_path / "x.csv"))) == rows
+
+
 @pytest.mark.parametrize("shape", ["chat", "plain"])
 def test_completions_of_one_character_are_refused(tokenizer, shape):
     """The published pipeline took `generated_text[0]` of a string: its traces were prompts and one character."""

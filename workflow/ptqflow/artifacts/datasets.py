@@ -12,6 +12,7 @@ from ptqflow.system import reading
 
 _ROWS_AT_ONCE = 1024  # of Parquet
 _FORMATS = (".parquet", ".jsonl", ".csv")
+_LONGEST_CELL = 2**31 - 1  # characters; the reader's own limit is less than a long trace
 
 
 def _patterns(source: Source) -> list[str]:
@@ -83,12 +84,13 @@ def _read(path: Path, at_once: int = _ROWS_AT_ONCE) -> Iterator[dict[str, Any]]:
 
 
 def _csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Rows of a table with a header; an empty cell is no value. All values are text."""
-    rows = csv.reader(lines, strict=True)
+    """Rows of a table with a header; an empty cell is no value, an empty line no row. All values are text."""
+    csv.field_size_limit(_LONGEST_CELL)
+    rows = filter(None, reader := csv.reader(lines, strict=True))
     names = next(rows, [])
     for row in rows:
         if len(row) != len(names):
-            raise ValueError(f"line {rows.line_num} has {len(row)} cells, its header {len(names)}")
+            raise ValueError(f"line {reader.line_num} has {len(row)} cells, its header {len(names)}")
         yield {name: cell or None for name, cell in zip(names, row, strict=True)}
 
 
