@@ -183,6 +183,7 @@ def test_a_definition_counts_however_it_is_reached_and_its_neighbours_do_not(roo
         ("add('--x', default='a', help='b')", "add('--x', default='a', help='c')", True),
         ("add('--x', default='a')", "add('--x', default='b')", False),
         ("return 'a'", "return 'b'", False),
+        ("axis(x, title='seconds')", "axis(x, title='minutes')", False),
         ("import numpy as np\n    return np.e", "import torch as np\n    return np.e", False),
     ],
 )

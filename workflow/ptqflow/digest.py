@@ -33,7 +33,7 @@ _SPEAKING = {
     "add_argument",
     "ArgumentParser",
 }  # calls for people
-_DESCRIBING = {"help", "description", "title"}  # keywords for people
+_DESCRIBING = {"help", "description"}  # keywords for people
 
 # What a name leads to: a definition of a module, (module, ALL) or (module, RUN): what any import of the module runs.
 ALL, RUN = "*", ""
