@@ -295,6 +295,7 @@ def test_a_licence_of_its_own_keeps_name_and_link(tmp_path):
     data = ModelCard(written_card(tmp_path, front=front)).data
     assert (data.license, data.license_name, data.license_link) == ("other", "qwen", "https://example.org/licence")
     assert ModelCard(written_card(tmp_path, front="license: [broken")).data.license is None
+    assert ModelCard(written_card(tmp_path, front="license:\n- mit\n- llama3")).data.license == ["mit", "llama3"]
 
 
 def test_the_card_of_the_fake_form_never_says_that_weights_are_integers(tmp_path):

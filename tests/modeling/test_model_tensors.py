@@ -9,7 +9,7 @@ import torch
 from model_folder import CHAT_TEMPLATE, write_model
 from ptqflow.artifacts.hub import HubFile
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.models import chat_templates, source_files, strays
+from ptqflow.artifacts.models import chat_templates, license_of, source_files, strays
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.anatomy import architecture
 from ptqflow.modeling.tensors import check_model, stated_tensors
@@ -173,6 +173,22 @@ def test_what_licence_and_templates_need_is_taken_along(tmp_path):
     assert {*legal, "additional_chat_templates/tool_use.jinja"} < set(source_files(folder))
     assert not {"notice.py", "license.sh"} & set(source_files(folder))
     assert "additional_chat_templates/run.py" not in source_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("front", "licence"),
+    [
+        ("license: apache-2.0", "apache-2.0"),
+        ("license:\n- mit\n- llama3", "mit, llama3"),
+        ("license:\ntags:\n- chat", None),
+        ("license: null", None),
+        ("- license: mit", None),
+        ("license: [broken", None),
+    ],
+)
+def test_the_licence_is_what_the_hub_reads_in_the_model_card(tmp_path, front, licence):
+    (tmp_path / "README.md").write_text(f"\ufeff---\n{front}\n---\n# A model\n")
+    assert license_of(tmp_path) == licence
 
 
 def test_a_chat_template_in_a_file_takes_the_place_of_that_in_the_configuration(tmp_path):

@@ -184,13 +184,25 @@ def _is_entry(entry: Any) -> bool:
     return whole and start <= end and (bits is None or end - start == math.prod(shape) * int(bits[1]) // 8)
 
 
-def license_of(folder: Path) -> str | None:
-    """The `license` entry of the model card (front matter of README.md), if there is one."""
+def front_matter(folder: Path) -> dict[str, Any]:
+    """What the head of the model card (README.md) says in the hub's keys; nothing where it has none that is YAML."""
+    import yaml
+
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
     front = re.match(r"---\r?\n(.*?)\n---", text, flags=re.DOTALL)
-    entry = re.search(r"^license:\s*[\"']?([^\s\"']+)", front[1], flags=re.MULTILINE) if front else None
-    return entry[1] if entry else None
+    try:
+        said = yaml.safe_load(front[1]) if front else None
+    except (yaml.YAMLError, ValueError):  # a card that the hub would not read either
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def license_of(folder: Path) -> str | None:
+    """The `license` entry of the model card, of several with commas between; None where it states none."""
+    stated = front_matter(folder).get("license")
+    named = [entry for entry in (stated if isinstance(stated, list) else [stated]) if isinstance(entry, str)]
+    return ", ".join(named) or None
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -3,13 +3,13 @@
 Its front matter is what the hub reads: base model, licence, data sets. Nothing stands in it that is not known.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
+from ptqflow.artifacts.models import front_matter
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.schemes import in_words
 from ptqflow.recipes import Recipe
@@ -89,16 +89,10 @@ def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], ori
     )
 
 
-def licence(model: Path) -> dict[str, str]:
+def licence(model: Path) -> dict[str, Any]:
     """What the float model's card says of its licence, in the hub's keys."""
-    file = model / "README.md"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    front = re.match(r"---\r?\n(.*?)\n---", text, flags=re.DOTALL)
-    try:
-        said = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:  # a card that the hub would not read either
-        return {}
-    return {key: said[key] for key in _LICENCE if isinstance(said.get(key), str)} if isinstance(said, dict) else {}
+    said = front_matter(model)
+    return {key: said[key] for key in _LICENCE if isinstance(said.get(key), str | list)}
 
 
 def _base(source: Mapping[str, Any], architecture: str, recipe: Recipe) -> str:
