@@ -308,6 +308,12 @@ def test_check_counts_the_jobs_that_are_left_and_what_they_cost(finished, capsys
     assert all(word in said for word in ("to run: ", "time: ", "memory: ", "disk: "))
 
 
+def test_what_is_estimated_is_the_study_on_the_platform_of_the_profile(tmp_path, monkeypatch):
+    demo_study(tmp_path, monkeypatch)
+    profiles = ("local", "gpu-local", "ascend")
+    assert [study_of(tmp_path / "mine", profile).platform for profile in profiles] == ["cpu", "gpu", "ascend"]
+
+
 def test_time_on_all_cores_is_told_for_jobs_of_this_machine_alone():
     assert [name for name in sorted(path.name for path in PROFILES.iterdir() if path.is_dir()) if computes_here(name)] == [
         "local"

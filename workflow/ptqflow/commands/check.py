@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     file = study_folder(args.config) / CONFIG
     folder = file.parent.resolve()
     planned = planned_jobs(folder, args.profile)
-    study = study_of(folder)
+    study = study_of(folder, args.profile)
     print(f"{file}: a study of {len(study.models)} model(s), {len(study.chosen)} recipe(s), {len(study.tasks_asked())} task(s)")
     print("to run: " + (", ".join(f"{n} {rule}" for rule, n in planned.items()) or "nothing, all is done"))
     for line in unserved(study):
@@ -78,10 +78,11 @@ def computes_here(profile: str) -> bool:
     return stated.get("platform", "cpu") == "cpu" and "site" not in stated
 
 
-def study_of(folder: Path) -> Study:
-    """The study of a folder; paths in its configuration are relative to it, so this process goes there."""
+def study_of(folder: Path, profile: str = "local") -> Study:
+    """The study of a folder on a profile's platform. Its paths are relative to the folder, so this process goes there."""
+    stated = profiles.stated(profile_folder(profile))
     os.chdir(folder)
-    return load(configfile.read(CONFIG))
+    return load(configfile.read(CONFIG) | {key: stated[key] for key in stated.keys() & {"platform"}})
 
 
 def planned_jobs(folder: Path, profile: str) -> dict[str, int]:
