@@ -340,6 +340,16 @@ def test_estimates_follow_the_work(tmp_path, monkeypatch):
     assert estimate.disk(twice, models) > estimate.disk(study, models)
 
 
+def test_a_rotation_costs_a_walk_and_a_model_of_its_own(tmp_path, monkeypatch):
+    study = demo_study(tmp_path, monkeypatch)
+    models = estimate.sizes(study)
+    turned = resolve({"preset": "gptq-w4a16", "rotation": {"name": "hadamard"}})
+    rotated = study.model_copy(update={"recipes": {**study.recipes, "gptq-w4a16": turned}})
+    plain, more = (estimate.seconds(entry, models, 1e9) for entry in (study, rotated))
+    assert (len(more["rotate"]), len(more["collect"])) == (1, len(plain["collect"]) + 1)
+    assert estimate.disk(rotated, models) >= estimate.disk(study, models) + models["demo-model"].bytes
+
+
 def test_a_text_without_a_limit_takes_the_time_of_its_characters_not_of_a_window_for_each_row(tmp_path, monkeypatch):
     """Its rows are joined into one text. A text on the hub is as long as WikiText-2's."""
     study, rate = demo_study(tmp_path, monkeypatch), 1e9

@@ -31,6 +31,7 @@ _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
 # them); operations per weight of a rounding.
 _WALKED, _EPOCH, _ROUNDED = 3.0, 5.0, 2e4
 _DECODING = 0.3  # share of the speed of large products that steps of generation reach
+_TURNED = 8.0  # operations per weight and channel of turning a model, half as fast in float64
 _CHOICE_TOKENS, _CHOICES, _UNKNOWN_ITEMS = 100, 4, 1000  # of an item, and items of a data set that is not here
 _CHARACTERS, _UNKNOWN_TOKENS = 4, 300_000  # of a token, and tokens of a text that is not here (WikiText-2's test split)
 
@@ -108,7 +109,9 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
     start = _SHARED if study.platform == "cpu" else _ALONE
     for name, model in models.items():
         yield "fetch", start + model.bytes / 100e6
-        for calibration in {study.calibration_of(recipe) for recipe in study.chosen}:
+        for _ in _turned(study, name):
+            yield "rotate", start + model.bytes / 50e6 + _TURNED * model.parameters * model.hidden / rate
+        for _, calibration in _walked(study, name):
             yield "tokens", start
             yield "collect", start + 2 * model.linears * _tokens(study, calibration) / rate
         for recipe in study.chosen:
@@ -134,6 +137,16 @@ def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tup
                 yield "measure", start + steps * (_STEP + max(timing.batch_sizes) * 2 * model.parameters / (rate * _DECODING))
     yield "aggregate", start
     yield from (("plot", start) for _ in range(4))
+
+
+def _walked(study: Study, model: str) -> set[tuple[str, str]]:
+    """(Model, rotated or not; calibration set) of each walk of the calibration sets through a model."""
+    return {(study.source_of(model, recipe), study.calibration_of(recipe)) for recipe in study.chosen}
+
+
+def _turned(study: Study, model: str) -> set[str]:
+    """The rotated models that are made of a model."""
+    return {source for source, _ in _walked(study, model)} - {model}
 
 
 def _tokens(study: Study, calibration: str) -> int:
@@ -179,13 +192,12 @@ def memory(study: Study, configs: Mapping[str, Mapping[str, Any]] | None = None)
 
 
 def disk(study: Study, models: Mapping[str, Size]) -> int:
-    """Bytes that the study leaves: models, states of calibration, integers and scales, checkpoints."""
+    """Bytes that the study leaves: models, rotated ones too, states of calibration, integers and scales, checkpoints."""
     total = 0
     for name, model in models.items():
         architecture = config_of(study, name)
-        used = {study.calibration_of(recipe) for recipe in study.chosen}
-        states = sum(4 * _tokens(study, calibration) * model.hidden * study.models[name].chunks for calibration in used)
-        total += model.bytes + states
+        walked = [_tokens(study, calibration) for _, calibration in _walked(study, name)]
+        total += model.bytes * (1 + len(_turned(study, name))) + 4 * sum(walked) * model.hidden * study.models[name].chunks
         for recipe in study.chosen:
             total += _stored(study.recipes[recipe], model, architecture)
         for recipe, form in study.checkpoints(architecture):
