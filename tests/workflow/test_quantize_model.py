@@ -1,6 +1,7 @@
 """One model by one recipe: what a user types becomes a study that says the same, and what comes out is the checkpoint."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,6 +307,15 @@ def test_check_counts_the_jobs_that_are_left_and_what_they_cost(finished, capsys
     said = capsys.readouterr().out
     assert "1 model(s), 2 recipe(s), 1 task(s)" in said
     assert all(word in said for word in ("to run: ", "time: ", "memory: ", "disk: "))
+
+
+def test_what_is_on_the_disk_already_needs_no_room_there(finished, monkeypatch):
+    monkeypatch.chdir(finished.root)
+    study = study_of(finished.root)
+    free = estimate.disk(study, estimate.sizes(study)) - 1
+    usage = shutil.disk_usage(finished.root)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert cli.main(["check"]) == 0
 
 
 def test_what_is_estimated_is_the_study_on_the_platform_of_the_profile(tmp_path, monkeypatch):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow import configfile, estimate, profiles
+from ptqflow.artifacts.manifests import Manifest
 from ptqflow.checked import load
 from ptqflow.commands.folders import CONFIG, study_folder
 from ptqflow.commands.located import located
 from ptqflow.commands.run import environment, profile_folder, snakemake
 from ptqflow.errors import ConfigError, PtqflowError
+from ptqflow.expected import expected
 from ptqflow.study import Study, config_of
 from ptqflow.system import machine_memory
 from ptqflow.table_jobs import unserved
@@ -66,10 +68,16 @@ def run(args: argparse.Namespace) -> int:
     print(f"memory: {most / 1e9:.1f} GB for the largest job, {job} (of {machine_memory() / 1e9:.1f} GB here)")
     disk, free = estimate.disk(study, models), shutil.disk_usage(folder).free
     print(f"disk:   about {disk / 1e9:.2f} GB in all; {free / 1e9:.1f} GB are free here")
-    if disk > free:
+    if disk - _stored(study) > free:
         print("        this does not fit: fewer recipes or forms, or another disk")
         return 1
     return 0
+
+
+def _stored(study: Study) -> int:
+    """Bytes of the study's models and checkpoints that are there already."""
+    manifests = {path for kind, _, path in expected(study, study.platform) if kind == "checkpoints" and Path(path).is_file()}
+    return sum(file.bytes for path in manifests for file in Manifest.read(path).files.values())
 
 
 def computes_here(profile: str) -> bool:
