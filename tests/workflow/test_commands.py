@@ -9,12 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import REPOSITORY
 from ptqflow import asked, cli, paths, profiles
 from ptqflow.checkpoints import registry
 from ptqflow.commands import run as run_command
+from ptqflow.commands.card import _NUMBERS, _scores
 from ptqflow.commands.check import study_of
 from ptqflow.commands.located import located, named
 from ptqflow.errors import ConfigError
@@ -228,6 +231,19 @@ def test_the_end_of_a_run_counts_what_the_study_asks_for(tmp_path, capsys, monke
         assert f"{fallbacks} fallback(s) in all" in said
         assert said.count("checkpoint: ") == said.count(" overfits") == len(run)
         assert "no verdict" in said
+
+
+def test_a_card_shows_scores_of_one_form_and_says_which(tmp_path):
+    row = {"platform": "cpu", "model": "m", "recipe": "r", "engine": "transformers", "task": "t", "metric": "accuracy"}
+    row |= {"items": 10, "seeds": 1} | dict.fromkeys(_NUMBERS, 1.0)
+    rows = [row | {"form": form, "score": score} for form, score in (("fake", 50.0), ("gptq", 60.0))]
+    pq.write_table(pa.Table.from_pylist(rows), file := tmp_path / "accuracy.parquet")
+    who = {"platform": "cpu", "model": "m", "recipe": "r"}
+    for form, score, other in (("fake", "50.00", "60.00"), ("gptq", "60.00", "50.00"), ("autoawq", "50.00", "60.00")):
+        said = _scores(file, who, form)
+        assert score in said
+        assert other not in said
+        assert ("Measured on form `fake`" in said) == (form == "autoawq")
 
 
 def test_a_run_leaves_what_its_study_asks_for(finished):

@@ -49,15 +49,16 @@ def _scores(file: Path, who: Mapping[str, str], form: str) -> str:
 
     rows = pq.read_table(file, columns=[*_COLUMNS, *_NUMBERS]).to_pylist()
     mine = [row for row in rows if row["score"] is not None and all(row[key] == value for key, value in who.items())]
-    own = [row for row in mine if row["form"] == form]
     if not mine:
         return UNSCORED
-    head = "" if own else f"Measured on form `{mine[0]['form']}` of the same integers and scales, not on this one.\n\n"
+    measured = form if any(row["form"] == form for row in mine) else mine[0]["form"]
+    head = "" if measured == form else f"Measured on form `{measured}` of the same integers and scales, not on this one.\n\n"
     lines = ["| task | engine | score | drop against the float model | items x seeds |", "|---|---|---|---|---|"]
     lines += [
         f"| {row['task']} ({row['metric']}) | {row['engine']} | {_interval(row, 'score')} | {_interval(row, 'drop')} "
         f"| {row['items']} x {row['seeds']} |"
-        for row in own or mine
+        for row in mine
+        if row["form"] == measured
     ]
     note = "In brackets: 95 % intervals. Accuracy in percent, its drop in points; of perplexity the drop is its rise in percent."
     return head + "\n".join(lines) + f"\n\n{note}"
