@@ -226,7 +226,7 @@ def test_the_configuration_of_a_run_that_is_active_is_kept(tmp_path, capsys, sta
 
 
 def test_data_of_the_hub_is_named_with_subset_and_split(monkeypatch, tmp_path):
-    monkeypatch.setattr("ptqflow.commands.entries.load_rows", lambda source: [{"question": "?", "answer": "!"}])
+    monkeypatch.setattr("ptqflow.commands.entries.first_row", lambda source: {"question": "?", "answer": "!"})
     revision = "0" * 40
     place, recipe = f"openai/gsm8k@{revision}:main:train", resolve({"preset": "gptq-w4a16"})
     entry = calibration_entry(place, recipe, {"samples": 4}, Located({"repo": "a/b"}, {"max_position_embeddings": 128}, "b"))
@@ -290,6 +290,16 @@ def test_check_says_why_snakemake_refuses():
     said = 'Building DAG\nWorkflowError in file "common.smk", line 27:\nrecipe a: 128 does not divide 576\n  File "common.smk"'
     assert _reason(said) == "recipe a: 128 does not divide 576"
     assert _reason("config.yaml: runn: no such key\nmore") == "config.yaml: runn: no such key"
+
+
+def test_of_a_calibration_file_the_first_row_alone_is_read_and_one_without_rows_refused(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\nno row\n')
+    (tmp_path / "empty.jsonl").touch()
+    new = ["new", str(tmp_path / "mine"), "--model", str(DEMO), "--calibration"]
+    assert cli.main([*new, str(tmp_path / "empty.jsonl")]) == 2
+    assert "empty.jsonl holds no rows" in capsys.readouterr().err
+    assert cli.main([*new, str(tmp_path / "rows.jsonl")]) == 0
+    assert "format: plain" in (tmp_path / "mine/config.yaml").read_text()
 
 
 def test_check_refuses_a_wrong_study_in_its_own_words(tmp_path, capsys, monkeypatch):

@@ -114,7 +114,7 @@ def rows_of(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def first_row(source: Source) -> dict[str, Any]:
-    """The first row of a local source; reads no more. Raises ConfigError where there is none, and as `rows_of`."""
+    """The first row of a source; reads no more. Raises ConfigError where there is none, and as `rows_of`."""
     for path in data_files(source):
         if (row := next(_read(path, 1), None)) is not None:
             return row

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ptqflow import configfile
-from ptqflow.artifacts.datasets import load_rows
+from ptqflow.artifacts.datasets import first_row
 from ptqflow.commands.located import Located, on_hub
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, explain
@@ -93,5 +93,4 @@ def _source(place: str) -> dict[str, str]:
 
 def _format(source: dict[str, str]) -> str:
     """`chat` for rows of prompts and completions, or messages; `plain` for text."""
-    first = next(iter(load_rows(Source.model_validate(source))), {})
-    return "plain" if "text" in first else "chat"
+    return "plain" if "text" in first_row(Source.model_validate(source)) else "chat"
