@@ -10,7 +10,7 @@ import pytest
 import yaml
 from checkout import REPOSITORY, environment
 from fake_hub import FakeHub
-from ptqflow import cli, estimate
+from ptqflow import cli, configfile, estimate
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import write_rows
@@ -300,6 +300,18 @@ def test_of_a_calibration_file_the_first_row_alone_is_read_and_one_without_rows_
     assert "empty.jsonl holds no rows" in capsys.readouterr().err
     assert cli.main([*new, str(tmp_path / "rows.jsonl")]) == 0
     assert "format: plain" in (tmp_path / "mine/config.yaml").read_text()
+
+
+def test_a_folder_of_calibration_files_is_read_where_set_says(tmp_path, started, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").write_text('{"text": "a"}\n')
+    told = [DEMO, "--recipe", "awq-w4a16", "--out", tmp_path / "out", "--calibration", tmp_path / "data", "--set"]
+    assert quantize(*told, "calibration.source.split=train") == 3
+    written = configfile.read(tmp_path / "out.work/config.yaml")["calibrations"]["calibration"]
+    assert written["source"] == {"path": str(tmp_path / "data"), "split": "train"}
+    assert written["format"] == "plain"
+    assert quantize(*told, "calibration.source.splt=train") == 2
+    assert "--set calibration.source: splt: unknown key; did you mean 'split'?" in capsys.readouterr().err
 
 
 def test_check_refuses_a_wrong_study_in_its_own_words(tmp_path, capsys, monkeypatch):

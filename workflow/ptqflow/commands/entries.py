@@ -76,10 +76,9 @@ def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any]
                 "`completion`, or `messages`: best the model's own answers), or org/name[@revision][:subset[:split]] on the hub"
             )
         place = str(EMBEDDED)
-    source = _source(place)
     length = min(2048, model.config.get("max_position_embeddings") or 2048)
-    entry = {"source": source, "format": _format(source) if model.speaks else "plain", "sequence_length": length}
-    return _merged(entry, changes)
+    entry = _merged({"source": _source(place), "sequence_length": length}, changes)
+    return {"source": entry["source"], "format": _format(entry["source"]) if model.speaks else "plain"} | entry
 
 
 def _source(place: str) -> dict[str, str]:
@@ -91,6 +90,10 @@ def _source(place: str) -> dict[str, str]:
     return {"repo": found, "revision": revision} | dict(zip(("subset", "split"), parts, strict=False))
 
 
-def _format(source: dict[str, str]) -> str:
+def _format(source: object) -> str:
     """`chat` for rows of prompts and completions, or messages; `plain` for text."""
-    return "plain" if "text" in first_row(Source.model_validate(source)) else "chat"
+    try:
+        rows = Source.model_validate(source)
+    except ValidationError as error:
+        raise ConfigError(f"--set {OF_CALIBRATION}source: {explain(error, Source)}") from None
+    return "plain" if "text" in first_row(rows) else "chat"
