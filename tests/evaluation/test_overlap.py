@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from ptqflow.artifacts.evidence_schemas import OVERLAP
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import read_table, to_table, write_rows
@@ -43,11 +44,14 @@ def test_choices_and_text_are_compared_with_all_that_they_show() -> None:
     assert [found.seen for found in overlaps(items, [{"text": LONG + " a b"}, {"text": OTHER}])] == [True, True]
 
 
-def test_the_stage_reads_the_rows_that_were_drawn_and_no_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ids", "drawn"), [(("r0", "r1"), "r1"), ((None, None), "1")])
+def test_the_stage_reads_the_rows_that_were_drawn_and_no_others(tmp_path: Path, ids: tuple[str | None], drawn: str) -> None:
     calibration, task, tokens = tmp_path / "c.jsonl", tmp_path / "t.jsonl", tmp_path / "tokens.parquet"
-    calibration.write_text("".join(json.dumps({"id": f"r{n}", "text": text}) + "\n" for n, text in enumerate((LONG, OTHER))))
+    calibration.write_text(
+        "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in zip(ids, (LONG, OTHER), strict=True))
+    )
     task.write_text("".join(json.dumps({"id": n, "question": i.problem, "answer": "1"}) + "\n" for n, i in enumerate(ITEMS)))
-    write_rows(tokens, TOKENS, [{"sequence": 0, "tokens": [1], "source": "c", "rows": ["r1"], "offset": 0}], {})
+    write_rows(tokens, TOKENS, [{"sequence": 0, "tokens": [1], "source": "c", "rows": [drawn], "offset": 0}], {})
     settings = {
         "calibration": {"path": str(calibration)},
         "task": "t",

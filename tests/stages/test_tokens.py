@@ -101,6 +101,10 @@ def test_plain_rows_are_stripped_and_separated_by_an_empty_line(tokenizer):
     assert texts([{"prompt": "p", "completion": "full"}], tokenizer) == {"0": "pfull\n\n"}
 
 
+def test_a_row_without_an_id_is_called_by_its_number(tokenizer):
+    assert texts([{"text": "one"}, {"text": "two", "id": None}, {"text": "three", "id": 7}], tokenizer).keys() == {"0", "1", "7"}
+
+
 def test_prompt_only_leaves_completions_out(tokenizer):
     assert "I add" not in "".join(texts(TRACES, tokenizer, format="chat", trace="prompt_only").values())
 

@@ -27,7 +27,7 @@ _ENOUGH = 8  # times the tokens of all windows
 
 
 class Fields(Model):
-    """Names of the columns to read. `id` may be absent (then the row's number in its source counts)."""
+    """Names of the columns to read. `id` may be absent or null (then the row's number in its source counts)."""
 
     id: str = "id"
     text: str = "text"
@@ -88,7 +88,7 @@ def documents(rows: Sequence[Mapping[str, Any]], settings: CalibrationSettings, 
     if settings.format == "chat" and not tokenizer.chat_template:
         raise ConfigError("format: chat, but the model's tokenizer has no chat template; use format: plain")
     read = _chat if settings.format == "chat" else _plain
-    found = [read(str(row.get(settings.fields.id, number)), row, settings, tokenizer) for number, row in enumerate(rows)]
+    found = [read(id_of(row, number, settings.fields), row, settings, tokenizer) for number, row in enumerate(rows)]
     for document in found:
         try:
             (document.prompt + document.completion).encode()
@@ -97,6 +97,12 @@ def documents(rows: Sequence[Mapping[str, Any]], settings: CalibrationSettings, 
                 f"{_where(document.id, settings)} holds half of a surrogate pair, which is no text; remove it"
             ) from None
     return [document for document in found if (document.prompt + document.completion).strip()]  # an empty row is no text
+
+
+def id_of(row: Mapping[str, Any], number: int, fields: Fields) -> str:
+    """What a row is called: its `id`, or its number in the source where it has none."""
+    named = row.get(fields.id)
+    return str(number if named is None else named)
 
 
 def _plain(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:

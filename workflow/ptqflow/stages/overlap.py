@@ -12,7 +12,7 @@ from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import read_table, write_rows
-from ptqflow.calibration import Fields
+from ptqflow.calibration import Fields, id_of
 from ptqflow.datamodel import Model
 from ptqflow.evaluation import benchmark
 from ptqflow.evaluation.overlap import overlaps
@@ -40,7 +40,7 @@ def run(settings: Settings, args: Namespace) -> None:
     """Write the overlap of each item."""
     items = benchmark.load_items(settings.task, settings.benchmark, settings.source, settings.limit, say=lambda text: None)
     drawn = {name for rows in read_table(args.tokens, TOKENS, ["rows"]).to_pylist() for name in rows["rows"]}
-    rows = (row for number, row in enumerate(rows_of(settings.calibration)) if str(row.get(settings.fields.id, number)) in drawn)
+    rows = (row for number, row in enumerate(rows_of(settings.calibration)) if id_of(row, number, settings.fields) in drawn)
     found = [vars(overlap) | {"seen": overlap.seen} for overlap in overlaps(items, rows)]
     inputs = {"tokens": sha256(args.tokens)}
     write_rows(
