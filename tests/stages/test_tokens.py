@@ -162,6 +162,15 @@ def test_a_table_may_hold_long_traces_and_empty_lines(tmp_path):
     assert load_rows(Source(path=str(tmp_path / "x.csv"))) == rows
 
 
+def test_without_a_split_calibration_reads_the_training_split_and_a_task_the_test_split(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": split}))
+    calibration = CalibrationSettings(source={"path": str(tmp_path)}).source
+    assert load_rows(calibration) == [{"text": "train"}]
+    assert load_rows(Source(path=str(tmp_path))) == [{"text": "test"}]
+    assert load_rows(calibration.model_copy(update={"split": "test"})) == [{"text": "test"}]
+
+
 @pytest.mark.parametrize("shape", ["chat", "plain"])
 def test_completions_of_one_character_are_refused(tokenizer, shape):
     """The published pipeline took `generated_text[0]` of a string: its traces were prompts and one character."""

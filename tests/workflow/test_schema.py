@@ -346,10 +346,10 @@ def test_files_without_rows_are_refused_before_any_job(tmp_path, suffix, monkeyp
 
     write(0, rows=0)
     (name,) = SMALL_STUDY["calibrations"]
-    calibrations = {name: {**SMALL_STUDY["calibrations"][name], "source": {"path": str(tmp_path)}}}
+    calibrations = {name: {**SMALL_STUDY["calibrations"][name], "source": {"path": str(tmp_path), "split": "test"}}}
     with pytest.raises(ConfigError, match=rf"calibrations\.{name}\.source: source .* holds no rows; correct path"):
         load({**SMALL_STUDY, "calibrations": calibrations})
-    tasks = {"text": {"benchmark": "text", "source": {"path": str(tmp_path)}}}
+    tasks = {"text": {"benchmark": "text", "source": {"path": str(tmp_path), "split": "test"}}}
     with pytest.raises(ConfigError, match=r"tasks\.text\.source: source .* holds no rows; correct path"):
         load({**SMALL_STUDY, "tasks": tasks})
     write(1, rows=1)

@@ -55,6 +55,12 @@ def test_processes_see_distinct_devices_and_a_killed_one_leaves_its_own(holder):
     assert seen(third) == "0"
 
 
+@pytest.mark.parametrize("named", ["0, 1", "0,1,", "0,0,1"])
+def test_a_device_is_one_however_it_is_written(monkeypatch, named):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible.devices("gpu") == ["0", "1"]
+
+
 def test_several_devices_are_claimed_together(holder):
     one = holder(hold=1.0)
     assert seen(one) == "0"

@@ -19,7 +19,7 @@ from ptqflow.chat import THINK, ChatSettings, prompt_of, with_thinking
 from ptqflow.conversations import has_turns, tools_of, turns_of
 from ptqflow.datamodel import Model, Seed
 from ptqflow.errors import ConfigError
-from ptqflow.sources import Source
+from ptqflow.sources import CalibrationSource
 from ptqflow.tokenizing import tokenizing
 
 _BATCH = 256  # rows tokenized at once
@@ -44,7 +44,7 @@ class CalibrationSettings(ChatSettings):
     template, the completion follows as the model would generate it. `trace: prompt_only` leaves completions out (an ablation).
     """
 
-    source: Source
+    source: CalibrationSource
     format: Literal["chat", "plain"] = "plain"
     trace: Literal["full", "prompt_only"] = "full"
     samples: int = Field(default=128, ge=1, le=1_000_000)

@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -67,6 +67,8 @@ class Source(Place):
     `file`: a file (or glob) inside the folder or repository, where its layout is none of these.
     """
 
+    usual_split: ClassVar[str] = "test"  # where none is named
+
     subset: str | None = None
     split: str | None = None
     file: str | None = None
@@ -83,6 +85,12 @@ class Source(Place):
         """What the rows are called in artifacts: path or repo@revision, then subset and split."""
         place = self.path if self.path is not None else f"{self.repo}@{self.revision}"
         return ":".join(part for part in (place, self.subset, self.split, self.file) if part)
+
+
+class CalibrationSource(Source):
+    """Rows to calibrate with: of a training split, unless another is named."""
+
+    usual_split: ClassVar[str] = "train"
 
 
 Sources = Source | Annotated[list[Source], Field(min_length=1)]  # of a task: one, or several whose rows are one task

@@ -17,7 +17,7 @@ _LONGEST_CELL = 2**31 - 1  # characters; the reader's own limit is less than a l
 
 def _patterns(source: Source) -> list[str]:
     """Globs of the known layouts, most specific first; the first that matches anything wins."""
-    split = source.split or "test"
+    split = source.split or source.usual_split
     folders = [f"{source.subset}/", f"data/{source.subset}/"] if source.subset else ["", "data/"]
     names = [f"{split}{format}" for format in _FORMATS]
     names += [f"{split}-*{format}" for format in _FORMATS] + [f"{split}/*{format}" for format in _FORMATS]

@@ -13,7 +13,7 @@ from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError, explain
 from ptqflow.presets import PRESETS, resolve
 from ptqflow.recipes import Recipe
-from ptqflow.sources import Source
+from ptqflow.sources import CalibrationSource
 
 OF_CALIBRATION = "calibration."  # settings of --set that are of the calibration set
 EMBEDDED = ROOT / "resources/calibration/text.jsonl"
@@ -93,7 +93,7 @@ def _source(place: str) -> dict[str, str]:
 def _format(source: object) -> str:
     """`chat` for rows of prompts and completions, or messages; `plain` for text."""
     try:
-        rows = Source.model_validate(source)
+        rows = CalibrationSource.model_validate(source)
     except ValidationError as error:
-        raise ConfigError(f"--set {OF_CALIBRATION}source: {explain(error, Source)}") from None
+        raise ConfigError(f"--set {OF_CALIBRATION}source: {explain(error, CalibrationSource)}") from None
     return "plain" if "text" in first_row(rows) else "chat"

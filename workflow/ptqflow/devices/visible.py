@@ -50,7 +50,7 @@ def folder(platform: str) -> Path:
 def devices(platform: str, nodes: Path = Path("/dev")) -> list[str]:
     """What the process may choose from: the devices named in the driver's variable, else those of the machine."""
     if (named := os.environ.get(VARIABLES[platform])) is not None:
-        return [name for name in named.split(",") if name]
+        return list(dict.fromkeys(filter(None, map(str.strip, named.split(",")))))
     found = [match[1] for path in nodes.iterdir() if (match := _NODES[platform].fullmatch(path.name))]
     return sorted(found, key=int)
 

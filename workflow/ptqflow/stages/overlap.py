@@ -16,13 +16,13 @@ from ptqflow.calibration import Fields, id_of
 from ptqflow.datamodel import Model
 from ptqflow.evaluation import benchmark
 from ptqflow.evaluation.overlap import overlaps
-from ptqflow.sources import Source, Sources
+from ptqflow.sources import CalibrationSource, Sources
 
 
 class Settings(Model):
     """`calibration`: where its rows are, with the names of their `fields`; the task's benchmark, `source` and `limit`."""
 
-    calibration: Source
+    calibration: CalibrationSource
     fields: Fields = Fields()
     task: str
     benchmark: str
