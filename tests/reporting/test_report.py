@@ -46,6 +46,12 @@ def test_curves_are_thinned_but_keep_both_ends_and_every_rollback():
     assert line[-2:] == ["1", "1"]
 
 
+def test_a_block_of_which_nothing_is_quantized_has_no_curve_and_leaves_the_table_of_the_others():
+    rows = learning.build([(LEARNED, losses())])
+    idle = [rows[0] | {"layer": 2, "measure": measure} for measure in ("held_out_update", "deployed_held_out_loss")]
+    assert learning.printed([*rows, *idle]).rows == learning.printed(rows).rows
+
+
 def test_flips_count_what_a_drop_of_zero_hides():
     before = [sample("t", f"i{i}", i < 6) for i in range(10)]
     after = [sample("t", f"i{i}", i >= 4) for i in range(10)]

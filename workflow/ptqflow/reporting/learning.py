@@ -27,12 +27,16 @@ def thinned(curve: Sequence[Row]) -> list[Row]:
 
 
 def curves(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], list[Row]]:
-    """By platform, model, recipe and block: its held-out losses, or where nothing was held out its losses, in order of steps."""
+    """By platform, model, recipe and block: its held-out losses, or where nothing was held out its losses, in order of steps.
+
+    A block of which nothing is quantized has learned nothing, and has no curve.
+    """
     found: dict[tuple[str, str, str, int], dict[str, list[Row]]] = {}
     for row in rows:
         place = (row["platform"], row["model"], row["recipe"], row["layer"])
         found.setdefault(place, {}).setdefault(row["measure"], []).append(row)
-    return {place: sorted(by.get(HELD_OUT, by.get(LOSS, [])), key=lambda r: r["step"]) for place, by in found.items()}
+    known = {place: by.get(HELD_OUT, by.get(LOSS, [])) for place, by in found.items()}
+    return {place: sorted(curve, key=lambda r: r["step"]) for place, curve in known.items() if curve}
 
 
 def before_rescue(attempts: Sequence[Row]) -> list[str]:

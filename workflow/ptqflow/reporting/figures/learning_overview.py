@@ -41,7 +41,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
 
 def _relative(place: tuple[str, str, str, int], curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
     platform, model, recipe, _ = place
-    first = curve[0]["value"] if curve else 0.0
+    first = curve[0]["value"]
     usable = [r for r in curve if first > 0 and math.isfinite(r["value"]) and r["value"] > 0]
     who = {"platform": platform, "model": model, "name": recipe}
     return [who | {"step": r["step"], "ratio": r["value"] / first} for r in usable]
