@@ -48,6 +48,11 @@ const wrong = window.wrong;
         field.value = "nine"; field.dispatchEvent(new Event("input"));
         if ([...table.tBodies[0].rows].filter(row => !row.hidden).length !== 1) wrong.push("not filtered");
       }
+      if (link.hash === "#bounds") {
+        head.click();
+        const order = [...table.tBodies[0].rows].map(row => row.cells[0].textContent).join(" ");
+        if (order !== "1 2 3 4 5") wrong.push("sorted: " + order);
+      }
     }
   }
   if (seen !== links.length || seen < 3) wrong.push("pages seen: " + seen);
@@ -73,10 +78,12 @@ def text() -> str:
         [["many", "1 600 GiB"], ["none", "–"], ["nine", "9.0 MiB"], ["two", "2 MiB"]],
         notes=["A note."],
     )
-    wide = TextTable("Wide", ["Name", *(f"column {i}" for i in range(40))], [["x", *("123.4 [1.0, 2.0]" for _ in range(40))]])
-    return page.page(
-        found, {"Numbers": page.Page(tables=[("", [numbers])]), "Wide": page.Page(tables=[("<p>Read it so.</p>", [wide])])}
+    bounds = TextTable(
+        "Bounds", ["Place", "Value"], [["5", "above 99 %"], ["3", "±10.0"], ["1", "below 1 %"], ["4", "95 %"], ["2", "±2.0"]]
     )
+    wide = TextTable("Wide", ["Name", *(f"column {i}" for i in range(40))], [["x", *("123.4 [1.0, 2.0]" for _ in range(40))]])
+    others = {"Numbers": page.Page(tables=[("", [numbers])]), "Bounds": page.Page(tables=[("", [bounds])])}
+    return page.page(found, others | {"Wide": page.Page(tables=[("<p>Read it so.</p>", [wide])])})
 
 
 def test_the_answer_comes_first_and_nothing_comes_from_elsewhere():

@@ -51,7 +51,7 @@ figure img { display: block; max-width: 100%; background: #fff; border: 1px soli
 figcaption p, details p { margin: .4rem 0 }
 """
 TABLES = """
-const NUMBER = /^[<>+]?\\s*(-?\\d[\\d.]*(?: \\d{3})*(?:e[+-]?\\d+)?)(?: (KiB|MiB|GiB|TiB|ms|s|min|h)\\b)?/;
+const NUMBER = /^(?:[<>+±]|above|below)?\\s*(-?\\d[\\d.]*(?: \\d{3})*(?:e[+-]?\\d+)?)(?: (KiB|MiB|GiB|TiB|ms|s|min|h)\\b)?/;
 const UNITS = { KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40, ms: 1e-3, s: 1, min: 60, h: 3600 };
 const numeric = text => { const found = text.replace(/\\u2212/g, "-").match(NUMBER);
   return found ? found[1].replaceAll(" ", "") * (UNITS[found[2]] ?? 1) : null };
