@@ -19,9 +19,9 @@ def variant(recipe, form=FORM, platform="cpu", model="demo"):
 
 
 def scored(recipe, p=None, drop=0.5, form="fake", engine="transformers", **more):
-    row = {**variant(recipe, form), "engine": engine, "task": "average", "items": 700, "replicates": 1, "replicate_sd": None}
+    row = {**variant(recipe, form), "engine": engine, "task": "average", "metric": "accuracy", "items": 700, "replicates": 1}
     row |= {"score": 85.0 - drop, "drop": None if p is None else drop, "drop_low": drop - 1, "drop_high": drop + 1}
-    return row | {"p_within": p, "doubt": None, **NEEDED, "collapsed": False, "note": None} | more
+    return row | {"replicate_sd": None, "p_within": p, "doubt": None, **NEEDED, "collapsed": False, "note": None} | more
 
 
 def sized(recipe, size, form=FORM, packed=None, **more):
@@ -153,6 +153,19 @@ def test_a_recipe_that_collapsed_is_excluded_and_a_baseline_that_did_is_doubtful
     assert note in found["reasons"]
     base = answer.build(answer.Tables([scored("baseline", **gone)], [sized("baseline", 1000)]), Decide())
     assert note in first(base).doubts
+
+
+@pytest.mark.parametrize("more", [{"task": "text", "metric": "perplexity"}, {"engine": "vllm", "task": "average"}])
+def test_a_recipe_that_collapsed_anywhere_is_excluded_however_well_it_scored(more):
+    note = "3 of 8 windows have a loss that is not finite"
+    accuracy = [scored("a", 0.99), scored("a", collapsed=True, note=note, **more), scored("b", 0.99)]
+    found = by_recipe(rows(accuracy, [sized("a", 300), sized("b", 400)]))
+    assert (found["a"]["status"], found["b"]["status"]) == ("excluded", "meets")
+    assert note in found["a"]["reasons"]
+    chosen = by_recipe(rows(accuracy, [sized("a", 300)], Decide(engine="transformers")))["a"]["status"]
+    assert chosen == ("meets" if "engine" in more else "excluded")
+    alone = answer.build(answer.Tables(accuracy[1:2], [sized("a", 300)]), Decide())  # perplexity alone, or one engine
+    assert alone[0]["status"] == "excluded"
 
 
 def test_a_checkpoint_that_differs_from_its_emulation_is_excluded():

@@ -18,7 +18,7 @@ from ptqflow.reporting.accuracy_table import needed
 from ptqflow.reporting.frontier import frontier
 from ptqflow.reporting.layer_error import BLOCK
 from ptqflow.reporting.render import number
-from ptqflow.reporting.runs import AVERAGE
+from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
 Row = Mapping[str, Any]
@@ -94,12 +94,13 @@ def _row(
 ) -> dict[str, Any]:
     platform, model, recipe, form = who
     scored = _scored(recipe, form, averages, decide.engine)
+    broken = _collapse(who, scored, tables.accuracy, decide.engine)
     timed = _timed(who, tables.latency, decide.engine)
     size = sizes.get(who, {})
     checked: Row = next((r for r in tables.verification if tuple(r[c] for c in _VARIANT) == who), {})
     checks = [
         _servable(recipe, form),
-        _accuracy(recipe, scored, decide),
+        _accuracy(recipe, scored, broken, decide),
         _small(size.get("bytes"), decide.max_bytes),
         _fast(timed, decide.min_tokens_per_second),
         _verified(checked),
@@ -126,7 +127,7 @@ def _row(
         "quantize_peak_bytes": max((r["peak_bytes"] for r in cost), default=None),
         "quantize_jobs": len({r["chunk"] for r in cost}) if cost else None,
         "reasons": "; ".join(failed or unknown or [c.text for c in checks if c.text]) or None,
-        "doubts": "; ".join([*_doubts(who, scored, checked, cost, tables), *(unknown if failed else [])]) or None,
+        "doubts": "; ".join([*_doubts(who, scored, broken, checked, cost, tables), *(unknown if failed else [])]) or None,
         "serve": tables.serving.get(who),
     }
 
@@ -146,6 +147,19 @@ def _scored(recipe: str, form: str | None, averages: Sequence[Row], engine: str 
     return max(chosen, key=told, default={})
 
 
+def _collapse(who: tuple[Any, ...], scored: Row, accuracy: Sequence[Row], engine: str | None) -> str | None:
+    """Where a variant, or the form that speaks for it, has logits or losses that are not finite: on any task, in any engine that
+    counts. An average knows of accuracy tasks alone.
+    """
+    notes = [
+        r["note"] if r["task"] == AVERAGE else f"{r['task']}: {r['note']}"
+        for r in accuracy
+        if r["collapsed"] and (r["task"] == AVERAGE or r["metric"] == PERPLEXITY)
+        if tuple(r[c] for c in _VARIANT) in (who, (*who[:3], scored.get("form", FAKE))) and engine in (None, r["engine"])
+    ]
+    return "; ".join(dict.fromkeys(notes)) or None
+
+
 def _timed(who: tuple[Any, ...], latency: Sequence[Row], engine: str | None) -> Row:
     """The fastest measured point of decoding. An emulation has none: its time says nothing of integer kernels."""
     rows = [r for r in latency if tuple(r[c] for c in _VARIANT) == who and r["phase"] == "decode"]
@@ -162,11 +176,11 @@ def _servable(recipe: str, form: str | None) -> _Check:
     )
 
 
-def _accuracy(recipe: str, scored: Row, decide: Decide) -> _Check:
+def _accuracy(recipe: str, scored: Row, broken: str | None, decide: Decide) -> _Check:
     if recipe == BASELINE:
         return _Check("met", "nothing is lost")
-    if scored.get("collapsed"):
-        return _Check("failed", f"its logits are not finite ({scored['note']})")
+    if broken:
+        return _Check("failed", f"its logits are not finite ({broken})")
     p = scored.get("p_within")
     if p is None:
         why = scored.get("note") or "no accuracy task was scored"
@@ -219,10 +233,12 @@ def _verified(checked: Row) -> _Check:
     )
 
 
-def _doubts(who: tuple[Any, ...], scored: Row, checked: Row, cost: Sequence[Row], tables: Tables) -> list[str]:
+def _doubts(
+    who: tuple[Any, ...], scored: Row, broken: str | None, checked: Row, cost: Sequence[Row], tables: Tables
+) -> list[str]:
     platform, model, recipe, form = who
     if recipe == BASELINE:
-        return [f"its own logits are not finite ({scored['note']})"] if scored.get("collapsed") else []
+        return [f"its own logits are not finite ({broken})"] if broken else []
     doubts = []
     if scored and scored["form"] != form:
         found = checked.get("logprob_difference")
