@@ -97,6 +97,13 @@ def test_equal_sizes_are_a_tie_that_is_said_and_the_baseline_wins_its_own():
     )
 
 
+def test_a_recipe_that_loses_little_and_is_too_slow_is_not_said_to_lose_much():
+    latency = [timed("a", 50), timed("baseline", 200)]
+    found = rows([scored("a", 0.99)], [sized("a", 300)], Decide(min_tokens_per_second=100), latency=latency)
+    assert by_recipe(found)["a"]["status"] == "excluded"
+    assert first(found).recommendation == "Keep the unquantized model: no recipe is shown to meet every constraint."
+
+
 def test_nothing_meets_the_constraints():
     found = rows([scored("a", 0.01, drop=9)], [sized("a", 300)], Decide(max_bytes=500))
     assert {r["recipe"]: r["status"] for r in found} == {"a": "excluded", "baseline": "excluded"}

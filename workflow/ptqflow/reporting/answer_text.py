@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.answer import Row, drop_in_words, mib, percent
 from ptqflow.reporting.render import TextTable, number
 from ptqflow.reporting.variants import BASELINE
@@ -71,12 +72,13 @@ def _recommendation(winner: Row | None, rows: Sequence[Row]) -> str:
     if winner is None:
         return f"Nothing is shown to meet the constraints: {_bounds(rows[0])}, and the size and speed that are asked."
     if winner["recipe"] == BASELINE:
-        smaller = [r for r in rows if r["status"] == "meets" and r["recipe"] != BASELINE]
-        why = (
-            f"{name(smaller[0])} meets the constraints, but is no smaller"
-            if smaller
-            else f"no recipe that can be served is shown to lose {_bounds(winner)}"
-        )
+        others = [r for r in rows if r["recipe"] != BASELINE and r["form"] != FAKE]
+        if met := [r for r in others if r["status"] == "meets"]:
+            why = f"{name(met[0])} meets the constraints, but is no smaller"
+        elif any((r["p_within"] or 0.0) >= r["probability"] for r in others):
+            why = "no recipe is shown to meet every constraint"
+        else:
+            why = f"no recipe that can be served is shown to lose {_bounds(winner)}"
         return f"Keep the unquantized model: {why}."
     share = "" if winner["share"] is None else f", {number(100 * winner['share'], 0)} % of the unquantized model"
     return f"Deploy {name(winner)}: it {winner['reasons']}{share}."
