@@ -104,6 +104,14 @@ def test_a_recipe_that_loses_little_and_is_too_slow_is_not_said_to_lose_much():
     assert first(found).recommendation == "Keep the unquantized model: no recipe is shown to meet every constraint."
 
 
+def test_what_was_asked_is_said_as_it_was_asked_and_no_speed_is_none():
+    decide = Decide(max_drop=0.25, probability=0.995, min_tokens_per_second=0.5)
+    found = by_recipe(rows([scored("a", 0.992)], [sized("a", 300)], decide, latency=[timed("a", 0.4)]))["a"]
+    assert found["reasons"] == "decodes 0.40 tokens/s (0.40 to 0.40, batch 8), 0.5 asked"
+    assert "at most 0.25 points with probability above 99 %, 99.5 % asked" in found["doubts"]
+    assert "at most 0.25 points with a probability of 99.5 % or more" in first([found]).recommendation
+
+
 def test_nothing_meets_the_constraints():
     found = rows([scored("a", 0.01, drop=9)], [sized("a", 300)], Decide(max_bytes=500))
     assert {r["recipe"]: r["status"] for r in found} == {"a": "excluded", "baseline": "excluded"}

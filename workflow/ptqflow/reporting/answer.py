@@ -17,7 +17,7 @@ from ptqflow.evaluation import decision
 from ptqflow.reporting.accuracy_table import needed
 from ptqflow.reporting.frontier import frontier
 from ptqflow.reporting.layer_error import BLOCK
-from ptqflow.reporting.render import number
+from ptqflow.reporting.render import number, speed
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
@@ -185,15 +185,14 @@ def _accuracy(recipe: str, scored: Row, broken: str | None, decide: Decide) -> _
     if p is None:
         why = scored.get("note") or "no accuracy task was scored"
         return _Check("open", f"its drop is not known ({why})")
-    bound = f"{number(decide.max_drop, 1)} {'point' if decide.max_drop == 1 else 'points'}"
-    text = f"loses {drop_in_words(scored)}, at most {bound} with probability {percent(p)}"
+    text = f"loses {drop_in_words(scored)}, at most {points(decide.max_drop)} with probability {percent(p)}"
     if scored.get("doubt"):
         return _Check("open", f"{text}, but the evidence is too thin ({scored['doubt']})")
     if p >= decide.probability:
         return _Check("met", text)
     if 1 - p >= decide.probability:
         return _Check("failed", text)
-    return _Check("open", f"{text}, {percent(decide.probability)} asked{_needed(scored, decide)}")
+    return _Check("open", f"{text}, {asked(100 * decide.probability, 0)} % asked{_needed(scored, decide)}")
 
 
 def _needed(scored: Row, decide: Decide) -> str:
@@ -217,11 +216,10 @@ def _fast(timed: Row, least: float | None) -> _Check:
         return _Check("met", "") if least is None else _Check("open", "its speed was not measured")
     rate, median = timed["tokens_per_second"], timed["seconds_median"]
     slowest, fastest = rate * median / timed["seconds_max"], rate * median / timed["seconds_min"]
-    text = f"decodes {number(rate, 0)} tokens/s ({number(slowest, 0)} to {number(fastest, 0)}, batch {timed['batch_size']})"
+    text = f"decodes {speed(rate)} tokens/s ({speed(slowest)} to {speed(fastest)}, batch {timed['batch_size']})"
     if least is None or slowest >= least:
         return _Check("met", text)
-    asked = f"{text}, {number(least, 0)} asked"
-    return _Check("failed" if fastest < least else "open", asked)
+    return _Check("failed" if fastest < least else "open", f"{text}, {asked(least, 0)} asked")
 
 
 def _verified(checked: Row) -> _Check:
@@ -266,6 +264,16 @@ def _doubts(
     if not any(tuple(r[c] for c in _VARIANT) == who for r in tables.latency):
         doubts.append("the checkpoint's speed was not measured")
     return doubts
+
+
+def asked(bound: float, digits: int) -> str:
+    """A bound as the user wrote it: of so many digits, or of as many as it has."""
+    return number(bound, digits) if round(bound, digits) == bound else f"{bound:g}"
+
+
+def points(bound: float) -> str:
+    """`1.0 point`, `0.25 points`."""
+    return f"{asked(bound, 1)} {'point' if bound == 1 else 'points'}"
 
 
 def drop_in_words(row: Row) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptqflow.checkpoints.registry import FAKE
-from ptqflow.reporting.answer import Row, drop_in_words, mib, percent
-from ptqflow.reporting.render import TextTable, number
+from ptqflow.reporting.answer import Row, asked, drop_in_words, mib, percent, points
+from ptqflow.reporting.render import TextTable, number, speed
 from ptqflow.reporting.variants import BASELINE
 from ptqflow.words import span
 
@@ -85,8 +85,7 @@ def _recommendation(winner: Row | None, rows: Sequence[Row]) -> str:
 
 
 def _bounds(row: Row) -> str:
-    points = "point" if row["max_drop"] == 1 else "points"
-    return f"at most {number(row['max_drop'], 1)} {points} with a probability of {percent(row['probability'])} or more"
+    return f"at most {points(row['max_drop'])} with a probability of {asked(100 * row['probability'], 0)} % or more"
 
 
 def _runner_up(winner: Row | None, row: Row) -> str:
@@ -135,7 +134,7 @@ def cells(row: dict[str, Any] | Row) -> list[str]:
         "–" if row["drop"] is None else number(row["drop"], 1) + ends,
         "–" if row["p_within"] is None or row["recipe"] == BASELINE else percent(row["p_within"]),
         "–" if row["bytes"] is None else mib(row["bytes"]),
-        number(row["tokens_per_second"], 0),
+        speed(row["tokens_per_second"]),
         "–" if row["quantize_seconds"] is None else span(row["quantize_seconds"]),
         "–" if row["quantize_peak_bytes"] is None else mib(row["quantize_peak_bytes"]),
         row["reasons"] or "–",

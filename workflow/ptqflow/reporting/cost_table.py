@@ -5,7 +5,7 @@ from typing import Any
 
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.accuracy import PERPLEXITY
-from ptqflow.reporting.render import TextTable, number
+from ptqflow.reporting.render import TextTable, number, speed
 from ptqflow.reporting.variants import BASELINE
 
 Row = dict[str, Any]
@@ -40,7 +40,7 @@ def _by_task(rows: Sequence[Row]) -> TextTable:
     body = []
     for r in rows:
         names = [r["platform"], r["model"], r["recipe"], r["form"] or "–", r["engine"], r["task"]]
-        amounts = [str(r["samples"]), number(r["seconds"], 1), number(r["tokens"], 0), number(r["tokens_per_second"], 0)]
+        amounts = [str(r["samples"]), number(r["seconds"], 1), number(r["tokens"], 0), speed(r["tokens_per_second"])]
         solved = ["–" if r["solved"] is None else str(r["solved"]), number(r["seconds_per_solved"], 3)]
         ratios = [number(r["tokens_per_solved"], 0), number(r["length_ratio"], 2)]
         ratios.append("emulation" if r["form"] == FAKE else number(r["seconds_ratio"], 2))

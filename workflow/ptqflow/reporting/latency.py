@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ptqflow.checkpoints.registry import FAKE
-from ptqflow.reporting.render import TextTable, number
+from ptqflow.reporting.render import TextTable, number, speed
 from ptqflow.reporting.variants import Served, Timing
 
 _POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens", "workload")
@@ -102,7 +102,7 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         names = [r["platform"], r["model"], r["recipe"], r["form"] or "–", r["engine"], r["phase"]]
         numbers = [str(r["batch_size"]), str(r["prompt_tokens"]), str(r["new_tokens"]), number(r["seconds_median"], 4), seconds]
         numbers += [
-            number(r["tokens_per_second"], 0),
+            speed(r["tokens_per_second"]),
             "emulation" if r["form"] == FAKE else number(r["speedup"], 2),
             f"{r['roofline_share']:.0%} ({r['bound_by']})",
             number(r["peak_bytes"] / 2**20, 0),

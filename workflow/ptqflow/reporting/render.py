@@ -37,6 +37,11 @@ def number(value: float | None, digits: int) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
+def speed(value: float | None) -> str:
+    """Tokens per second: whole from ten on."""
+    return number(value, 0 if value is None or value >= 10 else 2)
+
+
 def markdown(grids: Sequence[TextTable]) -> str:
     """Pipe tables, padded so that they also read well as plain text."""
     return "\n".join(_markdown(grid) for grid in grids)

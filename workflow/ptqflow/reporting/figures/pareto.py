@@ -9,7 +9,7 @@ import pyarrow as pa
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting import theme
 from ptqflow.reporting.frontier import frontier
-from ptqflow.reporting.render import number
+from ptqflow.reporting.render import speed
 from ptqflow.reporting.variants import BASELINE
 
 TABLES = ("answer",)
@@ -72,7 +72,7 @@ def _drawn(row: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> Row | 
     name = theme.label(row, same)
     text = f"{name}, emulation" if row["form"] == FAKE else name
     if row["tokens_per_second"]:
-        text += f", {number(row['tokens_per_second'], 0)} tokens/s"
+        text += f", {speed(row['tokens_per_second'])} tokens/s"
     return placed | {"name": name, "text": text, "size": row["packed_bytes"] / 2**20}
 
 
