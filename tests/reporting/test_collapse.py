@@ -47,6 +47,12 @@ def test_planted_symptoms_are_found_and_named():
     assert "**1.30 [1.30, 1.30]**" in printed
 
 
+def test_without_a_baseline_there_are_shares_and_no_signs():
+    (row,) = table(r=said(loops=20)).values()
+    assert (row["looping"], row["signs"], row["inflation"]) == (0.2, None, None)
+    assert collapse.printed([row]).rows[0][-2:] == ["–", "–"]
+
+
 def test_length_is_compared_on_the_items_of_both_and_replicates_count_together():
     short = said(50)
     files = [("baseline", 0, said()), ("r", 0, short), ("r", 1, said(50, loops=25))]

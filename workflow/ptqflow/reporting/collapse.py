@@ -8,9 +8,10 @@ import pandas as pd
 import pyarrow as pa
 from scipy import stats
 
+from ptqflow.artifacts.table_schemas import COLLAPSE
 from ptqflow.evaluation import statistics
 from ptqflow.reporting.render import Bold, TextTable, number
-from ptqflow.reporting.variants import BASELINE, Served
+from ptqflow.reporting.variants import Served
 
 READS = ["looping", "open_thinking", "silent"]  # of schema SAMPLES, beside those of `runs`
 SYMPTOMS = {
@@ -33,11 +34,12 @@ def build(samples: Sequence[tuple[Served, pa.Table]], seed: int = 0) -> list[Row
         if len(frame := frame[frame["finish_reason"].notna()]):
             frames.setdefault(variant.model_copy(update={"replicate": 0}), []).append(frame)
     joined = {variant: pd.concat(parts) for variant, parts in frames.items()}
-    return [
+    rows = [
         _row(variant, str(task), part, _of_task(joined.get(variant.baseline), str(task)), seed)
         for variant, frame in joined.items()
         for task, part in frame.groupby("task", sort=False)
     ]
+    return [{name: row.get(name) for name in COLLAPSE.names} for row in rows]
 
 
 def _of_task(frame: pd.DataFrame | None, task: str) -> pd.DataFrame | None:
@@ -97,15 +99,15 @@ def printed(rows: Sequence[Row]) -> TextTable:
     body = []
     for row in rows:
         names = [row[c] for c in ("platform", "model", "recipe")] + [row["form"] or "–", row["engine"], row["task"]]
-        signs = str(row.get("signs")).split(", ")
+        signs = str(row["signs"]).split(", ")
         shares = [(number(None if row[name] is None else 100 * row[name], 1), said) for name, said in SYMPTOMS.items()]
-        length = number(row.get("inflation"), 2)
-        if row.get("inflation_low") is not None:
+        length = number(row["inflation"], 2)
+        if row["inflation_low"] is not None:
             length += f" [{number(row['inflation_low'], 2)}, {number(row['inflation_high'], 2)}]"
         cells = [
             Bold(text) if said in signs else text for text, said in [*shares, (number(row["tokens"], 0), ""), (length, "longer")]
         ]
-        body.append([*names, *cells, "–" if row["recipe"] == BASELINE else row.get("signs") or "none"])
+        body.append([*names, *cells, row["signs"] or ("–" if row["inflation"] is None else "none")])  # –: compared with nothing
     return TextTable(
         "Collapse",
         header,
