@@ -177,6 +177,13 @@ def test_errors_and_losses_that_are_not_finite_leave_a_figure_that_says_so():
     assert [row["title"]["text"] for row in chart["vconcat"]] == ["well: demo on cpu"]
 
 
+def test_a_study_that_quantizes_the_cache_alone_has_no_errors_of_linears_and_says_so():
+    place = {"platform": "cpu", "model": "demo", "recipe": "kv8", "chunk": 0}
+    blocks = [dict.fromkeys(LAYER_ERROR.names) | place | r for r in diagnostics(0.1, range(2)) if r["module"] == "block"]
+    chart = linear_error.chart({"layer_error": to_table(LAYER_ERROR, blocks)}).to_dict()
+    assert chart["title"]["subtitle"] == ["No recipe quantizes the weights of a linear."]
+
+
 def test_a_point_is_filled_where_the_table_is_bold():
     """Seven items lost of one of six tasks: significant among the recipes, and not among the tasks."""
     lost = {"baseline": 0, "r": 7, "q": 60}

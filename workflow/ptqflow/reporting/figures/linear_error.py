@@ -18,8 +18,11 @@ _TITLE = "Error by linear"
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One heat map per platform and model: recipes by linears, the median over blocks of the output's relative error."""
-    rows = [r for r in tables["layer_error"].to_pylist() if r["module"] != BLOCK]
-    theme.present(rows, "errors of linears")
+    measured = tables["layer_error"].to_pylist()
+    theme.present(measured, "errors of linears")
+    rows = [r for r in measured if r["module"] != BLOCK]
+    if not rows:
+        return theme.nothing(_TITLE, ["No recipe quantizes the weights of a linear."])
     table = [r for r in rows if math.isfinite(r["output_error"])]
     linears = list(dict.fromkeys(r["module"] for r in table))
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
