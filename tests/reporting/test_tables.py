@@ -229,6 +229,18 @@ def test_an_undecided_row_says_what_would_decide_it():
     assert few[at + 1] == "5 items, fewer than 30"
 
 
+def test_a_probability_short_of_a_verdict_is_not_rounded_to_it():
+    rows = table(("baseline", scored(150, 50)), ("r", scored(146, 54)))
+    at = accuracy_table.printed(rows)[0].header.index("Class")
+    short, enough = (
+        [row | {"p_lossless": p, "p_fair": 1 - p, "p_risky": 0.0, "verdict": verdict} for row in rows if row["recipe"] == "r"]
+        for p, verdict in ((0.897, "undecided"), (0.901, "lossless"))
+    )
+    assert [accuracy_table.printed(found)[0].rows[0][at] for found in (short, enough)] == [
+        "undecided (lossless 89 %)", "lossless (90 %)",
+    ]  # fmt: skip
+
+
 def test_unequal_runs_are_paired_on_what_both_have_and_counted():
     """The variant has fewer items and one seed more; only its shared runs enter the drop."""
     base = scored(40, 10, seed=0) + scored(40, 10, seed=1)

@@ -137,7 +137,10 @@ def _class(row: Row) -> str:
     if row.get("verdict") is None:
         return "–"
     name, probability = drop_class(row["p_lossless"], row["p_fair"], row["p_risky"])
-    said = f"{name if row['verdict'] == 'undecided' else ''} {'> 99' if probability > 0.99 else round(100 * probability)} %"
+    rounded = round(100 * probability)
+    if probability < DECIDED <= rounded / 100:
+        rounded -= 1  # what is undecided has not reached the bound
+    said = f"{name if row['verdict'] == 'undecided' else ''} {'> 99' if probability > 0.99 else rounded} %"
     return f"{row['verdict']} ({said.strip()})"
 
 
