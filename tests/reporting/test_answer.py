@@ -129,10 +129,20 @@ def test_missing_latency_is_open_and_an_emulation_has_no_speed():
 
 
 def test_fallbacks_and_warnings_of_layers_are_doubts():
-    layer = {**variant("a"), "chunk": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1, "fallback": None, "warning": None}
+    layer = {**variant("a"), "chunk": 0, "layer": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1}
+    layer |= {"fallback": None, "warning": None}
     layers = [layer, layer | {"fallback": "rounded to nearest"}, layer | {"warning": "learning gained nothing"}] * 2
     doubts = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers))["a"]["doubts"]
     assert "2 linears or blocks are not as the recipe says; 2 linears or blocks are doubtful" in doubts
+
+
+def test_a_rescued_block_is_as_its_rescue_left_it_and_its_attempts_take_their_time():
+    layer = {**variant("a"), "chunk": 0, "layer": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1, "warning": None}
+    layers = [layer | {"layer": i, "fallback": "no transform" if i < 2 else None} for i in range(3)]
+    attempts = [{**variant("a"), "layer": 0, "kept": kept, "fallback": None, "seconds": 2.0} for kept in (False, True)]
+    found = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers, rescue=attempts))["a"]
+    assert found["quantize_seconds"] == 3 * 1.0 + 2 * 2.0
+    assert "; a linear or block is not as the recipe says" in found["doubts"]  # block 1; block 0 was rescued
 
 
 def test_another_draw_is_missed_only_where_something_is_drawn():
@@ -296,7 +306,7 @@ def test_a_frontier_dominates_all_else_and_nothing_on_it(points):
 
 
 def test_the_time_to_quantize_counts_a_linear_once_with_its_block():
-    layer = {**variant("a"), "peak_bytes": 1, "fallback": None, "warning": None}
+    layer = {**variant("a"), "layer": 0, "peak_bytes": 1, "fallback": None, "warning": None}
     layers = [
         layer | {"chunk": chunk, "module": module, "seconds": seconds}
         for chunk in (0, 1)

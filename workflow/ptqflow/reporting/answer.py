@@ -37,6 +37,7 @@ class Tables:
     latency: Sequence[Row] = ()
     verification: Sequence[Row] = ()
     layer_error: Sequence[Row] = ()
+    rescue: Sequence[Row] = ()
     collapse: Sequence[Row] = ()
     serving: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
     exact: Collection[tuple[str, str, str]] = ()
@@ -108,7 +109,13 @@ def _row(
     failed = [c.text for c in checks if c.verdict == "failed"]
     unknown = [c.text for c in checks if c.verdict == "open"]
     status = "excluded" if failed else "undecided" if unknown else "meets"
-    cost = [r for r in tables.layer_error if (r["platform"], r["model"], r["recipe"]) == (platform, model, recipe)]
+    cost, attempts = (
+        [r for r in rows if (r["platform"], r["model"], r["recipe"]) == (platform, model, recipe)]
+        for rows in (tables.layer_error, tables.rescue)
+    )
+    replaced = {r["layer"]: r["fallback"] for r in attempts if r["kept"]}
+    cost = [{**r, "fallback": replaced.get(r["layer"], r["fallback"])} if r["module"] == BLOCK else r for r in cost]
+    blocks = [r for r in cost if r["module"] == BLOCK]  # a block's time holds its linears'
     baseline: Row = sizes.get((platform, model, BASELINE, None), {})
     return {
         **dict(zip(_VARIANT, who, strict=True)),
@@ -123,7 +130,7 @@ def _row(
         "share": size["bytes"] / baseline["bytes"] if size.get("bytes") and baseline.get("bytes") else None,
         "packed_bytes": size.get("packed_bytes"),
         "tokens_per_second": timed.get("tokens_per_second"),
-        "quantize_seconds": sum(r["seconds"] for r in cost if r["module"] == BLOCK) if cost else None,  # with its linears
+        "quantize_seconds": sum(r["seconds"] for r in [*blocks, *attempts]) if cost else None,
         "quantize_peak_bytes": max((r["peak_bytes"] for r in cost), default=None),
         "quantize_jobs": len({r["chunk"] for r in cost}) if cost else None,
         "reasons": "; ".join(failed or unknown or [c.text for c in checks if c.text]) or None,

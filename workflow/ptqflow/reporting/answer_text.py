@@ -13,7 +13,7 @@ from ptqflow.words import span
 _NOTES = [
     "Ranked: what meets every constraint, smallest first. Undecided: what may meet them, as far as was measured. Drop: paired, "
     "with its 95 % interval. On disk: all files of the checkpoint. Tokens/s: decoding by the form that is served, never by an "
-    "emulation. To quantize: time of all blocks, one job after the other, and the peak memory of one job.",
+    "emulation. To quantize: time of all blocks and attempts of rescue, one job after the other, and the peak memory of one.",
 ]
 
 

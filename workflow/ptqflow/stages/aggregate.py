@@ -213,7 +213,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("provenance", made)
     serving = _serving(manifests, args.checkpoints)
     same = {(served.platform, served.model, served.recipe) for served in exact}
-    answers = answer.build(answer.Tables(scores, weights, times, checked, layers, ends, serving, same), settings.decide)
+    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same)
+    answers = answer.build(told, settings.decide)
     write("answer", answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
 
