@@ -7,10 +7,12 @@ import subprocess
 import pytest
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.schemas import GENERATIONS, LOSSES, SAMPLES
+from ptqflow.artifacts.table_schemas import LAYER_ERROR
 from ptqflow.artifacts.tables import to_table, write_rows
 from ptqflow.cli import main
 from ptqflow.environments import ROOT
 from ptqflow.reporting import catalogue, examples, examples_page, flips, layer_error, learning, made_from
+from ptqflow.reporting.figures import linear_error
 from ptqflow.reporting.variants import Chunk, Variant
 from ptqflow.stages import report
 from synthetic_study import HARM, diagnostics, sample, served, whole_study
@@ -50,6 +52,17 @@ def test_a_block_of_which_nothing_is_quantized_has_no_curve_and_leaves_the_table
     rows = learning.build([(LEARNED, losses())])
     idle = [rows[0] | {"layer": 2, "measure": measure} for measure in ("held_out_update", "deployed_held_out_loss")]
     assert learning.printed([*rows, *idle]).rows == learning.printed(rows).rows
+
+
+@pytest.mark.parametrize("broken", [0, 2, 3])
+def test_a_block_whose_error_is_no_number_is_the_worst_wherever_it_stands(broken):
+    rows = [dict.fromkeys(LAYER_ERROR.names) | LEARNED.model_dump() | d for d in diagnostics(0.1, range(4))]
+    rows = [r | ({"output_error": float("nan"), "weight_error": float("nan")} if r["layer"] == broken else {}) for r in rows]
+    for line in layer_error.printed(rows)[0].rows:
+        assert line[5:7] == ["nan", str(broken)]
+        assert "nan" not in (line[4], line[7])
+    (said,) = re.findall("Left out: .*", linear_error.chart({"layer_error": to_table(LAYER_ERROR, rows)}).title.subtitle[-1])
+    assert said == "Left out: 7 errors that are not finite."
 
 
 def test_flips_count_what_a_drop_of_zero_hides():

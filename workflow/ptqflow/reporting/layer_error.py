@@ -1,5 +1,6 @@
 """The layer-error table: diagnostics of every chunk, side by side (the source paper's Figure 1 and what explains it)."""
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -40,15 +41,15 @@ def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
         parts.setdefault((row["platform"], row["model"], row["recipe"], row["module"]), []).append(row)
     body = []
     for who, part in parts.items():
-        worst = max(part, key=lambda r: r["output_error"])
+        worst = max(part, key=lambda r: ordered(r["output_error"]))
         clipped, damped, condition = (
             [r[c] for r in part if r[c] is not None] for c in ("clip_fraction", "damping", "condition_number")
         )
-        weights = [r["weight_error"] for r in part if r["weight_error"] is not None]
+        weights = [ordered(r["weight_error"]) for r in part if r["weight_error"] is not None]
         body.append(
             [
                 *who,
-                *(small(median(r["output_error"] for r in part)), small(worst["output_error"]), str(worst["layer"])),
+                *(small(median(ordered(r["output_error"]) for r in part)), small(worst["output_error"]), str(worst["layer"])),
                 small(median(weights)) if weights else "–",
                 number(100 * max(clipped), 2) if clipped else "–",
                 number(max(damped), 3) if damped else "–",
@@ -64,6 +65,11 @@ def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
     tables.append(_places(rows, "fallback", "Fallbacks", "Instead of the recipe", whole))
     warnings = _places(rows, "warning", "Warnings", "What is doubtful")
     return [*tables, warnings] if warnings.rows else tables
+
+
+def ordered(error: float) -> float:
+    """An error that is no number is the largest: what it is compared with would hide it."""
+    return math.inf if math.isnan(error) else error
 
 
 def small(value: float) -> str:

@@ -38,6 +38,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle = [
         "Median over blocks of |XW - X'W'|² / |XW|² on the calibration set; lower (lighter) is better. Logarithmic colours."
     ]
+    if len(table) < len(rows):
+        subtitle.append(f"Left out: {len(rows) - len(table)} errors that are not finite.")
     return theme.grid(panels, _TITLE, subtitle)
 
 
