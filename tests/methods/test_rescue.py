@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 from ptqflow.artifacts.evidence_schemas import RESCUE
-from ptqflow.artifacts.schemas import LOSSES
-from ptqflow.artifacts.tables import read_table
+from ptqflow.artifacts.schemas import DIAGNOSTICS, LOSSES
+from ptqflow.artifacts.tables import read_metadata, read_table, write_rows
 from ptqflow.errors import ArtifactError
 from ptqflow.methods.rescue import Ladder, Outcome, scores
 from ptqflow.modeling.qparams import QParams
@@ -185,7 +185,9 @@ def test_rescue_is_part_of_a_recipe_and_no_chunks_concern():
 
 @pytest.fixture(scope="module")
 def rescued(tmp_path_factory):
-    """A model of 6 blocks whose recipe learns nothing in block 3, quantized in 2 chunks, and rescued."""
+    """A model of 6 blocks whose recipe learns nothing in block 3, quantized in 2 chunks; of each up_proj it is noted that it fell
+    back.
+    """
     work = tmp_path_factory.mktemp("rescue")
     model = tiny_model(work / "model", layers=6)
     calibration = collect(model, work, 2)
@@ -193,6 +195,10 @@ def rescued(tmp_path_factory):
     hard = {"layers": [3], "linears": ["down_proj"], "weights": {"num_bits": 2, "strategy": "channel"}}
     asked = resolve({"preset": "flatquant-w4a4kv4", "transform": transform, "overrides": [hard], "rescue": {"budget": 3}})
     chunks = quantize(model, calibration, asked, work / "quantized", 2)
+    for table in (path.with_name("diagnostics.parquet") for path in chunks):
+        rows = read_table(table, DIAGNOSTICS).to_pylist()
+        noted = [row | ({"fallback": "rtn", "warning": "unseen"} if row["module"] == "up_proj" else {}) for row in rows]
+        write_rows(table, DIAGNOSTICS, noted, read_metadata(table))
     return work, model, calibration, asked, chunks
 
 
@@ -225,6 +231,9 @@ def test_a_hard_block_is_found_and_raised_and_no_other_is_touched(rescued, monke
     assert changed
     assert {int(name.split(".")[2]) for name in changed} <= tried
     assert set(before) <= set(after)
+    noted = after.metadata[output]  # of linears, too, but for those of the blocks that a better attempt replaced
+    left = 6 - len({row["layer"] for row in rows if row["kept"]})
+    assert (noted["fallbacks"], noted["warnings"]["unseen"]) == ({"rtn": left}, left)
 
     folder = export(model, [output], asked, work / "checkpoint")
     origin = json.loads((folder / "ptqflow.json").read_text())

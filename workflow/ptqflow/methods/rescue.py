@@ -39,7 +39,6 @@ class Outcome:
     seconds: float = 0.0
     untrained: float | None = None
     overrides: tuple[Override, ...] = ()
-    warning: str | None = None
 
     @property
     def rank(self) -> tuple[bool, float]:

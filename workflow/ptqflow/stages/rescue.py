@@ -101,7 +101,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     ladder = Ladder(recipe, first, [[role(name) for name in site.linears] for site in blocks.architecture.sites], attempts)
     with torch.no_grad(), device.true_float32():
         ladder.climb()
-    _write(args, recipe, ladder, qparams, attempts, origin)
+    _write(args, recipe, ladder, qparams, rows, attempts, origin)
     shutil.rmtree(attempts.folder, ignore_errors=True)
 
 
@@ -120,7 +120,6 @@ def outcome(losses: Sequence[Mapping[str, Any]], diagnostics: Sequence[Mapping[s
         block[0]["fallback"],
         block[0]["seconds"],
         next((ratio(row["value"], measured[_UPDATE]) for row in losses if row.get("event") == "start"), None),
-        warning=block[0]["warning"],
     )
 
 
@@ -165,6 +164,11 @@ class _Attempts:
         """What must be the same for an attempt of an earlier run to be this one's."""
         return sha256(canonical_json(dict(self._origin)).encode()).hexdigest()
 
+    def diagnostics(self, layer: int, overrides: Sequence[Override]) -> list[dict[str, Any]]:
+        """Rows of diagnostics of an attempt."""
+        path = self.path(layer, overrides)
+        return list(QParams([path]).metadata[path]["said"]["diagnostics"])
+
     def path(self, layer: int, overrides: Sequence[Override]) -> Path:
         """Where an attempt lies."""
         asked = canonical_json([o.model_dump(mode="json", exclude_unset=True) for o in overrides])
@@ -189,14 +193,26 @@ class _Attempts:
 
 
 def _write(
-    args: argparse.Namespace, recipe: Recipe, ladder: Ladder, qparams: QParams, attempts: _Attempts, origin: Mapping[str, Any]
+    args: argparse.Namespace,
+    recipe: Recipe,
+    ladder: Ladder,
+    qparams: QParams,
+    rows: Sequence[Mapping[str, Any]],
+    attempts: _Attempts,
+    origin: Mapping[str, Any],
 ) -> None:
-    """All blocks' tensors: a rescued block's from its best attempt, the others' as they are."""
+    """All blocks' tensors, and what their diagnostics note: a rescued block's from its best attempt, the others' as they are.
+
+    `rows`: diagnostics of the first calibration.
+    """
     layers, overrides = range(len(ladder.best)), ladder.overrides()
     settings = {"recipe": recipe.changed(overrides).for_layers(layers).dump(), "chunk": 0, "layers": [0, len(layers)]}
     record = dict(origin) | {"settings": settings, "asked": origin["settings"]}
     record["rescued"] = [override.model_dump(mode="json", exclude_unset=True) for override in overrides]
-    record |= noted([{"fallback": best.fallback, "warning": best.warning} for best in ladder.best])
+    kept = [row for row in rows if not ladder.best[row["layer"]].overrides]
+    for layer, best in enumerate(ladder.best):
+        kept += attempts.diagnostics(layer, best.overrides) if best.overrides else []
+    record |= noted(kept)
     names = {layer: [name for name in qparams if name.startswith(block_prefix(layer))] for layer in layers}
     with write_qparams(args.output, record) as take:
         for layer, best in enumerate(ladder.best):
