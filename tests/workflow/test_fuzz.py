@@ -211,7 +211,7 @@ def test_any_row_is_read_as_it_stands_or_refused_in_a_sentence(strength, tmp_pat
         except PtqflowError as error:
             assert str(path) in str(error)  # noqa: PT017
         try:
-            chosen = CalibrationSettings(source=source, format=form)
+            chosen = CalibrationSettings(source={"path": str(path)}, format=form)
             for document in documents(load_rows(source), chosen, Tokenizer()):
                 assert isinstance(document.prompt + document.completion, str)
         except PtqflowError as error:
