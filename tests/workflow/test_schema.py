@@ -302,7 +302,7 @@ def test_a_change_of_a_preset_reaches_the_leaf_and_nothing_beside_it(changes, ex
 def test_a_part_of_another_name_and_null_replace_what_a_preset_says():
     assert resolve({"preset": "gptq-w4a16", "rounding": {"actorder": False}}).rounding.model_dump() == {
         **{"name": "gptq", "dampening_frac": 0.01, "block_size": 128, "actorder": False},
-        **{"asymmetric_calibration": False, "ridge": None},
+        **{"asymmetric_calibration": False, "ridge": None, "token_weights": "equal"},
     }
     flat = resolve({"preset": "flatquant-w4a4-ascend", "transform": {"epochs": 2}}).transform
     assert (flat.epochs, flat.sites) == (2, ["qkv", "gate_up"])

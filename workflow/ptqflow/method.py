@@ -132,6 +132,11 @@ class Rounding(Method):
         return None
 
     @property
+    def weighs_by_attention(self) -> bool:
+        """Whether, for q_proj, k_proj and v_proj, tokens count by the attention that they receive."""
+        return False
+
+    @property
     def asymmetric(self) -> bool:
         """Whether weights are corrected for the error of earlier layers before they are rounded."""
         return self.ridge_at(1.0) is not None

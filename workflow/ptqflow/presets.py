@@ -24,6 +24,7 @@ _W4A4KV4 = {
 }
 _HADAMARD = {"name": "hadamard"}
 _HESSIAN = {"clip": {"name": "hessian"}}
+_ATTENTION = {**_HESSIAN, "rounding": {"name": "gptq", "token_weights": "attention"}}
 _FLAT = {"transform": {"name": "flatquant"}, "error_propagation": False}
 # Scales are searched on the float model's inputs, as in the reference.
 _AWQ = {"transform": {"name": "awq"}, "clip": {"name": "search"}, "error_propagation": False}
@@ -61,6 +62,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The reference's clip minds the weights alone; this one the inputs, too.
     "gptq-hessian-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_HESSIAN},
     "gptq-hessian-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_HESSIAN},
+    # The same, and tokens count by the attention that they receive (RSQ's third part, for q, k and v alone).
+    "gptq-attention-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_ATTENTION},
+    "gptq-attention-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_ATTENTION},
     # GPTAQ in closed form; beside AWQ's scales of no paper.
     "gptaq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_GPTQ, **_GPTAQ},
     "gptaq-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, **_GPTQ, **_GPTAQ},

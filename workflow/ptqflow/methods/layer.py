@@ -244,7 +244,9 @@ def _by_site(
                 for made in filter(None, (inputs, of_float)):
                     deque(made, maxlen=0)  # and left
                 continue
-            gram, cross, held_out = run.grams(inputs, of_float)
+            by_attention = site.name == "qkv" and run.recipe.rounding.weighs_by_attention
+            attended = run.attention_received(block, hidden) if by_attention else None
+            gram, cross, held_out = run.grams(inputs, of_float, attended)
             names = rounder.round(site, gram, cross=cross, held_out=held_out)
             del gram, cross, held_out
             weights = {name: deployed(name, run.tensors[name], rounder.qparams, run.architecture) for name in names}

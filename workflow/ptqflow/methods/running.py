@@ -1,17 +1,18 @@
 """A decoder block under a recipe: how states run through it, and what is gathered of its inputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.device import Device
-from ptqflow.modeling import online
-from ptqflow.modeling.anatomy import Architecture
-from ptqflow.modeling.blocks import Blocks, batches, forward
+from ptqflow.modeling import causal, online
+from ptqflow.modeling.anatomy import ATTENTION, Architecture
+from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
 from ptqflow.numerics.gram import add_gram, mirror
@@ -77,11 +78,33 @@ class Running:
         chosen_by = x[max(0, self.choosing - first) :]
         return self.add_gram(gram, chosen_by) if len(chosen_by) else gram
 
-    def grams(self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def attention_received(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The attention that each token receives [sequences, tokens], 1 in the mean, of states that enter a block."""
+        attention: Any = block.get_submodule(ATTENTION)
+        found = torch.empty(hidden.shape[:2])
+
+        def watch(*asked: Any) -> None:
+            found[part] = causal.received(*asked).cpu()
+            raise SeenEnough
+
+        attention.attention_watch = watch
+        for part in batches(*hidden.shape[:2]):
+            with suppress(SeenEnough):
+                self.forward(block, hidden[part])
+        del attention.attention_watch
+        return found / found.mean()
+
+    def grams(
+        self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """XᵀX and, given the float model's inputs F `exact`, Xᵀ(F - X) of all of a site's inputs X [batch, tokens, channels].
 
-        Then XᵀX of the sequences by which a clip is chosen, where one is.
+        Then XᵀX of the sequences by which a clip is chosen, where one is. `weights` [sequences, tokens]: how much each token
+        counts in all three.
         """
+        if weights is not None:  # what is scaled by their roots is no longer what bfloat16 holds
+            of_floats = _weighted(exact, weights) if exact is not None else None
+            return replace(self, stored=[]).grams(_weighted(inputs, weights), of_floats)
         gram, cross, held_out, seen = None, None, None, 0
         for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
             gram, held_out = self.add_gram(gram, x), self.add_held_out(held_out, x, seen)
@@ -100,3 +123,11 @@ class Running:
         for part in batches(*states.shape[:2]):
             total += (self.forward(block, states[part]).float() - targets[part].float()).square().sum(dtype=torch.float64).item()
         return total
+
+
+def _weighted(inputs: Iterable[Tensor], weights: Tensor) -> Iterator[Tensor]:
+    """Inputs [batch, tokens, channels], whose tokens count as `weights` [sequences, tokens] say in sums of squares; float32."""
+    seen = 0
+    for x in inputs:
+        yield x.float() * weights[seen : seen + len(x)].to(x.device).sqrt().unsqueeze(-1)
+        seen += len(x)

@@ -46,6 +46,27 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) 
     return output
 
 
+def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, cap: float | None = None) -> Tensor:
+    """The attention that each token receives [batch, tokens]: the sum of its probabilities over all queries and heads, float32.
+
+    Arguments as of `capped_attention`, without a cap where that is None; `mask` bool [1, 1, tokens, tokens], or None: causal.
+    """
+    batch, heads, tokens, width = query.shape
+    key_heads, step = key.shape[1], _QUERIES_AT_ONCE
+    found = torch.zeros(batch, tokens, device=query.device)
+    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril() if mask is None else mask[0, 0]
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        for i in range(batch):
+            q, k = query[i].float().view(key_heads, -1, tokens, width), key[i].float().mT
+            for start in range(0, tokens, step):
+                stop = min(start + step, tokens)
+                scores = scaling * torch.bmm(q[:, :, start:stop].reshape(key_heads, -1, width), k[..., :stop])
+                scores = scores if cap is None else cap * torch.tanh(scores / cap)
+                scores = scores.view(heads, -1, stop).masked_fill(~seen[start:stop, :stop], -torch.inf)
+                found[i, :stop] += scores.softmax(-1).sum((0, 1))
+    return found
+
+
 def window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
     """Which keys a query sees, [1, 1, tokens, tokens] bool: its own token and the window - 1 before it."""
     position = torch.arange(tokens, device=device)

@@ -28,6 +28,7 @@ from ptqflow.recipes import Recipe
 from ptqflow.scheme import ActivationArgs
 
 CacheFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+AttentionWatch = Callable[[Tensor, Tensor, Tensor | None, float, float | None], None]  # query, key, mask, scaling, soft cap
 
 
 class FakeQuantLinear(nn.Linear):
@@ -77,7 +78,8 @@ def cache_attention(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: apply the module's `cache_transform`, if it has one, then sdpa (or an equal).
 
-    Without a mask, whole sequences are causal, within the module's window where it has one.
+    The module's `attention_watch`, if it has one, sees queries and keys first. Without a mask, whole sequences are causal, within
+    the module's window where it has one.
 
     The cache keeps float keys and values (but keys that are quantized before RoPE); every read quantizes them, token by token or
     on fixed grids, to the same numbers. So decoding with a cache equals a full forward pass.
@@ -91,6 +93,9 @@ def cache_attention(
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
     if attention_mask is None and window is not None and query.shape[2] == tokens > window:
         attention_mask = causal.window_mask(tokens, window, query.device)
+    watch: AttentionWatch | None = getattr(module, "attention_watch", None)
+    if watch is not None:
+        watch(query, key, attention_mask, kwargs["scaling"], cap)
     if cap is not None:
         return causal.capped_attention(query, key, value, attention_mask, kwargs["scaling"], cap), None
     if attention_mask is None and not kwargs.get("dropout") and causal.applies(query, key):

@@ -20,6 +20,7 @@ class GptqRounding(Rounding):
     actorder: bool = True
     asymmetric_calibration: bool = False
     ridge: Annotated[float, Field(gt=0)] | None = None
+    token_weights: Literal["equal", "attention"] = "equal"
 
     @model_validator(mode="after")
     def _ridge_of_something(self) -> "GptqRounding":
@@ -28,13 +29,18 @@ class GptqRounding(Rounding):
         return self
 
     def conflict(self, recipe: Recipe) -> str | None:
-        """Asymmetric calibration compares the inputs that rounded linears make with the float model's."""
-        if self.asymmetric_calibration and not recipe.rounds_by_site():
-            return (
-                "asymmetric_calibration makes up for errors that reach a linear through its inputs, but this recipe rounds by "
-                f"the float model's inputs (error_propagation: {str(recipe.error_propagation).lower()}, transform "
-                f"{recipe.transform.name}); set error_propagation to true with a transform that is not learned, or remove it"
-            )
+        """Both look at what a block makes of its inputs while it is rounded, site by site."""
+        needed_for = {
+            "asymmetric_calibration makes up for errors that reach a linear through its inputs": self.asymmetric_calibration,
+            "token_weights: attention looks at the block's attention as rounding finds it": self.weighs_by_attention,
+        }
+        for what, asked in needed_for.items():
+            if asked and not recipe.rounds_by_site():
+                return (
+                    f"{what}, but this recipe rounds by the float model's inputs (error_propagation: "
+                    f"{str(recipe.error_propagation).lower()}, transform {recipe.transform.name}); set error_propagation to true "
+                    "with a transform that is not learned, or remove it"
+                )
         return None
 
     def ridge_at(self, tokens_per_channel: float) -> float | None:
@@ -47,6 +53,11 @@ class GptqRounding(Rounding):
     def steps(self) -> float:
         """3 at the default damping λ; less of it leaves more to move: the loss that rounding bounds has λ |w - w'|² as a part."""
         return 3.0 * max(1.0, math.sqrt(0.01 / self.dampening_frac))
+
+    @property
+    def weighs_by_attention(self) -> bool:
+        """Where the recipe says so."""
+        return self.token_weights == "attention"
 
     @property
     def orders_columns(self) -> bool:

@@ -1,0 +1,116 @@
+"""Tokens of q, k and v weighted by the attention that they receive: transformers' own attention, and nearer blocks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from ptqflow.devices.device import select
+from ptqflow.methods.layer import quantize_layer
+from ptqflow.methods.running import Running
+from ptqflow.modeling import causal
+from ptqflow.modeling.blocks import Blocks, forward
+from ptqflow.modeling.qparams import deployed
+from ptqflow.presets import resolve
+from tiny_models import tiny_model
+from transformers import AutoModelForCausalLM
+
+DEMO = Path(__file__).resolve().parents[2] / "resources/demo-model"
+ATTENTION = {"rounding": {"token_weights": "attention"}}
+
+
+def running(blocks, layer, entry, tokens, choosing):
+    return Running(blocks, layer, resolve(entry), select("cpu"), blocks.tensors(layer), [], tokens, choosing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("llama", {}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("mistral", {"sliding_window": 40}),
+        ("gemma2", {"sliding_window": 40, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 32}),
+    ],
+)
+def test_attention_received_is_that_of_transformers(tmp_path, kind, more):
+    folder = tiny_model(tmp_path, kind, outliers=False, **more)
+    tokens = torch.randint(3, 64, (3, 150), generator=torch.Generator().manual_seed(0))
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    with torch.no_grad():
+        found = model(tokens, output_attentions=True, output_hidden_states=True)
+    blocks = Blocks(folder, torch.device("cpu"), torch.float32)
+    for layer in (0, 1):
+        run = running(blocks, layer, {"preset": "gptq-w4a16"}, 150, 3)
+        block = blocks.build(layer, run.tensors)
+        received = run.attention_received(block, found.hidden_states[layer])
+        expected = found.attentions[layer].sum((1, 2))
+        torch.testing.assert_close(received, expected / expected.mean(), rtol=1e-4, atol=1e-5)
+        after = forward(block, found.hidden_states[layer], blocks.positions(150))  # nothing watches any more
+        torch.testing.assert_close(after, found.hidden_states[layer + 1], rtol=1e-3, atol=1e-4)
+
+
+def test_one_token_receives_all_of_its_own_attention():
+    assert torch.equal(causal.received(torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), None, 1.0), torch.full((2, 1), 4.0))
+
+
+def test_tokens_count_by_their_weights(tmp_path):
+    blocks = Blocks(tiny_model(tmp_path), torch.device("cpu"), torch.float32)
+    run = running(blocks, 0, {"preset": "gptq-w4a16"}, 6, 3)
+    x, exact, weights = torch.randn(4, 6, 8), torch.randn(4, 6, 8), torch.rand(4, 6)
+    gram, cross, held_out = run.grams(x.split(2), exact.split(2), weights)
+
+    def weighted(sequences, right):
+        rows = x[sequences].double() * weights[sequences].double().unsqueeze(-1)
+        return torch.einsum("stc,std->cd", rows, right[sequences].double()).float()
+
+    torch.testing.assert_close(gram, weighted(slice(None), x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cross, weighted(slice(None), exact - x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(held_out, weighted(slice(3, None), x), rtol=1e-4, atol=1e-4)
+
+
+def sink_states(blocks, sequences=24, tokens=64):
+    """States of which the first token of each sequence, the same in all, has an outlier, as attention sinks do."""
+    states = blocks.embed(torch.randint(3, 64, (sequences, tokens), generator=torch.Generator().manual_seed(0)))
+    states[:, 0] = states[0, 0]
+    states[:, 0, 3] = 40 * states.abs().mean()
+    return states
+
+
+@pytest.mark.parametrize("more", [{}, {"asymmetric_calibration": True}])
+def test_the_site_that_attends_is_rounded_otherwise_and_the_rest_of_the_block_by_what_that_makes(tmp_path, more):
+    blocks = Blocks(tiny_model(tmp_path, "llama", outliers=False), torch.device("cpu"), torch.float32)
+    states, found = sink_states(blocks), {}
+    for name in ("equal", "attention"):
+        rounding = {"token_weights": name, **more}
+        recipe = resolve({"preset": "gptq-w3a16", "scheme": {"weights": {"group_size": 32}}, "rounding": rounding})
+        beside = states.clone() if more.get("asymmetric_calibration") else None
+        with torch.no_grad():
+            found[name], rows, _ = quantize_layer(blocks, 0, states.clone(), {}, recipe, select("cpu"), exact=beside)
+        assert all(row["fallback"] is None for row in rows)
+    for linear in ("q_proj", "k_proj", "v_proj"):
+        name = f"model.layers.0.self_attn.{linear}.integers"
+        assert not torch.equal(found["equal"][name], found["attention"][name])
+
+
+def test_a_token_that_all_attend_to_comes_nearer(tmp_path):
+    """Keys and values of a sink, which one token in 64 is: its error reaches all of them."""
+    blocks = Blocks(tiny_model(tmp_path, "llama", outliers=False), torch.device("cpu"), torch.float32)
+    states, error = sink_states(blocks), {}
+    for name in ("equal", "attention"):
+        scheme = {"weights": {"group_size": 32}}
+        recipe = resolve({"preset": "gptq-w3a16", "scheme": scheme, "rounding": {"token_weights": name}})
+        with torch.no_grad():
+            qparams, _, _ = quantize_layer(blocks, 0, states.clone(), {}, recipe, select("cpu"), last=True)
+        tensors = blocks.tensors(0)
+        block = blocks.build(0, tensors)
+        x = block.input_layernorm(states[:, :1])
+        value = "model.layers.0.self_attn.v_proj.weight"
+        change = deployed(value, tensors[value], qparams, blocks.architecture) - tensors[value]
+        error[name] = (x @ change.T).square().sum().item()
+    assert error["attention"] < 0.8 * error["equal"]
+
+
+@pytest.mark.parametrize("entry", [{"preset": "gptq-w4a16", "error_propagation": False}, {"preset": "flatquant-w4a4kv4"}])
+def test_a_recipe_that_never_runs_a_block_while_it_rounds_is_refused(entry):
+    with pytest.raises(ValueError, match="token_weights: attention looks at"):
+        resolve({**entry, "rounding": {"name": "gptq", "token_weights": "attention"}})
