@@ -53,8 +53,7 @@ def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, ca
     """
     batch, heads, tokens, width = query.shape
     key_heads, step = key.shape[1], _QUERIES_AT_ONCE
-    found = torch.zeros(batch, tokens, device=query.device)
-    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril() if mask is None else mask[0, 0]
+    found, position = torch.zeros(batch, tokens, device=query.device), torch.arange(tokens, device=query.device)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for i in range(batch):
             q, k = query[i].float().view(key_heads, -1, tokens, width), key[i].float().mT
@@ -62,7 +61,8 @@ def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, ca
                 stop = min(start + step, tokens)
                 scores = scaling * torch.bmm(q[:, :, start:stop].reshape(key_heads, -1, width), k[..., :stop])
                 scores = scores if cap is None else cap * torch.tanh(scores / cap)
-                scores = scores.view(heads, -1, stop).masked_fill(~seen[start:stop, :stop], -torch.inf)
+                unseen = position[:stop] > position[start:stop, None] if mask is None else ~mask[0, 0, start:stop, :stop]
+                scores = scores.view(heads, -1, stop).masked_fill_(unseen, -torch.inf)
                 found[i, :stop] += scores.softmax(-1).sum((0, 1))
     return found
 
