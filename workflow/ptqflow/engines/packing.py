@@ -43,6 +43,12 @@ class Row:
         self.spans.append((start, len(self.tokens)))
 
 
+def switch(config: Any) -> int | None:
+    """Sequences of more positions have other rotary factors, at all of them (`longrope`); None: factors are always the same."""
+    rotary = getattr(config, "rope_parameters", None) or {}
+    return rotary["original_max_position_embeddings"] if rotary.get("rope_type") == "longrope" else None
+
+
 def allowed(model: Any) -> bool:
     """Whether mask and positions are all that this model's attention knows of order: it is rotary, full, and sdpa's.
 
@@ -50,11 +56,10 @@ def allowed(model: Any) -> bool:
     by the factors of the longest.
     """
     config = model.config.get_text_config()
-    rotary = getattr(config, "rope_parameters", None)
     return (
         model.config._attn_implementation in ("sdpa", ATTENTION_NAME)
-        and rotary is not None
-        and rotary.get("rope_type") != "longrope"
+        and getattr(config, "rope_parameters", None) is not None
+        and switch(config) is None
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and not any(getattr(config, name, None) for name in ("sliding_window", "alibi", "attention_chunk_size"))
     )

@@ -42,8 +42,7 @@ class _Request:
 class TransformersEngine:
     """A model on its device, in the platform's compute dtype, with its tokenizer.
 
-    `switch`: a sequence of more positions has other rotary factors, at all of them (`longrope`); the stock module chooses them by
-    the longest sequence of a batch. None: the factors are always the same.
+    Where rotary factors `switch` (`packing.switch`), the stock module chooses them by the longest sequence of a batch.
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: Device, folder: Path) -> None:
@@ -52,9 +51,7 @@ class TransformersEngine:
         self.vocab_size: int = config.vocab_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.stop_tokens = _stop_tokens(model, tokenizer)
-        rotary = getattr(config, "rope_parameters", None) or {}
-        longrope = rotary.get("rope_type") == "longrope"
-        self.switch: int | None = rotary["original_max_position_embeddings"] if longrope else None
+        self.switch = packing.switch(config)
 
     def settings(self) -> dict[str, Any]:
         """Number type, attention, and where the blocks are."""

@@ -93,7 +93,7 @@ def cache_attention(
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]
     if attention_mask is None and window is not None and query.shape[2] == tokens > window:
         attention_mask = causal.window_mask(tokens, window, query.device)
-    watch: AttentionWatch | None = getattr(module, "attention_watch", None)
+    watch: AttentionWatch | None = vars(module).get("attention_watch")  # of a module, a look-up that fails is slow
     if watch is not None:
         watch(query, key, attention_mask, kwargs["scaling"], cap)
     if cap is not None:

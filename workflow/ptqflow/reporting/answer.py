@@ -17,7 +17,7 @@ from ptqflow.evaluation import decision
 from ptqflow.reporting.accuracy_table import needed
 from ptqflow.reporting.frontier import frontier
 from ptqflow.reporting.layer_error import BLOCK
-from ptqflow.reporting.render import number, speed
+from ptqflow.reporting.render import asked, number, speed
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY
 from ptqflow.reporting.variants import BASELINE
 
@@ -271,11 +271,6 @@ def _doubts(
     if not any(tuple(r[c] for c in _VARIANT) == who for r in tables.latency):
         doubts.append("the checkpoint's speed was not measured")
     return doubts
-
-
-def asked(bound: float, digits: int) -> str:
-    """A bound as the user wrote it: of so many digits, or of as many as it has."""
-    return number(bound, digits) if round(bound, digits) == bound else f"{bound:g}"
 
 
 def points(bound: float) -> str:

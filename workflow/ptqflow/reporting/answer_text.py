@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptqflow.checkpoints.registry import FAKE
-from ptqflow.reporting.answer import Row, asked, drop_in_words, mib, percent, points
-from ptqflow.reporting.render import TextTable, number, speed
+from ptqflow.reporting.answer import Row, drop_in_words, mib, percent, points
+from ptqflow.reporting.render import TextTable, asked, number, speed
 from ptqflow.reporting.variants import BASELINE
 from ptqflow.words import span
 

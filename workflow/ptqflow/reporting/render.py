@@ -37,6 +37,11 @@ def number(value: float | None, digits: int) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
+def asked(bound: float, digits: int) -> str:
+    """A bound as the user wrote it: of so many digits, or of as many as it has."""
+    return number(bound, digits) if round(bound, digits) == bound else f"{bound:g}"
+
+
 def speed(value: float | None) -> str:
     """Tokens per second: whole from ten on."""
     return number(value, 0 if value is None or value >= 10 else 2)
