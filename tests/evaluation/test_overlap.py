@@ -76,7 +76,7 @@ def test_scores_of_recipes_that_saw_the_items_are_marked_and_no_others() -> None
     ]
     scores = [{"model": "m", "recipe": r, "task": t, "note": None} for r in ("baseline", "r", "other") for t in ("a", "b")]
     scores[2]["note"] = "odd"
-    overlap.mark(scores, files)
+    overlap.mark(scores, overlap.touched(files))
     noted = {(row["recipe"], row["task"]): row["note"] for row in scores if row["note"]}
     assert noted == {("r", "a"): "odd; 5 of 200 items stand in its calibration set leak"}
     rows = overlap.build(files)

@@ -64,6 +64,18 @@ def test_the_smallest_that_meets_all_is_recommended_with_its_doubts_and_the_runn
     assert said.serve == "go"
 
 
+def test_a_task_whose_items_stand_in_the_calibration_set_is_a_doubt():
+    accuracy = [scored("a", 0.95), scored("a", task="facts"), scored("b", 0.95), scored("b", task="facts")]
+    accuracy += [scored("a", task="text", metric="perplexity"), scored("a", task="facts", engine="vllm")]
+    said = dict.fromkeys([("demo", "a", "facts"), ("demo", "a", "text"), ("demo", "a", "other")], "5 of 9 items stand in it")
+    found = by_recipe(rows(accuracy, [sized("a", 300), sized("b", 400)], touched=said))
+    assert found["a"]["doubts"].count("5 of 9") == 1
+    assert "; on facts: 5 of 9 items stand in it;" in found["a"]["doubts"]
+    assert "5 of 9" not in found["b"]["doubts"]
+    exact = rows(accuracy, [sized("a", 300)], touched=said, exact=[("cpu", "demo", "a")])
+    assert "5 of 9" not in by_recipe(exact)["a"]["doubts"]  # plain rounding reads no calibration set
+
+
 def test_undecided_stays_undecided_and_the_unquantized_model_is_kept():
     found = rows([scored("a", 0.63, needed_items=900)], [sized("a", 300)])
     assert by_recipe(found)["a"]["status"] == "undecided"

@@ -28,8 +28,9 @@ _VARIANT = ("platform", "model", "recipe", "form")
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows of a study's tables that the answer is made of; how each checkpoint is served (variant -> command); and the
-    recipes of a platform and model of which another calibration draw would make the same.
+    """The rows of a study's tables that the answer is made of; how each checkpoint is served (variant -> command); the
+    recipes of a platform and model of which another calibration draw would make the same; and what is to be said of tasks whose
+    items stand in a calibration set ((model, recipe, task) -> said).
     """
 
     accuracy: Sequence[Row] = ()
@@ -41,6 +42,7 @@ class Tables:
     collapse: Sequence[Row] = ()
     serving: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
     exact: Collection[tuple[str, str, str]] = ()
+    touched: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -255,11 +257,16 @@ def _doubts(
         doubts.append(f"scored as an emulation; {how}")
         own = [r for r in tables.accuracy if r["task"] == AVERAGE and tuple(r[c] for c in _VARIANT) == who]
         doubts += [f"of the checkpoint itself: {r['note']}" for r in own[:1] if r["drop"] is None]
-    if scored.get("replicates") == 1 and (platform, model, recipe) not in tables.exact:
+    exact = (platform, model, recipe) in tables.exact
+    if scored.get("replicates") == 1 and not exact:
         doubts.append("one calibration draw was scored")
     for column, said in (("fallback", "not as the recipe says"), ("warning", "doubtful (warnings of the layers page)")):
         if places := sum(r[column] is not None for r in cost):
             doubts.append(f"{places} linears or blocks are {said}" if places > 1 else f"a linear or block is {said}")
+    if not exact:
+        spoke = [r for r in tables.accuracy if all(r[c] == scored.get(c) for c in (*_VARIANT, "engine"))]
+        tasks = [r["task"] for r in spoke if r["metric"] != PERPLEXITY]
+        doubts += [f"on {task}: {told}" for task in tasks if (told := tables.touched.get((model, recipe, task)))]
     signs = [
         r
         for r in tables.collapse

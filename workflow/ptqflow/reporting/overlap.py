@@ -1,6 +1,6 @@
 """The overlap table: how many items of each task stand in each calibration set, and the scores that this marks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,15 +30,21 @@ def build(files: Sequence[tuple[Pair, pa.Table]]) -> list[dict[str, Any]]:
     return rows
 
 
-def mark(scores: Sequence[dict[str, Any]], files: Sequence[tuple[Pair, pa.Table]]) -> None:
-    """Say in the notes of accuracy rows that a task's items stand in the set that the recipe was calibrated on."""
-    for (pair, _), row in zip(files, build(files), strict=True):
-        if not row["marked"]:
-            continue
-        said = f"{row['seen']} of {row['judged']} items stand in its calibration set {pair.calibration}"
-        for score in scores:
-            if (score["model"], score["task"]) == (pair.model, pair.task) and score["recipe"] in pair.recipes:
-                score["note"] = f"{score['note']}; {said}" if score.get("note") else said
+def touched(files: Sequence[tuple[Pair, pa.Table]]) -> dict[tuple[str, str, str], str]:
+    """(model, recipe, task) -> what is said of scores on a task whose items stand in the recipe's calibration set."""
+    return {
+        (pair.model, recipe, pair.task): f"{row['seen']} of {row['judged']} items stand in its calibration set {pair.calibration}"
+        for (pair, _), row in zip(files, build(files), strict=True)
+        for recipe in pair.recipes
+        if row["marked"]
+    }
+
+
+def mark(scores: Sequence[dict[str, Any]], said_of: Mapping[tuple[str, str, str], str]) -> None:
+    """Say so in the notes of accuracy rows; `said_of` as of `touched`."""
+    for score in scores:
+        if said := said_of.get((score["model"], score["recipe"], score["task"])):
+            score["note"] = f"{score['note']}; {said}" if score.get("note") else said
 
 
 def printed(rows: Sequence[dict[str, Any]]) -> TextTable:

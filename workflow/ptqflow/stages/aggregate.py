@@ -177,7 +177,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     floors = noise.build(gathered, noise.repeated(scored))
     publish("noise", floors)
     scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
-    overlap.mark(scores, shared)
+    touched = overlap.touched(shared)
+    overlap.mark(scores, touched)
     grids = publish("accuracy", scores)
     ends = collapse.build(samples, settings.seed)
     publish("collapse", ends)
@@ -213,7 +214,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("provenance", made)
     serving = _serving(manifests, args.checkpoints)
     same = {(served.platform, served.model, served.recipe) for served in exact}
-    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same)
+    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched)
     answers = answer.build(told, settings.decide)
     write("answer", answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
