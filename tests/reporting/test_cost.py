@@ -59,8 +59,9 @@ def test_scores_are_those_of_the_accuracy_table():
     [
         sample("math", "b", None, unscored=NOT_FINITE.unscored),
         sample("math", "b", None, kind="perplexity", nll=float("nan")),
+        sample("math", "b", None, kind="perplexity", nll=1e6),
     ],
-    ids=["no verdict", "no loss"],
+    ids=["no verdict", "no loss", "no perplexity"],
 )
 def test_a_collapsed_model_has_a_cost_and_no_score(broken):
     sound = sample("math", "a", True, kind=broken["kind"], nll=1.0)

@@ -337,6 +337,13 @@ def test_loss_that_is_not_finite_is_said_and_not_scored(loss, windows):
     assert of(rows, "baseline", "text")["score"] > 1
 
 
+def test_a_loss_whose_perplexity_no_number_holds_is_said_and_not_scored():
+    broken = [row | {"nll": 800.0 * row["completion_tokens"]} for row in samples(0.0, 0, tasks=["text"])]
+    rows = table(("baseline", samples(0.0, 0, tasks=["text"])), ("rtn", broken))
+    row = of(rows, "rtn", "text")
+    assert (row["score"], row["collapsed"], row["note"][:29]) == (None, True, "a loss of 800 nats per token,")
+
+
 @pytest.mark.parametrize(("task", "column"), [("text", "nll"), ("facts", "correct")])
 def test_a_sample_without_its_score_is_refused(task, column):
     rows = samples(0.0, 0, tasks=[task])

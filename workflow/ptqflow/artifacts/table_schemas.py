@@ -57,7 +57,7 @@ ACCURACY = versioned(
         column("doubt", text, "why the evidence is too thin for a verdict, whatever its probability", nullable=True),
         *_NEEDED,
         column("truncated", f64, "share of completions cut at the token limit", nullable=True),
-        column("collapsed", flag, "whether logits or losses were not finite (average: on any task)"),
+        column("collapsed", flag, "whether logits, losses or the perplexity were not finite (average: on any task)"),
         column("note", text, "why something is null, or how the pairs differ from what was scored", nullable=True),
     ],
 )

@@ -272,6 +272,9 @@ def few_items_factor(items: float, freedom: float | None = None) -> float:
     return float(np.sqrt(items / (items - 1)) * stats.t.ppf(tail, freedom or items - 1) / stats.norm.ppf(tail))
 
 
+LARGEST_LOSS = float(np.log(np.finfo(np.float64).max))  # nats per token: 709.8; no number holds the perplexity of more
+
+
 def perplexity(nll: Floats, tokens: Floats) -> float:
     """exp(mean negative log-likelihood per token) of windows with summed `nll` and `tokens`, both [windows]."""
     return float(np.exp(nll.sum() / tokens.sum()))

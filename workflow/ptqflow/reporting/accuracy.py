@@ -220,6 +220,8 @@ def _perplexity(variant: Served, task: str, runs: Runs, reference: Runs | None, 
         note = f"{broken} of {losses.size} windows have a loss that is not finite"
         return _Cell(row | {"collapsed": True, "note": note})
     nll, tokens = runs.items("value"), runs.items("tokens")
+    if (loss := nll.sum() / tokens.sum()) > statistics.LARGEST_LOSS:
+        return _Cell(row | {"collapsed": True, "note": f"a loss of {loss:.0f} nats per token, whose perplexity no number holds"})
     row["score"] = statistics.perplexity(nll, tokens)
     row |= _ends("score", statistics.perplexity_interval(nll, tokens, statistics.stream(how.seed, task, "score")))
     pairs = common(variant, task, runs, reference)

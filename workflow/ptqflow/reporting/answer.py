@@ -1,7 +1,7 @@
 """The answer: what to deploy of each model on each platform under the user's constraints, and what became of every other variant.
 
 A constraint is met, failed or open. Of accuracy it is met when the probability that the drop is within bounds reaches the asked
-one, failed when that of its opposite does or logits were not finite, and open between; thin evidence leaves it open whatever the
+one, failed when that of its opposite does or the variant collapsed, and open between; thin evidence leaves it open whatever the
 probability. Of speed it is open where repetitions lie on both sides, or nothing was timed; an emulation (form `fake`) has no
 speed. A variant that fails one is excluded, one with an open one is undecided, and only one that meets all can be recommended:
 the smallest, with the unquantized model among them.
@@ -157,7 +157,7 @@ def _scored(recipe: str, form: str | None, averages: Sequence[Row], engine: str 
 
 
 def _collapse(who: tuple[Any, ...], scored: Row, accuracy: Sequence[Row], engine: str | None) -> str | None:
-    """Where a variant, or the form that speaks for it, has logits or losses that are not finite: on any task, in any engine that
+    """Where a variant, or the form that speaks for it, has logits or losses that no number holds: on any task, in any engine that
     counts. An average knows of accuracy tasks alone.
     """
     notes = [
@@ -189,7 +189,7 @@ def _accuracy(recipe: str, scored: Row, broken: str | None, decide: Decide) -> _
     if recipe == BASELINE:
         return _Check("met", "nothing is lost")
     if broken:
-        return _Check("failed", f"its logits are not finite ({broken})")
+        return _Check("failed", f"it collapsed ({broken})")
     p = scored.get("p_within")
     if p is None:
         why = scored.get("note") or "no accuracy task was scored"
@@ -245,7 +245,7 @@ def _doubts(
 ) -> list[str]:
     platform, model, recipe, form = who
     if recipe == BASELINE:
-        return [f"its own logits are not finite ({broken})"] if broken else []
+        return [f"it collapsed itself ({broken})"] if broken else []
     doubts = []
     if scored and scored["form"] != form:
         found = checked.get("logprob_difference")

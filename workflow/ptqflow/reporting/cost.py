@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from ptqflow.artifacts.table_schemas import COST
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
+from ptqflow.evaluation.statistics import LARGEST_LOSS
 from ptqflow.reporting.accuracy import PERPLEXITY
 from ptqflow.reporting.variants import Served
 
@@ -50,7 +51,7 @@ def _cost(part: pd.DataFrame) -> Row:
     row["tokens_per_second"] = tokens / seconds if seconds else None
     if part["kind"].iloc[0] == PERPLEXITY:
         loss = float(part["nll"].sum(skipna=False)) / tokens
-        return row | {"metric": PERPLEXITY, "score": float(np.exp(loss)) if np.isfinite(loss) else None}
+        return row | {"metric": PERPLEXITY, "score": float(np.exp(loss)) if loss <= LARGEST_LOSS else None}
     solved = int(part["correct"].eq(True).sum())
     row["solved"] = solved
     if solved:
