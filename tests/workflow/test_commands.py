@@ -246,7 +246,8 @@ def test_a_card_shows_scores_of_one_form_and_says_which(tmp_path):
         assert ("Measured on form `fake`" in said) == (form == "autoawq")
 
 
-def test_a_run_leaves_what_its_study_asks_for(finished):
+def test_a_run_leaves_what_its_study_asks_for_and_a_plan_changes_nothing_of_it(finished):
+    finished.run("-n", "--config", "run=[rounded]")
     assert (finished.root / asked.FILE).read_text().splitlines() == ["demo/rounded/fake", "demo/second-order/fake"]
 
 

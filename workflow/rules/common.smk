@@ -8,6 +8,7 @@ from collections import Counter
 from ptqflow import asked, environments, paths, planned, profiles, warm
 from ptqflow import site as sites
 from ptqflow.checked import load
+from ptqflow.commands.run import plans_only
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
@@ -53,7 +54,8 @@ except OSError:
 # Results that were copied here, or put back from a backup: their records come along, and what holds something else than its job
 # wrote is made again.
 if workflow.is_main_process:
-    asked.remember(study)
+    if not plans_only(sys.argv[1:]):  # another run of this study may be under way, and end by what it was asked
+        asked.remember(study)
     adopt()
     if others := Records().mark():
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
