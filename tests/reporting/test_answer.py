@@ -140,21 +140,14 @@ def test_missing_latency_is_open_and_an_emulation_has_no_speed():
     assert by_recipe(rows(accuracy, sizes, fast, latency=[timed("a", 105, spread=0.2)]))["a"]["status"] == "undecided"
 
 
-def test_fallbacks_and_warnings_of_layers_are_doubts():
+def test_what_a_checkpoint_notes_is_doubted_as_its_rescue_left_it_and_attempts_take_their_time():
     layer = {**variant("a"), "chunk": 0, "layer": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1}
-    layer |= {"fallback": None, "warning": None}
-    layers = [layer, layer | {"fallback": "rounded to nearest"}, layer | {"warning": "learning gained nothing"}] * 2
-    doubts = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers))["a"]["doubts"]
-    assert "2 linears or blocks are not as the recipe says; 2 linears or blocks are doubtful" in doubts
-
-
-def test_a_rescued_block_is_as_its_rescue_left_it_and_its_attempts_take_their_time():
-    layer = {**variant("a"), "chunk": 0, "layer": 0, "module": "block", "seconds": 1.0, "peak_bytes": 1, "warning": None}
-    layers = [layer | {"layer": i, "fallback": "no transform" if i < 2 else None} for i in range(3)]
+    layers = [layer | {"layer": i, "fallback": "no transform", "warning": "unseen"} for i in range(3)]  # the first calibration's
     attempts = [{**variant("a"), "layer": 0, "kept": kept, "fallback": None, "seconds": 2.0} for kept in (False, True)]
-    found = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers, rescue=attempts))["a"]
+    noted = {tuple(variant("a").values()): {"fallbacks": {"no transform": 1}, "warnings": {"unseen": 1, "learned nothing": 1}}}
+    found = by_recipe(rows([scored("a", 0.95)], [sized("a", 300)], layer_error=layers, rescue=attempts, noted=noted))["a"]
     assert found["quantize_seconds"] == 3 * 1.0 + 2 * 2.0
-    assert "; a linear or block is not as the recipe says" in found["doubts"]  # block 1; block 0 was rescued
+    assert "; a linear or block is not as the recipe says; 2 linears or blocks are doubtful (" in found["doubts"]
 
 
 def test_another_draw_is_missed_only_where_something_is_drawn():
@@ -318,7 +311,7 @@ def test_a_frontier_dominates_all_else_and_nothing_on_it(points):
 
 
 def test_the_time_to_quantize_counts_a_linear_once_with_its_block():
-    layer = {**variant("a"), "layer": 0, "peak_bytes": 1, "fallback": None, "warning": None}
+    layer = {**variant("a"), "layer": 0, "peak_bytes": 1}
     layers = [
         layer | {"chunk": chunk, "module": module, "seconds": seconds}
         for chunk in (0, 1)

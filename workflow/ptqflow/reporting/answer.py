@@ -29,8 +29,9 @@ _VARIANT = ("platform", "model", "recipe", "form")
 @dataclass(frozen=True)
 class Tables:
     """The rows of a study's tables that the answer is made of; how each checkpoint is served (variant -> command); the
-    recipes of a platform and model of which another calibration draw would make the same; and what is to be said of tasks whose
-    items stand in a calibration set ((model, recipe, task) -> said).
+    recipes of a platform and model of which another calibration draw would make the same; what is to be said of tasks whose items
+    stand in a calibration set ((model, recipe, task) -> said); and the origin of each checkpoint, which notes `fallbacks` and
+    `warnings` as rescue left them (variant -> origin).
     """
 
     accuracy: Sequence[Row] = ()
@@ -43,6 +44,7 @@ class Tables:
     serving: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
     exact: Collection[tuple[str, str, str]] = ()
     touched: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    noted: Mapping[tuple[Any, ...], Row] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,6 @@ def _row(
         [r for r in rows if (r["platform"], r["model"], r["recipe"]) == (platform, model, recipe)]
         for rows in (tables.layer_error, tables.rescue)
     )
-    replaced = {r["layer"]: r["fallback"] for r in attempts if r["kept"]}
-    cost = [{**r, "fallback": replaced.get(r["layer"], r["fallback"])} if r["module"] == BLOCK else r for r in cost]
     blocks = [r for r in cost if r["module"] == BLOCK]  # a block's time holds its linears'
     baseline: Row = sizes.get((platform, model, BASELINE, None), {})
     return {
@@ -136,7 +136,7 @@ def _row(
         "quantize_peak_bytes": max((r["peak_bytes"] for r in cost), default=None),
         "quantize_jobs": len({r["chunk"] for r in cost}) if cost else None,
         "reasons": "; ".join(failed or unknown or [c.text for c in checks if c.text]) or None,
-        "doubts": "; ".join([*_doubts(who, scored, broken, checked, cost, tables), *(unknown if failed else [])]) or None,
+        "doubts": "; ".join([*_doubts(who, scored, broken, checked, tables), *(unknown if failed else [])]) or None,
         "serve": tables.serving.get(who),
     }
 
@@ -240,9 +240,7 @@ def _verified(checked: Row) -> _Check:
     )
 
 
-def _doubts(
-    who: tuple[Any, ...], scored: Row, broken: str | None, checked: Row, cost: Sequence[Row], tables: Tables
-) -> list[str]:
+def _doubts(who: tuple[Any, ...], scored: Row, broken: str | None, checked: Row, tables: Tables) -> list[str]:
     platform, model, recipe, form = who
     if recipe == BASELINE:
         return [f"it collapsed itself ({broken})"] if broken else []
@@ -260,8 +258,8 @@ def _doubts(
     exact = (platform, model, recipe) in tables.exact
     if scored.get("replicates") == 1 and not exact:
         doubts.append("one calibration draw was scored")
-    for column, said in (("fallback", "not as the recipe says"), ("warning", "doubtful (warnings of the layers page)")):
-        if places := sum(r[column] is not None for r in cost):
+    for kind, said in (("fallbacks", "not as the recipe says"), ("warnings", "doubtful (warnings of its card)")):
+        if places := sum(tables.noted.get(who, {}).get(kind, {}).values()):
             doubts.append(f"{places} linears or blocks are {said}" if places > 1 else f"a linear or block is {said}")
     if not exact:
         spoke = [r for r in tables.accuracy if all(r[c] == scored.get(c) for c in (*_VARIANT, "engine"))]

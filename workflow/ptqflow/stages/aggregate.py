@@ -213,8 +213,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     )
     publish("provenance", made)
     serving = _serving(manifests, args.checkpoints)
+    noted = {(v.platform, v.model, v.recipe, v.form): manifest.origin for v, manifest in manifests if not v.replicate}
     same = {(served.platform, served.model, served.recipe) for served in exact}
-    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched)
+    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched, noted)
     answers = answer.build(told, settings.decide)
     write("answer", answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))
