@@ -84,6 +84,12 @@ def test_help_of_every_stage_lists_its_settings_and_paths(name, capsys):
     assert "--code" in output
 
 
+@pytest.mark.parametrize("name", ["fetch", "rotate", "collect", "export"])
+def test_a_manifest_is_written_where_it_is_asked_for_or_not_at_all(name, capsys):
+    assert cli.main([name, "--output", "model.json"]) == 2
+    assert capsys.readouterr().err == f"ptqflow {name}: --output model.json: the file must be called manifest.json\n"
+
+
 @pytest.mark.parametrize("name", ["chunks", "peers", "stages"])
 def test_benchmarks_have_help(name):
     script = Path(__file__).resolve().parents[2] / f"benchmarks/{name}.py"

@@ -16,6 +16,13 @@ from ptqflow.errors import ArtifactError, ConfigError
 NAME = "manifest.json"
 
 
+def output(text: str) -> Path:
+    """The option `--output` of a stage that writes a manifest, whose name readers know. Raises ConfigError for another name."""
+    if Path(text).name != NAME:
+        raise ConfigError(f"--output {text}: the file must be called {NAME}")
+    return Path(text)
+
+
 def mark(stage: str) -> str:
     """Name of the folder inside a stage's output that says whose it is."""
     return f".{stage}"

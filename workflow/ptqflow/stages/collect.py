@@ -19,7 +19,7 @@ from torch import Tensor
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import STATISTICS, chunk_file, write_activations
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import Manifest
+from ptqflow.artifacts.manifests import Manifest, output
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.artifacts.tables import numbers, repeated, write_table
 from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--platform", choices=PLATFORMS, default="cpu", help="where to compute")
     parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
     parser.add_argument("--tokens", type=Path, required=True, help="calibration sequences, tokens.parquet")
-    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the tables go beside it")
+    parser.add_argument("--output", type=output, required=True, help="manifest.json to write; the tables go beside it")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ptqflow import paths
 from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.manifests import NAME, Manifest, claim
+from ptqflow.artifacts.manifests import NAME, Manifest, claim, output
 from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input and output paths."""
     parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
     parser.add_argument("--qparams", type=Path, required=True, nargs="+", help="qparams.safetensors of every chunk, in any order")
-    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the checkpoint goes beside it")
+    parser.add_argument("--output", type=output, required=True, help="manifest.json to write; the checkpoint goes beside it")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
-from ptqflow.artifacts.manifests import NAME, FileEntry, Manifest, claim, mark
+from ptqflow.artifacts.manifests import FileEntry, Manifest, claim, mark, output
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import (
     check_description,
@@ -46,7 +46,7 @@ class Settings(Place):
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Paths of the stage."""
-    parser.add_argument("--output", type=Path, required=True, help="manifest.json of the model folder to fill; written last")
+    parser.add_argument("--output", type=output, required=True, help="manifest.json of the model folder to fill; written last")
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,6 @@ def git_blob(path: Path) -> str:
 
 def run(settings: Settings, args: Namespace) -> None:
     """Fill the folder of `args.output` and write its manifest."""
-    if args.output.name != NAME:
-        raise ConfigError(f"--output {args.output}: the file must be called {NAME}")
     folder = args.output.parent
     claim(folder, "fetch")
     args.output.unlink(missing_ok=True)  # no manifest while the files change

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ptqflow import paths
 from ptqflow.artifacts.atomic import atomic_path, write_json
-from ptqflow.artifacts.manifests import Manifest, claim
+from ptqflow.artifacts.manifests import Manifest, claim, output
 from ptqflow.artifacts.models import files_in
 from ptqflow.artifacts.provenance import provenance
 from ptqflow.by_name import ByName, method
@@ -43,7 +43,7 @@ class Settings(Model):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input and output paths."""
     parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
-    parser.add_argument("--output", type=Path, required=True, help="manifest.json to write; the turned model goes beside it")
+    parser.add_argument("--output", type=output, required=True, help="manifest.json to write; the turned model goes beside it")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
