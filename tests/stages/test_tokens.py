@@ -162,6 +162,14 @@ def test_a_table_may_hold_long_traces_and_empty_lines(tmp_path):
     assert load_rows(Source(path=str(tmp_path / "x.csv"))) == rows
 
 
+def test_a_table_that_names_two_columns_alike_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text(",prompt,completion,prompt,\n0,a,b,c,\n")
+    with pytest.raises(ArtifactError, match="its header names 'prompt' twice"):
+        load_rows(Source(path=str(tmp_path / "x.csv")))
+    (tmp_path / "x.csv").write_text(",prompt,completion,\n0,a,b,\n")  # as spreadsheets write columns without a name
+    assert load_rows(Source(path=str(tmp_path / "x.csv")))[0]["prompt"] == "a"
+
+
 def test_without_a_split_calibration_reads_the_training_split_and_a_task_the_test_split(tmp_path):
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": split}))

@@ -88,6 +88,8 @@ def _csv(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(_LONGEST_CELL)
     rows = filter(None, reader := csv.reader(lines, strict=True))
     names = next(rows, [])
+    if twice := [name for name in filter(None, names) if names.count(name) > 1]:  # columns without a name are nobody's to read
+        raise ValueError(f"its header names {twice[0]!r} twice")
     for row in rows:
         if len(row) != len(names):
             raise ValueError(f"line {reader.line_num} has {len(row)} cells, its header {len(names)}")
