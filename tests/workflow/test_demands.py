@@ -110,6 +110,12 @@ def test_a_small_model_takes_one_core_and_a_large_one_more():
     assert demands.verify(large, True).mem_mb * MB > large.parameters * 4
 
 
+def test_a_batch_holds_no_more_than_the_items_that_are_asked():
+    for protocol, items in (({"max_new_tokens": 256, "limit": 8, "completions": 2}, 16), ({"window": 256, "limit": 8}, 8)):
+        assert demands.generate(DEMO, protocol, 1000, False) == demands.generate(DEMO, protocol, items, False)
+    assert demands.generate(DEMO, {"limit": 8}, 32, False).mem_mb > demands.generate(DEMO, {"limit": 8}, 8, False).mem_mb
+
+
 def test_a_device_holds_the_cache_of_long_answers_itself(larger):
     def asked(new: int, device: bool) -> int:
         return demands.generate(larger, {"max_new_tokens": new}, 64, device).mem_mb

@@ -161,10 +161,12 @@ def generate(d: Dimensions, protocol: Mapping[str, Any], batch_size: int, device
     """
     new = int(protocol.get("max_new_tokens", 0))
     length = new + int(protocol.get("window", PROMPT_TOKENS if new else LIKELIHOOD_TOKENS))
+    items = int(protocol.get("limit") or DECODED) * int(protocol.get("completions") or 1)
+    if protocol.get("limit") and (new or "window" in protocol):  # of an item of alternatives several stand in a batch
+        batch_size = min(batch_size, items)
     held = d.parameters * (d.computed + d.stored) + 12 * batch_size * d.vocabulary
     if not device:
         held += batch_size * (length * d.cache * d.computed + 4 * (length - new) * d.activations)
-    items = int(protocol.get("limit") or DECODED) * int(protocol.get("completions") or 1)
     seconds = -(-items // batch_size) * new * d.parameters * d.computed / BYTES_PER_SECOND["device" if device else "cpu"]
     return _demand(d.block, held, 2.0 * d.parameters * items * length, device, seconds)
 
