@@ -1,8 +1,11 @@
-"""`longrope` turns all tokens of a sequence by other factors from some length on: a completion is that of the model alone."""
+"""Rotary factors by length: `longrope` turns all tokens of a sequence by others from some length on, YaRN stretches positions.
+A completion is that of the model alone.
+"""
 
 import torch
 from ptqflow.engines.protocol import Sampling
-from test_shared_contexts import CONFIGS, NUMBERS, engine_of
+from test_shared_contexts import CONFIGS, NUMBERS, SHAPE, engine_of
+from transformers import Qwen3Config
 
 PROMPTS = [NUMBERS[:6], NUMBERS[10:33], NUMBERS[40:64], NUMBERS[70:95], NUMBERS[100:140]]  # 24 positions have the first factors
 
@@ -28,3 +31,10 @@ def test_draws_go_on_with_the_noise_of_their_seed():
     engine = engine_of(CONFIGS["phi3, longrope"][0])
     together, alone = (dict(engine.generate(PROMPTS, range(5), Sampling(30, temperature=1.0), size)) for size in (5, 1))
     assert together == alone
+
+
+def test_a_model_whose_positions_yarn_stretches_uses_them_all():
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    engine = engine_of(Qwen3Config(**SHAPE | {"max_position_embeddings": 20}, rope_parameters=yarn))
+    ((_, completion),) = engine.generate([NUMBERS[:10]], [0], Sampling(max_new_tokens=100), 1)
+    assert len(completion.tokens) == engine.max_length - 10 == 4 * 16 - 10

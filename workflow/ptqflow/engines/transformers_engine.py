@@ -49,7 +49,7 @@ class TransformersEngine:
         self.model, self.tokenizer, self.device, self.folder = model, tokenizer, device, folder
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
-        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.max_length = _positions(config)
         self.stop_tokens = _stop_tokens(model, tokenizer)
         self.switch = packing.switch(config)
 
@@ -296,6 +296,16 @@ class _timed:
         self.device.synchronize()
         seconds = time.perf_counter() - self.start
         self.timing = Timing(self.phase, seconds, self.device.peak_bytes())  # type: ignore[arg-type]
+
+
+def _positions(config: Any) -> int | None:
+    """How many positions a model has. YaRN stretches the original ones, which many a config.json leaves in
+    `max_position_embeddings`: as vLLM counts.
+    """
+    rotary = getattr(config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") == "yarn":
+        return int(rotary["original_max_position_embeddings"] * rotary["factor"])
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
