@@ -184,7 +184,7 @@ def configured(tmp_path):
 
 
 def test_a_study_in_a_folder_that_cannot_be_written_is_one_sentence_with_the_remedy(configured, read_only):
-    with pytest.raises(ConfigError, match=r"read-only cannot be written \(Read-only file system\).*; make it writable, or copy"):
+    with pytest.raises(ConfigError, match=r"read-only cannot be written \(Read-only file system\).*; free space or make"):
         planned_jobs(read_only, "local")
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from checkout import REPOSITORY
-from ptqflow import asked, cli, paths, profiles
+from ptqflow import asked, cli, paths, profiles, system
 from ptqflow.checkpoints import registry
 from ptqflow.commands import run as run_command
 from ptqflow.commands.card import _NUMBERS, _scores
@@ -263,6 +263,15 @@ def test_sigterm_ends_snakemake_and_its_jobs_as_ctrl_c_does(tmp_path):
         assert snakemake.returncode == -signal.SIGINT
     assert "Stopped by SIGTERM. All jobs that are done are kept" in run_command.why_it_ended(tmp_path, 1, came)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_full_disk_is_said_before_snakemake_starts(tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.yaml").write_text("models: {}\n")
+    monkeypatch.setattr(system, "TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    assert cli.main(["run", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"ptqflow run: {tmp_path} cannot be written (No space left on device)")
+    assert said.count("\n") == 1
 
 
 def test_a_card_gets_the_scores_of_its_recipe_with_intervals(finished, capsys):

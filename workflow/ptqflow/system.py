@@ -58,16 +58,19 @@ def reading(path: str | os.PathLike[str], what: str, remedy: str) -> Iterator[No
         raise refusal from None
 
 
+_NOTES = 2**20  # bytes: more than Snakemake notes of a plan
+
+
 def check_writable(folder: str | os.PathLike[str]) -> None:
     """Raise ConfigError where nothing can be written into a study's folder: even a plan is noted there."""
     try:
-        with TemporaryFile(dir=folder):
-            pass
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(_NOTES))
     except OSError as error:
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT):
             raise ConfigError(
                 f"{Path(folder).resolve()} cannot be written ({os.strerror(error.errno)}), and a study is planned and run in its "
-                "folder; make it writable, or copy the study to a folder that is"
+                "folder; free space or make it writable, or copy the study to a folder that is"
             ) from None
 
 

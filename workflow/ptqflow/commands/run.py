@@ -25,6 +25,7 @@ from ptqflow.commands.folders import CONFIG, refuse_study_behind, study_folder
 from ptqflow.console import warnings_of
 from ptqflow.environments import ROOT
 from ptqflow.errors import ConfigError
+from ptqflow.system import check_writable
 
 PROFILES = ROOT / "workflow/profiles"
 # Options of Snakemake's that run no job: what they print is the answer.
@@ -70,13 +71,14 @@ def run(args: argparse.Namespace) -> int:
 def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     """Run Snakemake on a study's folder. Returns the exit status.
 
-    Raises ConfigError where another run of the study is active, or its configuration is no data.
+    Raises ConfigError where another run of the study is active, its folder takes no files, or its configuration is no data.
     """
     folder = study.resolve()
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{study / CONFIG} does not exist; name the folder of a study, or make one with `ptqflow new {study}`")
     for file in (folder / CONFIG, *map(Path, configfile.named_in(options))):
         configfile.check(file)
+    check_writable(folder)  # before Snakemake, which would print a traceback for each line that a full disk keeps out of its log
     files, options = configfile.taken_out(options)
     command = snakemake(folder, profile, files)
     if plans_only(options):
