@@ -158,7 +158,7 @@ def test_a_folder_is_replaced_only_where_all_of_it_is_a_checkpoint_of_ours(tmp_p
     assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", ours) == 3
     (ours / "notes.md").write_text("written while jobs ran")
     with pytest.raises(ConfigError, match=r"holds notes\.md"):
-        quantize_model._publish(checkpoint(tmp_path / "new", stage="export"), ours)
+        quantize_model._publish(new := checkpoint(tmp_path / "new", stage="export"), Manifest.read(new / "manifest.json"), ours)
 
 
 def test_what_is_edited_in_the_output_stays_there_and_what_changed_since_it_was_verified_does_not_go_out(
@@ -183,7 +183,7 @@ def test_the_end_says_what_verification_measured(tmp_path, capsys):
     rows = [("bytes", "weights", 1.0), ("baseline_bytes", "float model", 4.0), ("mean_logprob_difference", "transformers", 0.5)]
     rows = [{"check": check, "subject": subject, "status": "passed", "value": value} for check, subject, value in rows]
     write_rows(checks, schemas.VERIFICATION, rows, {})
-    quantize_model._print_end(out, checks, "fake", "")
+    quantize_model._print_end(out, Manifest.read(out / "manifest.json"), checks, "fake", "")
     said = capsys.readouterr().out
     assert ", 25 % of the float model's\n" in said
     assert "log p in transformers: 0.5 nats from the fake form's" in said

@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{manifest} is of another recipe, and its jobs did not run; leave out {' '.join(args.rest)}")
     with chdir(work):  # where hashes of large files are remembered
         made.verify(manifest.parent)
-    _publish(manifest.parent, out)
+    _publish(manifest.parent, made, out)
     loading = registry.scheme(args.format).loading(recipe, str(out.resolve()), vllm_on(platform))
-    _print_end(out, checks, args.format, loading)
+    _print_end(out, made, checks, args.format, loading)
     return 0
 
 
@@ -158,14 +158,14 @@ def _write_study(
             write_text(file, text)
 
 
-def _publish(checkpoint: Path, out: Path) -> None:
+def _publish(checkpoint: Path, manifest: Manifest, out: Path) -> None:
     """The checkpoint's files under another name, whole or not at all.
 
     Weights are hard links where the file system has them; all else is copied, since it may be edited there.
     """
     _check_output(out)  # again: jobs took a while
     with atomic_path(out) as new:
-        for name in [*Manifest.read(checkpoint / NAME).files, NAME]:
+        for name in [*manifest.files, NAME]:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             if not (name.endswith(".safetensors") and _linked(checkpoint / name, new / name)):
                 shutil.copy2(checkpoint / name, new / name)
@@ -180,11 +180,10 @@ def _linked(file: Path, link: Path) -> bool:
     return True
 
 
-def _print_end(out: Path, checks: Path, form: str, loading: str) -> None:
+def _print_end(out: Path, manifest: Manifest, checks: Path, form: str, loading: str) -> None:
     from ptqflow.artifacts import schemas
     from ptqflow.artifacts.tables import read_table
 
-    manifest = Manifest.read(out / NAME)
     size = sum(entry.bytes for entry in manifest.files.values())
     weights = sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
     rows = read_table(checks, schemas.VERIFICATION).to_pylist()
