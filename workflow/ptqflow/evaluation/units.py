@@ -20,15 +20,23 @@ _NOT_UNITS = re.compile(
     r"\b(?:or|and|not|more|less|least|most|than|about|approximately|nearly|almost|between|remainder|mod|modulo|base|over|times|plus|"
     r"minus|r|i|e|pi|no|none|true|false|dozen|half|score|factorial|squared|cubed)\b"
 )
+# Behind a number and its unit: whether it is said of each or of all, and what it is a share of.
+_REMARK = re.compile(r"\s+(?:each|apiece|altogether|in (?:total|all)|(?<=% )of(?: [a-z]{2,})+)$")
+_MODULUS = re.compile(r"\s*(?:\\pmod|\(\s*mod(?![a-z]))\s*\{?\s*(\d+)\s*\}?\s*\)?$")
 
 
 def parted(text: str) -> tuple[str, str]:
     """The expression of an answer in the one spelling and its canonical unit: ("864", "in^2"), ("50", "%"), ("x+1", "").
+    A modulus counts as one: ("7", "mod 11").
 
     Text that is no unit stays in the expression, which then cannot be read.
     """
     found = ""
     text = re.sub(r"(\d)\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|(\d)(?:st|nd|rd|th)\b", lambda m: m[1] or m[2], text)
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", lambda m: f" {m[1]} ", text).strip()
+    text = _REMARK.sub("", re.sub(r"\s+", " ", text))
+    if modulus := _MODULUS.search(text):
+        text, found = text[: modulus.start()], f"mod {modulus[1]}"
     for mark, name in (
         (r"\\\$", "dollar"),
         ("¢", "cent"),
@@ -39,8 +47,7 @@ def parted(text: str) -> tuple[str, str]:
     ):
         text, count = re.subn(mark, lambda m: m[1] if m.lastindex else "", text)
         found = name if count else found
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", lambda m: f" {m[1]} ", text).strip()
-    text = re.sub(r"(?<=\d)\s*-\s*(?=[a-zA-Z]{3,})", " ", text)
+    text = re.sub(r"(?<=\d)\s*-\s*(?=[a-zA-Z]{3,})", " ", text.strip())
     match = re.fullmatch(r"(.*?[\d)}]|.*\\[a-zA-Z]+)\s*((?:[a-zA-Z/]|(?:\^\s*\{?[23]\}?)|[\s.-](?=[a-zA-Z/ ^]))+)\.?", text)
     words = match[2] if match else ""
     if found and re.match(r"\s*(?:per\b|an?\b|/)", words):  # $18 per hour
