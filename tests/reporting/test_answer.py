@@ -122,6 +122,8 @@ def test_what_was_asked_is_said_as_it_was_asked_and_no_speed_is_none():
     assert found["reasons"] == "decodes 0.40 tokens/s (0.40 to 0.40, batch 8), 0.5 asked"
     assert "at most 0.25 points with probability above 99 %, 99.5 % asked" in found["doubts"]
     assert "at most 0.25 points with a probability of 99.5 % or more" in first([found]).recommendation
+    over = rows([scored("a", 0.99)], [sized("a", 2**32 + 1)], Decide(max_bytes=2**32))
+    assert by_recipe(over)["a"]["reasons"] == "4294967297 bytes on disk (4.00 GiB), more than the 4294967296 allowed"
 
 
 def test_nothing_meets_the_constraints():

@@ -215,7 +215,7 @@ def _small(size: int | None, most: int | None) -> _Check:
     if size is None:
         return _Check("met" if most is None else "open", "" if most is None else "its size is not known")
     if most is not None and size > most:
-        return _Check("failed", f"{mib(size)} on disk, more than the {mib(most)} allowed")
+        return _Check("failed", f"{size} bytes on disk ({mib(size)}), more than the {most} allowed")
     return _Check("met", f"{mib(size)} on disk")
 
 
