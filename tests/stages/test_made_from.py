@@ -297,6 +297,26 @@ def test_columns_that_no_input_excites_are_noted_and_not_missed(made, tmp_path, 
         assert all(entry.value > entry.limit or entry.beyond > BEYOND for entry in found)
 
 
+def test_gptq_may_use_the_whole_grid_of_groups_of_zeros_and_of_tiny_weights(made, tmp_path):
+    """Their steps have a floor, so that the grid is wider than the range, and what other columns lost is put there."""
+    model = made[1]
+    shutil.copytree(model, tmp_path / "pruned")
+
+    def prune(tensors):
+        tensors["model.layers.0.self_attn.o_proj.weight"][:, :32].zero_()  # a head
+        tensors["model.layers.0.mlp.up_proj.weight"][::2].mul_(1e-4)
+
+    change(tmp_path / "pruned", prune)
+    calibration = collect(tmp_path / "pruned", tmp_path)
+    for bits in (4, 8):
+        recipe = resolve({"preset": "gptq-w4a16", "scheme": {"weights": {"num_bits": bits, **SMALL}}})
+        qparams = quantize(tmp_path / "pruned", calibration, recipe, tmp_path / "q")
+        assert max(entry.beyond for entry in distances(tmp_path / "pruned", recipe, qparams).values()) <= 0.8 * BEYOND
+        for edit in EDITS:
+            found = distances(tmp_path / "pruned", recipe, qparams, edit).values()
+            assert all(entry.value > entry.limit or entry.beyond > BEYOND for entry in found)
+
+
 def test_verification_refuses_sound_files_that_hold_wrong_weights(made, tmp_path, capsys):
     """Integers and scales whose every checksum is right, and which a fault of the code made of other weights."""
     work, model, _, calibration, _ = made

@@ -2,9 +2,10 @@
 
 Two measures. As a whole, |W - W'| / |W| (Frobenius): rounding to nearest is off by 0.29 steps of the grid (1/√12) in the mean
 square, and clipping exchanges a part of that for a finer step; GPTQ, which answers for outputs and not for weights, is off by
-0.3 to 1 where calibration leaves it free to move (`Rounding.steps`). Group by group, how many steps W' leaves the range of W: no
-grid reaches far beyond it. What is beyond `steps` or `BEYOND` steps of the full range's grid was not rounded from this weight: a
-scale, a dtype, an order or the model was changed in between.
+0.3 to 1 where calibration leaves it free to move (`Rounding.steps`). Group by group, how many steps W' leaves the grid that the
+full range of W has, which ends near that range, unless it is tiny or nothing (a pruned head, which GPTQ may still put something
+in). What is beyond `steps` or `BEYOND` steps of that grid was not rounded from this weight: a scale, a dtype, an order or the
+model was changed in between.
 
 Quantize says where it aimed at another weight than W: columns that it rounded as 0 (`unseen`) are 0 here, too, and by what it
 corrected (`methods.asymmetric`) W' may be further away, as a whole and at the ends of a range. A clip that weighs
@@ -22,17 +23,16 @@ from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import Architecture, block_prefix
 from ptqflow.modeling.qparams import transformed
 from ptqflow.modeling.shapes import shards_of
-from ptqflow.numerics.grid import group_weight, scale_and_zero_point
+from ptqflow.numerics.grid import group_weight, integer_range, scale_and_zero_point
 from ptqflow.numerics.inverse import inverse
 from ptqflow.recipes import Recipe
 from ptqflow.transforms import kronecker
 
-# Symmetric grids end one step further below than above; rounded scales and zero points move an end by half a step each.
-BEYOND = 2.0
+BEYOND = 2.0  # a grid of a clipped range has other zero points and rounded scales, which move an end by half a step each
 
 
 class Distance(NamedTuple):
-    """|W - W'| / |W|, the most of it that is taken for rounding, and the steps by which W' leaves the range of its group in W."""
+    """|W - W'| / |W|, the most of it that is taken for rounding, and the steps by which W' leaves the grid of its group in W."""
 
     value: float
     limit: float
@@ -71,7 +71,10 @@ def distance(
         low, high = -torch.maximum(-low, high), torch.maximum(-low, high)
     step, _ = scale_and_zero_point(low, high, args.grid)
     low, high = low - most, high + most
-    beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / scale_and_zero_point(low, high, args.grid)[0]
+    scale, zero_point = scale_and_zero_point(low, high, args.grid)
+    first, last = ((end - zero_point) * scale for end in integer_range(args.num_bits, args.symmetric))
+    low, high = torch.minimum(low, first), torch.maximum(high, last)
+    beyond = torch.maximum(low - found.amin(-1), found.amax(-1) - high) / scale
     norm = exact.norm().clamp(min=torch.finfo(torch.float32).tiny)
     allowed = recipe.rounding.steps * (step.double().square().mean() * exact.numel()).sqrt()
     clip = recipe.clip_of(*architecture.parts(scheme.linear))
