@@ -121,6 +121,22 @@ def test_stage_writes_a_row_per_check(made, tmp_path, engine):
         assert 0 <= logits[0]["value"] < 1e-3  # weights only: the same matrices
 
 
+def test_what_rounding_to_the_models_dtype_costs_is_no_fault(tmp_path):
+    """Symmetric weights are multiplied as they are on the grid; the fake form has them in bfloat16, and here logits are large."""
+    model = tiny_model(tmp_path / "model", dtype=torch.bfloat16)
+    tensors = load_file(model / "model.safetensors")
+    tensors[NORM] *= 8
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    Manifest.of_folder(model, [path.name for path in model.iterdir() if path.name != "manifest.json"], {}).write(model)
+    recipe = resolve({"preset": "rtn-w8a16-ascend"})
+    qparams = quantize(model, collect(model, tmp_path), recipe, tmp_path / "q")
+    fake, real = (export(model, qparams, recipe, tmp_path / form, form) for form in ("fake", FORM))
+    more = {"recipe": recipe.dump(), "engine": "transformers"}
+    assert verify((model, qparams, fake, real), real, tmp_path / "v.parquet", **more) == 0
+    rows = {row["check"]: row["value"] for row in read_table(tmp_path / "v.parquet", VERIFICATION).to_pylist()}
+    assert rows["mean_logprob_difference"] > 0.1
+
+
 def test_the_table_says_what_was_found(made, tmp_path):
     assert verify(made, made[3], tmp_path / "v.parquet") == 0
     variant = Variant(platform="cpu", model="tiny", recipe="awq-w4", form=FORM)

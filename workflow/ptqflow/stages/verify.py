@@ -78,7 +78,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     baseline = _weight_bytes(manifests[args.model])
     rows = [_row(check) for check in checks]
     rows.append({"check": "baseline_bytes", "subject": "float model", "status": "passed", "value": float(baseline)})
-    logits = _logits(settings, args, select(args.platform))
+    rounded = max((check.value or 0.0 for check in checks if check.check == "weight"), default=0.0)
+    logits = _logits(settings, args, select(args.platform), rounded)
     _refuse_failures(logits, args.checkpoint)
     rows += [_row(finding) for finding in logits]
     if settings.engine is None:
@@ -118,12 +119,14 @@ def _weight_bytes(manifest: Manifest) -> int:
     return sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
 
 
-def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> list[Finding]:
+def _logits(settings: Settings, args: argparse.Namespace, device: Device, rounded: float) -> list[Finding]:
     """How far the log-probabilities of calibration text are from the fake checkpoint's, in an engine that loads both.
 
-    Weight-only recipes agree to rounding. Rounded activations are not continuous: a last bit, or another convention of the
-    scale, moves some of them by a step, which moves more in the next block, until two engines differ like two independent
-    roundings. What such a rounding costs is the fake checkpoint's distance from the float model.
+    Weight-only recipes agree to rounding: of sums, and of weights, which the fake checkpoint holds in the model's dtype
+    (`rounded`: the largest relative difference of any weight, 1/256 in bfloat16). Rounded activations are not continuous: a last
+    bit, or another convention of the scale, moves some of them by a step, which moves more in the next block, until two engines
+    differ like two independent roundings. What such a rounding costs is the fake checkpoint's distance from the float model; that
+    of weights costs as much less as it is finer than their grid.
     """
     if settings.engine is None:
         return []
@@ -138,9 +141,10 @@ def _logits(settings: Settings, args: argparse.Namespace, device: Device) -> lis
     if settings.form == registry.FAKE:
         finite = None if bool(fake.isfinite().all()) else "not finite"
         return [Finding("perplexity", settings.engine, fake.mean().exp().item(), None, finite)]
-    limit = WEIGHT_ONLY_LIMIT
-    if not settings.recipe.is_weight_only():
-        limit += NOISE_LIMIT * (fake - scored(args.model)).abs().mean().item()
+    limit, recipe = WEIGHT_ONLY_LIMIT, settings.recipe
+    share = rounded * 2 ** max(weights.num_bits for weights in recipe.all_weights()) if recipe.is_weight_only() else 1.0
+    if share:
+        limit += NOISE_LIMIT * share * (fake - scored(args.model)).abs().mean().item()
     differences = (scored(args.checkpoint) - fake).abs()
     mean = differences.mean().item()
     mismatch = None if mean <= limit else f"mean |difference of log p| is {mean:.3g} nats, at most {limit:.3g} expected"
