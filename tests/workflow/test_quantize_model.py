@@ -88,6 +88,15 @@ def test_a_branch_of_the_hub_is_resolved_to_its_commit_and_recorded(tmp_path, mo
         (["--recipe", "rtn-w8a8", "--set", "bits"], "give key=value"),
         (["--recipe", "rtn-w8a8", "--set", "calibration=9"], "give calibration.KEY=VALUE"),
         (["--recipe", "rtn-w8a8", "--calibration", "nowhere.jsonl"], "no folder or file here, and no dataset of the hub"),
+        (["--recipe", "rtn-w8a8", "--chunks", "5"], "5 chunks of 4 blocks; use at most 4"),
+        (
+            ["--recipe", "flatquant-w4a4kv4", "--format", "fake", "--calibration", TRACES, "--set", "calibration.samples=1"],
+            "transform flatquant) learns from 2 sequences or more",
+        ),
+        (
+            ["--recipe", "rtn-w8a8", "--set", "calibration.sequence_length=1000000"],
+            "sequences of 1000000 tokens, but model demo-model has",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence_before_any_job(tmp_path, capsys, started, options, said):
@@ -258,6 +267,22 @@ def test_a_recipe_may_be_a_file(tmp_path):
     entry, recipe = recipe_entry(str(file), {"scheme": {"weights": {"num_bits": 3}}})
     assert (recipe.scheme.weights.num_bits, recipe.scheme.weights.group_size) == (3, 64)
     assert entry["preset"] == "rtn-w4a16"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("baseline", "", "recipes.baseline: this name is the unquantized model's"),
+        ("mine", "calibration: traces\n", "recipes.mine.calibration: 'traces' is not defined"),
+    ],
+)
+def test_a_file_that_is_no_recipe_of_a_study_is_refused_and_leaves_the_last_study(tmp_path, capsys, started, name, more, said):
+    assert quantize(DEMO, "--recipe", "rtn-w8a8", "--out", tmp_path / "out") == 3
+    before = (tmp_path / "out.work/config.yaml").read_text()
+    (tmp_path / f"{name}.yaml").write_text(f"preset: rtn-w8a8\n{more}")
+    assert quantize(DEMO, "--recipe", tmp_path / f"{name}.yaml", "--out", tmp_path / "out") == 2
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "out.work/config.yaml").read_text() == before
 
 
 def test_a_new_study_is_a_study_and_has_nothing_of_the_demos(tmp_path, monkeypatch, capsys):

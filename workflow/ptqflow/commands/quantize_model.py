@@ -18,6 +18,7 @@ import yaml
 from ptqflow import paths, profiles
 from ptqflow.artifacts.atomic import atomic_path, write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
+from ptqflow.checked import load
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
 from ptqflow.checkpoints.server import vllm_on
@@ -152,6 +153,7 @@ def _write_study(
     before = file.read_text(encoding="utf-8") if file.exists() else HEAD
     if not before.startswith(HEAD):
         raise ConfigError(f"--work {work} holds a study that `quantize-model` did not write; name another folder")
+    load(study)  # what Snakemake would refuse, before anything is written
     if before != text:
         work.mkdir(parents=True, exist_ok=True)
         with alone(work):
