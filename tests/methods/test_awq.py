@@ -21,8 +21,9 @@ from ptqflow.modeling.qparams import transformed
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import dequantize_weight, group_weight
 from ptqflow.presets import resolve
-from ptqflow.recipes import Recipe
-from ptqflow.scheme import WeightArgs
+from ptqflow.recipes import Override, Recipe
+from ptqflow.scheme import Scheme, WeightArgs
+from ptqflow.transforms import diagonal
 from rounding_helpers import round_one
 from safetensors.torch import load_file
 from tiny_models import QWEN2, export, quantize, tiny_model
@@ -153,6 +154,29 @@ def test_scaling_never_loses_to_round_to_nearest(seed, bits, symmetric, duo, spr
     plain = sum((x @ (w - rounded(w, args)).T).double().square().sum() for w in weights)
     scaled = sum((x @ (w - rounded(w * s, args) / s).T).double().square().sum() for w in weights)
     assert scaled <= plain * 1.0001
+
+
+@pytest.mark.parametrize("seed", [4, 17, 29, 46])
+def test_what_a_norm_rounds_a_scale_by_was_searched_too(seed, tmp_path):
+    """Two rows lose more than all others, and a bfloat16 norm moves some of their weights to the other side of a step."""
+    blocks = Blocks(tiny_model(tmp_path / "m", dtype=torch.bfloat16, layers=1), torch.device("cpu"), torch.float32)
+    random, x = torch.Generator().manual_seed(seed), data(seed, 128)[0]
+    x[:, :4] /= 20
+    weights = [torch.randn(24, 128, generator=random) * 0.08 for _ in range(2)]
+    weights[1][:2] *= 20
+    tensors = blocks.tensors(0) | {
+        f"model.layers.0.{name}.weight": tensor for name, tensor in zip(("mlp.gate_proj", "mlp.up_proj"), weights, strict=True)
+    }
+    norm = (1 + 0.1 * torch.randn(128, generator=random)).bfloat16()
+    tensors["model.layers.0.post_attention_layernorm.weight"] = norm
+    args = WeightArgs(num_bits=3, symmetric=False, strategy="group", group_size=32)
+    others = {"linears": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"], "weights": None}
+    recipe = Recipe(scheme=Scheme(weights=args), overrides=[Override(**others)], transform={"name": "awq"})
+    inputs = BlockInputs({"gate_up": x.T @ x}, len(x), {"gate_up": x.abs().mean(0)}, {}, 32, 2)
+    (s,) = BlockRounder(QWEN2, 0, tensors, inputs, recipe, select("cpu")).scales.values()
+    assert torch.equal(diagonal.representable(s, norm), s)
+    losses = [sum((x @ (w - rounded(w * s, args) / s).T).double().square().sum() for w in weights) for s in (s, torch.ones(128))]
+    assert losses[0] <= losses[1] * 1.0001
 
 
 def test_duo_scaling_divides_by_the_weights_share_of_their_groups():

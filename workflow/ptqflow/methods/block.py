@@ -199,12 +199,9 @@ def _scales(
         scale = scaling.smoothing_scale(known, recipe.transform)
         if scale is None:
             continue
-        if site.norm:
-            norm = tensors[f"{block_prefix(layer)}{site.norm}.weight"]
-            scale = diagonal.representable(scale, norm.to(scale.device), architecture.norm_offset)
-        elif query_heads > 1:
+        if query_heads > 1:
             scale = diagonal.by_value_head(scale, query_heads, inputs.head_dim, "max")
-        scales[smoothing_key(layer, site.name)] = scale
+        scales[smoothing_key(layer, site.name)] = known.held(scale)
         seconds[site.name] = time.perf_counter() - start
     return scales, seconds, notes
 
@@ -231,6 +228,12 @@ def _site_inputs(
             return statistic
         return diagonal.by_value_head(statistic, query_heads, inputs.head_dim, how).flatten()
 
+    def held(scale: Tensor) -> Tensor:
+        if not site.norm:
+            return scale
+        norm = tensors[f"{block_prefix(layer)}{site.norm}.weight"]
+        return diagonal.representable(scale, norm.to(device), architecture.norm_offset)
+
     return SiteInputs(
         mean_abs=mean_abs,
         absmax=absmax,
@@ -239,6 +242,7 @@ def _site_inputs(
         gram=inputs.grams.get(site.name),
         share=share,
         input_shards=shards_of(recipe, site.linears[0]),
+        held=held,
     )
 
 

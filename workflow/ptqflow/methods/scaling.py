@@ -15,6 +15,7 @@ class SiteInputs:
     mean_abs, absmax: mean|x| and max|x| [in], if known. weights: [out_i, in] of each linear that reads it, with the grid
     of each in `args` (None: not quantized). gram: XᵀX [in, in], if any of them is quantized. share(v, how): a statistic v [in]
     made equal (by `mean` or `max`) for channels that must have one scale. input_shards: as in the recipe, 1 where not split.
+    held(s): scales [..., in] as they can be folded into what makes the input, which rounds where it is a norm of few digits.
     """
 
     mean_abs: Tensor | None
@@ -24,3 +25,4 @@ class SiteInputs:
     gram: Tensor | None
     share: Callable[[Tensor, str], Tensor]
     input_shards: int = 1
+    held: Callable[[Tensor], Tensor] = lambda scale: scale

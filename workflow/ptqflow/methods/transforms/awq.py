@@ -3,7 +3,8 @@
     s = mean|x|^r,  s >= 1e-4,  s / sqrt(max s min s);  W' = Q(W s) / s;  r of {0, 1/n_grid, ...} with the least |X (W - W')ᵀ|²
 
 The recipe of llm-awq as Quantized-Reasoning-Models trims it. r = 0 is round to nearest, and a later point wins only by strict
-improvement, so scaling never loses to it. Each site is searched with the other sites unscaled.
+improvement, so scaling never loses to it. Scales are searched as the checkpoint will hold them: what a bfloat16 norm rounds them
+by moves weights to other steps. Each site is searched with the other sites unscaled.
 
 One difference: the reference measures the output of the attention or the MLP for q, k, v and gate, up. We sum the errors of the
 linears' own outputs, which the Gram matrix gives without a forward pass, |X ΔWᵀ|² = tr(ΔW XᵀX ΔWᵀ), all grid points at once, and
@@ -43,11 +44,11 @@ def skipped(site: str, query_heads: int, settings: AwqTransform) -> str | None:
 
 
 def smoothing_scale(site: SiteInputs, settings: AwqTransform) -> Tensor | None:
-    """The best s [in] (float32) of one site; None where none of its linears is quantized."""
+    """The best s [in] (float32) of one site, of those that can be held; None where none of its linears is quantized."""
     quantized = [(weight, args) for weight, args in zip(site.weights, site.args, strict=True) if args is not None]
     if not quantized or site.gram is None:
         return None
-    candidates = scale_candidates(site, settings)
+    candidates = site.held(scale_candidates(site, settings))
     return candidates[best_point(quantized, site.gram, candidates, site.input_shards)]
 
 
