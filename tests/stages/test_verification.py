@@ -137,6 +137,19 @@ def test_what_rounding_to_the_models_dtype_costs_is_no_fault(tmp_path):
     assert rows["mean_logprob_difference"] > 0.1
 
 
+def test_a_checkpoint_of_a_rotated_model_is_a_share_of_the_model_that_was_rotated(tmp_path):
+    """Not of the rotated one, whose head was tied and is a matrix of its own."""
+    model, turned = tiny_model(tmp_path / "model"), tmp_path / "rotated"
+    recipe = resolve({"preset": "rtn-w8a16-ascend", "rotation": {"name": "hadamard"}})
+    options = ("--model", model / "manifest.json", "--output", turned / "manifest.json")
+    assert stage("rotate", {"rotation": {"name": "hadamard"}}, *options) == 0
+    qparams = quantize(turned, collect(turned, tmp_path), recipe, tmp_path / "q")
+    fake = export(turned, qparams, recipe, tmp_path / "fake")
+    assert verify((turned, qparams, fake, fake), fake, tmp_path / "v.parquet", "fake", recipe=recipe.dump()) == 0
+    rows = {row["check"]: row["value"] for row in read_table(tmp_path / "v.parquet", VERIFICATION).to_pylist()}
+    assert rows["baseline_bytes"] == (model / "model.safetensors").stat().st_size < rows["bytes"]
+
+
 def test_the_table_says_what_was_found(made, tmp_path):
     assert verify(made, made[3], tmp_path / "v.parquet") == 0
     variant = Variant(platform="cpu", model="tiny", recipe="awq-w4", form=FORM)

@@ -1,7 +1,8 @@
 """`rotate`: a model to quantize instead of another, of the same function, with its residual stream turned.
 
 Every recipe and every form takes it like any model. That the function is the same is checked, in float64, and recorded in the
-manifest: `exact_error` before the turned weights are rounded to the dtype that holds them, `stored_error` after.
+manifest: `exact_error` before the turned weights are rounded to the dtype that holds them, `stored_error` after; beside them
+`turned_bytes`, of the weight files that were turned: a tied head becomes a matrix of its own.
 """
 
 import argparse
@@ -92,6 +93,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs = {"model": {name: entry.sha256 for name, entry in manifest.files.items()}}
     origin = provenance("rotate", dump, args.code or "", inputs=inputs)
     origin |= dump | {"source": manifest.origin.get("source"), "exact_error": exact_error, "stored_error": stored_error}
+    origin["turned_bytes"] = sum(manifest.files[shard].bytes for shard in weights.files())
     Manifest.of_folder(folder, [*carried, *documents, *weights.files()], origin).write(folder)
 
 

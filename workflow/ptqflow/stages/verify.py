@@ -75,7 +75,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     is_fake = settings.form == registry.FAKE
     checks = list(findings(layout, folder, None if is_fake else Weights(args.fake.parent)))
     _refuse_failures(checks, args.checkpoint)
-    baseline = _weight_bytes(manifests[args.model])
+    baseline = _float_bytes(manifests[args.model])
     rows = [_row(check) for check in checks]
     rows.append({"check": "baseline_bytes", "subject": "float model", "status": "passed", "value": float(baseline)})
     rounded = max((check.value or 0.0 for check in checks if check.check == "weight"), default=0.0)
@@ -115,8 +115,10 @@ def _refuse_failures(found: list[Finding], checkpoint: Path) -> None:
         )
 
 
-def _weight_bytes(manifest: Manifest) -> int:
-    return sum(entry.bytes for name, entry in manifest.files.items() if name.endswith(".safetensors"))
+def _float_bytes(model: Manifest) -> int:
+    """Of the float model's weight files: of one that was rotated, as it was before."""
+    stored = sum(entry.bytes for name, entry in model.files.items() if name.endswith(".safetensors"))
+    return int(model.origin.get("turned_bytes", stored))
 
 
 def _logits(settings: Settings, args: argparse.Namespace, device: Device, rounded: float) -> list[Finding]:
