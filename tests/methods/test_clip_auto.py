@@ -14,7 +14,7 @@ from ptqflow.methods.clips.hessian import clipped_range
 from ptqflow.methods.clips.hessian_settings import HessianClip
 from ptqflow.methods.clips.mse_settings import MseClip
 from ptqflow.methods.layer import quantize_layer
-from ptqflow.methods.rounding import Target
+from ptqflow.methods.rounding import HeldOut, Target
 from ptqflow.methods.roundings import gptq, rtn
 from ptqflow.methods.roundings.gptq_settings import GptqRounding
 from ptqflow.methods.roundings.rtn_settings import RtnRounding
@@ -58,9 +58,9 @@ def value(rounded):
     return dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point)
 
 
-def choose(x, late, weights, args, method, settings):
+def choose(x, late, weights, args, method, settings, judge=None):
     targets = [Target(of, args, AutoClip(name="auto")) for of in weights]
-    return auto.choose(targets, x.T @ x, late.T @ late, lambda t, gram: method.round_weights(t, gram, settings))
+    return auto.choose(targets, x.T @ x, HeldOut(late.T @ late, judge), lambda t, gram: method.round_weights(t, gram, settings))
 
 
 @given(
@@ -93,6 +93,17 @@ def test_each_clip_is_best_for_some_inputs(kind, best):
         x = inputs(kind, seed)
         found += [target.clip for target in choose(x, x[120:], [weight(seed)], ARGS, *ROUNDINGS[0])[0]]
     assert CLIPS[best] in found
+
+
+def test_rows_that_count_more_in_the_choice_count_as_others_in_the_rounding():
+    x, (w,), (method, by) = inputs("correlated", 0), [weight(0)], ROUNDINGS[0]
+    late, counts = x[120:], torch.rand(40, 1, generator=torch.Generator().manual_seed(0)).pow(4) * 100
+    ((target,), (errors,)) = choose(x, late, [w], ARGS, method, by, (late * counts).T @ late)
+    for name, clip in CLIPS.items():
+        lost = late @ (w - value(round_one(method, w, x[:120].T @ x[:120], ARGS, clip, by))).T
+        expected = (counts * lost.square()).sum() / (counts * (late @ w.T).square()).sum()
+        assert errors[name] == pytest.approx(expected.item(), rel=1e-2)
+    assert target.clip == CLIPS[min(errors, key=errors.get)]
 
 
 def test_a_clip_weighted_by_the_hessian_equals_brute_force():

@@ -1,5 +1,6 @@
 """Tokens of q, k and v weighted by the attention that they receive: transformers' own attention, and nearer blocks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,19 +54,24 @@ def test_one_token_receives_all_of_its_own_attention():
     assert torch.equal(causal.received(torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), None, 1.0), torch.full((2, 1), 4.0))
 
 
-def test_tokens_count_by_their_weights(tmp_path):
+@pytest.mark.parametrize("of", ["equal", "attention"])
+def test_tokens_count_by_the_attention_they_receive_where_a_clip_is_chosen_and_in_all_if_rounding_weighs(tmp_path, of):
     blocks = Blocks(tiny_model(tmp_path), torch.device("cpu"), torch.float32)
-    run = running(blocks, 0, {"preset": "gptq-w4a16"}, 6, 3)
-    x, exact, weights = torch.randn(4, 6, 8), torch.randn(4, 6, 8), torch.rand(4, 6)
-    gram, cross, held_out = run.grams(x.split(2), exact.split(2), weights)
+    run = running(blocks, 0, {"preset": "gptq-w4a16", "rounding": {"token_weights": of}}, 6, 3)
+    x, exact, attended = torch.randn(4, 6, 8), torch.randn(4, 6, 8), torch.rand(4, 6)
+    gram, cross, held_out = run.grams(x.split(2), exact.split(2), attended)
 
-    def weighted(sequences, right):
+    def weighted(sequences, right, weights):
         rows = x[sequences].double() * weights[sequences].double().unsqueeze(-1)
         return torch.einsum("stc,std->cd", rows, right[sequences].double()).float()
 
-    torch.testing.assert_close(gram, weighted(slice(None), x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(cross, weighted(slice(None), exact - x), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(held_out, weighted(slice(3, None), x), rtol=1e-4, atol=1e-4)
+    weights, every, late = attended if of == "attention" else torch.ones(4, 6), slice(None), slice(3, None)
+    torch.testing.assert_close(gram, weighted(every, x, weights), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cross, weighted(every, exact - x, weights), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(held_out.gram, weighted(late, x, weights), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(held_out.judge, weighted(late, x, attended), rtol=1e-4, atol=1e-4)
+    assert (held_out.attended is None) == (of == "attention")
+    assert run.grams(x.split(2), None)[2].attended is None
 
 
 def sink_states(blocks, sequences=24, tokens=64):
@@ -108,6 +114,28 @@ def test_a_token_that_all_attend_to_comes_nearer(tmp_path):
         change = deployed(value, tensors[value], qparams, blocks.architecture) - tensors[value]
         error[name] = (x @ change.T).square().sum().item()
     assert error["attention"] < 0.8 * error["equal"]
+
+
+@pytest.mark.parametrize("preset", ["gptq-w3a16", "rtn-w3a16"])
+def test_a_clip_of_q_k_v_is_chosen_by_the_attention_that_tokens_receive(tmp_path, preset):
+    """Whether sites are rounded one after the other or all at once."""
+    blocks = Blocks(tiny_model(tmp_path, "llama", outliers=False), torch.device("cpu"), torch.float32)
+    states, tensors = sink_states(blocks), blocks.tensors(0)
+
+    def by(clip, hidden):
+        recipe = resolve({"preset": preset, "scheme": {"weights": {"group_size": 32}}, "clip": clip})
+        return quantize_layer(blocks, 0, hidden.clone(), {}, recipe, select("cpu"), last=True)[:2]
+
+    with torch.no_grad():
+        _, rows = by({"name": "auto", "by": "linear"}, states)
+        unclipped, _ = by({"name": "none"}, states[:12])
+        received = running(blocks, 0, {"preset": preset}, 64, 24).attention_received(blocks.build(0, tensors), states)[12:]
+        x = blocks.build(0, tensors).input_layernorm(states[12:])
+        for row in rows[:3]:
+            name = f"model.layers.0.self_attn.{row['module']}.weight"
+            change = deployed(name, tensors[name], unclipped, blocks.architecture) - tensors[name]
+            lost, made = ((received.unsqueeze(-1) * (x @ of.T).square()).sum().item() for of in (change, tensors[name]))
+            assert json.loads(row["clip_errors"])["none"] == pytest.approx(lost / made, rel=1e-3)
 
 
 @pytest.mark.parametrize("entry", [{"preset": "gptq-w4a16", "error_propagation": False}, {"preset": "flatquant-w4a4kv4"}])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ptqflow.by_name import method
 from ptqflow.devices.device import Device
-from ptqflow.methods.rounding import RoundedWeight, Target, clip_rows
+from ptqflow.methods.rounding import HeldOut, RoundedWeight, Target, clip_rows
 from ptqflow.methods.scaling import SiteInputs
 from ptqflow.modeling.anatomy import Architecture, Site, block_prefix, smoothing_key
 from ptqflow.modeling.qparams import transformed
@@ -36,7 +36,7 @@ class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
     By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
-    [tokens, in] float32 itself, instead of grams; held_out, XᵀX of the sequences by which a clip is chosen. tokens: rows of X;
+    [tokens, in] float32 itself, instead of grams; held_out, of the sequences by which a clip is chosen. tokens: rows of X;
     head_dim: channels of an attention head; queries_per_key: query heads that share a value head. weight_clips: learned ratios
     [out, 2] of each row's range, by linear, which are applied before rounding.
     """
@@ -48,7 +48,7 @@ class BlockInputs:
     head_dim: int
     queries_per_key: int
     samples: Mapping[str, Tensor] = field(default_factory=dict)
-    held_out: Mapping[str, Tensor] = field(default_factory=dict)
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -86,12 +86,12 @@ class BlockRounder:
         gram: Tensor | None,
         sample: Tensor | None = None,
         cross: Tensor | None = None,
-        held_out: Tensor | None = None,
+        held_out: HeldOut | None = None,
     ) -> list[str]:
         """Round the linears of a site, given XᵀX [in, in] (float32) of their scaled inputs X, or else X [tokens, in].
 
         `cross`, beside the former: Xᵀ(F - X) [in, in] with the inputs F that the float model makes, for weights that make up for
-        the difference; `held_out`, for clips that choose: XᵀX of the rows by which they do. Returns their names in the
+        the difference; `held_out`, for clips that choose: the rows by which they do. Returns their names in the
         checkpoint. Raises ValueError with neither XᵀX nor X.
         """
         start = time.perf_counter()
@@ -157,7 +157,7 @@ class BlockRounder:
             if (scale := self.scales.get(smoothing_key(self._layer, site.name))) is not None:
                 gram = diagonal.apply_to_gram(gram, scale) if gram is not None else None
                 sample = sample / diagonal.columns(scale) if sample is not None else None
-                held_out = diagonal.apply_to_gram(held_out, scale) if held_out is not None else None
+                held_out = held_out.each(partial(diagonal.apply_to_gram, scale=scale)) if held_out is not None else None
             self.round(site, gram, sample, held_out=held_out)
 
     def weight(self, linear: str) -> Tensor:

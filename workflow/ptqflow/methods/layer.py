@@ -24,6 +24,7 @@ from ptqflow.errors import ArtifactError
 from ptqflow.method import FROM_STATES
 from ptqflow.methods.block import BlockInputs, BlockRounder, sampled_error
 from ptqflow.methods.learned import Task, learner
+from ptqflow.methods.rounding import HeldOut
 from ptqflow.methods.running import Running
 from ptqflow.methods.static import ranges_over_positions, static_input_scales
 from ptqflow.modeling.anatomy import block_prefix, smoothing_key
@@ -155,8 +156,10 @@ def _look(
         ranges = ranges_over_positions(run, hidden, cache.positions)
     elif ranges is not None:
         attach(block, ranges)
+    chooses = run.chooses(hidden) and not recipe.rounds_by_site() and bool(wanted)
+    attended = run.attention_received(block, hidden) if chooses and "qkv" in wanted else None
     grams: dict[str, Tensor] = {}
-    held_out: dict[str, Tensor] = {}
+    held_out: dict[str, HeldOut] = {}
     samples: dict[str, list[Tensor]] = {}
     sums: dict[str, Tensor] = {}
 
@@ -165,8 +168,9 @@ def _look(
             samples.setdefault(site, []).append(x.flatten(0, -2).float())
         elif site in wanted:
             grams[site] = run.add_gram(grams.get(site), x)
-            if (found_held_out := run.add_held_out(held_out.get(site), x, part.start)) is not None:
-                held_out[site] = found_held_out
+            received = attended[part] if attended is not None and site == "qkv" else None
+            if chooses and (more := run.add_held_out(held_out.get(site), x, part.start, received=received)) is not None:
+                held_out[site] = more
             if means:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)
                 sums[site] = sums[site] + total if site in sums else total
@@ -183,7 +187,7 @@ def _look(
     config = run.blocks.config.to_dict()
     inputs = BlockInputs(
         grams={site: mirror(gram) for site, gram in grams.items()},
-        held_out={site: mirror(gram) for site, gram in held_out.items()},
+        held_out={site: found.each(mirror) for site, found in held_out.items()},
         samples={site: torch.cat(rows) for site, rows in samples.items()},
         tokens=tokens,
         mean_abs={site: total / tokens for site, total in sums.items()},
@@ -244,7 +248,7 @@ def _by_site(
                 for made in filter(None, (inputs, of_float)):
                     deque(made, maxlen=0)  # and left
                 continue
-            by_attention = site.name == "qkv" and run.recipe.rounding.weighs_by_attention
+            by_attention = site.name == "qkv" and (run.recipe.rounding.weighs_by_attention or run.chooses(hidden))
             attended = run.attention_received(block, hidden) if by_attention else None
             gram, cross, held_out = run.grams(inputs, of_float, attended)
             names = rounder.round(site, gram, cross=cross, held_out=held_out)

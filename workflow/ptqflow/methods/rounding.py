@@ -1,5 +1,6 @@
 """What every rounding method shares: its result, and the grid of a weight before any rounding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,26 @@ class Target:
     weight: Tensor
     args: WeightArgs
     clip: Clip | None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """XᵀX [in, in] (float32) of the inputs X that are held out, by which a clip is chosen.
+
+    gram: as weights are rounded by. attended: where that is another, with tokens that count by the attention they receive.
+    """
+
+    gram: Tensor
+    attended: Tensor | None = None
+
+    @property
+    def judge(self) -> Tensor:
+        """What errors are measured by."""
+        return self.gram if self.attended is None else self.attended
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "HeldOut":
+        """With both matrices changed alike."""
+        return HeldOut(change(self.gram), None if self.attended is None else change(self.attended))
 
 
 def weight_grid(

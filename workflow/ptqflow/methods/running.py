@@ -1,8 +1,8 @@
 """A decoder block under a recipe: how states run through it, and what is gathered of its inputs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.device import Device
+from ptqflow.methods.rounding import HeldOut
 from ptqflow.modeling import causal, online
 from ptqflow.modeling.anatomy import ATTENTION, Architecture
 from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward
@@ -64,19 +65,39 @@ class Running:
         online.load(block, self.layer, qparams)
         return block
 
-    def add_gram(self, gram: Tensor | None, x: Tensor) -> Tensor:
-        """`gram`, or 0, plus XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels]."""
-        rows = x.flatten(0, -2).float()
+    def add_gram(self, gram: Tensor | None, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """`gram`, or 0, plus XᵀX (float32, its lower half) of a site's inputs x [batch, tokens, channels].
+
+        `weights` [batch, tokens]: how much each token counts.
+        """
+        rows = _counted(x, weights)
         if gram is None:
             gram = rows.new_zeros(rows.shape[1], rows.shape[1])
-        with self.device.gram_precision(self.stored):
+        with self._gram_precision(weights):
             add_gram(gram, rows)
         return gram
 
-    def add_held_out(self, gram: Tensor | None, x: Tensor, first: int) -> Tensor | None:
-        """As `add_gram`, of those of sequences `first`, ... by which a clip is chosen."""
-        chosen_by = x[max(0, self.choosing - first) :]
-        return self.add_gram(gram, chosen_by) if len(chosen_by) else gram
+    def add_held_out(
+        self, held_out: HeldOut | None, x: Tensor, first: int, weights: Tensor | None = None, received: Tensor | None = None
+    ) -> HeldOut | None:
+        """As `add_gram`, of those of sequences `first`, ... by which a clip is chosen.
+
+        `received` [batch, tokens]: the attention that each token receives, where they are to count by it in the choice alone.
+        """
+        part = slice(max(0, self.choosing - first), None)
+        if not len(x[part]):
+            return held_out
+        before = (held_out.gram, held_out.attended) if held_out is not None else (None, None)
+        gram = self.add_gram(before[0], x[part], weights[part] if weights is not None else None)
+        return HeldOut(gram, self.add_gram(before[1], x[part], received[part]) if received is not None else None)
+
+    def _gram_precision(self, weights: Tensor | None) -> AbstractContextManager[None]:
+        """Of products of inputs; what is scaled by roots of weights is no longer what bfloat16 holds."""
+        return self.device.gram_precision(self.stored if weights is None else [])
+
+    def chooses(self, hidden: Tensor) -> bool:
+        """Whether some of the sequences are those by which a clip is chosen."""
+        return self.choosing < len(hidden)
 
     def attention_received(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The attention that each token receives [sequences, tokens], 1 in the mean, of states that enter a block."""
@@ -95,27 +116,27 @@ class Running:
         return found / found.mean()
 
     def grams(
-        self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self, inputs: Iterable[Tensor], exact: Iterable[Tensor] | None, attended: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, HeldOut | None]:
         """XᵀX and, given the float model's inputs F `exact`, Xᵀ(F - X) of all of a site's inputs X [batch, tokens, channels].
 
-        Then XᵀX of the sequences by which a clip is chosen, where one is. `weights` [sequences, tokens]: how much each token
-        counts in all three.
+        Then what a clip is chosen by, where one is. `attended` [sequences, tokens]: the attention that tokens receive, by which
+        they count where a clip is chosen, and in all of it if the rounding weighs by attention.
         """
-        if weights is not None:  # what is scaled by their roots is no longer what bfloat16 holds
-            of_floats = _weighted(exact, weights) if exact is not None else None
-            return replace(self, stored=[]).grams(_weighted(inputs, weights), of_floats)
-        gram, cross, held_out, seen = None, None, None, 0
+        gram = cross = held_out = None
+        seen = 0
         for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
-            gram, held_out = self.add_gram(gram, x), self.add_held_out(held_out, x, seen)
+            received = attended[seen : seen + len(x)] if attended is not None else None
+            weights, received = (received, None) if self.recipe.rounding.weighs_by_attention else (None, received)
+            gram, held_out = self.add_gram(gram, x, weights), self.add_held_out(held_out, x, seen, weights, received)
             seen += len(x)
             if of_float is not None:
-                rows = x.flatten(0, -2).float()
+                rows = _counted(x, weights)
                 cross = torch.zeros_like(gram) if cross is None else cross
-                with self.device.gram_precision(self.stored):
-                    cross.addmm_(rows.T, of_float.flatten(0, -2).float() - rows)
+                with self._gram_precision(weights):
+                    cross.addmm_(rows.T, _counted(of_float, weights) - rows)
         assert gram is not None
-        return mirror(gram), cross, mirror(held_out) if held_out is not None else None
+        return mirror(gram), cross, held_out.each(mirror) if held_out is not None else None
 
     def lost(self, qparams: Mapping[str, Tensor], states: Tensor, targets: Tensor) -> float:
         """Σ |block'(x) - y|² over `states` x and `targets` y [sequences, tokens, hidden], all quantizers on."""
@@ -125,9 +146,7 @@ class Running:
         return total
 
 
-def _weighted(inputs: Iterable[Tensor], weights: Tensor) -> Iterator[Tensor]:
-    """Inputs [batch, tokens, channels], whose tokens count as `weights` [sequences, tokens] say in sums of squares; float32."""
-    seen = 0
-    for x in inputs:
-        yield x.float() * weights[seen : seen + len(x)].to(x.device).sqrt().unsqueeze(-1)
-        seen += len(x)
+def _counted(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Rows (float32) of inputs x [batch, tokens, channels] that count as `weights` [batch, tokens] say in sums of squares."""
+    rows = x.flatten(0, -2).float()
+    return rows if weights is None else rows * weights.to(x.device).flatten().sqrt().unsqueeze(1)

@@ -6,6 +6,9 @@ those held out, of Gram matrix G,
 
     |X (W - W')ᵀ|² = tr((W - W') G (W - W')ᵀ)
 
+For q_proj, k_proj and v_proj, rows of X count in G by the attention that their tokens receive: all queries read the keys and
+values of an attention sink, which is one token of hundreds.
+
 The best rounds once more, under all sequences. Clips shrink all that they clip, so errors of linears add up in a block, and the
 best of each need not be the best together: by default the block's own output has the last word (`methods.layer`), on this mixture
 and on each alternative for the whole block.
@@ -20,7 +23,7 @@ from torch import Tensor
 # Candidates are found by name, and reached from here, so that jobs that choose follow their code.
 from ptqflow.methods.clips import hessian, mse  # noqa: F401
 from ptqflow.methods.clips.auto_settings import AutoClip
-from ptqflow.methods.rounding import RoundedWeight, Target
+from ptqflow.methods.rounding import HeldOut, RoundedWeight, Target
 from ptqflow.numerics.gram import LowerHalf
 from ptqflow.numerics.grid import dequantize_weight
 from ptqflow.scheme import WeightArgs
@@ -34,15 +37,15 @@ def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: A
 def choose(
     targets: Sequence[Target],
     gram: Tensor,
-    held_out: Tensor,
+    held_out: HeldOut,
     round_weights: Callable[[Sequence[Target], Tensor], Sequence[RoundedWeight]],
 ) -> tuple[list[Target], list[Mapping[str, float]]]:
     """Weights that share an input, each with the alternative that loses least on held-out rows of that input.
 
-    `gram` and `held_out` [in, in] (float32): XᵀX of all rows and of those held out. `round_weights`: the recipe's rounding, given
+    `gram` [in, in] (float32): XᵀX of all rows, of which some are held out. `round_weights`: the recipe's rounding, given
     targets and XᵀX. Returns targets, and by alternative |X (W - W')ᵀ|² / |X Wᵀ|² on held-out rows. Of equals the first wins.
     """
-    others, seen = gram - held_out, LowerHalf(held_out)
+    others, seen = gram - held_out.gram, LowerHalf(held_out.judge)
     others.diagonal().clamp_(min=0)  # where all of a channel is in the rows held out
     totals = [_lost(target.weight, seen) for target in targets]
     errors: list[dict[str, float]] = [{} for _ in targets]

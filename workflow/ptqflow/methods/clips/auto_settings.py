@@ -15,7 +15,8 @@ from ptqflow.recipes import Recipe
 class AutoClip(Clip):
     """None, mse or hessian, whichever loses less on the share `held_out` of the calibration sequences.
 
-    `by` linear: for each linear by its own output; block: that mixture, or one for the whole block, by the block's output.
+    `by` linear: for each linear by its own output, in which tokens of q, k and v count by the attention that they receive; block:
+    that mixture, or one for the whole block, by the block's output.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
