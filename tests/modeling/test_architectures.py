@@ -13,7 +13,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.methods.block import BlockInputs, BlockRounder
 from ptqflow.modeling.anatomy import architecture, architecture_of, known, module_of, smoothing_key
 from ptqflow.modeling.blocks import Blocks, forward, walk_sites, watch_sites
-from ptqflow.modeling.dimensions import head_dim, linear_shapes, queries_per_key
+from ptqflow.modeling.dimensions import head_dim, linear_shapes, positions, queries_per_key
 from ptqflow.modeling.qparams import deployed
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.presets import resolve
@@ -317,3 +317,24 @@ def test_jobs_of_a_model_reach_its_own_architecture_alone():
 def test_every_architecture_is_documented():
     text = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
     assert all(re.search(rf"\b{kind}\b", text) for kind in known())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 40960}, 40960),
+        ({"max_position_embeddings": 32768, "rope_scaling": {"type": "yarn", "factor": 4.0}}, 131072),
+        (
+            {
+                "max_position_embeddings": 40960,
+                "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+        ({"max_position_embeddings": 131072, "rope_scaling": None}, 131072),
+        ({}, None),
+    ],
+)
+def test_positions_are_those_that_yarn_stretches_the_original_ones_to(config, expected):
+    assert positions(config) == expected

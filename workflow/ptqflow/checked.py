@@ -20,7 +20,7 @@ from ptqflow.errors import ConfigError, PtqflowError, check_all, explain
 from ptqflow.evaluation.benchmark import check_first
 from ptqflow.evaluation.fewshot import examples
 from ptqflow.evaluation.tasks import ChoicesTask
-from ptqflow.modeling import anatomy
+from ptqflow.modeling import anatomy, dimensions
 from ptqflow.modeling.ranks import check_ranks, check_shards
 from ptqflow.modeling.shapes import check_recipe
 from ptqflow.modeling.tensors import check_model
@@ -100,7 +100,7 @@ def _check_architecture(study: Study, name: str) -> None:
     if architecture["num_hidden_layers"] != layers:
         raise ConfigError(f"config.yaml: models.{name}.layers: {layers}, but the model has {architecture['num_hidden_layers']}")
     check_all(lambda recipe: check_recipe(study.recipes[recipe], architecture, recipe, name), study.chosen)
-    _check_positions(study, name, architecture.get("max_position_embeddings"))
+    _check_positions(study, name, dimensions.positions(architecture))
     for kind, entries in (("suites", study.suites), ("latency", study.latency)):
         for key, served in entries.items():
             if (ranks := served.ranks(name)) > 1:

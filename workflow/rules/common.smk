@@ -60,7 +60,7 @@ if workflow.is_main_process:
     if others := Records().mark():
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         print(
-            f"not what their jobs wrote (put back from a backup, or edited), and made again with what follows: {listed} "
+            f"not what their jobs wrote (edited, put back from a backup, or cut off), and made again with what follows: {listed} "
             f"({len(others)} in all)",
             file=sys.stderr,
         )

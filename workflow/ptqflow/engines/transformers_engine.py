@@ -20,6 +20,7 @@ from ptqflow.devices.device import Device
 from ptqflow.engines import packing, profile
 from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
 from ptqflow.engines.sampling import Sampler
+from ptqflow.modeling import dimensions
 from ptqflow.modeling.quantizer import register
 from ptqflow.system import reading
 
@@ -49,7 +50,7 @@ class TransformersEngine:
         self.model, self.tokenizer, self.device, self.folder = model, tokenizer, device, folder
         config = model.config.get_text_config()
         self.vocab_size: int = config.vocab_size
-        self.max_length = _positions(config)
+        self.max_length = dimensions.positions(config.to_dict())
         self.stop_tokens = _stop_tokens(model, tokenizer)
         self.switch = packing.switch(config)
 
@@ -296,16 +297,6 @@ class _timed:
         self.device.synchronize()
         seconds = time.perf_counter() - self.start
         self.timing = Timing(self.phase, seconds, self.device.peak_bytes())  # type: ignore[arg-type]
-
-
-def _positions(config: Any) -> int | None:
-    """How many positions a model has. YaRN stretches the original ones, which many a config.json leaves in
-    `max_position_embeddings`: as vLLM counts.
-    """
-    rotary = getattr(config, "rope_parameters", None) or {}
-    if rotary.get("rope_type") == "yarn":
-        return int(rotary["original_max_position_embeddings"] * rotary["factor"])
-    return getattr(config, "max_position_embeddings", None)
 
 
 def _stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -30,7 +30,7 @@ _SLOPE_FROM = 12  # blocks whose trend is a line; that of fewer is their median
 class Outcome:
     """A calibration of a block. `error`: held-out mean squared error / mean square of the float block's update;
     `untrained`: the same error before learning; `linear_errors`: by linear, relative; `fallback`: what was done instead of the
-    recipe; `overrides`: of the recipe; `warning`: what is doubtful.
+    recipe; `overrides`: of the recipe.
     """
 
     error: float

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.running import Running
+from ptqflow.modeling import dimensions
 from ptqflow.modeling.anatomy import Architecture, smoothing_key
 from ptqflow.modeling.blocks import batches
 from ptqflow.modeling.cache import CacheRanges, attach
@@ -59,7 +60,7 @@ def ranges_over_positions(run: Running, hidden: Tensor, positions: int) -> Cache
     ranges = CacheRanges(cache)
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
     attach(block, ranges)
-    positions = max(run.tokens, min(positions, int(run.blocks.config.max_position_embeddings)))
+    positions = max(run.tokens, min(positions, dimensions.positions(run.blocks.config.to_dict()) or positions))
     count = max(len(hidden), math.ceil(positions / run.tokens))
     starts = torch.linspace(0, positions - run.tokens, count).round().int().tolist()
     for part in batches(count, run.tokens):

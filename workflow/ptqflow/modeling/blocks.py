@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling import dimensions
 from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, Half, Site, architecture_of, block_prefix, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import FakeQuantLinear, register_attention
@@ -72,10 +73,11 @@ class Blocks:
     def embed(self, tokens: Tensor) -> Tensor:
         """Hidden states [sequences, tokens, hidden] (on the CPU) entering the first block, from token ids [sequences, tokens]."""
         table = self.weights[EMBEDDING]
-        if tokens.shape[1] > self.config.max_position_embeddings:
+        most = dimensions.positions(self.config.to_dict())
+        if most is not None and tokens.shape[1] > most:
             raise ConfigError(
-                f"calibration sequences of {tokens.shape[1]} tokens exceed the model's {self.config.max_position_embeddings} "
-                "positions (max_position_embeddings); use a shorter sequence_length"
+                f"calibration sequences of {tokens.shape[1]} tokens exceed the model's {most} positions "
+                "(max_position_embeddings); use a shorter sequence_length"
             )
         if tokens.numel() and int(tokens.max()) >= len(table):
             raise ConfigError(

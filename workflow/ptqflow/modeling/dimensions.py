@@ -18,6 +18,18 @@ def queries_per_key(config: Mapping[str, Any]) -> int:
     return int(heads // (architecture(config["model_type"]).setting(config, "num_key_value_heads") or heads))
 
 
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model has; None: it does not say.
+
+    YaRN stretches the original ones, which many a config.json leaves in `max_position_embeddings`: as vLLM counts.
+    """
+    stated: int | None = config.get("max_position_embeddings")
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if stated is None or rotary.get("rope_type", rotary.get("type")) != "yarn":
+        return stated
+    return int(rotary.get("original_max_position_embeddings", stated) * rotary.get("factor", 1.0))
+
+
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """(out_features, in_features) of each linear of a block, by name."""
     hidden, intermediate, dim = config["hidden_size"], config["intermediate_size"], head_dim(config)

@@ -15,6 +15,7 @@ from ptqflow.artifacts.schemas import TOKENS
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.calibration import CalibrationSettings, documents, token_stream, window_rows, windows
 from ptqflow.errors import ArtifactError, ConfigError
+from ptqflow.modeling import dimensions
 from ptqflow.progress import progress
 
 UNREAD = ("README.md", "LICENSE", "generation_config.json", INDEX)  # of a model's description, what no tokenizer reads
@@ -45,7 +46,7 @@ def run(settings: Settings, args: Namespace) -> None:
     read = [name for name in description_files(manifest.files) if name not in UNREAD]
     manifest.verify(args.model.parent, read)
     config = read_config(args.model.parent)
-    positions, vocabulary = config.get("max_position_embeddings"), config.get("vocab_size")
+    positions, vocabulary = dimensions.positions(config), config.get("vocab_size")
     if positions is not None and settings.sequence_length > positions:
         raise ConfigError(
             f"sequence_length {settings.sequence_length} exceeds the {positions} positions of {args.model.parent}; "
