@@ -1,5 +1,5 @@
 r"""The letter of the option that a completion chooses: `Answer: B`, as it was asked for, also bold, boxed or in brackets; else
-what is boxed; else what is said to be the answer, or the option that is said to be right; else a letter alone on the last line.
+what is boxed; else what is said to be the answer; else a letter alone on the last line; else the option that is said to be right.
 The last of each counts.
 """
 
@@ -14,8 +14,11 @@ _LETTER = r"(?P<letter>[B-Z]|A(?!\s+(?!because|since|as|is|and|which|with)(?-i:[
 _ASKED = re.compile(rf"\banswer\**\s*{_COLON}\**{_WRAPPED}{_LETTER}", re.IGNORECASE)
 _SAID = re.compile(
     r"\b(?:answer|option|choice)\b\**(?:\s+(?:here|therefore))?\s+(?:is|would be|must be|should be)\**"
-    rf"{_COLON}?{_WRAPPED}{_LETTER}"
-    r"|\b(?:option|choice)\W{1,6}(?P<right>[A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b",
+    rf"{_COLON}?{_WRAPPED}{_LETTER}",
+    re.IGNORECASE,
+)
+_RIGHT = re.compile(  # "whether option B is correct" asks, and "neither C nor option D is" denies
+    r"(?<!\bif )(?<!\bwhether )(?<!\bnor )\b(?:option|choice)\W{1,6}([A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b",
     re.IGNORECASE,
 )
 _ALONE = re.compile(r"\W*(?:(?:option|choice)\W+)?([A-Z])\W*", re.IGNORECASE)
@@ -35,8 +38,9 @@ def letter(text: str, *, thinking: bool, truncated: bool, legacy: bool, letters:
         inside = _INSIDE.match(boxed)
         chosen = [inside[1].upper()] if inside else []
     if not chosen and not (truncated and not legacy):
-        chosen = [name for match in _SAID.finditer(said) if (name := match["letter"] or match["right"]) in letters]
+        chosen = [match["letter"] for match in _SAID.finditer(said) if match["letter"] in letters]
         last = said.strip().splitlines()[-1:]
         if not chosen and last and (alone := _ALONE.fullmatch(last[0])):
             chosen = [alone[1].upper()]
+        chosen = chosen or [name for name in _RIGHT.findall(said) if name in letters]
     return chosen[-1] if chosen and chosen[-1] in letters else None
