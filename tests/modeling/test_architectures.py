@@ -333,6 +333,13 @@ def test_every_architecture_is_documented():
         ),
         ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
         ({"max_position_embeddings": 131072, "rope_scaling": None}, 131072),
+        (
+            {
+                "max_position_embeddings": 4096,
+                "rope_scaling": {"type": "yarn", "factor": None, "original_max_position_embeddings": None},
+            },
+            4096,
+        ),
         ({}, None),
     ],
 )

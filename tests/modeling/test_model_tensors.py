@@ -70,6 +70,11 @@ CASES = {
         "hold 2 blocks.* num_hidden_layers 1",
     ),
     "null for tied": (lambda t: None, {"tie_word_embeddings": None}, "tie_word_embeddings is null, where true or false belongs"),
+    "a factor in quotes": (
+        lambda t: None,
+        {"rope_scaling": {"type": "yarn", "factor": "4"}},
+        'rope_scaling.factor is "4", where a number belongs',
+    ),
     "no vocabulary": (lambda t: None, {"vocab_size": None}, "vocab_size is null"),
     "quantized in name": (lambda t: None, {"quantization_config": {"quant_method": "awq"}}, "quantization_config in config.json"),
 }

@@ -1,7 +1,7 @@
 """A model's `config.json` with every value of the type that its readers take for granted, or refused by key. Import-light."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ _AT_LEAST_ONE = {"num_hidden_layers": MOST_LAYERS} | dict.fromkeys(
     ),
     _MOST,
 )
-_NUMBERS = ("rms_norm_eps", "rope_theta", "initializer_range", "attention_dropout", "partial_rotary_factor")
+_NUMBERS = (
+    *("rms_norm_eps", "rope_theta", "initializer_range", "attention_dropout", "partial_rotary_factor"),
+    *("factor", "original_max_position_embeddings"),
+)
 _FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window")
 _TEXTS = ("model_type", "hidden_act", "torch_dtype", "dtype")
 _LISTS = ("architectures", "layer_types")
@@ -43,25 +46,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a model folder. Raises ArtifactError or ConfigError naming the file, the key and the value."""
     path = folder / "config.json"
     config = read_object(path)
-    for key, wanted in _ill_typed(config):
-        raise ConfigError(f"{path}: {key} is {json.dumps(config[key])[:60]}, where {wanted} belongs; correct it")
+    for key, value, wanted in _ill_typed(config):
+        raise ConfigError(f"{path}: {key} is {json.dumps(value)[:60]}, where {wanted} belongs; correct it")
     return config
 
 
-def _ill_typed(config: Mapping[str, Any]) -> Any:
-    """(key, what belongs there) of each value that has another type."""
+def _ill_typed(config: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """(key, value, what belongs there) of each value that has another type."""
     for key, value in config.items():
         if value is None and key not in _NEVER_NULL:
             continue
         if key in _AT_LEAST_ONE and not (type(value) is int and 1 <= value <= _AT_LEAST_ONE[key]):
-            yield key, f"a whole number of 1 to {_AT_LEAST_ONE[key]}"
+            yield key, value, f"a whole number of 1 to {_AT_LEAST_ONE[key]}"
         elif key in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf")):
-            yield key, "a number"
+            yield key, value, "a number"
         elif key in _FLAGS and not isinstance(value, bool):
-            yield key, "true or false"
+            yield key, value, "true or false"
         elif key in _TEXTS and not isinstance(value, str):
-            yield key, "text"
+            yield key, value, "text"
         elif key in _LISTS and not (isinstance(value, list) and all(isinstance(entry, str) for entry in value)):
-            yield key, "a list of names"
+            yield key, value, "a list of names"
         elif key in _MAPPINGS and not isinstance(value, dict):
-            yield key, "an object of keys and values"
+            yield key, value, "an object of keys and values"
+        elif key in _MAPPINGS:
+            yield from ((f"{key}.{inner}", *found) for inner, *found in _ill_typed(value))

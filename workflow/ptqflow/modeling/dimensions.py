@@ -27,7 +27,7 @@ def positions(config: Mapping[str, Any]) -> int | None:
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if stated is None or rotary.get("rope_type", rotary.get("type")) != "yarn":
         return stated
-    return int(rotary.get("original_max_position_embeddings", stated) * rotary.get("factor", 1.0))
+    return int((rotary.get("original_max_position_embeddings") or stated) * (rotary.get("factor") or 1))
 
 
 def linear_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
