@@ -54,7 +54,8 @@ except OSError:
 # Results that were copied here, or put back from a backup: their records come along, and what holds something else than its job
 # wrote is made again.
 if workflow.is_main_process:
-    if not plans_only(sys.argv[1:]):  # another run of this study may be under way, and end by what it was asked
+    # Of a plan nothing is noted: another run of this study may be under way, and end by what it was asked.
+    if not plans_only(sys.argv[1:]):
         asked.remember(study)
     adopt()
     if others := Records().mark():
