@@ -156,7 +156,7 @@ def _look(
         ranges = ranges_over_positions(run, hidden, cache.positions)
     elif ranges is not None:
         attach(block, ranges)
-    chooses = run.chooses(hidden) and not recipe.rounds_by_site() and bool(wanted)
+    chooses = run.chooses(hidden) and not recipe.rounds_by_site()
     attended = run.attention_received(block, hidden) if chooses and "qkv" in wanted else None
     grams: dict[str, Tensor] = {}
     held_out: dict[str, HeldOut] = {}
@@ -169,7 +169,7 @@ def _look(
         elif site in wanted:
             grams[site] = run.add_gram(grams.get(site), x)
             received = attended[part] if attended is not None and site == "qkv" else None
-            if chooses and (more := run.add_held_out(held_out.get(site), x, part.start, received=received)) is not None:
+            if chooses and (more := run.add_held_out(held_out.get(site), x, part.start, received)) is not None:
                 held_out[site] = more
             if means:
                 total = x.flatten(0, -2).abs().sum(0, dtype=torch.float32)

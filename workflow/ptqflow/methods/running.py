@@ -77,19 +77,23 @@ class Running:
             add_gram(gram, rows)
         return gram
 
-    def add_held_out(
-        self, held_out: HeldOut | None, x: Tensor, first: int, weights: Tensor | None = None, received: Tensor | None = None
-    ) -> HeldOut | None:
+    def add_held_out(self, held_out: HeldOut | None, x: Tensor, first: int, received: Tensor | None = None) -> HeldOut | None:
         """As `add_gram`, of those of sequences `first`, ... by which a clip is chosen.
 
-        `received` [batch, tokens]: the attention that each token receives, where they are to count by it in the choice alone.
+        `received` [batch, tokens]: the attention that each token receives, by which they count in the choice.
         """
         part = slice(max(0, self.choosing - first), None)
         if not len(x[part]):
             return held_out
-        before = (held_out.gram, held_out.attended) if held_out is not None else (None, None)
-        gram = self.add_gram(before[0], x[part], weights[part] if weights is not None else None)
-        return HeldOut(gram, self.add_gram(before[1], x[part], received[part]) if received is not None else None)
+        received = received[part] if received is not None else None
+        weights = self._weights(received)
+        gram, attended = (held_out.gram, held_out.attended) if held_out is not None else (None, None)
+        gram = self.add_gram(gram, x[part], weights)
+        return HeldOut(gram, self.add_gram(attended, x[part], received) if received is not weights else None)
+
+    def _weights(self, received: Tensor | None) -> Tensor | None:
+        """By which tokens count where weights are rounded: the attention that they receive, or None."""
+        return received if self.recipe.rounding.weighs_by_attention else None
 
     def _gram_precision(self, weights: Tensor | None) -> AbstractContextManager[None]:
         """Of products of inputs; what is scaled by roots of weights is no longer what bfloat16 holds."""
@@ -127,8 +131,8 @@ class Running:
         seen = 0
         for x, of_float in zip(inputs, exact if exact is not None else repeat(None), strict=exact is not None):
             received = attended[seen : seen + len(x)] if attended is not None else None
-            weights, received = (received, None) if self.recipe.rounding.weighs_by_attention else (None, received)
-            gram, held_out = self.add_gram(gram, x, weights), self.add_held_out(held_out, x, seen, weights, received)
+            weights = self._weights(received)
+            gram, held_out = self.add_gram(gram, x, weights), self.add_held_out(held_out, x, seen, received)
             seen += len(x)
             if of_float is not None:
                 rows = _counted(x, weights)
