@@ -1,11 +1,14 @@
 """After an edit, exactly the jobs that it reaches run again: each sentence of the design's section 4, on the real Snakemake."""
 
 import os
+import re
 import shutil
+import subprocess
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
-from checkout import SMALL_STUDY, Checkout
+from checkout import REPOSITORY, SMALL_STUDY, Checkout
 
 CHUNKS = ("0", "1")
 FIGURES = ("latency", "latency_parts", "layer_error", "linear_error", "outliers")  # the small study measures no accuracy
@@ -97,6 +100,21 @@ def test_one_layers_override_runs_its_chunk(study):
     override = {"layers": [0], "linears": ["down_proj"], "weights": {"num_bits": 8, "strategy": "channel"}}
     study.configure(lambda c: c["recipes"]["second-order"].update(overrides=[override]))
     assert study.planned() == below("second-order") | {"quantize recipe=second-order chunk=0"}
+
+
+def test_readme_lists_the_jobs_that_its_edit_reaches(tmp_path):
+    """Of all jobs of the default study: those of the edited recipe, and those that gather the results of all."""
+    readme = (REPOSITORY / "README.md").read_text()
+    edit, listed = re.search(r"^\$ (sed -i .*) && snakemake .*\n((?:.+\n)+)", readme, re.M).groups()
+    study = Checkout.create(tmp_path / "default")
+    before = study.config["recipes"]
+    subprocess.run(["bash", "-ec", edit], cwd=study.root, check=True)
+    (edited,) = (name for name, recipe in study.config["recipes"].items() if recipe != before[name])
+    gathering = ("aggregate", "plot", "samples", "report")
+    reached = [job for job in study.planned() if re.search(rf"=({edited})\b(?!-)", job) or job.split()[0] in gathering]
+    counts = Counter(["all", *(job.split()[0] for job in reached)])
+    said = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", listed, re.M)}
+    assert said == {**counts, "total": counts.total()}
 
 
 def test_an_added_recipe_runs_itself(study):
