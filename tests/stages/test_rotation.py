@@ -15,6 +15,7 @@ from ptqflow.methods.rotations.hadamard_settings import HadamardRotation
 from ptqflow.modeling import rotation as folding
 from ptqflow.recipes import Recipe
 from ptqflow.stages import rotate
+from safetensors.torch import load_file, save_file
 from tiny_models import VOCABULARY, calibration_tokens, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -106,6 +107,15 @@ def test_the_check_would_see_a_small_mistake(tmp_path):
     wrong._norms.remove("model.layers.1.input_layernorm.weight")
     exact, _ = rotate.errors(model, tmp_path / "rotated", wrong)
     assert exact > rotate.EXACT_LIMIT
+
+
+def test_a_model_whose_logits_are_zero_is_turned(tmp_path):
+    model = tiny_model(tmp_path / "model", layers=1)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    Manifest.of_folder(model, [path.name for path in model.iterdir() if path.name != "manifest.json"], {}).write(model)
+    assert rotated(model, tmp_path / "rotated") == 0
+    assert Manifest.read(tmp_path / "rotated/manifest.json").origin["exact_error"] == 0
 
 
 def test_a_folder_of_others_files_is_no_output(tmp_path, capsys, monkeypatch):

@@ -115,6 +115,6 @@ def errors(source: Path, folder: Path, rotated: Rotated) -> tuple[float, float]:
     found = of(stored[EMBEDDING][ids], stored[HEAD][rows], stored.__getitem__)
 
     def error(turned: Tensor) -> float:
-        return ((turned - expected).norm() / expected.norm()).item()
+        return ((turned - expected).norm() / expected.norm().clamp(min=torch.finfo(torch.float64).tiny)).item()
 
     return error(exact), error(found)
