@@ -1,5 +1,6 @@
 """The studies of config/ are whole: every key and job is checked; only commits that were not known are missing, and said so."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_every_job_of_a_real_study_can_be_told_what_to_do(path):
     if missing:
         with pytest.raises(ConfigError, match="revision"):
             load(yaml.safe_load(path.read_text()))
+
+
+def test_items_in_a_calibration_set_are_said_of_the_recipes_that_learn_from_it_alone(monkeypatch):
+    """Plain rounding measures its errors on the set, and makes nothing of it."""
+    monkeypatch.chdir(ROOT)
+    study = load(yaml.safe_load(Path("config.yaml").read_text()) | {"run": ["rtn-w8a8", "awq-w4", "smoothquant-w8a8", "rtn-w4"]})
+    for overlap in json.loads(TableJobs(study).aggregate())["overlaps"]:
+        assert overlap["recipes"] == ["awq-w4", "smoothquant-w8a8"]
 
 
 def test_what_is_decided_by_reruns_the_tables_alone(monkeypatch):

@@ -234,6 +234,10 @@ class Recipe(Model):
         """Whether anything follows from statistics of the float model (`collect`); else the first blocks need tokens alone."""
         return "absmax" in self.needs() or any(not args.dynamic for args in self.all_inputs())
 
+    def calibrates(self) -> bool:
+        """Whether calibration data have a part in what it makes; else they only measure its errors."""
+        return self.learns_from_states() or self.reads_statistics()
+
     def is_weight_only(self) -> bool:
         """True when a dense checkpoint says everything: nothing is quantized, or transformed, while the model runs."""
         online = self.transform.online_sites or self.scheme.kv_cache is not None or self.all_inputs()

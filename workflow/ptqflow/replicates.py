@@ -30,7 +30,7 @@ class Replicated(Recipe):
 def is_drawn(recipe: Recipe) -> bool:
     """Whether another calibration draw, or another seed, could make another checkpoint."""
     seeded = any("seed" in type(method).model_fields for method in recipe.methods())
-    return seeded or recipe.learns_from_states() or recipe.reads_statistics()
+    return seeded or recipe.calibrates()
 
 
 def reseeded(settings: Seeded, replicate: int) -> Seeded:

@@ -36,7 +36,7 @@ class TableJobs:
         """Kind, identity and path of the overlap of each calibration set in use with each task that is asked; of any platform."""
         study = self.study
         for model, calibration in product(study.models, dict.fromkeys(map(study.calibration_of, study.chosen))):
-            users = [recipe for recipe in study.chosen if study.calibration_of(recipe) == calibration]
+            users = [r for r in study.chosen if study.calibration_of(r) == calibration and study.recipes[r].calibrates()]
             for task in sorted(study.tasks_asked()):
                 who = {"model": model, "calibration": calibration, "task": task, "recipes": users}
                 yield "overlaps", who, paths.overlap(model, calibration, task)

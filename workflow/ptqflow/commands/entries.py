@@ -70,7 +70,7 @@ def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any]
     Without a place a recipe that learns nothing from data is verified on the text that comes with ptqflow; another is refused.
     """
     if place is None:
-        if recipe.learns_from_states() or recipe.reads_statistics():
+        if recipe.calibrates():
             raise ConfigError(
                 "the recipe learns from calibration text; give --calibration FILE (.jsonl or .parquet with `text`, `prompt` and "
                 "`completion`, or `messages`: best the model's own answers), or org/name[@revision][:subset[:split]] on the hub"
