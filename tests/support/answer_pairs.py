@@ -20,8 +20,8 @@ RIGHT = r"""
 18 | \$18\text{ per hour} | \$18 per hour | \$18/\text{h} | \$18\text{ an hour}
 \$18 | \$18\text{ each} | \$18 each | 18\text{ dollars each} | \$18\text{ in total}
 60\% | 60\%\text{ of the class} | 60\% of the class | 60\text{\% of students}
-7 | 7 \pmod{11} | x \equiv 7 \pmod{11} | 7\ (\mathrm{mod}\ 11) | 7 (mod 11)
-7 \pmod{11} | 7 | n \equiv 7 \pmod{11}
+7 | 7 \pmod{11} | x \equiv 7 \pmod{11} | 7\ (\mathrm{mod}\ 11) | 7 (mod 11) | 18 \bmod 11 | 18 \bmod 11 = 7 | x \equiv 7 \bmod 11
+7 \pmod{11} | 7 | n \equiv 7 \pmod{11} | 18 \pmod{11} | x \equiv -4 \pmod{11} | 7 \bmod 11
 60\text{ mph} | 60 | 60\text{ miles per hour} | 60 mph | 60 \text{ mi/h} | 60\ \text{miles/hour}
 45^\circ | 45 | 45° | 45\text{ degrees} | 45^{\circ} | 45 degrees | 45\degree | \angle A = 45^\circ | x = 45^\circ | 45.0^\circ
 7 | 7 apples | 7\text{ apples} | 7 \text{ red apples} | x=7 | \text{7 apples} | \mathbf{7} | 7. | \boxed{7} | 007 | \sqrt{49} | 3+4 = 7 | \text{Answer: } 7 | \text{The final answer is }7 | The answer is 7 | \textbf{Answer: } 7 | f(2) = 7 | \lceil 6.5 \rceil | \lfloor 7.2 \rfloor | \log_2 128 | 7^1 | \frac{7}{1} | 14/2 | 7\text{ ways} | 7 students | \text{seven}
@@ -112,7 +112,8 @@ y = x | x = y
 WRONG = r"""
 \$18\text{ each} | 18\text{ cents each} | 19\text{ dollars each}
 60\%\text{ of the class} | 0.6\% | 40\% | 60\text{ cm}
-7 \pmod{11} | 7 \pmod{12} | 8 \pmod{11} | 18
+7 \pmod{11} | 7 \pmod{12} | 8 \pmod{11} | 18 | -7 \pmod{11}
+7 | 11 \bmod 18 | 18 \bmod 0
 \$18\text{ per hour} | \$18\text{ per day} | 18\text{ euros per hour} | \$18.5\text{ per hour}
 \frac{3}{4} | 0.74 | 0.7500001 | \frac{4}{3} | 3 | 4 | -\frac34 | 34 | 7.5\% | 0.75\% | (3,4) | 3, 4
 \frac13 | 0.333 | 0.33333333 | 33\% | 0.333333333333333 | 3

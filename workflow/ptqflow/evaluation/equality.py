@@ -100,6 +100,8 @@ def _same_scalar(a: Scalar, gold: Scalar) -> bool:
         return a.text.casefold() == gold.text.casefold()
     if a.unit and gold.unit and a.unit != gold.unit:
         return False
+    if a.unit == gold.unit and a.unit.startswith("mod "):  # residues
+        return _same_text(f"({a.text})\\{a.unit}", f"({gold.text})\\{gold.unit}")
     if _same_text(a.text, gold.text):
         # Where 0.5 is asked for, 0.5 % is another number; where 50 is, 50 % may be what was asked.
         return a.unit != "%" or gold.unit == "%" or bool(re.fullmatch(r"-?(?:0|[1-9]\d*(?:\.\d+)?)", gold.text))

@@ -202,6 +202,15 @@ def _apply(node: Any, values: list[Any]) -> Any:
     if name == "binomial":
         _bounded(*values)
         return mpmath.binomial(*values)
+    if name == "Mod":
+        value, modulus = values
+        if modulus == 0:
+            raise ZeroDivisionError
+        if abs(value) >= mpmath.mpf(10) ** mpmath.mp.dps:  # its last digits are not known
+            raise TooLarge
+        if mpmath.im(value) or mpmath.im(modulus):
+            raise Unreadable(name)
+        return mpmath.re(value) % mpmath.re(modulus)
     if name in ("Abs", "ceiling"):
         return abs(values[0]) if name == "Abs" else mpmath.ceil(values[0])
     if name in _FUNCTIONS:

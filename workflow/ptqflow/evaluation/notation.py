@@ -50,6 +50,7 @@ _COMMANDS = [  # (pattern of commands without their backslash, what all of them 
     ("pm", r"\pm"),  # apart from what follows, as the next two
     ("mp", r"\mp"),
     ("equiv", r"\equiv"),
+    ("bmod|mod", r"\mod"),
     ("div", "/"),
     ("ast|star", r"\cdot"),
     ("degrees?", r"^\circ"),
