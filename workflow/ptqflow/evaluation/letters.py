@@ -18,8 +18,9 @@ _SAID = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = re.compile(  # "whether option B is correct" asks, and "neither C nor option D is" denies
-    r"(?<!\bif )(?<!\bwhether )(?<!\bnor )\b(?:option|choice)\W{1,6}([A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b",
-    re.IGNORECASE,
+    r"(?:(?<!\bif )(?<!\bwhether )(?<!\bnor )\b(?:option|choice)\W{1,6}|(?:^|[.!?]\s)[(*]{0,3})"
+    r"([A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b(?!-)",
+    re.IGNORECASE | re.MULTILINE,
 )
 _ALONE = re.compile(r"\W*(?:(?:option|choice)\W+)?([A-Z])\W*", re.IGNORECASE)
 _INSIDE = re.compile(rf"{_WRAPPED}([A-Z])(?![\w])", re.IGNORECASE)
