@@ -135,8 +135,14 @@ def test_a_mistyped_preset_is_named_where_there_is_no_study(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("option", ["-n", "-np", "-pn", "-nq", "--dry-run", "--dag=dot", "--unlock", "-S", "--lc=params", "--lt"])
 def test_a_plan_is_known_however_it_is_asked_for(option):
-    assert run_command.plans_only(["--cores", "1", option])
-    assert not run_command.plans_only(["--cores", "1", "-p", "-k", "-j4", "--rerun-incomplete", "--until", "plan"])
+    assert asked.plans_only(["--cores", "1", option])
+    assert not asked.plans_only(["--cores", "1", "-p", "-k", "-j4", "--rerun-incomplete", "--until", "plan"])
+
+
+def test_rules_import_no_command():
+    """A command starts Snakemake, which reads the rules: they share what lies below both."""
+    rules = [REPOSITORY / "Snakefile", *(REPOSITORY / "workflow/rules").glob("*.smk")]
+    assert not [path.name for path in rules if "ptqflow.commands" in path.read_text()]
 
 
 def test_what_a_profile_says_may_be_said_otherwise_by_key_alone(tmp_path):

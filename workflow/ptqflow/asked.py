@@ -1,9 +1,10 @@
 """Which checkpoints a study asks for, after all overlays: those of recipes that it had before stay in the same folders.
 
-Snakemake's Snakefile alone knows, and leaves it for the end of the run.
+Snakemake's Snakefile alone knows, and leaves it for the end of the run; a plan leaves nothing.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,18 @@ from ptqflow.study import Study, config_of
 
 FILE = Path(".ptqflow/asked")
 _OF_RECIPES = ("quantized", "rescued", "checkpoints", "verification", "generations", "scores", "latency")  # .../MODEL/RECIPE
+# Options of Snakemake's that run no job: what they print is the answer.
+PLANS_ONLY = {
+    *("-n", "--dry-run", "--dryrun", "--unlock", "--summary", "-S", "--detailed-summary", "-D", "--lint", "--version", "-v"),
+    *("--dag", "--d3dag", "--rulegraph", "--filegraph", "--print-compilation", "--containerize", "--list-conda-envs"),
+    *("--list-rules", "--list", "-l", "--list-target-rules", "--lt", "--list-untracked", "--lu"),
+    *("--list-changes", "--lc", "--list-input-changes", "--li", "--list-params-changes", "--lp"),
+}
+
+
+def plans_only(options: Sequence[str]) -> bool:
+    """Whether these options of Snakemake's run no job: one of `PLANS_ONLY`, or `-n` among other letters that take no value."""
+    return any(option.partition("=")[0] in PLANS_ONLY or re.match("-[Ffikpqr]*n", option) for option in options)
 
 
 def remember(study: Study) -> None:

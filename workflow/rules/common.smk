@@ -8,7 +8,6 @@ from collections import Counter
 from ptqflow import asked, environments, paths, planned, profiles, warm
 from ptqflow import site as sites
 from ptqflow.checked import load
-from ptqflow.commands.run import plans_only
 from ptqflow.devices import visible
 from ptqflow.environment import VARIABLES
 from ptqflow.environments import CORE
@@ -55,7 +54,7 @@ except OSError:
 # wrote is made again.
 if workflow.is_main_process:
     # Of a plan nothing is noted: another run of this study may be under way, and end by what it was asked.
-    if not plans_only(sys.argv[1:]):
+    if not asked.plans_only(sys.argv[1:]):
         asked.remember(study)
     adopt()
     if others := Records().mark():

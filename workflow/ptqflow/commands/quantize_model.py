@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ptqflow import paths, profiles
+from ptqflow import asked, paths, profiles
 from ptqflow.artifacts.atomic import atomic_path, write_text
 from ptqflow.artifacts.manifests import NAME, Manifest
 from ptqflow.checked import load
@@ -25,7 +25,7 @@ from ptqflow.checkpoints.server import vllm_on
 from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
 from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
-from ptqflow.commands.run import alone, plans_only, profile_folder, workflow
+from ptqflow.commands.run import alone, profile_folder, workflow
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.shapes import check_recipe
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     targets = [str(path.relative_to(work)) for path in (manifest, checks)]
     if status := workflow(work, args.profile, [*args.rest, "--", *targets]):
         return status
-    if plans_only(args.rest):
+    if asked.plans_only(args.rest):
         return 0
     made = Manifest.read(manifest)
     if made.origin["settings"]["recipe"] != recipe.model_copy(update={"calibration": None}).dump():

@@ -8,7 +8,6 @@ import argparse
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -28,13 +27,6 @@ from ptqflow.errors import ConfigError
 from ptqflow.system import check_writable
 
 PROFILES = ROOT / "workflow/profiles"
-# Options of Snakemake's that run no job: what they print is the answer.
-PLANS_ONLY = {
-    *("-n", "--dry-run", "--dryrun", "--unlock", "--summary", "-S", "--detailed-summary", "-D", "--lint", "--version", "-v"),
-    *("--dag", "--d3dag", "--rulegraph", "--filegraph", "--print-compilation", "--containerize", "--list-conda-envs"),
-    *("--list-rules", "--list", "-l", "--list-target-rules", "--lt", "--list-untracked", "--lu"),
-    *("--list-changes", "--lc", "--list-input-changes", "--li", "--list-params-changes", "--lp"),
-}
 TAKES_REST = True  # options of Snakemake's
 EXAMPLES = """examples:
   ptqflow run                               the study in this folder, on this machine's CPU
@@ -62,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if not named:
         refuse_study_behind(options)
     status = workflow(study, args.profile, options)
-    if status or plans_only(options):
+    if status or asked.plans_only(options):
         return status
     _print_end(study)
     return 0
@@ -81,7 +73,7 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
     check_writable(folder)  # before Snakemake, which would print a traceback for each line that a full disk keeps out of its log
     files, options = configfile.taken_out(options)
     command = snakemake(folder, profile, files)
-    if plans_only(options):
+    if asked.plans_only(options):
         return subprocess.run([*command, *options], env=environment(), check=False).returncode
     with alone(folder) as lock, _interrupts_go_to_jobs() as (interrupts, started):
         if _unused(folder):
@@ -94,11 +86,6 @@ def workflow(study: Path, profile: str, options: Sequence[str]) -> int:
         if status:
             print(why_it_ended(folder, status, interrupts), file=sys.stderr)
     return status
-
-
-def plans_only(options: Sequence[str]) -> bool:
-    """Whether these options of Snakemake's run no job: one of `PLANS_ONLY`, or `-n` among other letters that take no value."""
-    return any(option.partition("=")[0] in PLANS_ONLY or re.match("-[Ffikpqr]*n", option) for option in options)
 
 
 def snakemake(folder: Path, profile: str, files: Sequence[str] = (), first: Sequence[str] = ()) -> list[str]:
