@@ -4,6 +4,8 @@ A completion is that of the model alone.
 
 import torch
 from ptqflow.engines.protocol import Sampling
+from ptqflow.engines.vllm_engine import _cache_bytes
+from ptqflow.engines.work import cache_bytes
 from test_shared_contexts import CONFIGS, NUMBERS, SHAPE, engine_of
 from transformers import Qwen3Config
 
@@ -35,6 +37,8 @@ def test_draws_go_on_with_the_noise_of_their_seed():
 
 def test_a_model_whose_positions_yarn_stretches_uses_them_all():
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+    config = Qwen3Config(**SHAPE | {"max_position_embeddings": 20}, rope_parameters=yarn).to_dict()
+    assert _cache_bytes(config) == 256 * 64 * cache_bytes(config, 4)  # vLLM's, on a CPU
     engine = engine_of(Qwen3Config(**SHAPE | {"max_position_embeddings": 20}, rope_parameters=yarn))
     ((_, completion),) = engine.generate([NUMBERS[:10]], [0], Sampling(max_new_tokens=100), 1)
     assert len(completion.tokens) == engine.max_length - 10 == 4 * 16 - 10

@@ -20,6 +20,7 @@ from ptqflow.devices.device import Device
 from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
 from ptqflow.engines.work import cache_bytes
 from ptqflow.errors import ConfigError
+from ptqflow.modeling import dimensions
 from ptqflow.system import reading
 
 # Requests are handed over in this process; what a checkpoint is asked must not be answered from what another request left.
@@ -216,8 +217,9 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
     """Of the KV cache in main memory: what vLLM's sequences need in float32, at most half of what is free."""
     import psutil
 
-    token = cache_bytes(config, torch.float32.itemsize)
-    return int(min(_SEQUENCES * config["max_position_embeddings"] * token, psutil.virtual_memory().available // 2))
+    token, positions = cache_bytes(config, torch.float32.itemsize), dimensions.positions(config)
+    most = psutil.virtual_memory().available // 2
+    return min(_SEQUENCES * positions * token, most) if positions else most
 
 
 def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
