@@ -78,7 +78,10 @@ def test_formats_says_what_does_not_fit_this_model(tmp_path, capsys):
     assert "name a preset" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("model", "said"), [("nowhere", "no folder or file here"), ("/tmp", "has no config.json")])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("nowhere", "no folder or file here"), ("/tmp", "has no config.json"), (__file__, "has no config.json; name the folder")],
+)
 def test_a_model_that_is_not_there_is_one_sentence(model, said):
     with pytest.raises(ConfigError, match=said):
         located(model)

@@ -41,7 +41,7 @@ class Located:
 def located(model: str) -> Located:
     """Find a model and read its config.json; of a hub model, nothing else is downloaded."""
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.exists():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{model} has no config.json; name the folder of a transformers model")
         return Located({"path": str(folder.resolve())}, read_config(folder), named(folder.resolve().name))
