@@ -114,6 +114,7 @@ def test_a_profile_of_the_users_own_says_where_it_computes(tmp_path, capsys, sta
     options = ["--recipe", "rtn-w8a8", "--out", tmp_path / "out", "--profile", mine]
     assert quantize(DEMO, *options) == 2
     assert "states no platform; write `platform: cpu`" in capsys.readouterr().err
+    assert not (tmp_path / "out.work").exists()  # refused before anything is written
     (mine / "profile.yaml").write_text("cores: 2\nconfig:\n  - platform=gpu\n")
     assert quantize(DEMO, *options) == 3
     (_, _, [*_, manifest, _]), *_ = started

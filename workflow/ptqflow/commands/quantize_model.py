@@ -84,13 +84,12 @@ def run(args: argparse.Namespace) -> int:
     if args.format != registry.FAKE:
         check(args.format, registry.refusal(args.format, recipe, model.config), args.recipe)
     calibration = calibration_entry(args.calibration, recipe, of_calibration, model)
-    name = named(Path(args.recipe).stem)
+    name, platform = named(Path(args.recipe).stem), _platform(args.profile)
     _write_study(work, model.name, model.entry | {"chunks": args.chunks}, name, entry, args.format, calibration)
 
     where = model.source.get("path") or f"{model.source['repo']} at {model.source['revision']}"
     print(f"{where}\n{in_words(recipe)}\nstudy: {work} (jobs that are done are kept there)", file=sys.stderr)
     variant = f"{name}.{args.format}"
-    platform = _platform(args.profile)
     manifest = work / paths.checkpoint(platform, model.name, variant)
     checks = work / paths.verification(platform, model.name, variant)
     targets = [str(path.relative_to(work)) for path in (manifest, checks)]
