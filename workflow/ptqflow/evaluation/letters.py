@@ -17,9 +17,11 @@ _SAID = re.compile(
     rf"{_COLON}?{_WRAPPED}{_LETTER}",
     re.IGNORECASE,
 )
-_RIGHT = re.compile(  # "whether option B is correct" asks, and "neither C nor option D is" denies
-    r"(?:(?<!\bif )(?<!\bwhether )(?<!\bnor )\b(?:option|choice)\W{1,6}|(?:^|[.!?]\s)[(*]{0,3})"
-    r"([A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b(?!-)",
+_RIGHT = re.compile(  # "whether option B is correct" asks, "neither C nor option D is" denies, "A is best described" says more
+    r"(?:(?<!\bif )(?<!\bwhether )(?<!\bnor )\b(?:option|choice)\W{1,6}"
+    r"|(?:^|[.!?]\s)(?:(?:so|thus|hence|therefore)\W{1,3})?[(*]{0,3})"
+    r"([A-Z])\W{1,6}is\W{1,6}(?:the\s+)?(?:correct|right|best)\b"
+    r"(?=[.,;:!)*]|\s*$|\s+(?:answer|option|choice|one|as|because|since)\b)",
     re.IGNORECASE | re.MULTILINE,
 )
 _ALONE = re.compile(r"\W*(?:(?:option|choice)\W+)?([A-Z])\W*", re.IGNORECASE)
