@@ -124,6 +124,14 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
         ({"run": ["nowhere"]}, "run: 'nowhere' is not defined"),
         ({"replicates": 2}, "replicates: unknown key here; it belongs in recipes.NAME"),
         (
+            {"recipes": {"r": OVERRIDDEN | {"overrides": [{"layers": [0], "weights": {"bits": 8}}]}}},
+            "recipes.r.overrides.0.weights.bits: unknown key; did you mean 'num_bits'?",
+        ),
+        (
+            {"decide": {"max_size": 3}},
+            "decide.max_size: unknown key; use one of engine, max_drop, probability, max_bytes, min_tokens_per_second",
+        ),
+        (
             {"recipes": {"r": {"preset": "rtn-w4a16", "rounding": {"name": "rtn", "block_size": 64}}}},
             "recipes.r.rounding.block_size: unknown key of what is named here, though others have it; remove it, or change `",
         ),

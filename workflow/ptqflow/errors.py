@@ -23,11 +23,13 @@ class ArtifactError(PtqflowError):
 # What pydantic adds to a path: the alternative it tried.
 _BRANCH = re.compile(r"(list|dict|tuple|literal|function-after)\[.*\]|\[\w+\]|constrained-\w+")
 _SHOWN = 3  # places of a key
+_FIRST_LEVEL = "the first level"
+_INDEX = r"(\.\d+)?"  # of a list in a path
 _KEYS_EXPECTED = {"model_type", "model_attributes_type", "dict_type"}
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the errors of each key: the key's path, what is wrong, and the nearest known key or values.
+    """One sentence for the errors of each key: the key's path, what is wrong, and the nearest known key, or the known ones.
 
     `model` is the data model that refused; its field names serve as suggestions for unknown keys.
     """
@@ -61,13 +63,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _unknown(path: str, places: Mapping[str, list[str]]) -> str:
-    """What is said of a key that does not belong where it is: where it does, or the nearest one."""
+    """What is said of a key that does not belong where it is: where it does, or which do belong there."""
     parent, _, key = path.rpartition(".")
+
+    def belongs(there: Iterable[str]) -> bool:
+        patterns = (re.escape(place).replace("NAME", r"[^.]+").replace(r"\.", rf"{_INDEX}\.") + _INDEX for place in there)
+        return any(re.fullmatch(pattern, parent or _FIRST_LEVEL) for pattern in patterns)
+
     if key not in places:
-        near = get_close_matches(key, sorted(places), n=1)
-        return f"unknown key; did you mean {near[0]!r}?" if near else "unknown key; remove it"
+        here = [name for name, there in places.items() if belongs(there)]
+        near = get_close_matches(key, here, n=1)
+        return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; use one of {', '.join(here)}"
     known = list(dict.fromkeys(places[key]))
-    if any(re.fullmatch(re.escape(place).replace("NAME", r"[^.]+"), parent) for place in known):
+    if belongs(known):
         return "unknown key of what is named here, though others have it; remove it, or change `name`"
     return f"unknown key here; it belongs in {' or '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}"
 
@@ -83,7 +91,7 @@ def _places(model: type[BaseModel]) -> dict[str, list[str]]:
         if "$ref" in part:
             walk(schema["$defs"][part["$ref"].rpartition("/")[2]], path)
         for key, value in part.get("properties", {}).items():
-            found.setdefault(key, []).append(path or "the first level")
+            found.setdefault(key, []).append(path or _FIRST_LEVEL)
             walk(value, f"{path}.{key}" if path else key)
         for value in (part.get("additionalProperties"), *part.get("patternProperties", {}).values()):
             walk(value, f"{path}.NAME")
