@@ -164,6 +164,12 @@ def test_limit_takes_the_first_items_in_file_order(tmp_path: Path) -> None:
     assert [item.id for item in load_items("t", "problems", source, 2)] == ["z", "y"]
 
 
+def test_a_row_without_a_column_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("Question,answer\nHow many?,3\n")
+    with pytest.raises(ArtifactError, match=r"it lacks 'id'; it has 'Question', 'answer'"):
+        load_items("t", "problems", Source(path=str(tmp_path / "own.csv")))
+
+
 def test_rows_of_another_benchmark_and_repeated_ids_are_refused(tmp_path: Path) -> None:
     file = jsonl(tmp_path / "a.jsonl", [{"id": "a", "question": "q", "answer": "1"}] * 2)
     source = Source(path=str(file))

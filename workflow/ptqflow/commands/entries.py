@@ -72,8 +72,9 @@ def calibration_entry(place: str | None, recipe: Recipe, changes: dict[str, Any]
     if place is None:
         if recipe.calibrates():
             raise ConfigError(
-                "the recipe learns from calibration text; give --calibration FILE (.jsonl or .parquet with `text`, `prompt` and "
-                "`completion`, or `messages`: best the model's own answers), or org/name[@revision][:subset[:split]] on the hub"
+                "the recipe learns from calibration text; give --calibration FILE (.jsonl, .parquet or .csv with `text`, "
+                "`prompt` and `completion`, or `messages`: best the model's own answers), or "
+                "org/name[@revision][:subset[:split]] on the hub"
             )
         place = str(EMBEDDED)
     length = min(2048, model.config.get("max_position_embeddings") or 2048)

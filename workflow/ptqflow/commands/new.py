@@ -51,7 +51,7 @@ forms:
 # What quality is measured on: without tasks there are checkpoints, their verification, sizes and layer errors. Examples:
 #   gsm8k: {{benchmark: gsm8k, source: {{repo: openai/gsm8k, revision: <commit>}}, limit: 200}}
 #   math-500: {{benchmark: math-500, source: {{path: data/MATH-500}}}}
-#   mine: {{benchmark: problems, source: {{path: problems.jsonl}}}}   # rows with question and answer
+#   mine: {{benchmark: problems, source: {{path: problems.jsonl}}}}   # rows of id, question and answer
 tasks: {{}}
 
 # Tasks that one engine is asked, once per seed (sampled generation: more seeds, narrower intervals). Example:
@@ -69,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder, and what is known already."""
     parser.add_argument("study", type=Path, help="folder to make")
     parser.add_argument("--model", required=True, help="a folder, or org/name[@revision] on the hub")
-    parser.add_argument("--calibration", help="a .jsonl or .parquet file, or org/name[@revision][:subset[:split]] on the hub")
+    parser.add_argument(
+        "--calibration", help="a .jsonl, .parquet or .csv file, or org/name[@revision][:subset[:split]] on the hub"
+    )
     parser.add_argument("--recipes", nargs="+", default=["rtn-w4a16", "awq-w4a16", "gptq-w4a16"], help="presets to begin with")
 
 

@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the checkpoint; it must be new, or hold one of ptqflow's"
     )
-    parser.add_argument("--calibration", help="a .jsonl or .parquet file, or org/name[@revision][:subset[:split]] on the hub")
+    parser.add_argument(
+        "--calibration", help="a .jsonl, .parquet or .csv file, or org/name[@revision][:subset[:split]] on the hub"
+    )
     parser.add_argument(
         "--set",
         nargs="+",

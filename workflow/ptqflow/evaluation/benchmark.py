@@ -78,9 +78,10 @@ def _read(who: str, benchmark: str, source: Source, row: dict[str, Any], index: 
         item: Item = load(benchmark).item(row, index)
         json.dumps(asdict(item), ensure_ascii=False).encode()  # half a surrogate pair is no text that could be tokenized
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        why = f"it lacks {error}; it has {', '.join(map(repr, row))}" if isinstance(error, KeyError) else str(error)
         raise ArtifactError(
-            f"{who}: row {index} of {source.label} is not a row of {benchmark} "
-            f"({type(error).__name__}: {error}); correct benchmark, subset or split"
+            f"{who}: row {index} of {source.label} is not a row of {benchmark} ({why}); correct benchmark, subset or split, "
+            "or the row"
         ) from None
     return item
 
