@@ -48,6 +48,15 @@ def test_recipes_lists_every_preset_with_the_forms_that_hold_it(capsys):
     assert "forms: autoawq, compressed-tensors, fake, gptq" in said
 
 
+def test_recipes_says_of_presets_that_differ_what_differs(capsys):
+    """GPTQ, GPTAQ, rotation and tokens by attention had one sentence."""
+    cli.main(["recipes"])
+    said = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines() if "Made with" in line]
+    assert len(said) == len(set(said)) == len(PRESETS)
+    made = "Made with rounding gptq (token_weights: attention), rotation hadamard, clip hessian."
+    assert any(line.endswith(made) for line in said)
+
+
 def test_who_has_read_enough_ends_a_command_quietly():
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,11 +1,13 @@
 """What each linear of a model gets from a recipe, as the schemes of all forms ask it. Import-light (no torch)."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ptqflow.errors import ConfigError
+from ptqflow.method import Method
 from ptqflow.modeling.anatomy import SITES, Architecture, architecture, block_prefix
 from ptqflow.modeling.dimensions import linear_shapes
 from ptqflow.modeling.shapes import shards_of
@@ -168,12 +170,18 @@ def in_words(recipe: Recipe, stored: str = "integers") -> str:
         keys, values = cache.bits["k"], cache.bits["v"]
         bits = f"{keys}-bit" if keys == values else f"{keys}-bit and {values}-bit"
         parts.append(f"keys{before} and values in {bits} {_grid(cache)} integers, {ranges}{of_values}")
-    how = [f"rounding {recipe.rounding.name}"]
-    how += [f"transform {recipe.transform.name}"] if recipe.transform.name != "none" else []
-    how += [f"clip {recipe.clip.name}"] if recipe.clip.name != "none" else []
+    methods = {"rounding": recipe.rounding, "rotation": recipe.rotation, "transform": recipe.transform, "clip": recipe.clip}
+    how = [f"{kind} {_with_changes(method)}" for kind, method in methods.items() if method.name != "none"]
     how += [f"{len(recipe.overrides)} override(s) for some layers"] if recipe.overrides else []
     words = "; ".join(parts)
     return words[:1].upper() + words[1:] + ". Made with " + ", ".join(how) + "."
+
+
+def _with_changes(method: Method) -> str:
+    """Its name, and the settings that are not the defaults: `gptq (asymmetric_calibration: true)`."""
+    changes = method.model_dump(mode="json", exclude={"name"}, exclude_defaults=True)
+    said = ", ".join(f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items())
+    return f"{method.name} ({said})" if said else method.name
 
 
 def _grid(args: Any) -> str:
