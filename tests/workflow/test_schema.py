@@ -178,7 +178,8 @@ OVERRIDDEN = {"preset": "rtn-w4a16"}
         ),
         (
             {"suites": {"s": {"tasks": ["text"], "engine": "vllm", "tensor_parallel": 2}}},
-            "suites.s: tensor_parallel 2 would cut the input_shards 1 of recipe 'rounded'; use a divisor of 1, or quantize with",
+            "suites.s: tensor_parallel 2 would cut the input_shards 1 of recipe 'rounded' in form fake; use a divisor of 1, "
+            "quantize with input_shards 2, which no real form of it has, or ask real forms alone (an entry whose `forms`",
         ),
         (
             {"suites": {"s": {"tasks": ["text"], "engine": "vllm", "tensor_parallel": {"demo": 3}}}},

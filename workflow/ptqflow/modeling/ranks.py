@@ -32,6 +32,7 @@ def check_shards(ranks: int, recipe: Recipe, config: Mapping[str, Any], name: st
         quantized = any(recipe.input_activations(index, linear) for index in range(int(config["num_hidden_layers"])))
         if quantized or architecture.site_of(linear).name in recipe.transform.online_sites:
             raise ConfigError(
-                f"tensor_parallel {ranks} would cut the input_shards {recipe.input_shards} of recipe '{name}'; use a divisor of "
-                f"{recipe.input_shards}, or quantize with input_shards {ranks}"
+                f"tensor_parallel {ranks} would cut the input_shards {recipe.input_shards} of recipe '{name}' in form fake; "
+                f"use a divisor of {recipe.input_shards}, quantize with input_shards {ranks}, which no real form of it has, or "
+                "ask real forms alone (an entry whose `forms` leave fake out)"
             )
