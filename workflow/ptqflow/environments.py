@@ -31,5 +31,5 @@ def python(family: str, root: Path = ROOT, variables: Mapping[str, str] = os.env
             raise ConfigError(f"{name}: {chosen} does not exist; name the interpreter of an environment that has {family}")
         return chosen
     if not own.is_file():
-        raise ConfigError(f"no environment for {family}; run `make {family}`, or set {name} to the interpreter of one")
+        raise ConfigError(f"no environment for {family}; run `make {family}` (CPUs), or set {name} to the interpreter of one")
     return str(own)

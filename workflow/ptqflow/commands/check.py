@@ -20,7 +20,7 @@ from ptqflow.expected import expected
 from ptqflow.study import Study, config_of
 from ptqflow.system import machine_memory
 from ptqflow.table_jobs import unserved
-from ptqflow.words import span
+from ptqflow.words import counted, span
 
 EXAMPLES = """examples:
   ptqflow check              the study in this folder
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for rule, seconds in work.items():
         if seconds > sum(work.values()) / 10:
-            print(f"        {rule}: {planned[rule]} jobs, {span(seconds)} of one core")
+            print(f"        {rule}: {counted(planned[rule], 'job')}, {span(seconds)} of one core")
     job, most = estimate.memory(study, configs)
     print(f"memory: {most / 1e9:.1f} GB for the largest job, {job} (of {machine_memory() / 1e9:.1f} GB here)")
     disk, free = estimate.disk(study, models), shutil.disk_usage(folder).free

@@ -61,6 +61,12 @@ suites: {{}}
 # How long prefill and decode take. Example:
 #   transformers: {{batch_sizes: [1, 8], prompt_tokens: [256], new_tokens: 32}}
 latency: {{}}
+
+# What the report may recommend: points lost at most, and how sure that is. Below are the defaults; max_bytes and
+# min_tokens_per_second bound size and speed (docs/configuration.md).
+decide:
+  max_drop: 1.0
+  probability: 0.9
 """
 _EMBEDDED = "\n# Until you name some, this is the demo's text of an invented world: good to try, not to measure."
 
