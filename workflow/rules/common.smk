@@ -15,6 +15,7 @@ from ptqflow.jobs import Jobs, code
 from ptqflow.platforms import PLATFORMS
 from ptqflow.reporting import catalogue
 from ptqflow.restored import Records, adopt, at_the_end
+from ptqflow.scheduling import take_off_default_limit
 from ptqflow.table_jobs import TableJobs
 
 try:
@@ -77,6 +78,7 @@ onerror:
 # Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what
 # they load; libraries of other devices read variables as they are loaded, before a job has claimed its device.
 onstart:
+    take_off_default_limit(workflow.scheduler)
     if workflow.local_exec:
         if study.platform == "cpu":
             warm.announce(
