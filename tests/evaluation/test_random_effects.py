@@ -114,7 +114,7 @@ def test_a_clear_difference_stays_significant_among_the_pairs_of_forty_recipes()
     pair = statistics.Paired(right, np.where(np.arange(400) < 200, 0, right))
     family = 40 * 39 // 2
     assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task").p * family > 0.05
-    assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task", family).p * family < 0.01
+    assert difference.of({"task": pair}, [random_effects.of(right[None])], 1, 0, "task", family).p * family < 0.03
 
 
 def test_flips_grow_with_the_family_only_where_p_is_small(monkeypatch):
@@ -129,7 +129,7 @@ def test_flips_grow_with_the_family_only_where_p_is_small(monkeypatch):
     right = np.ones(400)
     for lost in (3, 200):
         difference.of({"task": statistics.Paired(right, np.where(np.arange(400) < lost, 0, right))}, [], 1, 0, "task", 4950)
-    assert asked == [10_000, 10_000, 495_000]
+    assert asked == [10_000, 10_000, 198_000]
 
 
 @pytest.mark.slow

@@ -191,8 +191,8 @@ def drop_interval(distribution: Floats, estimate: float, level: float = LEVEL) -
 
 
 def flips_of(family: int) -> int:
-    """How many flips each of a family of p needs, so that Holm's correction leaves the least of them below 0.01."""
-    return max(RESAMPLES, 100 * family)
+    """How many flips each of a family of p needs, so that Holm's correction leaves the least of them below 0.025."""
+    return max(RESAMPLES, 40 * family)
 
 
 def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMPLES, noise: Floats | float = 0.0) -> float:
@@ -205,8 +205,17 @@ def flipped_p(drops: list[Floats], rng: np.random.Generator, flips: int = RESAMP
         seen += float(drop.mean())
         sizes, count = np.unique(np.abs(drop[drop != 0]), return_counts=True)
         for size, times in zip(sizes, count, strict=True):
-            flipped += size * (2.0 * rng.binomial(times, 0.5, size=flips) - times) / len(drop)
+            flipped += size * _signs(int(times), rng, flips) / len(drop)
     return float((1 + np.count_nonzero(np.abs(flipped) >= abs(seen) - 1e-9)) / (1 + flips))
+
+
+def _signs(number: int, rng: np.random.Generator, draws: int) -> Floats:
+    """Sums of so many random signs, [draws]: ones among random bits, a word at once, in a tenth of the time of binomials."""
+    ones = np.zeros(draws)
+    for start in range(0, number, 64):
+        words = rng.integers(0, 2**64, size=draws, dtype=np.uint64) >> np.uint64(64 - min(64, number - start))
+        ones += np.bitwise_count(words)
+    return 2 * ones - number
 
 
 def holm(p: Sequence[float]) -> list[float]:

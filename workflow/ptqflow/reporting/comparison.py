@@ -12,6 +12,7 @@ import numpy as np
 
 from ptqflow.artifacts.table_schemas import COMPARISON
 from ptqflow.evaluation import decision, difference, random_effects, statistics
+from ptqflow.progress import progress
 from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
 from ptqflow.reporting.variants import BASELINE, Served
@@ -31,8 +32,11 @@ def build(runs: Mapping[Served, dict[str, Runs]], seed: int = 0, exact: Collecti
     for place in dict.fromkeys(tuple(getattr(v, c) for c in _PLACE) for v in runs):
         group = [v for v in runs if tuple(getattr(v, c) for c in _PLACE) == place and v.recipe != BASELINE]
         tasks = dict.fromkeys(task for v in group for task, found in runs[v].items() if found.metric != PERPLEXITY)
-        both = list(combinations(group, 2))
-        found = [row for one, other in both for row in _pair(runs, one, other, list(tasks), seed, exact, len(both))]
+        both, found = list(combinations(group, 2)), []
+        with progress(f"compare recipes on {place[1]}", len(both), "pairs") as done:
+            for one, other in both:
+                found += _pair(runs, one, other, list(tasks), seed, exact, len(both))
+                done.update()
         for task in [*tasks, AVERAGE]:
             family = [row for row in found if row["task"] == task]
             for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
