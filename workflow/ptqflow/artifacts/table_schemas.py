@@ -184,7 +184,7 @@ LAYER_ERROR = versioned(
         column("model", text, "model name"),
         column("recipe", text, "recipe name"),
         column("chunk", i32, "chunk of decoder blocks that the job quantized"),
-        *[DIAGNOSTICS.field(i) for i in range(len(DIAGNOSTICS))],
+        *DIAGNOSTICS,
     ],
 )
 
@@ -211,9 +211,9 @@ OUTLIERS = versioned(
     ],
 )
 
-LEARNING = versioned("learning", 1, [*[LAYER_ERROR.field(i) for i in range(4)], *[LOSSES.field(i) for i in range(len(LOSSES))]])
+LEARNING = versioned("learning", 1, [*list(LAYER_ERROR)[:4], *LOSSES])
 
-RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *[RESCUE.field(i) for i in range(len(RESCUE))]])
+RESCUE_SUMMARY = versioned("rescue_summary", 2, [*VARIANT[:3], *RESCUE])
 
 LATENCY_SUMMARY = versioned(
     "latency_summary",
