@@ -3,9 +3,10 @@
 Its algorithm offers `learn(task, recipe) -> LearnedBlock` for it, instead of `smoothing_scale` and `skipped`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -29,33 +30,23 @@ class Task:
     absmax: Mapping[str, Tensor]
 
 
-class LearnedBlock(Protocol):
-    """What was learned, ready for plain rounding."""
+@dataclass(frozen=True)
+class LearnedBlock(ABC):
+    """What was learned, ready for plain rounding.
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The block's folded float tensors by checkpoint name (float32)."""
+    tensors: the block's folded float tensors by checkpoint name (float32). weight_clips: ratios [out, 2] of each row's range, by
+    linear. qparams, by name: float tensors that changed, online parameters, scales. rows: of the losses table. fallback: what was
+    done instead; warning: what is doubtful about it, if anything.
+    """
 
-    @property
-    def weight_clips(self) -> Mapping[str, Tensor]:
-        """Ratios [out, 2] of each row's range, by linear."""
+    tensors: dict[str, Tensor]
+    weight_clips: Mapping[str, Tensor]
+    qparams: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+    fallback: str | None
+    warning: str | None
 
-    @property
-    def qparams(self) -> dict[str, Tensor]:
-        """By name: float tensors that changed, online parameters, scales."""
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Of the losses table."""
-
-    @property
-    def fallback(self) -> str | None:
-        """What was done instead, if anything."""
-
-    @property
-    def warning(self) -> str | None:
-        """What is doubtful about it, if anything."""
-
+    @abstractmethod
     def transform_grams(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gram matrices of the inputs of the folded linears, from those of the float block's."""
 

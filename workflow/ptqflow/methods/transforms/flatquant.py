@@ -21,7 +21,7 @@ from ptqflow.methods import flat_block
 from ptqflow.methods.block import ratio
 from ptqflow.methods.descent import Descent, Group, clearly_less
 from ptqflow.methods.flat_block import Block, Learned, Transforms
-from ptqflow.methods.learned import Task
+from ptqflow.methods.learned import LearnedBlock, Task
 from ptqflow.methods.transforms.flatquant_settings import FlatQuantTransform
 from ptqflow.modeling import online
 from ptqflow.modeling.anatomy import ATTENTION, block_prefix, smoothing_key
@@ -38,21 +38,10 @@ _IDENTITY_SEQUENCES, _IDENTITY_TOKENS = 2, 128  # enough to see an error, cheap 
 
 
 @dataclass(frozen=True)
-class FlatBlock:
-    """What was learned. `tensors`: the block's folded float tensors by checkpoint name (float32); `qparams`:
-    changed float tensors, online parameters and scales by name; `rows` of the losses table; `fallback` and `warning`, if any."""
+class FlatBlock(LearnedBlock):
+    """What was learned: the block under `transforms`."""
 
-    tensors: dict[str, Tensor]
     transforms: Transforms
-    qparams: dict[str, Tensor]
-    rows: list[dict[str, Any]]
-    fallback: str | None
-    warning: str | None
-
-    @property
-    def weight_clips(self) -> Mapping[str, Tensor]:
-        """Ratios [out, 2] of each row's range, by linear."""
-        return self.transforms.weight_clips
 
     def transform_grams(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gram matrices of the inputs of the folded linears, from those of the float block's."""
@@ -230,7 +219,7 @@ class _Trainer:
         for name in (f"{prefix}{self.architecture.module_name(linear)}.bias" for linear in ("v_proj", "up_proj")):
             if name in tensors:
                 qparams[name] = tensors[name].contiguous()
-        return FlatBlock(tensors, final, qparams, self.rows, fallback, warning)
+        return FlatBlock(tensors, final.weight_clips, qparams, self.rows, fallback, warning, final)
 
 
 def _forward(module: nn.Module, state: dict[str, Tensor], x: Tensor, positions: Positions) -> Tensor:
