@@ -129,7 +129,7 @@ def quantize(d: Dimensions, layers: int, tokens: int, length: int, recipe: Recip
     where it computes.
     """
     held = 4 * tokens * d.hidden * 3 + d.block * (d.stored + 3 * 4) + 8 * 2 * d.widest**2 + d.block * layers
-    learned = min(tokens, length * getattr(recipe.transform, "batch_size", 1)) if recipe.transform.works == "by_block" else 0
+    learned = min(tokens, length * getattr(recipe.transform, "batch_size", 1)) if recipe.learns_by_block() else 0
     held += max(4 * min(tokens, TOKENS_AT_ONCE), 0 if device else GRADIENT_BYTES * learned) * d.activations
     held += (LEARNING_BYTES * d.block) if learned else 0
     if recipe.rounding.asymmetric:  # the float model's states beside the quantized ones, and a matrix of both

@@ -66,7 +66,7 @@ def passes(recipe: Recipe) -> float:
         return 0.0
     found_first = recipe.rounds_by_site() and bool(recipe.transform.needs & FROM_STATES)
     walks = (1 + len(recipe.clip.candidates())) * (1 + found_first + recipe.rounding.asymmetric)
-    learned = _EPOCH * (1 + getattr(recipe.transform, "epochs", 0)) if recipe.transform.works == "by_block" else 0.0
+    learned = _EPOCH * (1 + getattr(recipe.transform, "epochs", 0)) if recipe.learns_by_block() else 0.0
     return _WALKED * walks + learned
 
 

@@ -223,7 +223,7 @@ class Recipe(Model):
 
     def rounds_by_site(self) -> bool:
         """Whether linears are rounded by inputs that rounded ones before them, those of the same block too, have made."""
-        return "gram" in self.rounding.needs and self.error_propagation and self.transform.works != "by_block"
+        return "gram" in self.rounding.needs and self.error_propagation and not self.learns_by_block()
 
     def learns_from_states(self) -> bool:
         """Whether a method, or a static cache, looks at all states that enter a block."""

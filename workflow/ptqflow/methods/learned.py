@@ -53,7 +53,7 @@ class LearnedBlock(ABC):
 
 def learner(recipe: Recipe) -> Callable[[Task, Recipe], LearnedBlock] | None:
     """How the recipe's transform is learned; None where there is none, or where it is found site by site."""
-    if recipe.transform.works != "by_block":
+    if not recipe.learns_by_block():
         return None
     learn: Callable[[Task, Recipe], LearnedBlock] = method("transform", recipe.transform.name).learn
     return learn
