@@ -54,38 +54,34 @@ def learn(task: Task, recipe: Recipe, invert: Inverse = inverse) -> FlatBlock:
     Raises ConfigError where the device loses the gradient of the inverse: training through it would oscillate; not where the
     recipe asks for just that.
     """
-    settings = recipe.transform_of(task.layer)
+    settings, emulated = recipe.transform_of(task.layer), None
     assert isinstance(settings, FlatQuantTransform)
+    arithmetic = Arithmetic(invert)
     if settings.emulate is not None:
-        switched = LEARNING[settings.emulate]
+        arithmetic, emulated = LEARNING[settings.emulate], f"emulated: {settings.emulate}"
         if settings.parametrization != "direct":
-            switched = replace(switched, invert=invert)
-        trainer = _Trainer(task, recipe, switched)
-        error = gradient_error(switched.invert, task.blocks.device)
-        trainer.record(0, "inverse_gradient_error", error, f"emulated: {settings.emulate}")
-        return trainer.run()
-    if (error := gradient_error(invert, task.blocks.device)) > _GRADIENT_LIMIT:
+            arithmetic = replace(arithmetic, invert=invert)
+    error = gradient_error(arithmetic.invert, task.blocks.device)
+    if error > _GRADIENT_LIMIT and emulated is None:
         raise ConfigError(
             f"the gradient of the matrix inverse on {task.blocks.device} is off by {error:.1e} (relative): FlatQuant cannot be "
             "trained here; use another platform or update its torch"
         )
-    trainer = _Trainer(task, recipe, Arithmetic(invert))
-    trainer.record(0, "inverse_gradient_error", error)
+    trainer = _Trainer(task, recipe, arithmetic, settings)
+    trainer.record(0, "inverse_gradient_error", error, emulated)
     return trainer.run()
 
 
 class _Trainer:
     """One block: its float tensors, the quantizing module that deployment runs, and the calibration states."""
 
-    def __init__(self, task: Task, recipe: Recipe, arithmetic: Arithmetic) -> None:
-        blocks, self.layer, self.recipe, self.arithmetic = task.blocks, task.layer, recipe, arithmetic
+    def __init__(self, task: Task, recipe: Recipe, arithmetic: Arithmetic, settings: FlatQuantTransform) -> None:
+        blocks, layer = task.blocks, task.layer
+        self.layer, self.recipe, self.arithmetic, self.settings = layer, recipe, arithmetic, settings
         self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, blocks.device
-        settings = recipe.transform_of(self.layer)
-        assert isinstance(settings, FlatQuantTransform)
-        self.settings, self.architecture = settings, blocks.architecture
+        self.architecture = blocks.architecture
         if len(self.hidden) < 2:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
-        layer = self.layer
         tensors = blocks.tensors(layer)
         self.stored: Block = {name.removeprefix(block_prefix(layer)): tensor for name, tensor in tensors.items()}
         self.exact: Block = {name: tensor.to(blocks.device, torch.float32) for name, tensor in self.stored.items()}
