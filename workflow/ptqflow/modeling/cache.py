@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ptqflow.modeling.anatomy import ATTENTION, of_block
 from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dequantize, fake_quantize, quantize, scale_and_zero_point
+from ptqflow.numerics.grid import fake_quantize, on_grid, scale_and_zero_point
 from ptqflow.scheme import CacheArgs
 
 CACHE = f"{ATTENTION}.cache_transform"
@@ -79,7 +79,7 @@ class CacheQuantizer(CacheTransform):
         if name not in self.args.static:
             return fake_quantize(x, self.args.bits[name], self.args.symmetric)
         scale, zero_point = (getattr(self, f"{name}_{part}").float().unsqueeze(1) for part in ("scale", "zero_point"))
-        return dequantize(quantize(x, scale, zero_point, _grid(self.args, name)), scale, zero_point).to(x.dtype)
+        return on_grid(x, scale, zero_point, _grid(self.args, name)).to(x.dtype)
 
 
 class CacheRanges(CacheTransform):

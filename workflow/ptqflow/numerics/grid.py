@@ -92,6 +92,11 @@ def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return integers.to(torch.float32, copy=True).sub_(zero_point).mul_(scale)
 
 
+def on_grid(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """What `dequantize` makes of `quantize`: the numbers nearest to `x` that the grid holds, float32."""
+    return quantize(x, scale, zero_point, grid).sub_(zero_point).mul_(scale)
+
+
 def fake_quantize(x: Tensor, num_bits: int, symmetric: bool, shards: int = 1) -> Tensor:
     """Dynamic quantize-dequantize with one scale per row of the last dimension (a token, or a token and head).
 
@@ -103,8 +108,7 @@ def fake_quantize(x: Tensor, num_bits: int, symmetric: bool, shards: int = 1) ->
     rows = x.float().unflatten(-1, (shards, -1))
     low, high = rows.amin(-1, keepdim=True), rows.amax(-1, keepdim=True)  # aminmax is several times slower on the CPU
     scale, zero_point = dynamic_scale_and_zero_point(low, high, num_bits, symmetric)
-    integers = quantize(rows, scale, zero_point, Grid(num_bits, symmetric))
-    return integers.sub_(zero_point).mul_(scale).flatten(-2).to(x.dtype)
+    return on_grid(rows, scale, zero_point, Grid(num_bits, symmetric)).flatten(-2).to(x.dtype)
 
 
 def fake_quantize_static(x: Tensor, scale: Tensor, num_bits: int) -> Tensor:
@@ -117,8 +121,7 @@ def fake_quantize_static(x: Tensor, scale: Tensor, num_bits: int) -> Tensor:
 def fake_quantize_groups(groups: Tensor, grid: Grid) -> Tensor:
     """Round-to-nearest quantize-dequantize of weight groups [..., n] over their full range, float32. `groups` float32."""
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    scale, zero_point = scale_and_zero_point(low, high, grid)
-    return quantize(groups, scale, zero_point, grid).sub_(zero_point).mul_(scale)
+    return on_grid(groups, *scale_and_zero_point(low, high, grid), grid)
 
 
 def group_weight(weight: Tensor, strategy: str, group_size: int | None = None, shards: int = 1) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dequantize, integer_range, quantize, scale_and_zero_point
+from ptqflow.numerics.grid import integer_range, on_grid, scale_and_zero_point
 
 _ELEMENTS_AT_ONCE = 1 << 20  # float32 work buffers of 4 MB each: they stay in a CPU's cache, and bound the memory
 _STEPS_BETWEEN_CHECKS = 3  # of the grid, between looks at which rows are done
@@ -48,7 +48,7 @@ def _search(x: Tensor, low: Tensor, high: Tensor, grid: Grid, norm: float, max_s
         scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, grid))
         error = torch.zeros_like(low)
         for piece in x.split(_ELEMENTS_AT_ONCE, dim=-1):
-            difference = dequantize(quantize(piece, scale, zero_point, grid), scale, zero_point).sub_(piece)
+            difference = on_grid(piece, scale, zero_point, grid).sub_(piece)
             error += difference.abs_().pow_(norm).sum(-1)
         better = error < best_error
         best_error = torch.where(better, error, best_error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dynamic_scale_and_zero_point, integer_range, quantize
+from ptqflow.numerics.grid import dynamic_scale_and_zero_point, integer_range, on_grid
 
 
 class _QuantizeDequantize(torch.autograd.Function):
@@ -21,7 +21,7 @@ class _QuantizeDequantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.grid = grid
-        return quantize(x, scale, zero_point, grid).sub_(zero_point).mul_(scale)
+        return on_grid(x, scale, zero_point, grid)
 
     @staticmethod
     @once_differentiable

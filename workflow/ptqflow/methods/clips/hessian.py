@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.clips.hessian_settings import HessianClip
-from ptqflow.numerics.grid import dequantize, quantize, scale_and_zero_point
+from ptqflow.numerics.grid import on_grid, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
 from ptqflow.scheme import WeightArgs
 
@@ -37,7 +37,7 @@ def _range(groups: Tensor, importance: Tensor, args: WeightArgs, clip: HessianCl
     for i in range(int(clip.max_shrink * clip.n_grid)):
         ratio = 1 - i / clip.n_grid
         scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, args.grid))
-        lost = dequantize(quantize(groups, scale, zero_point, args.grid), scale, zero_point).sub_(groups)
+        lost = on_grid(groups, scale, zero_point, args.grid).sub_(groups)
         error = lost.abs_().pow_(clip.norm).mul_(importance).sum(-1)
         better = error < least
         best, least = best.masked_fill(better, ratio), torch.where(better, error, least)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.clips.search_settings import SearchClip
-from ptqflow.numerics.grid import quantize, scale_and_zero_point
+from ptqflow.numerics.grid import on_grid, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
 from ptqflow.numerics.products import multiply
 from ptqflow.scheme import WeightArgs
@@ -48,6 +48,6 @@ def _errors(groups: Tensor, gram: Tensor, args: WeightArgs, scale: Tensor, zero_
         for start in range(0, rows, step):
             part = slice(start, start + step)
             weight, s, z = groups[part, i].float(), scale[:, part, i, None], zero_point[:, part, i, None]
-            lost = quantize(weight, s, z, args.grid).sub_(z).mul_(s).sub_(weight)
+            lost = on_grid(weight, s, z, args.grid).sub_(weight)
             errors[:, part, i] = multiply(lost.flatten(0, 1), own).view_as(lost).mul_(lost).sum(-1)
     return errors
