@@ -26,6 +26,7 @@ from ptqflow.modeling.cache import CACHE
 from ptqflow.modeling.online import owner
 from ptqflow.modeling.shapes import kronecker_sides, shards_of
 from ptqflow.numerics.inverse import Inverse, inverse
+from ptqflow.numerics.linalg import random_orthogonal
 from ptqflow.recipes import Recipe
 from ptqflow.scheme import QuantizationArgs
 from ptqflow.transforms import diagonal, kronecker
@@ -118,11 +119,10 @@ class Learned(nn.Module):
         super().__init__()
         self.architecture = architecture
         generator = torch.Generator().manual_seed(settings.seed + layer)
-
         parametrized: type[Direct | Svd] = Svd if settings.parametrization == "svd" else Direct
 
         def matrix(n: int, shards: int = 1) -> nn.Module:
-            return parametrized(torch.stack([random_orthogonal(n, generator) for _ in range(shards)]))
+            return parametrized(torch.stack([random_orthogonal(n, generator).float() for _ in range(shards)]))
 
         def logits(rows: int, ends: int = 2) -> nn.Parameter:
             return nn.Parameter(torch.full((rows, ends), settings.clip_logit))
@@ -174,12 +174,6 @@ class Learned(nn.Module):
 def _ends(readers: Sequence[QuantizationArgs | None]) -> int:
     """How many clip ratios an input has: one where no reader tells its two ends apart, else one for each."""
     return 1 if all(args is None or args.symmetric for args in readers) else 2
-
-
-def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
-    """A random rotation or reflection [n, n] in float32, uniform (QR with the signs of R's diagonal)."""
-    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    return (q * r.diagonal().sign()).float()
 
 
 def initial_scale(absmax: Tensor, weight: Tensor, strength: float) -> Tensor:

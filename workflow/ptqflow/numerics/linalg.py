@@ -1,4 +1,4 @@
-"""Factorization of damped Hessians, by a procedure that cannot fail silently."""
+"""Random orthogonal matrices, and the factorization of damped Hessians, by a procedure that cannot fail silently."""
 
 import math
 from typing import NamedTuple
@@ -30,6 +30,12 @@ class Factor(NamedTuple):
         """Of the damped matrix, at least: squared ratio of the factor's extreme diagonal entries."""
         entries = self.lower.diagonal()
         return float((entries.max() / entries.min()).double().square())
+
+
+def random_orthogonal(n: int, generator: torch.Generator) -> Tensor:
+    """A random rotation or reflection [n, n] in float64, uniform (QR with the signs of R's diagonal; Mezzadri, 2007)."""
+    q, r = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
 
 
 def damped_cholesky(hessian: Tensor, dampening_frac: float) -> Factor | None:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ptqflow.methods.rotations.hadamard_settings import HadamardRotation
+from ptqflow.numerics.linalg import random_orthogonal
+
+_SYLVESTER = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
 
 
 def rotation(width: int, settings: HadamardRotation) -> Tensor:
@@ -16,8 +19,7 @@ def rotation(width: int, settings: HadamardRotation) -> Tensor:
     if (found := hadamard(width)) is not None:
         signs = torch.randint(2, (width, 1), generator=random).double() * 2 - 1
         return signs * found / width**0.5
-    q, r = torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    return random_orthogonal(width, random)
 
 
 def hadamard(width: int) -> Tensor | None:
@@ -33,16 +35,12 @@ def hadamard(width: int) -> Tensor | None:
         halved //= 2
 
 
-_SYLVESTER = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
-
-
 def _base(n: int) -> Tensor | None:
     """The matrices of size 1 and Paley's two: of size q + 1, q a prime of 4 m + 3, and of 2 (q + 1), q a prime of 4 m + 1."""
     if n == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     if n % 4 == 0 and _is_prime(q := n - 1):
-        conference = _bordered(q, -1.0)
-        return torch.eye(n, dtype=torch.float64) + conference
+        return torch.eye(n, dtype=torch.float64) + _bordered(q, -1.0)
     if n % 4 == 0 and (q := n // 2 - 1) % 4 == 1 and _is_prime(q):
         diagonal = torch.tensor([[1.0, -1.0], [-1.0, -1.0]], dtype=torch.float64)
         return torch.kron(_bordered(q, 1.0), _SYLVESTER) + torch.kron(torch.eye(q + 1, dtype=torch.float64), diagonal)
