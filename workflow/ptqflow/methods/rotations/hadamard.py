@@ -24,15 +24,10 @@ def rotation(width: int, settings: HadamardRotation) -> Tensor:
 
 def hadamard(width: int) -> Tensor | None:
     """A matrix [width, width] of ones and minus ones with orthogonal rows (float64), or None where no construction fits."""
-    halved = width
-    while True:
-        if (found := _base(halved)) is not None:
-            while len(found) < width:
-                found = torch.kron(found, _SYLVESTER)
-            return found
-        if halved % 2:
-            return None
-        halved //= 2
+    if (found := _base(width)) is not None or width % 2:
+        return found
+    half = hadamard(width // 2)
+    return None if half is None else torch.kron(half, _SYLVESTER)
 
 
 def _base(n: int) -> Tensor | None:
