@@ -71,9 +71,69 @@ class BlockRounder:
         """Find the scalings. `tensors`: the block's tensors by checkpoint name."""
         self._architecture = architecture
         self._layer, self._tensors, self._inputs, self._recipe, self._device = layer, tensors, inputs, recipe, device
-        self.scales, self._seconds, self._notes = _scales(architecture, layer, tensors, inputs, recipe, device.torch_device)
+        self.scales: dict[str, Tensor] = {}
+        self._seconds: dict[str, float] = {}  # that a site's scaling took
+        self._notes: dict[str, str] = {}  # why a site was left alone
+        if recipe.transform.works == "by_site":
+            self._find_scales()
         self.qparams = {key: scale.cpu() for key, scale in self.scales.items()}
         self.rows: list[dict[str, Any]] = []
+
+    def _find_scales(self) -> None:
+        """The diagonal scaling of each site; what it took, and why it was left alone where that is news.
+
+        Every site is looked at with the others unscaled. Where nothing is quantized that would see it there is none: weights left
+        in high precision would only be rounded once more.
+        """
+        recipe, role = self._recipe, self._architecture.role
+        scaling = method("transform", recipe.transform.name)
+        for site in self._architecture.sites:
+            start = time.perf_counter()
+            query_heads = self._inputs.queries_per_key if site.name == "o" else 1
+            seen = any(recipe.quantizes(self._layer, role(linear)) for linear in site.linears)
+            if not (seen or (site.name == "o" and recipe.scheme.kv_cache)):  # values carry the scale of o
+                continue
+            if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:
+                self._notes |= {site.name: reason} if reason else {}
+                continue
+            known = self._site_inputs(site, query_heads)
+            scale = scaling.smoothing_scale(known, recipe.transform)
+            if scale is None:
+                continue
+            if query_heads > 1:
+                scale = diagonal.by_value_head(scale, query_heads, self._inputs.head_dim, "max")
+            self.scales[smoothing_key(self._layer, site.name)] = known.held(scale)
+            self._seconds[site.name] = time.perf_counter() - start
+
+    def _site_inputs(self, site: Site, query_heads: int) -> SiteInputs:
+        """What is known about a site, on the device."""
+        inputs, found, device = self._inputs, self._architecture, self._device.torch_device
+
+        def known(statistics: Mapping[str, Tensor]) -> Tensor | None:
+            return statistics[site.name].to(device, torch.float32) if site.name in statistics else None
+
+        def share(statistic: Tensor, how: str) -> Tensor:
+            if query_heads == 1:
+                return statistic
+            return diagonal.by_value_head(statistic, query_heads, inputs.head_dim, how).flatten()
+
+        def held(scale: Tensor) -> Tensor:
+            if not site.norm:
+                return scale
+            norm = self._tensors[f"{block_prefix(self._layer)}{site.norm}.weight"]
+            return diagonal.representable(scale, norm.to(device), found.norm_offset)
+
+        names = [found.linear_prefix(self._layer, linear) for linear in site.linears]
+        return SiteInputs(
+            mean_abs=known(inputs.mean_abs),
+            absmax=known(inputs.absmax),
+            weights=[self._tensors[f"{name}.weight"].to(device, torch.float32) for name in names],
+            args=[self._recipe.weights(self._layer, found.role(linear)) for linear in site.linears],
+            gram=inputs.grams.get(site.name),
+            share=share,
+            input_shards=shards_of(self._recipe, site.linears[0]),
+            held=held,
+        )
 
     def quantized(self, site: Site) -> list[str]:
         """The linears of a site that the recipe quantizes."""
@@ -165,85 +225,6 @@ class BlockRounder:
         name = f"{self._architecture.linear_prefix(self._layer, linear)}.weight"
         tensor = self._tensors[name].to(self._device.torch_device, torch.float32)
         return transformed(name, tensor, self.scales, self._architecture)
-
-
-def _scales(
-    architecture: Architecture,
-    layer: int,
-    tensors: Mapping[str, Tensor],
-    inputs: BlockInputs,
-    recipe: Recipe,
-    device: torch.device,
-) -> tuple[dict[str, Tensor], dict[str, float], dict[str, str]]:
-    """The diagonal scaling of each site by `smoothing_key`; by site, its seconds, and why it was left alone where that is news.
-
-    Every site is looked at with the others unscaled. Where nothing is quantized that would see it there is none: weights left in
-    high precision would only be rounded once more.
-    """
-    scales: dict[str, Tensor] = {}
-    seconds: dict[str, float] = {}
-    notes: dict[str, str] = {}
-    if recipe.transform.works != "by_site":
-        return scales, seconds, notes
-    scaling = method("transform", recipe.transform.name)
-    for site in architecture.sites:
-        start = time.perf_counter()
-        query_heads = inputs.queries_per_key if site.name == "o" else 1
-        seen = any(recipe.quantizes(layer, architecture.role(linear)) for linear in site.linears)
-        if not (seen or (site.name == "o" and recipe.scheme.kv_cache)):  # values carry the scale of o
-            continue
-        if (reason := scaling.skipped(site.name, query_heads, recipe.transform)) is not None:
-            notes |= {site.name: reason} if reason else {}
-            continue
-        known = _site_inputs(architecture, layer, site, tensors, inputs, recipe, query_heads, device)
-        scale = scaling.smoothing_scale(known, recipe.transform)
-        if scale is None:
-            continue
-        if query_heads > 1:
-            scale = diagonal.by_value_head(scale, query_heads, inputs.head_dim, "max")
-        scales[smoothing_key(layer, site.name)] = known.held(scale)
-        seconds[site.name] = time.perf_counter() - start
-    return scales, seconds, notes
-
-
-def _site_inputs(
-    architecture: Architecture,
-    layer: int,
-    site: Site,
-    tensors: Mapping[str, Tensor],
-    inputs: BlockInputs,
-    recipe: Recipe,
-    query_heads: int,
-    device: torch.device,
-) -> SiteInputs:
-    """What is known about a site, on `device`."""
-    mean_abs, absmax = (
-        found[site.name].to(device, torch.float32) if site.name in found else None for found in (inputs.mean_abs, inputs.absmax)
-    )
-
-    names = [architecture.linear_prefix(layer, linear) for linear in site.linears]
-
-    def share(statistic: Tensor, how: str) -> Tensor:
-        if query_heads == 1:
-            return statistic
-        return diagonal.by_value_head(statistic, query_heads, inputs.head_dim, how).flatten()
-
-    def held(scale: Tensor) -> Tensor:
-        if not site.norm:
-            return scale
-        norm = tensors[f"{block_prefix(layer)}{site.norm}.weight"]
-        return diagonal.representable(scale, norm.to(device), architecture.norm_offset)
-
-    return SiteInputs(
-        mean_abs=mean_abs,
-        absmax=absmax,
-        weights=[tensors[f"{name}.weight"].to(device, torch.float32) for name in names],
-        args=[recipe.weights(layer, architecture.role(linear)) for linear in site.linears],
-        gram=inputs.grams.get(site.name),
-        share=share,
-        input_shards=shards_of(recipe, site.linears[0]),
-        held=held,
-    )
 
 
 def _seen(site: Site, gram: Tensor | None, sample: Tensor | None, dtype: torch.dtype) -> LowerHalf | Rows:
