@@ -123,11 +123,10 @@ class BlockRounder:
             norm = self._tensors[f"{block_prefix(self._layer)}{site.norm}.weight"]
             return diagonal.representable(scale, norm.to(device), found.norm_offset)
 
-        names = [found.linear_prefix(self._layer, linear) for linear in site.linears]
         return SiteInputs(
             mean_abs=known(inputs.mean_abs),
             absmax=known(inputs.absmax),
-            weights=[self._tensors[f"{name}.weight"].to(device, torch.float32) for name in names],
+            weights=[self._tensors[f"{self._prefix(linear)}.weight"].to(device, torch.float32) for linear in site.linears],
             args=[self._recipe.weights(self._layer, found.role(linear)) for linear in site.linears],
             gram=inputs.grams.get(site.name),
             share=share,
@@ -155,17 +154,10 @@ class BlockRounder:
         checkpoint. Raises ValueError with neither XᵀX nor X.
         """
         start = time.perf_counter()
-        layer, inputs, recipe, found = self._layer, self._inputs, self._recipe, self._architecture
-        quantized = self.quantized(site)
+        recipe, quantized = self._recipe, self.quantized(site)
         weights = [self.weight(linear) for linear in quantized]
         aims, note = self._aims(site, weights, gram, cross)
-        targets: list[Target] = []
-        for linear, weight in zip(quantized, aims, strict=True):
-            args = recipe.weights(layer, found.role(linear))
-            assert args is not None
-            ratios = inputs.weight_clips.get(linear)
-            clipped = weight if ratios is None else clip_rows(weight, ratios.to(weight))
-            targets.append(Target(clipped, args, recipe.clip_of(*found.parts(linear))))
+        targets = [self._target(linear, aim) for linear, aim in zip(quantized, aims, strict=True)]
         round_weights = method("rounding", recipe.rounding.name).round_weights
         by_recipe = partial(round_weights, rounding=recipe.rounding, input_shards=shards_of(recipe, quantized[0]))
         choices: list[Mapping[str, float]] = [{}] * len(targets)
@@ -173,30 +165,42 @@ class BlockRounder:
             targets, choices = method("clip", recipe.clip.name).choose(targets, gram, held_out, by_recipe)
         results: list[RoundedWeight] = by_recipe(targets, gram)
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
-        elements = sum(target.weight.numel() for target in targets)
+        elements = sum(weight.numel() for weight in weights)
         seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
         for linear, weight, aim, target, rounded, choice in zip(quantized, weights, aims, targets, results, choices, strict=True):
             start = time.perf_counter()
-            parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
-            if rounded.unseen is not None:
-                parts["unseen"] = rounded.unseen.clone()  # of linears that share an input it is one tensor
-            if aim is not weight:
-                moved = aim - weight
-                parts["correction"] = torch.stack([moved.norm(), moved.abs().max()])
-            self.qparams |= {f"{found.linear_prefix(layer, linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+            self._keep(linear, rounded, aim - weight if aim is not weight else None)
             if weight is not target.weight:  # what a method says it lost is of the weight that it was given
                 rounded = replace(rounded, lost=None)
-            errors = _errors(weight, rounded, seen, inputs.tokens, target.args)
-            errors["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), note, rounded.fallback])) or None
-            errors["warning"] = _of_unseen(rounded.unseen) if rounded.unseen is not None else None
+            row = _errors(weight, rounded, seen, self._inputs.tokens, target.args)
+            row["fallback"] = "; ".join(filter(None, [self._notes.get(site.name), note, rounded.fallback])) or None
+            row["warning"] = _of_unseen(rounded.unseen) if rounded.unseen is not None else None
             if choice:
-                errors |= {"clip": target.clip.name if target.clip else "none", "clip_errors": json.dumps(choice)}
+                row |= {"clip": target.clip.name if target.clip else "none", "clip_errors": json.dumps(choice)}
             # What linears of a site share is split by their sizes.
-            seconds = time.perf_counter() - start + shared * weight.numel() / elements
-            self.rows.append(
-                {"layer": layer, "module": linear, **errors, "seconds": seconds, "peak_bytes": self._device.peak_bytes()}
-            )
-        return [f"{found.linear_prefix(layer, linear)}.weight" for linear in quantized]
+            row["seconds"] = time.perf_counter() - start + shared * weight.numel() / elements
+            self.rows.append({"layer": self._layer, "module": linear, **row, "peak_bytes": self._device.peak_bytes()})
+        return [f"{self._prefix(linear)}.weight" for linear in quantized]
+
+    def _target(self, linear: str, aim: Tensor) -> Target:
+        """What is to be rounded for a linear: `aim` under learned clips, on the recipe's grid."""
+        args = self._recipe.weights(self._layer, self._architecture.role(linear))
+        assert args is not None
+        if (ratios := self._inputs.weight_clips.get(linear)) is not None:
+            aim = clip_rows(aim, ratios.to(aim))
+        return Target(aim, args, self._recipe.clip_of(*self._architecture.parts(linear)))
+
+    def _keep(self, linear: str, rounded: RoundedWeight, moved: Tensor | None) -> None:
+        """Put a rounded weight among `qparams`; `moved` [out, in]: how far it was corrected before, if it was."""
+        parts = {"integers": rounded.integers, "scale": rounded.scale, "zero_point": rounded.zero_point}
+        if rounded.unseen is not None:
+            parts["unseen"] = rounded.unseen.clone()  # of linears that share an input it is one tensor
+        if moved is not None:
+            parts["correction"] = torch.stack([moved.norm(), moved.abs().max()])
+        self.qparams |= {f"{self._prefix(linear)}.{part}": t.cpu().contiguous() for part, t in parts.items()}
+
+    def _prefix(self, linear: str) -> str:
+        return self._architecture.linear_prefix(self._layer, linear)
 
     def _aims(
         self, site: Site, weights: list[Tensor], gram: Tensor | None, cross: Tensor | None
@@ -222,7 +226,7 @@ class BlockRounder:
 
     def weight(self, linear: str) -> Tensor:
         """The unrounded weight [out, in] (float32) of a linear, scalings folded in."""
-        name = f"{self._architecture.linear_prefix(self._layer, linear)}.weight"
+        name = f"{self._prefix(linear)}.weight"
         tensor = self._tensors[name].to(self._device.torch_device, torch.float32)
         return transformed(name, tensor, self.scales, self._architecture)
 
