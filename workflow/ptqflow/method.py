@@ -76,10 +76,17 @@ class Clip(Method):
     """How the ranges of weights are clipped (`clipped_range`).
 
     Or how that is found on sequences held out: for a whole block from `candidates`, linear by linear by the algorithm's `choose`.
-    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes.
+    `roundings`: how often a block is rounded to find it. `least_sequences`: how many it takes. `by_row`: rows have own ranges.
     """
 
     least_sequences: ClassVar[int] = 1
+    by_row: ClassVar[bool] = False
+
+    def conflict(self, recipe: "Recipe") -> str | None:
+        """One scale for all rows, where they have ranges of their own."""
+        if self.by_row and any(args.strategy == "tensor" for args in recipe.all_weights()):
+            return f"clip {self.name} works row by row; use weights.strategy group or channel, or clip mse"
+        return None
 
     @property
     def roundings(self) -> int:

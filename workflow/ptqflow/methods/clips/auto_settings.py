@@ -1,4 +1,4 @@
-"""Settings of `methods.clips.auto`, what it chooses from, what it needs and what it conflicts with."""
+"""Settings of `methods.clips.auto`, what it chooses from and what it needs."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -9,7 +9,6 @@ from ptqflow.method import Clip, Need
 from ptqflow.methods.clips.hessian_settings import HessianClip
 from ptqflow.methods.clips.mse_settings import MseClip
 from ptqflow.methods.clips.none_settings import NoClip
-from ptqflow.recipes import Recipe
 
 
 class AutoClip(Clip):
@@ -20,6 +19,7 @@ class AutoClip(Clip):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    by_row: ClassVar[bool] = True
     least_sequences: ClassVar[int] = 4
 
     name: Literal["auto"]
@@ -54,12 +54,6 @@ class AutoClip(Clip):
             raise ConfigError(f"clip auto holds calibration sequences out, so it needs at least {self.least_sequences}; use more")
         kept = 2 if self.by == "block" and sequences > 2 else 1
         return min(max(1, round(sequences * self.held_out)), sequences - kept)
-
-    def conflict(self, recipe: Recipe) -> str | None:
-        """A candidate works row by row."""
-        if any(args.strategy == "tensor" for args in recipe.all_weights()):
-            return "clip auto works row by row; use weights.strategy group or channel, or clip mse"
-        return None
 
 
 SETTINGS = AutoClip

@@ -1,4 +1,4 @@
-"""Settings of `methods.clips.search`, what it needs and what it conflicts with."""
+"""Settings of `methods.clips.search`, and what it needs."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -6,7 +6,6 @@ from pydantic import Field
 
 from ptqflow.linears import LinearName
 from ptqflow.method import Clip, Need
-from ptqflow.recipes import Recipe
 
 
 class SearchClip(Clip):
@@ -16,6 +15,7 @@ class SearchClip(Clip):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"gram"})
+    by_row: ClassVar[bool] = True
 
     name: Literal["search"]
     n_grid: Annotated[int, Field(ge=1)] = 20
@@ -30,12 +30,6 @@ class SearchClip(Clip):
     def covers(self, linear: str) -> bool:
         """All linears but those in `skip`."""
         return linear not in self.skip
-
-    def conflict(self, recipe: Recipe) -> str | None:
-        """Rows have ranges of their own."""
-        if any(args.strategy == "tensor" for args in recipe.all_weights()):
-            return "clip search works row by row; use weights.strategy group or channel, or clip mse"
-        return None
 
 
 SETTINGS = SearchClip
