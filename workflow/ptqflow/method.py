@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 Need = Literal["gram", "mean_abs", "absmax", "states"]
 FROM_STATES: frozenset[Need] = frozenset({"gram", "mean_abs", "states"})  # found by running all states through a block
-PLAIN = {
-    "rotation": "none",
-    "transform": "none",
-    "clip": "none",
-    "rounding": "rtn",
-}  # what a recipe does that names no other method
+PLAIN = {"rotation": "none", "transform": "none", "clip": "none", "rounding": "rtn"}  # what a recipe does that names no other
 
 
 class Method(Model):

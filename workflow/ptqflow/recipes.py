@@ -46,7 +46,11 @@ class Override(Model):
 
     def covers(self, layer: int, linear: str) -> bool:
         """Whether this override speaks of `linear` in block `layer`."""
-        return (self.layers == "all" or layer in self.layers) and (self.linears == "all" or linear in self.linears)
+        return self.covers_layer(layer) and (self.linears == "all" or linear in self.linears)
+
+    def covers_layer(self, layer: int) -> bool:
+        """Whether it speaks of anything in block `layer`."""
+        return self.layers == "all" or layer in self.layers
 
 
 class Rescue(Model):
@@ -168,7 +172,7 @@ class Recipe(Model):
         """The transform of one layer, with the changes of every override that covers it; the last one wins."""
         transform = self.transform
         for override in self.overrides:
-            if override.transform is not None and (override.layers == "all" or layer in override.layers):
+            if override.transform is not None and override.covers_layer(layer):
                 assert transform.changes is not None, "checked when the recipe was made"
                 changes = transform.changes.model_validate(override.transform)
                 transform = transform.model_copy(update=changes.model_dump(exclude_none=True))
@@ -186,7 +190,7 @@ class Recipe(Model):
         kept = [
             o.model_copy(update={"layers": o.layers if o.layers == "all" else [i for i in o.layers if i in layers]})
             for o in self.overrides
-            if o.layers == "all" or any(i in layers for i in o.layers)
+            if any(map(o.covers_layer, layers))
         ]
         return self.model_copy(update={"overrides": kept, "rescue": None, "emulate": None})
 
