@@ -87,7 +87,7 @@ def cache_attention(
     transform: CacheFunction | None = getattr(module, "cache_transform", None)
     if transform is not None:
         with scope("cache"):
-            key, value = switched.read_by(module, transform, query)(key, value)
+            key, value = switched.read(module, transform, query, key, value)
             if isinstance(transform, online.FlatCache):
                 query = query @ transform.q_trans
     window, cap, tokens = kwargs.get("sliding_window"), kwargs.get("softcap"), key.shape[2]

@@ -1,6 +1,5 @@
 """Blocks that are served under a switch of `numerics.switches`: one primitive of their arithmetic departs, by name."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,18 +31,11 @@ def switch(block: nn.Module, name: str) -> None:
         setattr(block.get_submodule(ATTENTION), _DECODING, True)
 
 
-def read_by(attention: nn.Module, transform: Any, query: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """How attention of `query` [batch, heads, tokens, head_dim] is to read keys and values, all of them given."""
-
-    def read(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        decodes = reads_quantized_cache(query.shape[2], key.shape[2])
-        if getattr(attention, _DECODING, False) and not decodes:
-            found: tuple[Tensor, Tensor] = transform.unquantized(key, value)
-        else:
-            found = transform(key, value)
-        return found
-
-    return read
+def read(attention: nn.Module, transform: Any, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values as attention reads them, of all that `query` is to see; each [batch, its heads, tokens, head_dim]."""
+    unquantized = getattr(attention, _DECODING, False) and not reads_quantized_cache(query.shape[2], key.shape[2])
+    found: tuple[Tensor, Tensor] = (transform.unquantized if unquantized else transform)(key, value)
+    return found
 
 
 def _rounded_norm(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
