@@ -213,8 +213,7 @@ def _static(
     run: Running, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor], ranges: CacheRanges | None
 ) -> dict[str, Tensor]:
     """Static grids of linear inputs and of the cache, by name. `scales`: the block's scalings by `smoothing_key`."""
-    dtype = run.tensors[f"{run.architecture.linear_prefix(run.layer, 'o_proj')}.weight"].dtype
-    found = static_input_scales(run.architecture, run.layer, run.recipe, absmax, scales, dtype)
+    found = static_input_scales(run, absmax, scales)
     if ranges is not None:
         scale = scales.get(smoothing_key(run.layer, "o"))
         cache = static_qparams(ranges, diagonal.rows(scale) if scale is not None else None)

@@ -8,36 +8,29 @@ from torch import Tensor
 
 from ptqflow.methods.running import Running
 from ptqflow.modeling import dimensions
-from ptqflow.modeling.anatomy import Architecture, smoothing_key
+from ptqflow.modeling.anatomy import smoothing_key
 from ptqflow.modeling.blocks import batches
 from ptqflow.modeling.cache import CacheRanges, attach
 from ptqflow.numerics.grid import integer_range
-from ptqflow.recipes import Recipe
 from ptqflow.transforms import diagonal
 
 _FLOOR = 1e-5
 
 
-def static_input_scales(
-    architecture: Architecture,
-    layer: int,
-    recipe: Recipe,
-    absmax: Mapping[str, Tensor],
-    scales: Mapping[str, Tensor],
-    dtype: torch.dtype,
-) -> dict[str, Tensor]:
-    """`{linear}.input_scale` [1] of each linear of block `layer` whose input the recipe quantizes statically.
+def static_input_scales(run: Running, absmax: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`{linear}.input_scale` [1] of each linear of the block whose input the recipe quantizes statically.
 
     `absmax`: max|x| [in] of the float model by site; `scales`: the scalings of the block's sites by `smoothing_key`, which divide
-    x. Scales are float32 numbers that `dtype`, in which checkpoints hold them, can hold, and so are their inverses, by which
-    engines multiply x: in float16 of no scale below 1.53e-5.
+    x. Scales are float32 numbers that the dtype of its weights, in which checkpoints hold them, can hold, and so are their
+    inverses, by which engines multiply x: in float16 of no scale below 1.53e-5.
     """
-    found = {}
+    found, architecture, layer = {}, run.architecture, run.layer
+    dtype = run.tensors[f"{architecture.linear_prefix(layer, 'o_proj')}.weight"].dtype
     limits = torch.finfo(dtype)
     least = 1 / limits.max + limits.tiny * limits.eps  # the inverse of the largest number, and one number up
     for site in architecture.sites:
         for linear in site.linears:
-            args = recipe.input_activations(layer, architecture.role(linear))
+            args = run.recipe.input_activations(layer, architecture.role(linear))
             if args is None or args.dynamic:
                 continue
             largest = absmax[site.name].float().cpu()
