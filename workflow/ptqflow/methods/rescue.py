@@ -46,14 +46,6 @@ class Outcome:
         return self.fallback is not None, self.error if math.isfinite(self.error) else math.inf
 
 
-@dataclass
-class _Spent:
-    """What is left: calibrations of a block, and linears that may go to 8 bits."""
-
-    calibrations: float
-    linears: int
-
-
 Calibrate = Callable[[int, Sequence[Override]], Outcome]
 
 
@@ -92,7 +84,8 @@ class Ladder:
         self._rungs = self._settings.rungs or [*recipe.transform.rungs(), EIGHT_BITS]
         self._climbed = set[int]()
         linears = sum(map(len, sites)) * len(blocks)
-        self._left = _Spent(self._settings.budget * len(blocks), math.floor(self._settings.at_8_bits * linears))
+        self._calibrations_left: float = self._settings.budget * len(blocks)
+        self._linears_left = math.floor(self._settings.at_8_bits * linears)  # that may go to 8 bits
 
     def overrides(self) -> list[Override]:
         """What the blocks ended with, in order of layers."""
@@ -169,15 +162,15 @@ class Ladder:
             if not self._stands_out(layer):
                 return
             raised = [name for name in site if self._below_8(layer, name)]
-            if raised and len(raised) <= self._left.linears:
+            if raised and len(raised) <= self._linears_left:
                 own = [*self.best[layer].overrides, *(self._at_8(layer, name) for name in raised)]
                 if self._attempt(layer, EIGHT_BITS, own, self._cost(own, layer)):
-                    self._left.linears -= len(raised)
+                    self._linears_left -= len(raised)
 
     def _raisable(self, layer: int) -> bool:
         """Whether a site of the block may go to 8 bits."""
         sizes = [sum(self._below_8(layer, name) for name in site) for site in self._sites]
-        return EIGHT_BITS in self._rungs and any(0 < size <= self._left.linears for size in sizes)
+        return EIGHT_BITS in self._rungs and any(0 < size <= self._linears_left for size in sizes)
 
     def _cost(self, overrides: Sequence[Override], layer: int) -> float:
         """Calibrations of the block that one with these overrides costs."""
@@ -203,9 +196,9 @@ class Ladder:
         `keep`: calibrations that must be left after it, beside one at 8 bits for each other block that still stands out.
         """
         keep += sum(self._raisable(other) for other in self._standing() if other != layer)
-        if cost + keep > self._left.calibrations + 1e-9:
+        if cost + keep > self._calibrations_left + 1e-9:
             return False
-        self._left.calibrations -= cost
+        self._calibrations_left -= cost
         before, score = self.best[layer], self._score(layer)
         after = replace(self._calibrate(layer, overrides), overrides=tuple(overrides))
         kept = after.rank < before.rank
