@@ -94,13 +94,13 @@ class Ladder:
     def climb(self) -> None:
         """Try rungs for all blocks that learned nothing; then for those that stand out, worst first."""
         together = self._climb_together()
-        while standing := self._standing():
+        while standing := self._to_climb():
             worst = max(standing, key=lambda layer: (self.best[layer].fallback is not None, self._score(layer)))
             self._climbed.add(worst)
             for rung in self._rungs:
                 if rung == EIGHT_BITS:
                     self._raise(worst)
-                elif worst not in together and self._stands_out(worst):
+                elif worst not in together and worst in self._standing_out():
                     self._learn(worst, rung, keep=self._last_rung(worst, rung))
 
     def _climb_together(self) -> set[int]:
@@ -121,10 +121,12 @@ class Ladder:
             self._learn(layer, helped)
         return set(idle)
 
-    def _standing(self) -> list[int]:
-        scored = scores([outcome.error for outcome in self.best])
-        out = (best.fallback is not None or score > self._settings.score for best, score in zip(self.best, scored, strict=True))
-        return [layer for layer, stands in enumerate(out) if stands and layer not in self._climbed]
+    def _standing_out(self) -> list[int]:
+        scored = enumerate(zip(self.best, scores([outcome.error for outcome in self.best]), strict=True))
+        return [layer for layer, (best, score) in scored if best.fallback is not None or score > self._settings.score]
+
+    def _to_climb(self) -> list[int]:
+        return [layer for layer in self._standing_out() if layer not in self._climbed]
 
     def _kept_share(self, layer: int) -> float:
         """Error / that before learning; 0 where nothing was to be learned, infinite where the block fell back."""
@@ -139,9 +141,6 @@ class Ladder:
 
     def _score(self, layer: int) -> float:
         return scores([outcome.error for outcome in self.best])[layer]
-
-    def _stands_out(self, layer: int) -> bool:
-        return self.best[layer].fallback is not None or self._score(layer) > self._settings.score
 
     def _learn(self, layer: int, rung: str, keep: float = 0.0) -> None:
         overrides = self._changes(layer, rung)
@@ -159,7 +158,7 @@ class Ladder:
         """Sites to 8 bits, on top of the best that was learned: the one whose linears lost most first, until it is enough."""
         lost = self.best[layer].linear_errors
         for site in sorted(self._sites, key=lambda site: max((lost.get(name, 0.0) for name in site), default=0.0), reverse=True):
-            if not self._stands_out(layer):
+            if layer not in self._standing_out():
                 return
             raised = [name for name in site if self._below_8(layer, name)]
             if raised and len(raised) <= self._linears_left:
@@ -195,7 +194,7 @@ class Ladder:
 
         `keep`: calibrations that must be left after it, beside one at 8 bits for each other block that still stands out.
         """
-        keep += sum(self._raisable(other) for other in self._standing() if other != layer)
+        keep += sum(self._raisable(other) for other in self._to_climb() if other != layer)
         if cost + keep > self._calibrations_left + 1e-9:
             return False
         self._calibrations_left -= cost
