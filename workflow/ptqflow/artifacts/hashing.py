@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ptqflow.artifacts.atomic import write_json
@@ -58,10 +59,7 @@ class HashCache:
         if stat.st_size > 1 << 30:
             print(f"hashing {path} ({stat.st_size / 1e9:.1f} GB)", file=sys.stderr)
         value = sha256(file)
-        if time.time_ns() - stat.st_ctime_ns < _SETTLED_NS:
-            return value
-        try:
-            write_json(self.store, {**self._load(), str(file): [*stamp, value]})
-        except OSError:  # a read-only working directory: only speed is lost
-            return value
+        if time.time_ns() - stat.st_ctime_ns >= _SETTLED_NS:
+            with suppress(OSError):  # a read-only working directory: only speed is lost
+                write_json(self.store, {**self._load(), str(file): [*stamp, value]})
         return value

@@ -13,6 +13,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,11 +88,9 @@ class Journal:
         for path in self._files():
             if self._ours(next(_members(path), self.made_from)):
                 path.unlink(missing_ok=True)
-        try:
-            if self.folder is not None:
+        if self.folder is not None:
+            with suppress(OSError):  # not there, or it holds something of other requests
                 self.folder.rmdir()
-        except OSError:
-            pass  # not there, or it holds something of other requests
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.jsonl.gz")) if self.folder is not None else []
