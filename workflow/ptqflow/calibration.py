@@ -107,11 +107,10 @@ def id_of(row: Mapping[str, Any], number: int, fields: Fields) -> str:
 
 def _plain(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
     fields = settings.fields
-    if fields.text not in row and fields.prompt not in row and (turns := _instruction(name, row, settings)):
-        return Document(name, turns[0], turns[1] if settings.trace == "full" else "", "\n\n")
     if fields.text in row:
         return Document(name, _text(name, row, fields.text, settings).strip(), "", "\n\n")
-    prompt, completion = (_text(name, row, field, settings) for field in (fields.prompt, fields.completion))
+    turns = _instruction(name, row, settings) if fields.prompt not in row else None
+    prompt, completion = turns or (_text(name, row, field, settings) for field in (fields.prompt, fields.completion))
     return Document(name, prompt, completion if settings.trace == "full" else "", "\n\n")
 
 
@@ -122,24 +121,24 @@ def _instruction(name: str, row: Mapping[str, Any], settings: CalibrationSetting
 
 
 def _chat(name: str, row: Mapping[str, Any], settings: CalibrationSettings, tokenizer: Any) -> Document:
-    fields = settings.fields
+    fields, where = settings.fields, _where(name, settings)
     arguments = dict(settings.chat_template_kwargs or {})
     turn: Mapping[str, Any] = {}
-    if (turns := turns_of(row, fields.messages, _where(name, settings))) is not None:
+    if (turns := turns_of(row, fields.messages, where)) is not None:
         if turns[-1]["role"] != "assistant":
-            raise ConfigError(f"{_where(name, settings)}: its turns do not end with the assistant's, the completion")
+            raise ConfigError(f"{where}: its turns do not end with the assistant's, the completion")
         context, turn = turns[:-1], turns[-1]
-        completion = with_thinking(tokenizer, turn, turn["content"], _where(name, settings))
-        if tools := tools_of(row, _where(name, settings)):
+        completion = with_thinking(tokenizer, turn, turn["content"], where)
+        if tools := tools_of(row, where):
             arguments["tools"] = tools
     else:
         completion = _text(name, row, fields.completion, settings)
         context = [{"role": "user", "content": _text(name, row, fields.prompt, settings)}]
     # Templates drop the thinking from the assistant's past turns: the completion must never pass through them.
     messages = settings.conversation(context)
-    prompt = prompt_of(tokenizer, messages, _where(name, settings), arguments)
+    prompt = prompt_of(tokenizer, messages, where, arguments)
     if turn.get("tool_calls"):
-        completion = _calling(tokenizer, messages, turn, prompt, _where(name, settings), arguments)
+        completion = _calling(tokenizer, messages, turn, prompt, where, arguments)
     if settings.trace == "prompt_only":
         return Document(name, prompt, "", "")
     if prompt.rstrip().endswith(THINK) and completion.lstrip().startswith(THINK):
@@ -164,9 +163,9 @@ def _calling(
 def check_columns(name: str, row: Mapping[str, Any], settings: CalibrationSettings) -> None:
     """Raise ConfigError for a row without the columns that its format reads."""
     whole = settings.fields.text if settings.format == "plain" else settings.fields.messages
-    if has_turns(row):
+    if whole in row or has_turns(row):
         return
-    for field in (settings.fields.prompt, settings.fields.completion) if whole not in row else ():
+    for field in (settings.fields.prompt, settings.fields.completion):
         _check_column(name, row, field, settings)
 
 
