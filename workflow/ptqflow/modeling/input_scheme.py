@@ -52,6 +52,11 @@ class InputScheme:
         """Whether zero points are to be taken off."""
         return not self.grid.symmetric or self.zero_point is not None
 
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Widths of L and R, where the input is transformed."""
+        return None if self.left is None or self.right is None else (len(self.left), len(self.right))
+
     def equals(self, other: "InputScheme") -> bool:
         """Whether both say the same of every input."""
         pairs = [(getattr(self, part), getattr(other, part)) for part in ("scale", "zero_point", "left", "right")]
@@ -93,8 +98,7 @@ def quantizing(scheme: InputScheme, columns: int, dtype: torch.dtype, device: to
     kernels = around(device.type)
     if kernels is None:
         return None
-    sides = None if scheme.left is None or scheme.right is None else (len(scheme.left), len(scheme.right))
-    return _STEPS if scheme.scale is not None else _quantizing(kernels, scheme.grid, sides, columns, dtype, device)
+    return _STEPS if scheme.scale is not None else _quantizing(kernels, scheme.grid, scheme.sides, columns, dtype, device)
 
 
 @cache

@@ -37,21 +37,19 @@ def integer_linear(
 
     `known`: quantizers of linears loaded before, whose next one shares an input with it that says the same.
     """
-    (out, columns), sides = weight.shape, None
-    if scheme.left is not None and scheme.right is not None:
-        sides = (len(scheme.left), len(scheme.right))
-    static, clipped = scheme.scale is not None, scheme.clip != 1
+    out, columns = weight.shape
     case = Case(
-        bits,
-        scheme.grid.num_bits,
-        out,
-        columns,
-        weight_scale.shape[1],
-        *(scheme.grid.symmetric, static),
-        scheme.shifted,
-        clipped,
-        sides,
-        dtype,
+        weight_bits=bits,
+        input_bits=scheme.grid.num_bits,
+        out=out,
+        columns=columns,
+        groups=weight_scale.shape[1],
+        symmetric=scheme.grid.symmetric,
+        static=scheme.scale is not None,
+        shifted=scheme.shifted,
+        clipped=scheme.clip != 1,
+        sides=scheme.sides,
+        dtype=dtype,
     )
     operators = fused(weight.device, case)
     alike = (q for q in known[-8:] if q.operators is operators and q.scheme.equals(scheme))
