@@ -73,8 +73,8 @@ class InputScheme:
         """Transformed rows on their grid, whose integers are shifted into int8 where it is unsigned."""
         rows, bits, symmetric = rows.float(), self.grid.num_bits, self.grid.symmetric
         if self.scale is None:
-            low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-            scale, zero_point = dynamic_scale_and_zero_point(low * self.clip, high * self.clip, bits, symmetric)
+            low, high = rows.amin(-1, keepdim=True) * self.clip, rows.amax(-1, keepdim=True) * self.clip
+            scale, zero_point = dynamic_scale_and_zero_point(low, high, bits, symmetric)
         else:
             scale, zero_point = self.scale, torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point
         shift = 0 if symmetric else 2 ** (bits - 1)
