@@ -15,6 +15,7 @@ from ptqflow.errors import ConfigError
 
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 ATTENTION, MLP = "self_attn", "mlp"  # module names inside a block
+RECOMPUTED = ".rotary_emb.inv_freq"  # a buffer that older checkpoints hold in every block, and engines compute from the config
 _FOLDER = Path(__file__).with_name("architectures")
 
 

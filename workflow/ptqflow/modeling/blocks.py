@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling import dimensions
-from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, Half, Site, architecture_of, block_prefix, of_block
+from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, RECOMPUTED, Half, Site, architecture_of, block_prefix, of_block
 from ptqflow.modeling.attention_name import ATTENTION_NAME
 from ptqflow.modeling.fake_quant import FakeQuantLinear, register_attention
 from ptqflow.modeling.weights import Weights
 
 _HELD_BYTES = 1 << 30  # of one linear's inputs; accelerators compute them again sooner than they move them
-_RECOMPUTED = ".rotary_emb.inv_freq"  # older Llama checkpoints hold it in every block; transformers computes it from the config
 Positions = tuple[Tensor, Tensor]  # cosines and sines of the rotary embedding, [1, tokens, head_dim]
 
 
@@ -99,7 +98,7 @@ class Blocks:
         Raises ArtifactError naming one that is not finite.
         """
         names = self.weights.names_under(block_prefix(layer))
-        tensors = self.weights.load(name for name in names if not name.endswith(_RECOMPUTED))
+        tensors = self.weights.load(name for name in names if not name.endswith(RECOMPUTED))
         for name, tensor in tensors.items():
             self._require_finite(name, tensor)
         return tensors

@@ -14,7 +14,7 @@ import numpy as np
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import check_weights
 from ptqflow.errors import ArtifactError, ConfigError
-from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, HEAD, MLP, NORM, architecture_of, block_prefix
+from ptqflow.modeling.anatomy import ATTENTION, EMBEDDING, HEAD, MLP, NORM, RECOMPUTED, architecture_of, block_prefix
 from ptqflow.modeling.dimensions import head_dim, linear_shapes
 
 _TIED_BY_DEFAULT = ("gemma2",)  # model types whose head is tied where config.json does not say
@@ -26,7 +26,6 @@ _FLOATS = {
     "BF16": (np.uint16, 0xFF << 7),
 }
 _BLOCK = 1 << 24  # bytes
-_IGNORED = ".rotary_emb.inv_freq"  # a buffer that old checkpoints hold, and that every engine works out anew
 _KEYS = {  # of config.json that a shape follows from, by a part of the tensor's name
     f".{MLP}.": "hidden_size and intermediate_size",
     f".{ATTENTION}.": "hidden_size, head_dim, num_attention_heads and num_key_value_heads",
@@ -46,7 +45,7 @@ def check_model(folder: Path, weights: Iterable[str], *, values: bool = False) -
     config, headers = read_config(folder), check_weights(folder, weights)
     asked = stated_tensors(config)
     found = {name: (folder / file, entry) for file, header in headers.items() for name, entry in header.items()}
-    found = {name: entry for name, entry in found.items() if name != "__metadata__" and not name.endswith(_IGNORED)}
+    found = {name: entry for name, entry in found.items() if name != "__metadata__" and not name.endswith(RECOMPUTED)}
     _check_once(folder, headers)
     _check_layers(folder, config, found)
     _check_names(folder, config, asked, found)
