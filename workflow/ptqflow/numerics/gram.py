@@ -1,4 +1,4 @@
-"""Gram matrices XᵀX of a linear's inputs, and the quadratic_forms that they give. Only their lower halves are computed."""
+"""Gram matrices XᵀX of a linear's inputs, and the quadratic forms w XᵀX wᵀ of them. Only their lower halves are computed."""
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class LowerHalf:
 
 
 class Rows:
-    """X [k, n] itself, for quadratic_forms that XᵀX would give: less work where the rows are fewer than the columns.
+    """X [k, n] itself, for the quadratic forms that XᵀX would give: less work where the rows are fewer than the columns.
 
     Products are in the dtype of X. Bfloat16 rounds each factor and product by up to 1/512, at random: what is summed over many
     channels, tokens and rows is off by far less.
@@ -69,10 +69,10 @@ class Rows:
 
 
 class LeadingPart:
-    """A symmetric XᵀX [n, n] as its leading directions and the diagonal of the rest: near its quadratic_forms, for little work.
+    """A symmetric XᵀX [n, n] as its leading directions and the diagonal of the rest: near its quadratic forms, for little work.
 
     XᵀX ~ F Fᵀ + diag(d); F [n, 64] from a projection on 64 random directions, once multiplied (Halko et al., 2011). Rounding
-    errors of channels are nearly independent, so that the rest beside the diagonal adds little to their quadratic_forms.
+    errors of channels are nearly independent, so that the rest beside the diagonal adds little to their quadratic forms.
     """
 
     def __init__(self, gram: Tensor) -> None:

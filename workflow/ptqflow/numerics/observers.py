@@ -1,4 +1,7 @@
-"""Observers: the range [low, high] of each group of a weight. Input [rows, groups, n], output two of [rows, groups]."""
+"""Observers: the range [low, high] of each group of a weight, and statistics of an input's channels.
+
+Ranges are of groups [rows, groups, n]: two tensors [rows, groups].
+"""
 
 import torch
 from torch import Tensor
