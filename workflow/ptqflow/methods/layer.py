@@ -1,9 +1,8 @@
 """Quantize one decoder block, given the states that enter it: look at its inputs, transform, round, measure, pass states on.
 
 A method sees the calibration set in one of two ways. A rounding that needs Gram matrices, with error propagation, goes site by
-site (`_by_site`): linears are
-rounded by inputs that the rounded ones before them made, and the same pass makes the states that leave. Everything else learns
-from the inputs of the float block, all sites at once (`_at_once`).
+site (`_by_site`): linears are rounded by inputs that the rounded ones before them made, and the same pass makes the states that
+leave. Everything else learns from the inputs of the float block, all sites at once (`_at_once`).
 """
 
 import json
@@ -55,17 +54,18 @@ def quantize_layer(
     """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
 
     With `error_propagation` that is the quantized block's output, else the float block's. `exact`: those of the float model, for
-    recipes whose rounding is `asymmetric`; they go on likewise. `absmax`: max|x| [channels] of the
-    float model by site, for recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of
-    learned transforms). The last row of diagnostics is the block's: its error on a sample of the states that entered it,
-    quantized activations and cache included.
+    recipes whose rounding is `asymmetric`; they go on likewise. `absmax`: max|x| [channels] of the float model by site, for
+    recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of learned transforms). The
+    last row of diagnostics is the block's: its error on a sample of the states that entered it, quantized activations and cache
+    included.
     """
     start = time.perf_counter()
     device.reset_peak()
-    tried: Mapping[str, float] = {}
+    chosen: dict[str, str] = {}
     if candidates := recipe.clip.candidates():
         tried = _errors_of_clips(blocks, layer, hidden, absmax, recipe, device, exact)
-        recipe = recipe.model_copy(update={"clip": candidates[min(tried, key=tried.__getitem__)]})
+        chosen = {"clip": min(tried, key=tried.__getitem__), "clip_errors": json.dumps(tried)}
+        recipe = recipe.model_copy(update={"clip": candidates[chosen["clip"]]})
     tensors, learn, propagate = blocks.tensors(layer), learner(recipe), recipe.error_propagation
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     choosing = len(hidden) - recipe.clip.held_out_of(len(hidden))
@@ -94,13 +94,12 @@ def quantize_layer(
         output, sampled = _at_once(run, rounder, fixed, hidden, entering, everything)
     for row in rounder.rows:
         row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
-    rows = [*rounder.rows, {"layer": layer, "module": "block", **_error(layer, entering, output, outputs[: len(entering)])}]
+    whole = _error(layer, entering, output, outputs[: len(entering)])
     if learn and not (propagate or last):
         _pass_on(run, hidden, outputs)
-    rows[-1] |= {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
-    rows[-1] |= {"fallback": fallback, "warning": warning}
-    if tried:
-        rows[-1] |= {"clip": min(tried, key=tried.__getitem__), "clip_errors": json.dumps(tried)}
+    cost = {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
+    noted = {"fallback": fallback, "warning": warning, **chosen}
+    rows: Rows = [*rounder.rows, {"layer": layer, "module": "block", **whole, **cost, **noted}]
     return fixed | rounder.qparams, rows, losses
 
 
@@ -146,16 +145,16 @@ def _look(
     recipe, cache = run.recipe, run.recipe.scheme.kv_cache
     means, learns = "mean_abs" in recipe.needs(), recipe.learns_from_states()
     found = run.architecture
-    sites, last = found.sites, found.sites[-1].name
-    wanted = {site.name for site in sites if any(recipe.weights(run.layer, found.role(linear)) for linear in site.linears)}
+    last = found.sites[-1].name
+    wanted = {site.name for site in found.sites if any(recipe.weights(run.layer, found.role(name)) for name in site.linears)}
     if recipe.rounds_by_site() and not recipe.transform.needs & FROM_STATES:
         wanted = set()  # they will be seen when the linears before them are rounded
     block = run.blocks.build(run.layer, run.tensors, run.dtype)
-    ranges = CacheRanges(cache) if cache is not None and cache.static else None
-    if ranges is not None and cache is not None and cache.positions is not None:
+    ranges = None
+    if cache is not None and cache.positions is not None:
         ranges = ranges_over_positions(run, hidden, cache.positions)
-    elif ranges is not None:
-        attach(block, ranges)
+    elif cache is not None and cache.static:
+        attach(block, ranges := CacheRanges(cache))
     chooses = run.chooses(hidden) and not recipe.rounds_by_site()
     attended = run.attention_received(block, hidden) if chooses and "qkv" in wanted else None
     grams: dict[str, Tensor] = {}
@@ -187,7 +186,7 @@ def _look(
     config = run.blocks.config.to_dict()
     inputs = BlockInputs(
         grams={site: mirror(gram) for site, gram in grams.items()},
-        held_out={site: found.each(mirror) for site, found in held_out.items()},
+        held_out={site: of_site.each(mirror) for site, of_site in held_out.items()},
         samples={site: torch.cat(rows) for site, rows in samples.items()},
         tokens=tokens,
         mean_abs={site: total / tokens for site, total in sums.items()},
