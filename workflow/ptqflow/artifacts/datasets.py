@@ -19,9 +19,7 @@ def _patterns(source: Source) -> list[str]:
     """Globs of the known layouts, most specific first; the first that matches anything wins."""
     split = source.split or source.usual_split
     folders = [f"{source.subset}/", f"data/{source.subset}/"] if source.subset else ["", "data/"]
-    names = [f"{split}{format}" for format in _FORMATS]
-    names += [f"{split}-*{format}" for format in _FORMATS] + [f"{split}/*{format}" for format in _FORMATS]
-    return [folder + name for folder in folders for name in names]
+    return [f"{folder}{split}{rest}{suffix}" for folder in folders for rest in ("", "-*", "/*") for suffix in _FORMATS]
 
 
 def data_files(source: Source) -> list[Path]:

@@ -62,14 +62,14 @@ def source_files(path: str | os.PathLike[str]) -> list[str]:
     if not folder.is_dir():
         raise ConfigError(f"model path {path} is not a folder; correct the path, or give repo and revision of a hub model")
     names = files_in(folder)
-    for name in description_files(names):
+    kept = description_files(names)
+    for name in kept:
         _refuse_link_out(folder, name)
     check_description(folder, names)
     weights = weight_files(folder, names)
     for name in weights:
         _refuse_link_out(folder, name)
     check_weights(folder, weights)
-    kept = description_files(names)
     return sorted({*kept, *weights} - ({INDEX} if WEIGHTS in weights else set()))
 
 

@@ -33,11 +33,10 @@ def _few(numbers: list[int]) -> str:
 def check_recipe(recipe: Recipe, config: Mapping[str, Any], recipe_name: str, model_name: str) -> None:
     """Refuse a recipe that does not fit a model, before any job. Raises ConfigError naming key, model and remedy."""
     try:
-        architecture_of(config)
+        found = architecture_of(config)
     except ConfigError as error:
         raise ConfigError(f"model {model_name}: {error}") from None
     where = f"recipe '{recipe_name}': "
-    found = architecture_of(config)
     layers, shards = int(config["num_hidden_layers"]), recipe.input_shards
     for override in recipe.overrides:
         beyond = [i for i in override.layers if i >= layers] if override.layers != "all" else []
