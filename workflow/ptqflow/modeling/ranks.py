@@ -28,7 +28,7 @@ def check_shards(ranks: int, recipe: Recipe, config: Mapping[str, Any], name: st
     if not recipe.input_shards % ranks:
         return
     architecture = architecture_of(config)
-    for linear in (linear for linear in architecture.linears if linear in ROW_PARALLEL):
+    for linear in ROW_PARALLEL:
         quantized = any(recipe.input_activations(index, linear) for index in range(int(config["num_hidden_layers"])))
         if quantized or architecture.site_of(linear).name in recipe.transform.online_sites:
             raise ConfigError(
