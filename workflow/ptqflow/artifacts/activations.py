@@ -30,7 +30,6 @@ _ENCODING = {
 }
 _BUFFER = 1 << 20  # bytes of the file at once
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE}
-STATISTICS = schemas.STATISTICS_FILE
 
 
 def chunk_file(chunk: int) -> str:

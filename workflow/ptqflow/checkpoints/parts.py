@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ptqflow.artifacts.activations import STATISTICS
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import refuse_others
+from ptqflow.artifacts.schemas import STATISTICS_FILE
 from ptqflow.checkpoints.schemes import schemes
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.modeling.qparams import QParams
@@ -30,7 +30,7 @@ def check_parts(qparams: QParams, recipe: Recipe, config: Mapping[str, Any], mod
             raise ConfigError(f"{path} was quantized by another recipe; run quantize again, or export with its recipe")
         # The first chunk says which tokens and statistics all must be of; some read no statistics.
         asked.setdefault("tokens", inputs.get("tokens"))
-        statistics = {STATISTICS: s} if (s := inputs.get("calibration", {}).get(STATISTICS)) else None
+        statistics = {STATISTICS_FILE: s} if (s := inputs.get("calibration", {}).get(STATISTICS_FILE)) else None
         if statistics:
             asked.setdefault("statistics", statistics)
         found = {**inputs, "statistics": statistics or asked.get("statistics")}

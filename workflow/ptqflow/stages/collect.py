@@ -17,10 +17,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.activations import STATISTICS, chunk_file, write_activations
+from ptqflow.artifacts.activations import chunk_file, write_activations
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest, output
 from ptqflow.artifacts.provenance import provenance
+from ptqflow.artifacts.schemas import STATISTICS_FILE
 from ptqflow.artifacts.tables import numbers, repeated, write_table
 from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.chunks import chunk_layers
@@ -85,8 +86,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
                 write_activations(folder / chunk_file(k), hidden, metadata)
             tables += _walk(blocks, layer, hidden, device, layer == layers - 1)
             bar.update()
-    write_table(folder / STATISTICS, pa.concat_tables(tables), schemas.STATISTICS, origin)
-    names = [STATISTICS, *(chunk_file(k) for k in range(len(chunks)))]
+    write_table(folder / STATISTICS_FILE, pa.concat_tables(tables), schemas.STATISTICS, origin)
+    names = [STATISTICS_FILE, *(chunk_file(k) for k in range(len(chunks)))]
     Manifest.of_folder(folder, names, {**origin, "layers": [[c.start, c.stop] for c in chunks]}).write(folder)
 
 

@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
+from ptqflow.artifacts.activations import chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others, rotated_from
+from ptqflow.artifacts.schemas import STATISTICS_FILE
 from ptqflow.artifacts.tables import read_metadata, write_rows
 from ptqflow.artifacts.tokens import calibration_set, read_tokens, tokens_are_of
 from ptqflow.datamodel import Model
@@ -118,14 +119,14 @@ def _states(
     manifest, folder, activations = Manifest.read(args.calibration), args.calibration.parent, chunk_file(settings.chunk)
     asked = {"model": {name: entry.sha256 for name, entry in model.files.items()}}
     refuse_others(args.calibration, manifest.origin, asked, "run collect again with this model")
-    names = [activations] + ([STATISTICS] if settings.recipe.reads_statistics() else [])
+    names = [activations] + ([STATISTICS_FILE] if settings.recipe.reads_statistics() else [])
     manifest.verify(folder, names)
     found = read_metadata(folder / activations).get("layers")
     if found != list(settings.layers):
         raise ConfigError(
             f"chunk {settings.chunk} of {args.calibration} holds layers {found}, not {list(settings.layers)}; collect again"
         )
-    absmax = read_absmax(folder / STATISTICS) if STATISTICS in names else {}
+    absmax = read_absmax(folder / STATISTICS_FILE) if STATISTICS_FILE in names else {}
     hidden = read_activations(folder / activations, enough).to(blocks.dtype)
     files = {name: manifest.files[name].sha256 for name in names}
     return hidden, absmax, {"tokens": manifest.origin["inputs"]["tokens"], "calibration": files}

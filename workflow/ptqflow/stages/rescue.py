@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from ptqflow.artifacts import schemas
-from ptqflow.artifacts.activations import STATISTICS, chunk_file, read_absmax, read_activations
+from ptqflow.artifacts.activations import chunk_file, read_absmax, read_activations
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.evidence_schemas import RESCUE
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.provenance import provenance, refuse_others, rotated_from
+from ptqflow.artifacts.schemas import STATISTICS_FILE
 from ptqflow.artifacts.tables import read_table, write_rows
 from ptqflow.checkpoints.parts import check_parts
 from ptqflow.datamodel import Model
@@ -82,7 +83,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs: dict[str, Any] = {
         "model": {name: entry.sha256 for name, entry in manifest.files.items()},
         "tokens": tokens,
-        "calibration": {STATISTICS: calibration.files[STATISTICS].sha256},
+        "calibration": {STATISTICS_FILE: calibration.files[STATISTICS_FILE].sha256},
     }
     inputs |= {kind: sorted(cache.sha256(path) for path in getattr(args, kind)) for kind in ("qparams", "diagnostics", "losses")}
     origin = provenance("rescue", {"recipe": recipe.dump()}, args.code or "", device=device.name, inputs=inputs)
@@ -140,8 +141,8 @@ class _Attempts:
         self._blocks, self._device, self._recipe, self._origin = blocks, device, recipe, origin
         self._place, self._calibration = args.calibration.parent, calibration
         self._chunks = [(m["settings"]["chunk"], range(*m["settings"]["layers"])) for m in qparams.metadata.values()]
-        calibration.verify(self._place, [STATISTICS])
-        self._absmax = read_absmax(self._place / STATISTICS)
+        calibration.verify(self._place, [STATISTICS_FILE])
+        self._absmax = read_absmax(self._place / STATISTICS_FILE)
         self._states: tuple[int, Tensor] | None = None
 
     def __call__(self, layer: int, overrides: Sequence[Override]) -> Outcome:
