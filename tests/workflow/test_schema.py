@@ -1,6 +1,7 @@
 """The schema that editors use is the data models' own, and accepts what the workflow accepts."""
 
 import json
+from typing import get_args
 
 import jsonschema
 import pyarrow.parquet
@@ -14,7 +15,7 @@ from ptqflow.checked import load
 from ptqflow.config_schema import schema
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.jobs import Jobs
-from ptqflow.linears import LINEARS
+from ptqflow.linears import LinearName
 from ptqflow.presets import resolve
 from ptqflow.stages.generate import Settings
 
@@ -389,19 +390,19 @@ def test_rows_of_another_benchmark_are_refused_before_any_job(tmp_path):
 def test_the_vendors_mixes_assign_bits_as_its_own_files_do():
     w8a8, w4a4 = resolve({"preset": "vendor-w8a8"}), resolve({"preset": "vendor-w4a4"})
     for layer in range(28):
-        for linear in LINEARS:
+        for linear in get_args(LinearName):
             kept = linear == "down_proj"
             assert (w8a8.weights(layer, linear) is None, w8a8.input_activations(layer, linear) is None) == (kept, kept)
     at_8 = {
         (layer, linear)
         for layer in range(64)
-        for linear in LINEARS
+        for linear in get_args(LinearName)
         if (w4a4.weights(layer, linear).num_bits, w4a4.input_activations(layer, linear).num_bits) == (8, 8)
     }
     gate_up = {layer for layer, linear in at_8 if linear in ("gate_proj", "up_proj")}
     assert gate_up == {1, 2, 3, 4, 5, 6, 7, 8, 30, 31, 32, 43, 44, 45, 46, 52, 60, 61, 62, 63}
     assert len(at_8) == 64 * 5 + 20 * 2
-    rest = {(layer, linear) for layer in range(64) for linear in LINEARS} - at_8
+    rest = {(layer, linear) for layer in range(64) for linear in get_args(LinearName)} - at_8
     assert {w4a4.weights(*one).num_bits for one in rest} == {4} == {w4a4.input_activations(*one).num_bits for one in rest}
 
 
