@@ -65,6 +65,19 @@ def test_a_cluster_is_asked_in_its_own_words(tmp_path, monkeypatch):
     assert "results/ascend" not in plan(study, "ascend").stdout, "what a CPU computes is filed as a CPU's"
 
 
+def test_the_site_of_a_cluster_leaves_one_machine_its_bounds(tmp_path, monkeypatch):
+    """Else as many jobs would start as there are cores, whatever memory and devices there are."""
+    shared = {"tasks": ["text"], "engine": "vllm", "tensor_parallel": 2}
+    study = Checkout.create(tmp_path / "checkout", SMALL_STUDY | {"run": ["second-order"], "site": "site.yaml"})
+    (study.root / "site.yaml").write_text(SITE)
+    assert "gres=" not in plan(study, "ascend-local").stdout
+    study.configure(lambda c: c["suites"].update(served=shared))
+    monkeypatch.setenv("PTQFLOW_PYTHON_VLLM", sys.executable)
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0")
+    refused = plan(study, "ascend-local")
+    assert "tensor_parallel 2: this machine has 1 devices (0)" in refused.stdout + refused.stderr
+
+
 def test_a_job_asks_for_no_more_cores_than_a_node_has(tmp_path, monkeypatch):
     """Else it would wait for ever: a timing wants four."""
     study = Checkout.create(tmp_path / "checkout", SMALL_STUDY)

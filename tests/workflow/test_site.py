@@ -92,7 +92,7 @@ def test_a_node_has_as_many_devices_as_a_model_is_shared_by(monkeypatch):
         ("slurm: {partitoin: cpu}", ["slurm.partitoin", "did you mean 'partition'"]),
         ("slurm: {gres: 'npu:910b:1'}", ["slurm.gres: the NAME or NAME:TYPE of one device, without a count", "npu:910b:1"]),
         ("slurm: {partition: 'cpu; rm'}", ["slurm.partition"]),
-        ("image: nowhere.sif", ["image", "nowhere.sif", "make containers"]),
+        ("image: nowhere.sif", ["image", "nowhere.sif", "`make containers IMAGE=core`, gpu or ascend"]),
         ("binds: [relative/folder]", ["binds", "an absolute path", "relative/folder"]),
         ("environment: {A: 1}", ["environment.A: text belongs here; put it in quotes (found 1)"]),
         ("environment: {1A: b}", ["environment.1A: the name of a variable"]),

@@ -179,6 +179,8 @@ def _check_image(path: str, image: str | None) -> None:
     if image is None:
         return
     if "://" not in image and not Path(image).exists():
-        raise ConfigError(f"{path}: image: {image} does not exist; build it with `make containers`, or correct the path")
+        raise ConfigError(
+            f"{path}: image: {image} does not exist; build it (`make containers IMAGE=core`, gpu or ascend) or correct the path"
+        )
     if not any(shutil.which(name) for name in ("apptainer", "singularity")):
         raise ConfigError(f"{path}: image: neither apptainer nor singularity is on PATH; load it, or leave the image out")

@@ -4,6 +4,9 @@ from snakemake_interface_executor_plugins.settings import DeploymentMethod
 from ptqflow.needs import COMPUTES, Needs, name_of, within
 from ptqflow.system import machine_memory
 
+# On one machine the same file is read: there its `slurm` says nothing, and jobs are bounded by what the machine has.
+if workflow.is_main_process and workflow.resource_settings.nodes is None:
+    site = site.model_copy(update={"slurm": None})
 on_head = site.slurm.head if site.slurm else ()  # rules that run beside Snakemake
 
 if (
