@@ -88,7 +88,7 @@ PROOFS = {
     "ascend": Proof(
         ".venv-ascend",
         {
-            "modelslim": ["w8a16", "w8a8", "w8a8-static", "w4a4", "flatquant-w4a4"],
+            "modelslim": ["w8a16", "w8a8", "w8a8-static", "w4a4", "flatquant-w4a4", "vendor-w8a8", "vendor-w4a4"],
             "fake": ["w8a8", "rtn-w8a8kv8", "flatquant-w4a4", "flatquant-w4a4kv4"],
         },
         fakes=True,

@@ -30,7 +30,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.utils import initialize_model, process_weights_after_loading
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm_ascend.ascend_config import get_ascend_config
-from vllm_ascend.ops import register_custom_ops
+from vllm_ascend.ops import linear, register_custom_ops
 from vllm_ascend.utils import adapt_patch, set_weight_prefetch_method
 
 from ascend import fake, plugin, refused
@@ -180,7 +180,9 @@ def main() -> int:
         "npu_format_cast", lambda x, *layout, **unused: x.clone(), "CPU"
     )  # the values; their order is the device's
     torch.Tensor.npu = lambda self, *device, **options: self  # type: ignore[attr-defined]  # all stays on the CPU
-    registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")  # its own, which it gives to NPUs alone
+    # Its own, which it gives to NPUs alone: the latter is of linears of type FLOAT.
+    registered[1].impl("quantize", register_custom_ops._quantize_impl, "CPU")
+    registered[1].impl("unquantized_gemm", linear.unquantized_gemm, "CPU")
     found = checkpoints(args.work, ("modelslim",))
     with tempfile.TemporaryDirectory() as scratch:
         rows = [prove(args.work, *checkpoint, Path(scratch)) for checkpoint in found]
