@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from checkout import SMALL_STUDY, Checkout
+from hypothesis import settings
+
+settings.register_profile("busy", deadline=None)  # a machine at other work takes longer for an example
+settings.load_profile("busy")
 
 
 def pytest_addoption(parser):
