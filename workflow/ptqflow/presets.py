@@ -78,6 +78,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # RSQ's parts, with weights of tokens for q, k and v alone and its own clip.
     "rotate-gptq-attention-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, "rotation": _HADAMARD, **_ATTENTION},
     "rotate-gptq-attention-w3a16": {"scheme": {"weights": _weights(3, False, 128)}, "rotation": _HADAMARD, **_ATTENTION},
+    "rotate-gptq-attention-w4a8": {"scheme": _W8A8 | {"weights": _weights(4, True, None)}, "rotation": _HADAMARD, **_ATTENTION},
     "flatquant-w8a8kv8": {"scheme": _W8A8 | _KV8, **_FLAT},
     "flatquant-w4a4kv4": {"scheme": _W4A4KV4, **_FLAT},
     "awq-w4a16": {"scheme": {"weights": _weights(4, False, 128)}, **_AWQ},
