@@ -9,7 +9,7 @@ def take_off_default_limit(scheduler: Any) -> None:
     """Let a JobScheduler start jobs without Snakemake's default limit of 100 a second; one that was asked for stays.
 
     Under a limit it looks for jobs to start after each job that ends, and once more a timespan after each look while others wait
-    for cores (`JobScheduler.schedule` of Snakemake 9.23): so many looks a second as jobs have ended. In a study of 1,146 jobs
+    for cores (`JobScheduler.schedule` of Snakemake 9.27): so many looks a second as jobs have ended. In a study of 1,146 jobs
     they took half a core throughout.
     """
     limiter = scheduler.job_rate_limiter
