@@ -17,6 +17,7 @@ from ptqflow.sources import CalibrationSource
 
 OF_CALIBRATION = "calibration."  # settings of --set that are of the calibration set
 EMBEDDED = ROOT / "resources/calibration/text.jsonl"
+PLACES = "a .jsonl, .parquet or .csv file, or org/name[@revision][:subset[:split]] on the hub"  # of a calibration set
 
 
 def settings(assignments: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ptqflow.artifacts.atomic import write_text
-from ptqflow.commands.entries import EMBEDDED, calibration_entry
+from ptqflow.commands.entries import EMBEDDED, PLACES, calibration_entry
 from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import Located, located
 from ptqflow.environments import ROOT
@@ -75,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder, and what is known already."""
     parser.add_argument("study", type=Path, help="folder to make")
     parser.add_argument("--model", required=True, help="a folder, or org/name[@revision] on the hub")
-    parser.add_argument(
-        "--calibration", help="a .jsonl, .parquet or .csv file, or org/name[@revision][:subset[:split]] on the hub"
-    )
+    parser.add_argument("--calibration", help=PLACES)
     parser.add_argument("--recipes", nargs="+", default=["rtn-w4a16", "awq-w4a16", "gptq-w4a16"], help="presets to begin with")
 
 
@@ -99,9 +97,7 @@ def run(args: argparse.Namespace) -> None:
         folder=study,
         root=ROOT,
         models=_indented({model.name: model.entry | {"chunks": min(4, model.config["num_hidden_layers"])}}, 2),
-        embedded=""
-        if args.calibration
-        else "\n# Until you name some, this is the demo's text of an invented world: good to try, not to measure.",
+        embedded="" if args.calibration else _EMBEDDED,
         calibration=_indented(calibration, 4),
         recipes=_indented(recipes, 2),
     )

@@ -22,7 +22,7 @@ from ptqflow.checked import load
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.schemes import check, in_words
 from ptqflow.checkpoints.server import vllm_on
-from ptqflow.commands.entries import calibration_entry, recipe_entry, settings
+from ptqflow.commands.entries import PLACES, calibration_entry, recipe_entry, settings
 from ptqflow.commands.folders import CONFIG
 from ptqflow.commands.located import located, named
 from ptqflow.commands.run import alone, profile_folder, workflow
@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the checkpoint; it must be new, or hold one of ptqflow's"
     )
-    parser.add_argument(
-        "--calibration", help="a .jsonl, .parquet or .csv file, or org/name[@revision][:subset[:split]] on the hub"
-    )
+    parser.add_argument("--calibration", help=PLACES)
     parser.add_argument(
         "--set",
         nargs="+",
