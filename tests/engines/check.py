@@ -196,6 +196,16 @@ def run_proof(name: str, proof: Proof, work: Path) -> list[dict[str, Any]]:
     return rows + [{"recipe": r, "form": f, "engine": name, "loaded": False, "message": message} for r, f in sorted(missing)]
 
 
+def run_tests(name: str, proof: Proof) -> bool:
+    """Whether the tests of an engine pass (True where it has none)."""
+    if not proof.tests:
+        return True
+    environment = os.environ | {"PTQFLOW_ENGINE_WORK": str(BUILD / name)}
+    command = [proof.python, "-m", "pytest", "-q", "--disable-warnings", *(HERE / test for test in proof.tests)]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, check=False)
+    return done.returncode == 0
+
+
 def judged(row: dict[str, Any], limits: Limits, number_type_change: float) -> dict[str, Any]:
     """The row with `passed` (None: not run), and why not."""
     row = {"dtype": "", "message": ""} | row
@@ -281,21 +291,21 @@ def main() -> int:
     folders = make_checkpoints(study, set().union(*wanted.values()) | {(recipe, "fake") for recipe in recipes})
     changes = write_references(folders)
     size = bytes_of(folders["baseline", "float"])
-    rows, status = [], 0
+    rows = []
     for name in engines:
         gather(BUILD / name, wanted[name], folders)
         found = sorted(run_proof(name, proofs[name], BUILD / name), key=lambda row: (row["form"], row["recipe"]))
         rows += [judged(row, limits_of(row, study), changes.get(row["recipe"], 0.0)) | {"baseline_bytes": size} for row in found]
-        if tests := PROOFS[name].tests:
-            environment = os.environ | {"PTQFLOW_ENGINE_WORK": str(BUILD / name)}
-            command = [PROOFS[name].python, "-m", "pytest", "-q", "--disable-warnings", *(HERE / test for test in tests)]
-            status |= subprocess.run(command, env=environment, cwd=REPOSITORY, check=False).returncode
     known = [{key: value for key, value in row.items() if key in schemas.ENGINES.names} for row in rows]
     write_rows(REPOSITORY / "results" / "engines.parquet", schemas.ENGINES, known, {"prompts": PROMPTS, "tokens": LENGTH})
     text = markdown([table(rows)])
     write_text(REPOSITORY / "results" / "engines.md", text)
-    print(text)
-    return 1 if status or any(row["passed"] is False for row in rows) else 0
+    print(text, flush=True)
+    passed = [run_tests(name, PROOFS[name]) for name in engines]  # after the table: what failed is the last that a reader sees
+    for row in (row for row in rows if row["passed"] is False):
+        print(f"FAILED: {row['recipe']} ({row['form']}) in {row['engine']}: {row['message']}")
+        passed.append(False)
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":
