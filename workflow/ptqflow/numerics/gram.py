@@ -5,22 +5,27 @@ from torch import Tensor
 
 from ptqflow.numerics.products import multiply
 
-_COLUMNS = 256  # at once: more use the symmetry less
-_MULTIPLE = 64  # of which the sizes of products are
+_WIDEST = 1024  # of matrices that are not halved
+_ROWS = 96  # at once on a CPU: more use the symmetry less, fewer multiply slower. Elsewhere many small products cost more than they save
+_COLUMNS = 256  # at once
+_MULTIPLE = 64  # of which the sizes of halves are
 _DIRECTIONS = 64
 _SLICES = 4  # at most: more use the symmetry better, but make narrow products
 
 
 def add_gram(gram: Tensor, x: Tensor) -> None:
     """Add xᵀx of rows x [k, n] (float32) to the lower half of `gram` [n, n]; of the upper half, what is near the diagonal."""
-    if len(gram) <= _COLUMNS:
-        gram.addmm_(x.T, x)
+    if len(gram) > _WIDEST:
+        half = -(-len(gram) // 2 // _MULTIPLE) * _MULTIPLE
+        left, right = x[:, :half], x[:, half:]
+        gram[half:, :half].addmm_(right.T, left)
+        add_gram(gram[:half, :half], left)
+        add_gram(gram[half:, half:], right)
         return
-    half = -(-len(gram) // 2 // _MULTIPLE) * _MULTIPLE
-    left, right = x[:, :half], x[:, half:]
-    gram[half:, :half].addmm_(right.T, left)
-    add_gram(gram[:half, :half], left)
-    add_gram(gram[half:, half:], right)
+    step = _ROWS if x.device.type == "cpu" else len(gram)
+    for stop in range(step, len(gram) + step, step):
+        own = slice(stop - step, stop)
+        gram[own, :stop].addmm_(x[:, own].T, x[:, :stop])
 
 
 def mirror(gram: Tensor) -> Tensor:

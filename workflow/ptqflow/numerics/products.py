@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FEWEST_ROWS = 256  # at once, if there are so many
+_FEWEST_ROWS = 64  # at once, if there are so many
 
 
 @contextmanager

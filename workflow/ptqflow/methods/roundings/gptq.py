@@ -145,5 +145,4 @@ def _feed_back(
                 c.addmv_(rounded, weights)
                 torch.addcdiv(whole, c, scale, out=step).clamp_(lowest_of[group], highest_of[group]).sub_(whole)
                 w.addcmul_(step, scale, value=-1)
-                c.addcmul_(step, scale, value=-1)
-        yield slice(start, stop), steps, block
+        yield slice(start, stop), steps, block.addcmul_(steps, scales[groups[start:stop]], value=-1)
