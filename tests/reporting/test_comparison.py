@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 from ptqflow.artifacts.schemas import SAMPLES
-from ptqflow.artifacts.table_schemas import COMPARISON
-from ptqflow.artifacts.tables import to_table
+from ptqflow.artifacts.table_schemas import ACCURACY, COMPARISON
+from ptqflow.artifacts.tables import read_table, to_table
+from ptqflow.cli import main
+from ptqflow.errors import ArtifactError
+from ptqflow.evaluation import statistics
+from ptqflow.presets import resolve
 from ptqflow.reporting import comparison, render, runs
-from synthetic_study import sample, served
+from ptqflow.reporting.formats import format_of
+from synthetic_study import SyntheticStudy, identity, sample, samples, served
 
 ITEMS = 400
 
@@ -107,3 +112,91 @@ def test_draws_of_both_recipes_widen_their_difference():
     widths = [rows[2]["difference_high"] - rows[2]["difference_low"] for rows in (exact, one, both)]
     assert widths == sorted(widths)
     assert len(set(widths)) == 3
+
+
+def formats_of(*presets: str) -> list[str]:
+    return [format_of(resolve({"preset": preset})) for preset in presets]
+
+
+def test_recipes_of_equal_bits_and_groups_have_one_format_whatever_their_method_and_name():
+    assert set(formats_of("rtn-w4a16", "awq-gptq-w4a16", "rotate-gptq-w4a16")) == {"W4A16 g128"}
+    assert formats_of("hqq-w4a16", "awq-w3a16") == ["W4A16 g64", "W3A16 g128"]
+    assert set(formats_of("smoothquant-w8a8", "rtn-w8a8-ascend", "smoothquant-w8a8-static-ascend")) == {"W8A8"}
+    assert set(formats_of("smoothquant-w8a8kv8", "smoothquant-w8a8kv8-ascend")) == {"W8A8KV8"}
+    assert set(formats_of("rtn-w4a4kv4", "flatquant-w4a4kv4")) == {"W4A4KV4"}
+    assert format_of(resolve({"scheme": {"kv_cache": {"num_bits": 8, "value_bits": 4}}})) == "K8V4"
+
+
+def test_overrides_that_cost_bits_are_part_of_a_format():
+    assert formats_of("flatquant-w4a4-ascend", "vendor-w8a8") == ["W4A4, down_proj o_proj W8A8", "W8A8, down_proj W16A16"]
+    changed = {"layers": [3, 1], "weights": {"num_bits": 8, "strategy": "group", "group_size": 32}}
+    recipe = {"preset": "flatquant-w4a4kv4", "overrides": [changed, {"transform": {"epochs": 9}}]}
+    assert format_of(resolve(recipe)) == "W4A4KV4, all of layers 1 3 W8 g32"
+
+
+MANY = {"a": losing(60), "b": losing(40), "c": losing(41, 4)} | {f"other{i}": losing(8 * i) for i in range(comparison.FEW - 2)}
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Recipes a, b and c of one format, and each of the others of another."""
+    formats = {served(name).variant: "W4A16 g128" if name in "abc" else f"W{name}" for name in MANY}
+    return comparison.build(gathered(**MANY), exact={served(name) for name in MANY}, formats=formats)
+
+
+def test_many_recipes_are_compared_within_their_format_and_each_with_the_baseline(many):
+    averages = [r for r in many if r["task"] == "average"]
+    pairs = {(r["recipe"], r["other_recipe"]): r["format"] for r in averages}
+    against = {("baseline", name): "W4A16 g128" if name in "abc" else f"W{name}" for name in MANY}
+    assert pairs == against | dict.fromkeys([("a", "b"), ("a", "c"), ("b", "c")], "W4A16 g128")
+    for family in ([r for r in averages if (r["recipe"] == "baseline") == baseline] for baseline in (True, False)):
+        assert [r["p_holm"] for r in family] == pytest.approx(statistics.holm([r["p_value"] for r in family]))
+    assert to_table(COMPARISON, many).num_rows == len(many)
+
+
+def test_of_many_recipes_the_page_says_what_is_best_in_each_format_and_has_a_matrix_of_those_that_have_several(many):
+    best, matrix = comparison.printed(many)
+    assert best.header == ["Format", "Best", "Not told from it", "Recipes", "Best against baseline"]
+    assert len(best.rows) == len(MANY) - 2
+    assert best.rows[0][:4] == ["W4A16 g128", "b", "c", "3"]
+    assert best.rows[1][:4] == ["Wother0", "other0", "–", "1"]
+    assert matrix.title == "W4A16 g128: is the row better than the column? cpu, demo, transformers"
+    assert matrix.header == ["Recipe", "baseline", "b", "c", "a"]
+    (row,) = [r for r in many if (r["recipe"], r["other_recipe"], r["task"]) == ("a", "b", "average")]
+    ends = [f"{abs(row[end]):.1f}" for end in ("difference_low", "difference_high")]
+    assert matrix.rows[3][2] == f"−5.0 [−{ends[0]}, −{ends[1]}]"
+    assert matrix.rows[1][4] == f"+5.0 [{ends[1]}, {ends[0]}]"
+    assert isinstance(matrix.rows[1][4], render.Bold)
+    assert not isinstance(matrix.rows[1][3], render.Bold)
+
+
+def test_of_many_recipes_one_whose_cost_is_unknown_is_refused():
+    with pytest.raises(ArtifactError, match=r"cpu/demo/a\.fake .*: what it costs is not known"):
+        comparison.build(gathered(**MANY))
+
+
+def test_formats_are_those_of_the_checkpoints_and_drops_those_of_the_accuracy_table(tmp_path, monkeypatch):
+    """Of a recipe that was rescued, with the bits that the rescue took."""
+    monkeypatch.setattr(comparison, "FEW", 2)
+    study = SyntheticStudy(tmp_path)
+    sizes = {"qparams_bytes": 3, "packed_bytes": 2, "linear_weights": 3, "float_bytes": 6}
+    eight = {"layers": [1], "linears": ["o_proj"], "weights": {"num_bits": 8, "strategy": "channel"}}
+    made = {"baseline": {}, "rtn-w4a16": sizes, "awq-w4a16": sizes, "flatquant-w4a4kv4": sizes | {"rescued": [eight]}}
+    for i, (recipe, origin) in enumerate(made.items()):
+        study.exported(identity(recipe), origin)
+        study.scored(identity(recipe), samples(0.1 * i, 0))
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    rows = read_table(tmp_path / "tables/comparison.parquet", COMPARISON).to_pylist()
+    assert {(r["recipe"], r["other_recipe"]): r["format"] for r in rows} == {
+        ("baseline", "rtn-w4a16"): "W4A16 g128",
+        ("baseline", "awq-w4a16"): "W4A16 g128",
+        ("baseline", "flatquant-w4a4kv4"): "W4A4KV4, o_proj of layers 1 W8",
+        ("rtn-w4a16", "awq-w4a16"): "W4A16 g128",
+    }
+    drops = {(r["recipe"], r["task"]): r for r in read_table(tmp_path / "tables/accuracy.parquet", ACCURACY).to_pylist()}
+    for row in rows:
+        if row["recipe"] == "baseline":
+            drop = drops[row["other_recipe"], row["task"]]
+            assert [row[c] for c in ("difference", "difference_low", "difference_high", "p_value")] == [
+                drop[c] for c in ("drop", "drop_low", "drop_high", "p_value")
+            ]

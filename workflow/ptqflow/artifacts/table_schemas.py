@@ -136,11 +136,12 @@ NOISE = versioned(
 
 COMPARISON = versioned(
     "comparison",
-    1,
+    2,
     [
         *VARIANT,
         column("other_recipe", text, "recipe that it is compared with"),
         column("other_form", text, "form of the same", nullable=True),
+        column("format", text, "bits and groups of both, or of one beside the baseline; null: all are compared", nullable=True),
         column("engine", text, "what served the model"),
         column("task", text, "task name, or 'average' over the accuracy tasks"),
         column("items", i32, "distinct items in common (average: sum)"),
@@ -151,7 +152,7 @@ COMPARISON = versioned(
         column("difference_high", f64, "upper end of the paired 95 % interval"),
         column("p_better", f64, "probability, flat prior, that the score is higher than the other's"),
         column("p_value", f64, "two-sided p of no difference: by changes of sign"),
-        column("p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task"),
+        column("p_holm", f64, "the same by Holm, over all pairs that are compared of this platform, model, engine and task"),
         *_NEEDED,
     ],
 )

@@ -1,48 +1,90 @@
-"""Is recipe A better than recipe B? Every two variants of a model on an engine, paired on the items and seeds that both have.
+"""Is recipe A better than recipe B? Two variants of a model on an engine, paired on the items and seeds that both have.
+
+Of up to `FEW` variants every two are compared; of more, those of one format, which cost the same, and each with the unquantized
+model: nobody reads a matrix of a hundred, and Holm's correction would count its thousands of pairs.
 
 What both lose against the baseline says little of it: two drops whose intervals overlap may differ beyond doubt, since most items
 are easy or hard for both. Calibration draws of the two count as independent, which widens an interval rather than narrows it.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from ptqflow.artifacts.table_schemas import COMPARISON
+from ptqflow.errors import ArtifactError
 from ptqflow.evaluation import decision, difference, random_effects, statistics
 from ptqflow.progress import progress
 from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
-from ptqflow.reporting.variants import BASELINE, Served
+from ptqflow.reporting.variants import BASELINE, Served, Variant
 
 Row = dict[str, Any]
+Sides = dict[str, dict[str, tuple[Row, int]]]
+FEW = 16  # variants whose matrix a page can hold
 _PLACE = ("platform", "model", "engine")
 _NOTES = [
     "Points by which the row's average is higher than the column's, on the items and seeds that both have, and the probability "
     "that it is higher at all (flat prior over the shares of items that one of them alone solves; calibration draws included).",
     "Bold: the two differ at 5 %, by Holm's correction over all pairs.",
 ]
+_NOTES_OF_FORMAT = [
+    "Best first. Points by which the row's average is higher than the column's, on the items and seeds that both have, and the "
+    "95 % interval of this pair alone.",
+    "Bold: the two differ at 5 %, by Holm's correction over all pairs of one format, or over all with the baseline.",
+]
+_NOTES_OF_FORMATS = [
+    "A format is what recipes cost whatever their method: bits of weights, inputs and cache, and g, the inputs of a row that "
+    "share one scale. Recipes of different formats are not compared with each other.",
+    "The best is the highest on average; where others are not told from it, chance had a part in which it is. Against baseline: "
+    "points above the unquantized model, and the 95 % interval.",
+    _NOTES_OF_FORMAT[1],
+]
 
 
-def build(runs: Mapping[Served, dict[str, Runs]], seed: int = 0, exact: Collection[Served] = ()) -> list[Row]:
-    """Rows of schema COMPARISON, each pair once, by task and on average, of accuracy alone. `exact` as in `accuracy.build`."""
+def build(
+    runs: Mapping[Served, dict[str, Runs]],
+    seed: int = 0,
+    exact: Collection[Served] = (),
+    formats: Mapping[Variant, str] | None = None,
+) -> list[Row]:
+    """Rows of schema COMPARISON, each pair once, by task and on average, of accuracy alone. `exact` as in `accuracy.build`.
+
+    `formats` of the variants, by `formats.format_of`. Raises ArtifactError where there are more than `FEW` and one has none.
+    """
     rows: list[Row] = []
     for place in dict.fromkeys(tuple(getattr(v, c) for c in _PLACE) for v in runs):
         group = [v for v in runs if tuple(getattr(v, c) for c in _PLACE) == place and v.recipe != BASELINE]
         tasks = dict.fromkeys(task for v in group for task, found in runs[v].items() if found.metric != PERPLEXITY)
-        both, found = list(combinations(group, 2)), []
-        with progress(f"compare recipes on {place[1]}", len(both), "pairs") as done:
-            for one, other in both:
-                found += _pair(runs, one, other, list(tasks), seed, exact, len(both))
-                done.update()
-        for task in [*tasks, AVERAGE]:
-            family = [row for row in found if row["task"] == task]
-            for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
-                row["p_holm"] = adjusted
-        rows += found
+        families = _families(group, runs, formats or {})
+        with progress(f"compare recipes on {place[1]}", sum(map(len, families)), "pairs") as done:
+            for pairs in families:
+                found = []
+                for cost, one, other in pairs:
+                    found += [row | {"format": cost} for row in _pair(runs, one, other, list(tasks), seed, exact, len(pairs))]
+                    done.update()
+                for task in [*tasks, AVERAGE]:
+                    family = [row for row in found if row["task"] == task]
+                    for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
+                        row["p_holm"] = adjusted
+                rows += found
     return [{name: row.get(name) for name in COMPARISON.names} for row in rows]
+
+
+def _families(
+    group: Sequence[Served], runs: Collection[Served], formats: Mapping[Variant, str]
+) -> Sequence[Sequence[tuple[str | None, Served, Served]]]:
+    """The pairs that are compared, with their format (None where every two variants are), by what Holm's correction is over."""
+    if len(group) <= FEW:
+        return [[(None, one, other) for one, other in combinations(group, 2)]]
+    if unknown := [str(v) for v in group if v.variant not in formats]:
+        raise ArtifactError(f"{unknown[0]}: what it costs is not known; give aggregate the manifest of its checkpoint")
+    cost = {v: formats[v.variant] for v in group}
+    against = [(cost[v], v.baseline, v) for v in group if v.baseline in runs]
+    alike = [(cost[one], one, other) for one, other in combinations(group, 2) if cost[one] == cost[other]]
+    return [against, alike]
 
 
 def _pair(
@@ -69,7 +111,8 @@ def _pair(
 
     def row(name: str, chosen: Sequence[str]) -> Row:
         seeds = min(runs[who][task].count("seed") for who in (one, other) for task in chosen)
-        drawn = [random_effects.average([effects[task][v] for task in chosen]) for v in (one, other) if v not in exact]
+        variable = [v for v in (one, other) if v not in exact and v.recipe != BASELINE]
+        drawn = [random_effects.average([effects[task][v] for task in chosen]) for v in variable]
         found = difference.of({task: pairs[task] for task in chosen}, drawn, seeds, seed, name, family)
         better = float(np.mean(found.posterior > 0) + np.mean(found.posterior == 0) / 2)
         decided = max(better, 1 - better) >= decision.DECIDED
@@ -93,31 +136,76 @@ def _pair(
 
 
 def printed(rows: Sequence[Row]) -> list[TextTable]:
-    """A matrix for each model on a platform and engine, of the averages; one without rows where there is nothing to compare."""
+    """A matrix for each model on a platform and engine, of the averages; one without rows where there is nothing to compare.
+
+    Where recipes are compared by format: what is best in each, and a matrix for each that has several.
+    """
     grids = []
     for place in dict.fromkeys(tuple(row[c] for c in _PLACE) for row in rows):
         here = [row for row in rows if tuple(row[c] for c in _PLACE) == place and row["task"] == AVERAGE]
-        forms = {row[c] for row in here for c in ("form", "other_form")}
-        cells: dict[tuple[str, str], str] = {}
-        for row in here:
-            one, other = (
-                row[name] + (f".{row[form]}" if len(forms) > 1 else "")
-                for name, form in (("recipe", "form"), ("other_recipe", "other_form"))
-            )
-            cells[one, other] = _cell(row, 1)
-            cells[other, one] = _cell(row, -1)
-        names = list(dict.fromkeys(name for pair in cells for name in pair))
-        notes = _NOTES if here else ["No two recipes have a score on every task, so none of their averages can be compared."]
-        body = [[name, *(cells.get((name, other), "–") for other in names)] for name in names]
-        grids.append(TextTable(f"Is the row better than the column? {', '.join(place)}", ["Recipe", *names], body, 1, notes))
+        where, formats = ", ".join(place), dict.fromkeys(row["format"] for row in here)
+        if formats and None not in formats:
+            grids += _by_format(where, {cost: _sides([row for row in here if row["format"] == cost]) for cost in formats})
+        else:
+            notes = _NOTES if here else ["No two recipes have a score on every task, so none of their averages can be compared."]
+            grids.append(_matrix(f"Is the row better than the column? {where}", _sides(here), _cell, notes))
     nothing = "No two recipes of a model have a score on the same task, items and seeds."
     return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, [nothing])]
+
+
+def _sides(rows: Sequence[Row]) -> Sides:
+    """What each variant is compared with: the row, and from which side it is seen, the first one's (1) or the other's (-1)."""
+    forms = {row[c] for row in rows for c in ("form", "other_form")} - {None}
+    found: Sides = {}
+    for row in rows:
+        one, other = (
+            row[name] + (f".{row[form]}" if len(forms) > 1 and row[form] else "")
+            for name, form in (("recipe", "form"), ("other_recipe", "other_form"))
+        )
+        found.setdefault(one, {})[other] = row, 1
+        found.setdefault(other, {})[one] = row, -1
+    return found
+
+
+def _matrix(title: str, sides: Sides, cell: Callable[[Row, int], str], notes: Sequence[str]) -> TextTable:
+    body = [[name, *(cell(*found[other]) if other in found else "–" for other in sides)] for name, found in sides.items()]
+    return TextTable(title, ["Recipe", *sides], body, 1, notes)
+
+
+def _by_format(where: str, formats: Mapping[str, Sides]) -> list[TextTable]:
+    """What is best in each format, then a matrix, best first, of each that has several recipes."""
+    body, matrices = [], []
+    for cost, unsorted in formats.items():
+        ahead = {name: sum(sign * row["difference"] for row, sign in found.values()) for name, found in unsorted.items()}
+        sides = {name: unsorted[name] for name in sorted(ahead, key=lambda name: -ahead[name])}
+        best, *others = (name for name in sides if name != BASELINE)
+        alike = [name for name in others if name in sides[best] and not _differ(sides[best][name][0])]
+        against = _interval(*sides[best][BASELINE]) if BASELINE in sides[best] else "–"
+        body.append([cost, best, ", ".join(alike) or "–", str(1 + len(others)), against])
+        if others:
+            matrices.append(_matrix(f"{cost}: is the row better than the column? {where}", sides, _interval, _NOTES_OF_FORMAT))
+    header = ["Format", "Best", "Not told from it", "Recipes", "Best against baseline"]
+    return [TextTable(f"Which recipe is best in each format? {where}", header, body, 3, _NOTES_OF_FORMATS), *matrices]
 
 
 def _cell(row: Row, sign: int) -> str:
     """Difference and probability that it is positive, seen from one side (1) or the other (-1)."""
     better = row["p_better"] if sign > 0 else 1 - row["p_better"]
     sure = "> 99" if better > 0.99 else "< 1" if better < 0.01 else f"{100 * better:.0f}"
+    return _points(row, sign, f"({sure} %)")
+
+
+def _interval(row: Row, sign: int) -> str:
+    """Difference and its interval, as `_cell`."""
+    low, high = sorted(sign * row[end] for end in ("difference_low", "difference_high"))
+    return _points(row, sign, f"[{number(low, 1)}, {number(high, 1)}]")
+
+
+def _points(row: Row, sign: int, sure: str) -> str:
     value = sign * row["difference"]
-    text = f"{'+' if value > 0.05 else ''}{number(value, 1)} ({sure} %)"
-    return Bold(text) if row["p_holm"] <= 1 - statistics.LEVEL + 1e-12 else text
+    text = f"{'+' if value > 0.05 else ''}{number(value, 1)} {sure}"
+    return Bold(text) if _differ(row) else text
+
+
+def _differ(row: Row) -> bool:
+    return bool(row["p_holm"] <= 1 - statistics.LEVEL + 1e-12)

@@ -6,7 +6,7 @@ of input that the study lacks gives a table without rows.
 """
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from ptqflow.reporting import (
     comparison,
     cost,
     flips,
+    formats,
     latency,
     latency_parts,
     layer_error,
@@ -61,7 +62,6 @@ from ptqflow.reporting.variants import (
     Probed,
     Rescued,
     Scores,
-    Served,
     Timing,
     Variant,
     refuse_duplicates,
@@ -173,7 +173,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
 
     samples = [(entry.served, table) for entry, table in scored if entry.batch_size is None]
     gathered = runs.gather(samples)
-    exact = _exact(gathered, manifests)
+    recipes = _recipes(manifests)
+    exact = {served for served in gathered if served.variant in recipes and not is_drawn(recipes[served.variant])}
     floors = noise.build(gathered, noise.repeated(scored))
     publish("noise", floors)
     scores = noise.beside(accuracy.build(gathered, settings.seed, exact, settings.decide.max_drop), floors)
@@ -184,8 +185,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("collapse", ends)
     changed = flips.build(samples)
     publish("flips", changed)
-    compared = comparison.build(gathered, settings.seed, exact)
-    publish("comparison", compared)
+    costing = {variant: formats.format_of(recipe) for variant, recipe in recipes.items()}
+    publish("comparison", comparison.build(gathered, settings.seed, exact, costing))
     costs = cost.build(samples)
     publish("cost", costs)
     layers = layer_error.build(errors)
@@ -257,11 +258,11 @@ def _serving(manifests: Sequence[tuple[Variant, Manifest]], paths: Sequence[Path
     return found
 
 
-def _exact(scored: Iterable[Served], manifests: Sequence[tuple[Variant, Manifest]]) -> set[Served]:
-    """The variants whose recipe draws nothing, as their checkpoints say."""
-    recipes = {v: m.origin["settings"]["recipe"] for v, m in manifests if v.recipe != BASELINE}
-    exact = {variant for variant, recipe in recipes.items() if not is_drawn(Recipe.model_validate(recipe))}
-    return {served for served in scored if served.variant in exact}
+def _recipes(manifests: Sequence[tuple[Variant, Manifest]]) -> dict[Variant, Recipe]:
+    """The recipe of each checkpoint, as its manifest says; of one that was rescued, with what was found."""
+    origins = {variant: manifest.origin for variant, manifest in manifests if variant.recipe != BASELINE}
+    found = {v: {"overrides": origin["rescued"]} if "rescued" in origin else {} for v, origin in origins.items()}
+    return {v: Recipe.model_validate(origin["settings"]["recipe"] | found[v]) for v, origin in origins.items()}
 
 
 def _check_origins(
