@@ -18,6 +18,7 @@ from ptqflow.evaluation.scoring.verdict import NOT_FINITE
 from ptqflow.reporting import accuracy as accuracy_rows
 from ptqflow.reporting import accuracy_table, runs, theme
 from ptqflow.reporting.figures import accuracy, latency, layer_error, learning, learning_overview, linear_error, pareto
+from ptqflow.reporting.variants import FEW
 from synthetic_study import HARM, SyntheticStudy, diagnostics, identity, losses, sample, samples, served, whole_study
 
 NO_RESCUE = to_table(RESCUE_SUMMARY, [])
@@ -297,6 +298,17 @@ def test_speed_is_said_of_real_forms_and_an_emulation_is_called_one():
     picture = drawn_of(variant("baseline", 8, None, form=None), variant("w4", 2, 0.5, rate=1200.0), variant("w3", 1, 4.0, "fake"))
     assert "w4, 1200 tokens/s" in picture
     assert "w3, emulation" in picture
+
+
+def test_of_many_recipes_the_best_of_each_format_is_named_and_the_others_are_points():
+    def named(count):
+        recipes = [variant(f"r{i}", 1 + i % 2, 2.0 + i, format=f"W{3 + i % 2}A16", frontier=i == 4) for i in range(count)]
+        picture = drawn_of(variant("baseline", 8, None, form=None), *recipes, variant("cache", 8, 30.0, format="KV4"))
+        return set(re.findall(r'"text": "(\w+)"[^}]*"label_x"', picture)), "Grey: recipes that lose more" in picture
+
+    everything = {"baseline", "cache", *(f"r{i}" for i in range(FEW - 1))}
+    assert named(FEW - 1) == (everything, False)
+    assert named(FEW) == ({"baseline", "cache", "r0", "r1", "r4"}, True)
 
 
 def test_what_has_no_place_is_named():

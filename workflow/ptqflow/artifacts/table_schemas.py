@@ -64,10 +64,11 @@ ACCURACY = versioned(
 
 ANSWER = versioned(
     "answer",
-    1,
+    2,
     [
         column("rank", i32, "1: recommended; null: not shown to meet every constraint", nullable=True),
         *VARIANT,
+        column("format", text, "bits and groups of its scheme; null of the unquantized model", nullable=True),
         column("status", text, "meets, undecided or excluded"),
         column("engine", text, "what served the model where it was scored", nullable=True),
         column("scored_form", text, "form that was scored: fake where the checkpoint itself was not", nullable=True),

@@ -30,8 +30,8 @@ _VARIANT = ("platform", "model", "recipe", "form")
 class Tables:
     """The rows of a study's tables that the answer is made of; how each checkpoint is served (variant -> command); the
     recipes of a platform and model of which another calibration draw would make the same; what is to be said of tasks whose items
-    stand in a calibration set ((model, recipe, task) -> said); and the origin of each checkpoint, which notes `fallbacks` and
-    `warnings` as rescue left them (variant -> origin).
+    stand in a calibration set ((model, recipe, task) -> said); the origin of each checkpoint, which notes `fallbacks` and
+    `warnings` as rescue left them (variant -> origin); and what `formats.format_of` says of each (variant -> format).
     """
 
     accuracy: Sequence[Row] = ()
@@ -45,6 +45,7 @@ class Tables:
     exact: Collection[tuple[str, str, str]] = ()
     touched: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     noted: Mapping[tuple[Any, ...], Row] = field(default_factory=dict)
+    formats: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def _row(
     baseline: Row = sizes.get((platform, model, BASELINE, None), {})
     return {
         **dict(zip(_VARIANT, who, strict=True)),
+        "format": tables.formats.get(who),
         "status": status,
         "engine": scored.get("engine"),
         "scored_form": scored.get("form"),

@@ -19,11 +19,10 @@ from ptqflow.evaluation import decision, difference, random_effects, statistics
 from ptqflow.progress import progress
 from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
-from ptqflow.reporting.variants import BASELINE, Served, Variant
+from ptqflow.reporting.variants import BASELINE, FEW, Served, Variant
 
 Row = dict[str, Any]
 Sides = dict[str, dict[str, tuple[Row, int]]]
-FEW = 16  # variants whose matrix a page can hold
 _PLACE = ("platform", "model", "engine")
 _NOTES = [
     "Points by which the row's average is higher than the column's, on the items and seeds that both have, and the probability "

@@ -10,6 +10,7 @@ from ptqflow.errors import ConfigError
 from ptqflow.replicate_names import name as name_of
 
 BASELINE = "baseline"
+FEW = 16  # variants that a page has room to compare, and a figure to name, each; of more, what is best in each format counts
 
 
 class Variant(Model):

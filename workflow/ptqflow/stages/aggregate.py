@@ -216,7 +216,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     serving = _serving(manifests, args.checkpoints)
     noted = {(v.platform, v.model, v.recipe, v.form): manifest.origin for v, manifest in manifests if not v.replicate}
     same = {(served.platform, served.model, served.recipe) for served in exact}
-    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched, noted)
+    costs_of = {tuple(variant.columns.values()): cost for variant, cost in costing.items() if not variant.replicate}
+    told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched, noted, costs_of)
     answers = answer.build(told, settings.decide)
     write("answer", answers, answer_text.printed(answers))
     print(render.markdown(grids[:1]))

@@ -10,7 +10,7 @@ from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting import theme
 from ptqflow.reporting.frontier import frontier
 from ptqflow.reporting.render import speed
-from ptqflow.reporting.variants import BASELINE
+from ptqflow.reporting.variants import BASELINE, FEW
 
 TABLES = ("answer",)
 _WIDTH, _HEIGHT, _MARGIN = 520, 300, 20
@@ -33,7 +33,9 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     fastest = max((r["tokens_per_second"] or 0.0 for r in rows), default=0.0)
     for row in rows:
         row["area"] = _LARGEST * row["tokens_per_second"] / fastest if row["tokens_per_second"] else _UNTIMED
-    names = list(dict.fromkeys(r["name"] for r in rows))
+    for place in dict.fromkeys((r["platform"], r["model"]) for r in rows):
+        _name([r for r in rows if (r["platform"], r["model"]) == place])
+    names = list(dict.fromkeys(r["name"] for r in rows if r["named"]))
     domain = theme.drop_domain(rows)
     panels = {}
     for platform in dict.fromkeys(r["platform"] for r in rows):
@@ -49,6 +51,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     subtitle.append(f"Filled: on the frontier {timed}. Dashed: the drop that decide allows.")
     if fastest:
         subtitle.append("Circles: area by tokens per second of decoding, at the fastest point. Diamonds: no real form was timed.")
+    if not all(r["named"] for r in rows):
+        subtitle.append("Grey: recipes that lose more than another of the same format (bits and groups).")
     if theme.wide(domain):
         subtitle.append(theme.WIDE_AXIS)
     if left := list(dict.fromkeys(r["recipe"] for r in missing)):
@@ -76,7 +80,18 @@ def _drawn(row: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> Row | 
     return placed | {"name": name, "text": text, "size": row["packed_bytes"] / 2**20}
 
 
-def _panel(rows: list[Row], names: list[str], domain: tuple[float, float]) -> theme.Panel:
+def _name(rows: Sequence[Row]) -> None:
+    """Which rows of a panel are `named`: of many, those on the frontier, and what loses least in each format."""
+    least: dict[str | None, Row] = {}
+    for row in sorted(rows, key=lambda row: row["drop"]):
+        least.setdefault(row["format"], row)
+    few = sum(row["recipe"] != BASELINE for row in rows) <= FEW
+    for row in rows:
+        row["named"] = few or row["frontier"] or row is least[row["format"]]
+
+
+def _panel(everything: list[Row], names: list[str], domain: tuple[float, float]) -> theme.Panel:
+    rows, others = ([row for row in everything if row["named"] == named] for named in (True, False))
     height = max(_HEIGHT, _LINE * (len(rows) + 2))
     (left, right), labels = _labels(rows, domain, height)
     x_scale = alt.Scale(domain=[left, right], nice=False, zero=False)
@@ -90,6 +105,8 @@ def _panel(rows: list[Row], names: list[str], domain: tuple[float, float]) -> th
         .mark_line(interpolate="step-after", color=theme.GREY, strokeWidth=1.5, clip=True)
         .encode(x=x, y=y),
     ]
+    if others:
+        layers.append(alt.Chart(alt.Data(values=others)).mark_circle(color=theme.GREY, size=25, opacity=0.5).encode(x=x, y=y))
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=theme.colour(names))
     bars = base.mark_rule(strokeWidth=2, opacity=0.6)
     layers.append(bars.encode(y=alt.Y("drop_low:Q", scale=y_scale), y2="drop_high:Q"))
