@@ -6,7 +6,7 @@ from torch import Tensor
 from ptqflow.numerics.products import multiply
 
 _WIDEST = 1024  # of matrices that are not halved
-_ROWS = 96  # at once on a CPU: more use the symmetry less, fewer multiply slower. Elsewhere many small products cost more than they save
+_ROWS = 96  # at once on a CPU: more use the symmetry less, fewer multiply slower; elsewhere launches would cost more
 _COLUMNS = 256  # at once
 _MULTIPLE = 64  # of which the sizes of halves are
 _DIRECTIONS = 64
