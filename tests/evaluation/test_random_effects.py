@@ -5,7 +5,7 @@ import importlib
 import numpy as np
 import pytest
 from ptqflow.environments import ROOT
-from ptqflow.evaluation import difference, random_effects, statistics
+from ptqflow.evaluation import difference, random_effects, significance, statistics
 
 DROP = 0.03
 
@@ -119,13 +119,13 @@ def test_a_clear_difference_stays_significant_among_the_pairs_of_forty_recipes()
 
 def test_flips_grow_with_the_family_only_where_p_is_small(monkeypatch):
     """Else the pairs of a hundred recipes, each with flips for all of them, take hours."""
-    asked, flipped_p = [], statistics.flipped_p
+    asked, flipped_p = [], significance.flipped_p
 
     def counted(drops, rng, flips, noise):
         asked.append(flips)
         return flipped_p(drops, rng, flips, noise)
 
-    monkeypatch.setattr(statistics, "flipped_p", counted)
+    monkeypatch.setattr(significance, "flipped_p", counted)
     right = np.ones(400)
     for lost in (3, 200):
         difference.of({"task": statistics.Paired(right, np.where(np.arange(400) < lost, 0, right))}, [], 1, 0, "task", 4950)

@@ -6,7 +6,7 @@ import simulated_study
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from ptqflow.evaluation import decision, statistics
+from ptqflow.evaluation import decision, significance, statistics
 from scipy import stats
 
 Z = 1.959964
@@ -320,7 +320,7 @@ def bold(studies, seeds=1, recipes=12):
         random = rng(study)
         chance = random.beta(2, 1, 120)
         before, *after = ((random.random((120, seeds)) < chance[:, None]).mean(1) for _ in range(recipes + 1))
-        found += min(statistics.holm([statistics.flipped_p([before - a], random, 4000) for a in after])) <= 0.05
+        found += min(significance.holm([significance.flipped_p([before - a], random, 4000) for a in after])) <= 0.05
     return found / studies
 
 
@@ -336,9 +336,9 @@ def test_recipes_that_change_nothing_are_bold_in_one_study_of_twenty(seeds):
 
 def test_flips_are_mcnemars_exact_test_and_holm_is_by_the_book():
     drop = np.repeat([1.0, -1.0, 0.0], [9, 2, 60])
-    assert statistics.flipped_p([drop], rng(), 100_000) == pytest.approx(stats.binomtest(2, 11).pvalue, abs=0.005)
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([]) == []
+    assert significance.flipped_p([drop], rng(), 100_000) == pytest.approx(stats.binomtest(2, 11).pvalue, abs=0.005)
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([]) == []
 
 
 def test_class_probabilities_are_true_under_their_prior():

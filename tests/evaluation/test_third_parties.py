@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from ptqflow.evaluation import random_effects, statistics
+from ptqflow.evaluation import random_effects, significance, statistics
 from scipy import stats
 
 pytest.importorskip("statsmodels", reason="statsmodels is not installed: make test adds envs/dev.txt")
@@ -39,7 +39,7 @@ def test_intervals_of_many_items_are_those_of_students_t():
 def test_sign_flips_are_mcnemars_exact_test(lost, gained):
     drop = np.repeat([1.0, -1.0, 0.0], [lost, gained, 100])
     expected = mcnemar([[50, lost], [gained, 50]], exact=True).pvalue
-    assert statistics.flipped_p([drop], rng(), 100_000) == pytest.approx(expected, abs=0.005)
+    assert significance.flipped_p([drop], rng(), 100_000) == pytest.approx(expected, abs=0.005)
 
 
 def test_flips_of_means_over_seeds_are_scipys_permutation_test():
@@ -47,13 +47,13 @@ def test_flips_of_means_over_seeds_are_scipys_permutation_test():
     found = stats.permutation_test(
         (before, after), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
     )
-    assert statistics.flipped_p([before - after], rng(2), 100_000) == pytest.approx(found.pvalue, abs=0.006)
+    assert significance.flipped_p([before - after], rng(2), 100_000) == pytest.approx(found.pvalue, abs=0.006)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_holm_is_statsmodels(seed):
     p = rng(seed).random(7) ** 3
-    assert statistics.holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
+    assert significance.holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 def test_variance_of_replicates_by_items_is_that_of_an_analysis_of_variance():
@@ -93,4 +93,4 @@ def test_paired_drops_of_many_items_are_those_of_errorbars():
     assert abs(found.mean_diff) == pytest.approx(paired.drop.mean())
     assert (high - low) / 2 == pytest.approx(1.959964 * found.se_paired, rel=0.03)
     expected = compare.mcnemar_exact(before, after).p_value
-    assert statistics.flipped_p([paired.drop], rng(9), 100_000) == pytest.approx(expected, abs=0.005)
+    assert significance.flipped_p([paired.drop], rng(9), 100_000) == pytest.approx(expected, abs=0.005)

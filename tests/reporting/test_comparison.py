@@ -7,7 +7,7 @@ from ptqflow.artifacts.table_schemas import ACCURACY, COMPARISON
 from ptqflow.artifacts.tables import read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
-from ptqflow.evaluation import statistics
+from ptqflow.evaluation import significance
 from ptqflow.presets import resolve
 from ptqflow.reporting import comparison, render, runs
 from ptqflow.reporting.formats import format_of
@@ -150,7 +150,7 @@ def test_many_recipes_are_compared_within_their_format_and_each_with_the_baselin
     against = {("baseline", name): "W4A16 g128" if name in "abc" else f"W{name}" for name in MANY}
     assert pairs == against | dict.fromkeys([("a", "b"), ("a", "c"), ("b", "c")], "W4A16 g128")
     for family in ([r for r in averages if (r["recipe"] == "baseline") == baseline] for baseline in (True, False)):
-        assert [r["p_holm"] for r in family] == pytest.approx(statistics.holm([r["p_value"] for r in family]))
+        assert [r["p_holm"] for r in family] == pytest.approx(significance.holm([r["p_value"] for r in family]))
     assert to_table(COMPARISON, many).num_rows == len(many)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptqflow.evaluation import statistics
+from ptqflow.evaluation import significance, statistics
 from ptqflow.evaluation.decision import Spread
 from ptqflow.evaluation.random_effects import Replicates
 from ptqflow.evaluation.statistics import Floats, Paired
@@ -41,10 +41,10 @@ def of(
         for i, effect in enumerate(effects):
             noise += effect.noise(statistics.stream(seed, name, "replicates", *([str(i)] if i else [])), flips)
         signs = statistics.stream(seed, name, "flips")
-        return noise, statistics.flipped_p([pair.drop for pair in pairs.values()], signs, flips, noise)
+        return noise, significance.flipped_p([pair.drop for pair in pairs.values()], signs, flips, noise)
 
     noise, p = null(statistics.RESAMPLES)
-    if p < statistics.SMALL and (flips := statistics.flips_of(family)) > statistics.RESAMPLES:
+    if p < significance.SMALL and (flips := significance.flips_of(family)) > statistics.RESAMPLES:
         _, p = null(flips)
     drawn = draws(statistics.drop_distribution, "drop")
     mean = float(np.mean([pair.drop.mean() for pair in pairs.values()]))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ptqflow.artifacts.table_schemas import ACCURACY
-from ptqflow.evaluation import decision, difference, random_effects, statistics
+from ptqflow.evaluation import decision, difference, random_effects, significance, statistics
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
 from ptqflow.reporting.variants import Served
 from ptqflow.words import counted
@@ -75,7 +75,7 @@ def build(
 def _adjust(column: str, rows: Sequence[Row]) -> None:
     """Holm's p in `column` of the rows that have a p: they are one family."""
     family = [row for row in rows if row.get("p_value") is not None]
-    for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
+    for row, adjusted in zip(family, significance.holm([row["p_value"] for row in family]), strict=True):
         row[column] = adjusted
 
 

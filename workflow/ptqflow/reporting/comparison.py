@@ -15,7 +15,7 @@ import numpy as np
 
 from ptqflow.artifacts.table_schemas import COMPARISON
 from ptqflow.errors import ArtifactError
-from ptqflow.evaluation import decision, difference, random_effects, statistics
+from ptqflow.evaluation import decision, difference, random_effects, significance, statistics
 from ptqflow.progress import progress
 from ptqflow.reporting.render import Bold, TextTable, number
 from ptqflow.reporting.runs import AVERAGE, PERPLEXITY, Runs, common, paired
@@ -66,7 +66,7 @@ def build(
                     done.update()
                 for task in [*tasks, AVERAGE]:
                     family = [row for row in found if row["task"] == task]
-                    for row, adjusted in zip(family, statistics.holm([row["p_value"] for row in family]), strict=True):
+                    for row, adjusted in zip(family, significance.holm([row["p_value"] for row in family]), strict=True):
                         row["p_holm"] = adjusted
                 rows += found
     return [{name: row.get(name) for name in COMPARISON.names} for row in rows]
