@@ -107,7 +107,7 @@ def float_states(blocks: Blocks, states: Tensor) -> Iterator[tuple[int, Tensor]]
 def embedded(model: Path, samples: int, length: int, folder: Path) -> tuple[Blocks, Tensor]:
     """A model folder's blocks, and states [samples, length, hidden] that enter the first."""
     manifest = folder / "model/manifest.json"
-    fetch.run(fetch.Settings(path=str(model)), Namespace(output=manifest, code=None))
+    fetch.run(fetch.Settings(path=str(model)), Namespace(output=manifest, part=None, code=None))
     drawn = CALIBRATION | {"samples": samples, "sequence_length": length}
     sequences = Namespace(model=manifest, output=folder / TOKENS, code=None)
     tokens.run(tokens.Settings.model_validate(drawn), sequences)

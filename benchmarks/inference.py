@@ -70,7 +70,7 @@ def checkpoints(platform: str, folder: Path, shape: Shape) -> Iterator[tuple[str
             output = folder / name / form / "manifest.json"
             export.run(
                 export.Settings(recipe=recipe, form=form),
-                Namespace(model=model / "manifest.json", qparams=[qparams], output=output, code=None),
+                Namespace(model=model / "manifest.json", qparams=[qparams], output=output, notices=None, code=None),
             )
             yield f"{name} {'fake (emulation)' if form == 'fake' else 'integers'}", output.parent
 

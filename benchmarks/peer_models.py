@@ -53,7 +53,9 @@ CONFIG = {
 
 def demo(folder: Path) -> None:
     """The demo model; calibration: 64 windows of 256 tokens of its traces, held out: the text of the study's perplexity task."""
-    fetch.run(fetch.Settings(path=str(ROOT / "resources/demo-model")), Namespace(output=folder / "manifest.json", code=None))
+    fetch.run(
+        fetch.Settings(path=str(ROOT / "resources/demo-model")), Namespace(output=folder / "manifest.json", part=None, code=None)
+    )
     for name, source, format in (("tokens", CALIBRATION, "chat"), ("held_out", HELD_OUT, "plain")):
         drawn = {"source": {"path": str(ROOT / source)}, "format": format, "samples": 64, "sequence_length": 256}
         arguments = Namespace(model=folder / "manifest.json", output=folder.parent / f"{name}.parquet", code=None)
@@ -70,7 +72,7 @@ def smollm2(folder: Path) -> None:
     made = ROOT / "build/real"
     if not (made / "smollm2/config.json").is_file() or not (made / "data").is_dir():
         raise SystemExit(f"{made} lacks smollm2 or data: `make study-real DATA=FOLDER` makes them first")
-    fetch.run(fetch.Settings(path=str(made / "smollm2")), Namespace(output=folder / "manifest.json", code=None))
+    fetch.run(fetch.Settings(path=str(made / "smollm2")), Namespace(output=folder / "manifest.json", part=None, code=None))
     solutions = {"source": {"path": str(made / "data/gsm8k"), "subset": "main", "split": "train"}, "format": "chat"}
     solutions |= {"fields": {"prompt": "question", "completion": "answer"}, "samples": 32}
     articles = {"source": {"path": str(made / "data/wikitext"), "subset": "wikitext-2-raw-v1", "split": "test"}, "samples": 8}

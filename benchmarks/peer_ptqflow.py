@@ -61,7 +61,7 @@ def main() -> None:
     collecting = reports["collect"]["seconds"] if "collect" in reports else 0.0
     report |= {"peak_bytes": max(r["peak_bytes"] for r in both), "collect_seconds": collecting, "file_seconds": report["seconds"]}
     paths = {"qparams": [stages / "qparams.safetensors"], "output": output / "manifest.json"}
-    export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, code=None, **paths))
+    export.run(export.Settings(recipe=recipe, form="fake"), Namespace(model=model, notices=None, code=None, **paths))
     (output / "report.json").write_text(json.dumps(report))
 
 

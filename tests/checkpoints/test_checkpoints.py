@@ -16,7 +16,7 @@ from ptqflow.modeling.qparams import QParams
 from ptqflow.modeling.weights import Weights
 from ptqflow.presets import resolve
 from ptqflow.recipes import Recipe
-from tiny_models import collect, export, quantize, tiny_model
+from tiny_models import collect, export, quantize, stage, tiny_model
 from transformers import AutoModelForCausalLM
 
 
@@ -222,6 +222,28 @@ def test_everything_but_weights_is_carried_along_and_the_card_is_our_own(tmp_pat
     before = {name: entry.sha256 for name, entry in Manifest.read(folder / "manifest.json").files.items()}
     export(model, qparams, RECIPES["w4a16"], folder, "gptq")
     assert {name: entry.sha256 for name, entry in Manifest.read(folder / "manifest.json").files.items()} == before
+
+
+def test_a_card_and_licence_that_were_fetched_apart_are_carried_along_as_they_are(study, tmp_path):
+    notices = tmp_path / "notices"
+    notices.mkdir()
+    (notices / "README.md").write_text("---\nlicense: mit\n---\nthe float model's card")
+    (notices / "LICENSE").write_text("licence")
+    manifest = Manifest.of_folder(notices, ["README.md", "LICENSE"], {})
+    manifest.write(notices)
+    options = ["--model", study.model / "manifest.json", "--notices", notices / "manifest.json"]
+    options += ["--qparams", *study.qparams("w4a16")]
+    settings, folder = {"recipe": RECIPES["w4a16"].dump(), "form": "gptq"}, tmp_path / "out"
+    assert stage("export", settings, *options, "--output", folder / "manifest.json") == 0
+    assert (folder / "README.source.md").read_bytes() == (notices / "README.md").read_bytes()
+    assert (folder / "LICENSE").read_text() == "licence"
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
+    made = Manifest.read(folder / "manifest.json")
+    assert {"LICENSE", "README.source.md", "README.md", "config.json"} < made.files.keys()
+    assert made.origin["license"] == "mit"
+    assert made.origin["inputs"]["notices"] == {name: entry.sha256 for name, entry in manifest.files.items()}
+    (notices / "LICENSE").write_text("another")
+    assert stage("export", settings, *options, "--output", folder / "manifest.json") == 2  # not what was fetched
 
 
 HUB = {"source": {"repo": "org/base-model", "revision": "0123456789abcdef0123456789abcdef01234567"}}

@@ -87,10 +87,12 @@ def test_layers_say_where_the_worst_is_and_what_fell_back():
 
 
 def test_provenance_names_model_data_recipe_and_what_differs():
-    model = Variant(platform="cpu", model="m", recipe="baseline")
-    origin = {"source": {"repo": "org/m", "revision": "0" * 40}, "license": "mit"}
+    model, recipe = (
+        Variant(platform="cpu", model="m", **more) for more in ({"recipe": "baseline"}, {"recipe": "r", "form": "fake"})
+    )
+    origin = {"source": {"repo": "org/m", "revision": "0" * 40}}
     made = [("cpu", "scores", {"stage": "score", "versions": {"torch": v}, "code": "a+b:1f"}) for v in ("2.0", "2.0", "2.1")]
-    rows = made_from.build([(model, origin)], made)
+    rows = made_from.build([(model, origin), (recipe, origin | {"license": "mit"})], made)  # its checkpoint carries it
     said = {(r["kind"], r["name"], r["detail"]): r["files"] for r in rows}
     assert said["model", "m", f"repo org/m, revision {'0' * 40}, licence mit"] == 1
     assert said["software", "cpu: score", "torch 2.0; code 1f"] == 2

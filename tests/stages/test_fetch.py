@@ -27,8 +27,8 @@ def source(tmp_path) -> Path:
     return write_model(tmp_path / "source")
 
 
-def fetch_to(folder: Path, **settings: str) -> Manifest:
-    fetch.run(fetch.Settings(**settings), Namespace(output=folder / "manifest.json"))
+def fetch_to(folder: Path, part: str | None = None, **settings: str) -> Manifest:
+    fetch.run(fetch.Settings(**settings), Namespace(output=folder / "manifest.json", part=part))
     return Manifest.read(folder / "manifest.json")
 
 
@@ -186,6 +186,30 @@ def test_hub_model_equals_its_local_copy(source, tmp_path, hub_client):
         assert manifest.files == fetch_to(tmp_path / "local", path=str(source)).files
         assert manifest.origin == {"source": {"repo": hub.repo, "revision": hub.revision}, "license": "apache-2.0"}
         assert not any("pytorch" in path or ".py" in path for path, _ in hub.requests)
+
+
+@pytest.mark.parametrize("place", ["folder", "hub"])
+def test_what_is_computed_with_and_what_travels_are_two_parts_of_a_model(source, tmp_path, hub_client, capsys, place):
+    for name in ("LICENSE", "Notice.txt", "picture.png"):
+        (source / name).write_text("x")
+    with FakeHub.of_folder(source).serving() as hub:
+        hub_client(hub)
+        settings = {"path": str(source)} if place == "folder" else {"repo": hub.repo, "revision": hub.revision}
+        whole = fetch_to(tmp_path / "whole", **settings)
+        model, notices = (fetch_to(tmp_path / part, part, **settings) for part in ("models", "notices"))
+    assert set(notices.files) == {"LICENSE", "Notice.txt", "README.md"}
+    assert model.files == {name: entry for name, entry in whole.files.items() if name not in notices.files}
+    assert model.files | notices.files == whole.files
+    for part, manifest in (("models", model), ("notices", notices)):
+        manifest.verify(tmp_path / part)
+        assert {path.name for path in (tmp_path / part).iterdir()} == {".fetch", "manifest.json", *manifest.files}
+    assert (model.origin, notices.origin["license"]) == ({"source": whole.origin["source"]}, "apache-2.0")
+    assert capsys.readouterr().err.count("left behind, since nothing reads it: 'picture.png'") == 2  # not of the notices
+
+
+def test_a_model_without_card_and_licence_has_no_notices(source, tmp_path):
+    (source / "README.md").unlink()
+    assert fetch_to(tmp_path / "notices", "notices", path=str(source)).files == {}
 
 
 def test_a_connection_cut_in_a_large_file_goes_on_where_it_ended(tmp_path, hub_client):

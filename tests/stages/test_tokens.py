@@ -39,7 +39,7 @@ def load(folder: Path):
 def model(tmp_path_factory) -> Path:
     """manifest.json of a fetched model."""
     root = tmp_path_factory.mktemp("fetched")
-    fetch.run(fetch.Settings(path=str(write_model(root / "source"))), Namespace(output=root / "m" / "manifest.json"))
+    fetch.run(fetch.Settings(path=str(write_model(root / "source"))), Namespace(output=root / "m" / "manifest.json", part=None))
     return root / "m" / "manifest.json"
 
 

@@ -25,7 +25,7 @@ def plan(checkout: Checkout, profile: str, *options: str) -> subprocess.Complete
 def test_profile_plans_the_default_study_for_its_platform(fresh, profile, platform):
     done = plan(fresh, profile)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {"fetch", "tokens calibration=traces"} <= jobs(done.stdout)
+    assert {"fetch part=models", "tokens calibration=traces"} <= jobs(done.stdout)
     assert f"results/{platform}/scores/demo/baseline" in done.stdout
 
 

@@ -223,7 +223,7 @@ def test_a_fetched_identical_model_runs_nothing(study):
         shutil.copyfile(file, file.with_suffix(".copy"))
         os.replace(file.with_suffix(".copy"), file)
     assert study.planned() == set()
-    assert study.run("--forcerun", "fetch", "--until", "fetch") == {"fetch"}
+    assert study.run("--forcerun", "fetch", "--until", "fetch") == {"fetch part=models", "fetch part=notices"}
     assert study.planned() == set()
 
 
@@ -243,9 +243,25 @@ def test_a_changed_calibration_file_runs_all_but_the_baseline(study):
 
 def test_a_changed_model_runs_everything(study):
     study.edit("resources/demo-model/generation_config.json", "{", "{ ")
-    drawn = {"fetch", "tokens calibration=traces", "collect calibration=traces"} | overlap("text")
+    drawn = {"fetch part=models", "tokens calibration=traces", "collect calibration=traces"} | overlap("text")
     everything = drawn | BASELINE | quantized(*BOTH)
     assert study.planned() == everything
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE"])
+def test_a_changed_card_or_licence_exports_again_and_computes_no_integers(study, name):
+    """Nothing is computed of them, and they travel with checkpoints. A picture beside them does not."""
+    model = study.root / "resources/demo-model"
+    (model / "picture.png").write_bytes(b"a picture")
+    assert study.planned() == set()
+    with open(model / name, "a") as file:
+        file.write("\nOne more line.\n")
+    exported = {"fetch part=notices"} | below(*BOTH)
+    assert study.planned() == exported
+    assert study.run("--until", "export") == {"fetch part=notices", *(f"export recipe={r} form=fake" for r in BOTH)}
+    carried = study.root / "results/cpu/checkpoints/demo/rounded/fake" / {"README.md": "README.source.md"}.get(name, name)
+    assert carried.read_bytes() == (model / name).read_bytes()
+    assert study.planned() == exported - {"fetch part=notices", *(f"export recipe={r} form=fake" for r in BOTH)}
 
 
 def test_another_platforms_results_join_the_tables(study):

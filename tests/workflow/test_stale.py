@@ -8,7 +8,7 @@ from checkout import REPOSITORY
 from ptqflow import paths
 from ptqflow.artifacts.hashing import sha256
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.models import source_files
+from ptqflow.artifacts.models import of_part, source_files
 from ptqflow.artifacts.schemas import LATENCY, SAMPLES
 from ptqflow.artifacts.tables import write_rows
 from ptqflow.checked import load
@@ -35,7 +35,7 @@ def left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resources").symlink_to(REPOSITORY / "resources")
     study = load(copy.deepcopy(STUDY))
-    model = Manifest.of_folder(DEMO, source_files(DEMO), {"source": {"path": "demo-model"}})
+    model = Manifest.of_folder(DEMO, of_part(source_files(DEMO), "models"), {"source": {"path": "demo-model"}})
     (tmp_path / "results/models/demo").mkdir(parents=True)
     model.write(tmp_path / "results/models/demo")
     calibration, task = study.calibrations["traces"], study.tasks["facts"]
@@ -96,6 +96,12 @@ def test_what_is_asked_otherwise_is_left_out_with_the_reason(left, change, read,
     found, said = shown(change)
     assert found == read
     assert reason in said
+
+
+def test_a_model_is_the_same_whatever_its_card_says(left):
+    edited = shutil.copytree(DEMO, left / "edited/demo-model")
+    (edited / "README.md").write_text("another card")
+    assert shown(lambda c: c["models"]["demo"]["source"].update(path=str(edited))) == (["scores", "latency"], "")
 
 
 def test_another_model_under_the_same_name_and_edited_data_leave_rows_out(left):

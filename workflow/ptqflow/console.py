@@ -15,6 +15,7 @@ from ptqflow.words import span
 
 _TARGETS = ("all",)  # rules that ask for files and do nothing
 _TELLING = (
+    "part",
     "model",
     "rotation",
     "calibration",

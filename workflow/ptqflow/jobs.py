@@ -12,7 +12,7 @@ from ptqflow import paths
 from ptqflow.artifacts.atomic import canonical_json
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
-from ptqflow.artifacts.models import source_files
+from ptqflow.artifacts.models import Part, of_part, source_files
 from ptqflow.by_name import settings_module
 from ptqflow.checkpoints import registry as checkpoints
 from ptqflow.chunks import chunk_layers
@@ -55,10 +55,10 @@ class Jobs:
         """Settings of `fetch`."""
         return canonical_json(self.study.models[model].source.model_dump(mode="json", exclude_none=True))
 
-    def fetch_source(self, model: str) -> str:
-        """Fingerprint of a local model folder; a hub model's revision says it already."""
+    def fetch_source(self, model: str, part: Part) -> str:
+        """Fingerprint of a part of a local model folder; a hub model's revision says it already."""
         path = self.study.models[model].source.path
-        return fingerprint(Path(path) / name for name in source_files(path)) if path is not None else ""
+        return fingerprint(Path(path) / name for name in of_part(source_files(path), part)) if path is not None else ""
 
     def _rotation(self, label: str) -> Rotation:
         return next(entry.rotation for entry in self.study.recipes.values() if entry.rotation.label == label)

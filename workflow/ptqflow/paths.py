@@ -14,8 +14,18 @@ RECORDS = f"{ROOT}/records.zip"  # what Snakemake has recorded of the results
 
 def model(name: str = "{model}") -> str:
     """Manifest of a model as fetched, or, of `model.rotation`, as rotated."""
-    fetched, _, rotation = name.partition(".")
-    return rotated(fetched, rotation) if rotation else f"{ROOT}/models/{name}/manifest.json"
+    base, _, rotation = name.partition(".")
+    return rotated(base, rotation) if rotation else fetched("models", name)
+
+
+def notices(model: str = "{model}") -> str:
+    """Manifest of a model's card and licence, which travel with its checkpoints."""
+    return fetched("notices", model)
+
+
+def fetched(part: str = "{part}", model: str = "{model}") -> str:
+    """Manifest of a part of a model as fetched (`artifacts.models.of_part`)."""
+    return f"{ROOT}/{part}/{model}/manifest.json"
 
 
 def rotated(model: str = "{model}", rotation: str = "{rotation}") -> str:

@@ -13,7 +13,7 @@ from ptqflow import paths
 from ptqflow.artifacts.datasets import data_files
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.models import source_files
+from ptqflow.artifacts.models import of_part, source_files
 from ptqflow.artifacts.provenance import differences
 from ptqflow.chunks import chunk_layers
 from ptqflow.errors import ArtifactError, PtqflowError
@@ -47,7 +47,7 @@ class Asked:
         if source.path is None:
             same = self._float.origin["source"] == {"repo": source.repo, "revision": source.revision}
         else:
-            here = {name: HashCache().sha256(Path(source.path) / name) for name in source_files(source.path)}
+            here = {name: HashCache().sha256(Path(source.path) / name) for name in of_part(source_files(source.path), "models")}
             there = {name: entry.sha256 for name, entry in self._float.files.items()}
             same = self._float.origin["source"] == {"path": Path(source.path).resolve().name} and here == there
         return None if same else "made from another model"

@@ -1,6 +1,7 @@
 rule export:
     input:
         model=source,
+        notices=lambda w: paths.notices(w.model),
         qparams=qparams,
     output:
         paths.checkpoint(),
@@ -14,7 +15,7 @@ rule export:
         code=lambda w: jobs.export_code(w.model, w.recipe, w.form),
     shell:
         ptqflow(CORE) + " export --settings {params.settings:q} --code {params.code}"
-        " --model {input.model} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
+        " --model {input.model} --notices {input.notices} --qparams {input.qparams} --output {output} 2>&1 | tee {log}"
 
 
 rule verify:

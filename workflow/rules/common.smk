@@ -157,6 +157,7 @@ def states_of(w):
 
 wildcard_constraints:
     platform="|".join(PLATFORMS),
+    part="models|notices",
     model=r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?",
     rotation=r"[A-Za-z0-9_-]+",
     calibration=r"[A-Za-z0-9_-]+(@\d+)?",

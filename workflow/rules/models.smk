@@ -1,19 +1,19 @@
 rule fetch:
     output:
-        paths.model(),
+        paths.fetched(),
     log:
-        paths.log(paths.model()),
+        paths.log(paths.fetched()),
     localrule: "fetch" in on_head
     threads: threads_of("fetch")
     resources:
         **asks("fetch", devices=0),
     params:
         settings=lambda w: jobs.fetch(w.model),
-        source=lambda w: jobs.fetch_source(w.model),
+        source=lambda w: jobs.fetch_source(w.model, w.part),
         code=code("fetch"),
     shell:
         ptqflow(CORE)
-        + " fetch --settings {params.settings:q} --code {params.code} --output {output} 2>&1 | tee {log}"
+        + " fetch --settings {params.settings:q} --code {params.code} --part {wildcards.part} --output {output} 2>&1 | tee {log}"
 
 
 rule rotate:

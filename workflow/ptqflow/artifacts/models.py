@@ -7,19 +7,20 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ptqflow.artifacts.model_config import read_object
 from ptqflow.errors import ArtifactError, ConfigError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CARD = "README.md"
 ADAPTER = "adapter_config.json"  # loaded unasked by transformers, where it has the package for it
 TEMPLATES = "additional_chat_templates"  # folder of further templates, by name
 _DESCRIPTION = (
     *("config.json", "generation_config.json", "tokenizer*.json", "*.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "chat_template*.jinja", "chat_template*.json", f"{TEMPLATES}/*.jinja", INDEX),
-    "README.md",
+    CARD,
 )
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt")  # any of which one is loaded from
 # What a licence asks to be passed on, however it is spelled.
@@ -27,11 +28,19 @@ _LEGAL = re.compile(r"[^/]*(licen[sc]e|notice|copying|use[_-]?policy)[^/.]*(\.\d
 # What loaders read by its name alone, so that a stray file would take a listed one's place.
 _READ_UNASKED = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py")
 _LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+Part = Literal["models", "notices"]
 
 
 def description_files(names: Collection[str]) -> list[str]:
     """Of a folder's file names, those that describe the model: configuration, tokenizer, licence, index of the weights."""
     return sorted(name for name in names if _LEGAL.fullmatch(name) or any(fnmatch(name, pattern) for pattern in _DESCRIPTION))
+
+
+def of_part(names: Iterable[str], part: Part | None) -> list[str]:
+    """Of a model's files those of a part: `notices`, the card and licence, which travel with its checkpoints and of which nothing
+    is computed; `models`, all others. None: both.
+    """
+    return [name for name in names if part in (None, "notices" if name == CARD or _LEGAL.fullmatch(name) else "models")]
 
 
 def weight_files(folder: Path, names: Collection[str]) -> list[str]:

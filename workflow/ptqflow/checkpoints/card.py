@@ -60,7 +60,7 @@ In this folder:
 
 
 def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], origin: Mapping[str, Any], model: Path) -> str:
-    """Text of the card. `origin`: provenance of the export; `model`: the float model's folder. Equal inputs give equal text."""
+    """Text of the card. `origin`: provenance of the export; `model`: folder of its card. Equal inputs give equal text."""
     source = origin.get("source") or {}
     architecture = (config.get("architectures") or [config["model_type"]])[0]
     name = str(source.get("repo") or source.get("path") or architecture)

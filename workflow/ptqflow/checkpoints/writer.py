@@ -1,18 +1,17 @@
 """Writes a checkpoint of any form, shard by shard as the source is sharded: peak memory is one shard."""
 
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from ptqflow.artifacts.atomic import atomic_path, remove_stale, write_json, write_text
-from ptqflow.artifacts.models import description_files, files_in
+from ptqflow.artifacts.models import CARD, description_files, files_in
 from ptqflow.checkpoints.layout import BaseLayout
 from ptqflow.modeling.weights import index_name, save_safetensors
 from ptqflow.progress import progress
 
-CARD = "README.md"
 SOURCE_CARD = "README.source.md"  # the float model's own card, which speaks of another model but holds its licence
 _WEIGHTS = (
     ".safetensors",
@@ -28,18 +27,18 @@ _WEIGHTS = (
 )
 
 
-def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> list[str]:
+def write(layout: BaseLayout, sources: Mapping[str, Path], card: str, folder: Path) -> list[str]:
     """Write the checkpoint into `folder`; returns the names of its files.
 
-    `names` are the source's files: all but weights, and what the layout writes itself, are carried along (tokenizer, generation
-    config, chat template, licence). `card` is the text of README.md. What an earlier export left and this one lacks is removed.
-    Raises ArtifactError naming a tensor that the form cannot hold.
+    `sources` are the float model's files by name: all but weights, and what the layout writes itself, are carried along
+    (tokenizer, generation config, chat template, licence). `card` is the text of README.md. What an earlier export left and this
+    one lacks is removed. Raises ArtifactError naming a tensor that the form cannot hold.
     """
     source = layout.source
     shards = source.files()
     files = shard_names(layout.stem, len(shards))
     documents = layout.documents()
-    carried = {name: SOURCE_CARD if name == CARD else name for name in names if not name.endswith(_WEIGHTS)}
+    carried = {name: SOURCE_CARD if name == CARD else name for name in sources if not name.endswith(_WEIGHTS)}
     carried = {name: target for name, target in carried.items() if name not in documents}
     index = {index_name(layout.stem)} if len(files) > 1 else set()
     written = sorted({*files, *index, *carried.values(), *documents, CARD})
@@ -63,7 +62,7 @@ def write(layout: BaseLayout, names: Iterable[str], card: str, folder: Path) -> 
     for name, target in sorted(carried.items()):
         (folder / target).parent.mkdir(exist_ok=True)
         with atomic_path(folder / target) as temporary:
-            shutil.copyfile(source.folder / name, temporary)
+            shutil.copyfile(sources[name], temporary)
     for name, document in documents.items():
         write_json(folder / name, document)
     write_text(folder / CARD, card)

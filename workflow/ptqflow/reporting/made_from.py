@@ -15,9 +15,10 @@ KINDS = ("model", "calibration", "task", "recipe", "software")
 def build(manifests: Sequence[tuple[Any, Record]], files: Sequence[tuple[str, str, Record]]) -> list[dict[str, Any]]:
     """Rows of schema PROVENANCE. `manifests`: variants, and the origin of each; `files`: platform, stage and record."""
     found = Counter[tuple[str, str, str]]()
+    stated = {variant.model: origin["license"] for variant, origin in manifests if "license" in origin}
     for variant, origin in manifests:
         if variant.recipe == BASELINE:
-            licence = f", licence {origin['license']}" if origin.get("license") else ""
+            licence = f", licence {stated[variant.model]}" if variant.model in stated else ""
             found["model", variant.model, _words(origin.get("source", {})) + licence] += 1
         elif not variant.replicate:
             found["recipe", variant.recipe, canonical_json(origin.get("settings", {}).get("recipe"))] += 1

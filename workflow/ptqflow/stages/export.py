@@ -9,6 +9,7 @@ from ptqflow import paths
 from ptqflow.artifacts.atomic import write_json
 from ptqflow.artifacts.hashing import HashCache
 from ptqflow.artifacts.manifests import NAME, Manifest, claim, output
+from ptqflow.artifacts.models import license_of
 from ptqflow.artifacts.provenance import provenance, rotated_from
 from ptqflow.checkpoints import registry
 from ptqflow.checkpoints.card import card
@@ -36,6 +37,7 @@ class Settings(Model):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input and output paths."""
     parser.add_argument("--model", type=Path, required=True, help="manifest.json of the float model")
+    parser.add_argument("--notices", type=Path, help="manifest.json of its card and licence, where they were fetched apart")
     parser.add_argument("--qparams", type=Path, required=True, nargs="+", help="qparams.safetensors of every chunk, in any order")
     parser.add_argument("--output", type=output, required=True, help="manifest.json to write; the checkpoint goes beside it")
 
@@ -45,8 +47,10 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     model, folder, recipe = args.model.parent, args.output.parent, settings.recipe
     if folder.resolve() == model.resolve():
         raise ConfigError(f"--output {args.output} would overwrite the float model; choose another folder")
-    manifest = Manifest.read(args.model)
-    manifest.verify(model)
+    sources = {path: Manifest.read(path) for path in (args.model, args.notices) if path}
+    for path, source in sources.items():
+        source.verify(path.parent)
+    manifest, notices = sources[args.model], (args.notices or args.model).parent
     recipe.check_source(manifest.origin, str(model))
     config, qparams = json.loads((model / "config.json").read_text()), QParams(args.qparams)
     recipe = as_rescued(qparams, recipe)
@@ -60,11 +64,14 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         "model": {name: entry.sha256 for name, entry in manifest.files.items()},
         "qparams": sorted(cache.sha256(path) for path in args.qparams),
     }
+    if args.notices:
+        inputs["notices"] = {name: entry.sha256 for name, entry in sources[args.notices].files.items()}
     origin = provenance(
         "export", settings.model_dump(mode="json") | {"recipe": settings.recipe.dump()}, args.code or "", inputs=inputs
     )
     origin["source"] = manifest.origin.get("source")
     origin |= rotated_from(manifest.origin)
+    origin |= {"license": stated} if (stated := license_of(notices)) else {}
     origin["calibration"] = tokens
     origin["calibration_set"] = next(iter(qparams.metadata.values())).get("calibration_set")
     if recipe is not settings.recipe:
@@ -76,8 +83,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     origin |= _sizes(recipe, config, weights)
     args.output.unlink(missing_ok=True)
     layout = registry.layout(settings.form)(weights, qparams, recipe, config)
-    text = card(recipe, settings.form, scheme.loading(recipe, "."), config, origin, model)
-    files = write(layout, manifest.files, text, folder)
+    text = card(recipe, settings.form, scheme.loading(recipe, "."), config, origin, notices)
+    carried = {name: path.parent / name for path, source in sources.items() for name in source.files}
+    files = write(layout, carried, text, folder)
     write_json(folder / SIDE_FILE, origin)
     Manifest.of_folder(folder, [name for name in [*files, SIDE_FILE] if name != NAME], origin).write(folder)
 

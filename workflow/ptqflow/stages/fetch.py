@@ -1,5 +1,7 @@
 """Stage `fetch`: a model's files in one folder, each verified, with a manifest. Nothing else of the study touches the source.
 
+`--part` takes what is computed with, or what only travels with checkpoints: an edited README quantizes nothing again.
+
 The folder belongs to this stage: `.fetch/` in it marks that, and keeps partial downloads and the hub's list of files, so that a
 killed run goes on where it ended and a finished one needs no network.
 """
@@ -14,17 +16,19 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ptqflow.artifacts.atomic import sync, write_json
 from ptqflow.artifacts.hashing import HashCache, sha256
 from ptqflow.artifacts.manifests import FileEntry, Manifest, claim, mark, output
 from ptqflow.artifacts.model_config import read_config
 from ptqflow.artifacts.models import (
+    Part,
     check_description,
     description_files,
     files_in,
     license_of,
+    of_part,
     source_files,
     weight_files,
 )
@@ -47,6 +51,9 @@ class Settings(Place):
 def add_arguments(parser: ArgumentParser) -> None:
     """Paths of the stage."""
     parser.add_argument("--output", type=output, required=True, help="manifest.json of the model folder to fill; written last")
+    parser.add_argument(
+        "--part", choices=get_args(Part), help="fetch the card and licence alone, or all but these (default: all)"
+    )
 
 
 @dataclass(frozen=True)
@@ -85,23 +92,24 @@ def run(settings: Settings, args: Namespace) -> None:
     args.output.unlink(missing_ok=True)  # no manifest while the files change
     if settings.path is not None:
         source = {"path": Path(settings.path).resolve().name}  # a moved folder is the same model
-        files = _from_folder(folder, Path(settings.path))
+        files = _from_folder(folder, Path(settings.path), args.part)
     else:
         assert settings.repo is not None
         assert settings.revision is not None
         files, source = (
-            _from_hub(folder, settings.repo, settings.revision),
+            _from_hub(folder, settings.repo, settings.revision, args.part),
             {"repo": settings.repo, "revision": settings.revision},
         )
     _remove_others(folder, files)
-    check_description(folder)
-    check_model(folder, weight_files(folder, files), values=True)
+    if args.part != "notices":
+        check_description(folder)
+        check_model(folder, weight_files(folder, files), values=True)
     license_name = license_of(folder)
     origin = {"source": source} | ({"license": license_name} if license_name else {})
     Manifest(files=dict(sorted(files.items())), origin=origin).write(folder)
 
 
-def _from_folder(folder: Path, source: Path) -> dict[str, FileEntry]:
+def _from_folder(folder: Path, source: Path, part: Part | None) -> dict[str, FileEntry]:
     if folder.resolve() == source.resolve():
         raise ConfigError(f"--output lies in the source folder {source}; give another folder")
     cache = HashCache()
@@ -111,8 +119,9 @@ def _from_folder(folder: Path, source: Path) -> dict[str, FileEntry]:
         return Wanted(origin.stat().st_size, cache.sha256(origin), None, lambda partial, report: _copy(origin, partial, report))
 
     names = source_files(source)
-    _say_left((path.name for path in source.iterdir()), names)
-    return _fill(folder, {name: wanted(name) for name in names})
+    if part != "notices":
+        _say_left((path.name for path in source.iterdir()), names)
+    return _fill(folder, {name: wanted(name) for name in of_part(names, part)})
 
 
 def _say_left(names: Iterable[str], taken: Iterable[str]) -> None:
@@ -129,7 +138,7 @@ def _copy(source: Path, partial: Path, report: Report) -> None:
             report(len(block))
 
 
-def _from_hub(folder: Path, repo: str, revision: str) -> dict[str, FileEntry]:
+def _from_hub(folder: Path, repo: str, revision: str, part: Part | None) -> dict[str, FileEntry]:
     from ptqflow.artifacts import hub
 
     listed, others = _listing(folder, repo, revision)
@@ -144,13 +153,15 @@ def _from_hub(folder: Path, repo: str, revision: str) -> dict[str, FileEntry]:
     if "config.json" not in listed:
         raise ConfigError(f"model {repo}@{revision} has no config.json; give the repository of a transformers model")
     # What describes the model comes first: it may be refused before its weights are downloaded.
-    files = _fill(folder, {name: wanted(name) for name in description_files(listed)})
+    files = _fill(folder, {name: wanted(name) for name in of_part(description_files(listed), part)})
+    if part == "notices":
+        return files
     check_description(folder, listed)
     stated_tensors(read_config(folder))
     weights = weight_files(folder, listed)
     if "model.safetensors" in weights:
         files.pop("model.safetensors.index.json", None)
-    _say_left([*listed, *others], [*files, *weights])
+    _say_left([*listed, *others], [*description_files(listed), *weights])
     return files | _fill(folder, {name: wanted(name) for name in weights})
 
 
