@@ -131,7 +131,23 @@ def test_overrides_that_cost_bits_are_part_of_a_format():
     assert formats_of("flatquant-w4a4-ascend", "vendor-w8a8") == ["W4A4, down_proj o_proj W8A8", "W8A8, down_proj W16A16"]
     changed = {"layers": [3, 1], "weights": {"num_bits": 8, "strategy": "group", "group_size": 32}}
     recipe = {"preset": "flatquant-w4a4kv4", "overrides": [changed, {"transform": {"epochs": 9}}]}
-    assert format_of(resolve(recipe)) == "W4A4KV4, all of layers 1 3 W8 g32"
+    assert format_of(resolve(recipe)) == "W4A4KV4, all of layers 1 3 W8A4 g32"
+
+
+def test_overrides_that_come_to_the_same_are_one_format_however_they_are_written():
+    def of(*overrides):
+        return format_of(resolve({"preset": "gptq-w4a16", "overrides": list(overrides)}))
+
+    eight = {"weights": {"num_bits": 8, "strategy": "channel"}}
+    four = {"weights": {"num_bits": 4, "strategy": "group", "group_size": 128, "symmetric": True}}
+    o, down, first = ({"linears": ["o_proj"]}, {"linears": ["down_proj"]}, {"layers": [0]})
+    both = "W4A16 g128, down_proj o_proj W8A16"
+    assert {of(o | eight, down | eight), of(down | eight, o | eight), of(eight, four, down | eight, o | eight)} == {both}
+    assert of(first | four) == "W4A16 g128", "as the scheme says, but for the zero points"
+    assert of(o | eight, first | four) == "W4A16 g128, o_proj W8A16, o_proj of layers 0 W4A16 g128"
+    assert of(o | first | eight, down | {"layers": [2]} | eight, o | {"layers": [2]} | eight) == (
+        "W4A16 g128, o_proj of layers 0 W8A16, down_proj o_proj of layers 2 W8A16"
+    )
 
 
 MANY = {"a": losing(60), "b": losing(40), "c": losing(41, 4)} | {f"other{i}": losing(8 * i) for i in range(comparison.FEW - 2)}
@@ -190,7 +206,7 @@ def test_formats_are_those_of_the_checkpoints_and_drops_those_of_the_accuracy_ta
     assert {(r["recipe"], r["other_recipe"]): r["format"] for r in rows} == {
         ("baseline", "rtn-w4a16"): "W4A16 g128",
         ("baseline", "awq-w4a16"): "W4A16 g128",
-        ("baseline", "flatquant-w4a4kv4"): "W4A4KV4, o_proj of layers 1 W8",
+        ("baseline", "flatquant-w4a4kv4"): "W4A4KV4, o_proj of layers 1 W8A4",
         ("rtn-w4a16", "awq-w4a16"): "W4A16 g128",
     }
     drops = {(r["recipe"], r["task"]): r for r in read_table(tmp_path / "tables/accuracy.parquet", ACCURACY).to_pylist()}

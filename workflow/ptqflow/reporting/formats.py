@@ -1,7 +1,15 @@
 """What a recipe costs whatever its method, by its scheme: recipes of one format are compared at equal bits."""
 
-from ptqflow.recipes import Override, Recipe
-from ptqflow.scheme import QuantizationArgs, WeightArgs
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import get_args
+
+from ptqflow.linears import LinearName
+from ptqflow.recipes import Recipe
+from ptqflow.scheme import ActivationArgs, WeightArgs
+
+_LINEARS = sorted(get_args(LinearName))
+_UNNAMED = -1  # any layer that no override names
 
 
 def format_of(recipe: Recipe) -> str:
@@ -10,24 +18,35 @@ def format_of(recipe: Recipe) -> str:
     Bits and groups alone: zero points, and where ranges come from, cost next to nothing.
     """
     weights, inputs, cache = recipe.scheme.weights, recipe.scheme.input_activations, recipe.scheme.kv_cache
-    name = f"W{_bits(weights)}A{_bits(inputs)}" if weights or inputs else ""
+    name = _bits(weights, inputs) if weights or inputs else ""
     if cache is not None:
         keys, values = cache.bits.values()
         name += f"KV{keys}" if keys == values else f"K{keys}V{values}"
-    return ", ".join([name + _groups(weights), *filter(None, map(_of_override, recipe.overrides))])
+    return ", ".join([name + _groups(weights), *_exceptions(recipe)])
 
 
-def _of_override(override: Override) -> str:
-    """Where and what it changes; nothing where that costs nothing."""
-    linears = "all" if override.linears == "all" else " ".join(sorted(override.linears))
-    layers = "" if override.layers == "all" else f" of layers {' '.join(map(str, sorted(override.layers)))}"
-    kinds = {"W": "weights", "A": "input_activations"}
-    bits = [f"{letter}{_bits(getattr(override, key))}" for letter, key in kinds.items() if key in override.model_fields_set]
-    return f"{linears}{layers} {''.join(bits)}{_groups(override.weights)}" if bits else ""
+def _exceptions(recipe: Recipe) -> Iterator[str]:
+    """Where linears cost something else than the scheme says, and what, as all overrides leave it: however they are written."""
+    usual = dict.fromkeys(_LINEARS, _cost(recipe.scheme.weights, recipe.scheme.input_activations))
+    named = {layer for override in recipe.overrides if override.layers != "all" for layer in override.layers}
+    places = defaultdict[tuple[str, str], list[int]](list)
+    for layer in (_UNNAMED, *sorted(named)):
+        costs = {name: _cost(recipe.weights(layer, name), recipe.input_activations(layer, name)) for name in _LINEARS}
+        for cost in dict.fromkeys(costs.values()):
+            if found := [name for name in _LINEARS if costs[name] == cost != usual[name]]:
+                places["all" if found == _LINEARS else " ".join(found), cost].append(layer)
+        usual = costs if layer == _UNNAMED else usual
+    for (linears, cost), layers in places.items():
+        of_layers = f" of layers {' '.join(map(str, layers))}" if layers != [_UNNAMED] else ""
+        yield f"{linears}{of_layers} {cost}"
 
 
-def _bits(args: QuantizationArgs | None) -> int:
-    return 16 if args is None else args.num_bits
+def _cost(weights: WeightArgs | None, inputs: ActivationArgs | None) -> str:
+    return _bits(weights, inputs) + _groups(weights)
+
+
+def _bits(weights: WeightArgs | None, inputs: ActivationArgs | None) -> str:
+    return "".join(f"{letter}{16 if args is None else args.num_bits}" for letter, args in (("W", weights), ("A", inputs)))
 
 
 def _groups(args: WeightArgs | None) -> str:
