@@ -216,3 +216,17 @@ def test_formats_are_those_of_the_checkpoints_and_drops_those_of_the_accuracy_ta
             assert [row[c] for c in ("difference", "difference_low", "difference_high", "p_value")] == [
                 drop[c] for c in ("drop", "drop_low", "drop_high", "p_value")
             ]
+
+
+def test_a_format_is_known_of_a_recipe_whose_own_draw_is_not_there(tmp_path, monkeypatch):
+    """As of another platform's results, where the job of one draw failed."""
+    monkeypatch.setattr(comparison, "FEW", 1)
+    study = SyntheticStudy(tmp_path)
+    sizes = {"qparams_bytes": 3, "packed_bytes": 2, "linear_weights": 3, "float_bytes": 6}
+    draws = [identity("gptq-w4a16"), identity("awq-w4a16") | {"replicate": 1}]
+    for i, (who, origin) in enumerate([(identity("baseline"), {}), *((who, sizes) for who in draws)]):
+        study.exported(who, origin)
+        study.scored(who, samples(0.1 * i, 0))
+    assert main(study.arguments(tmp_path / "tables")) == 0
+    rows = read_table(tmp_path / "tables/comparison.parquet", COMPARISON).to_pylist()
+    assert {row["format"] for row in rows} == {"W4A16 g128"}

@@ -185,7 +185,9 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     publish("collapse", ends)
     changed = flips.build(samples)
     publish("flips", changed)
-    costing = {variant: formats.format_of(recipe) for variant, recipe in recipes.items()}
+    # Draws of a recipe are joined: its format is that of its own, which comes last, or of another where that is not there.
+    drawn = sorted(recipes.items(), key=lambda entry: entry[0].replicate, reverse=True)
+    costing = {variant.model_copy(update={"replicate": 0}): formats.format_of(recipe) for variant, recipe in drawn}
     publish("comparison", comparison.build(gathered, settings.seed, exact, costing))
     costs = cost.build(samples)
     publish("cost", costs)
@@ -216,7 +218,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     serving = _serving(manifests, args.checkpoints)
     noted = {(v.platform, v.model, v.recipe, v.form): manifest.origin for v, manifest in manifests if not v.replicate}
     same = {(served.platform, served.model, served.recipe) for served in exact}
-    costs_of = {tuple(variant.columns.values()): cost for variant, cost in costing.items() if not variant.replicate}
+    costs_of = {tuple(variant.columns.values()): cost for variant, cost in costing.items()}
     told = answer.Tables(scores, weights, times, checked, layers, attempts, ends, serving, same, touched, noted, costs_of)
     answers = answer.build(told, settings.decide)
     write("answer", answers, answer_text.printed(answers))
