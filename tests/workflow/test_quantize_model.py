@@ -428,8 +428,11 @@ def test_a_text_without_a_limit_takes_the_time_of_its_characters_not_of_a_window
 
 
 def test_a_study_of_models_alone_costs_what_fetching_does(tmp_path, monkeypatch):
-    study = demo_study(tmp_path, monkeypatch).model_copy(update={"recipes": {}})
+    whole = demo_study(tmp_path, monkeypatch)
+    study = whole.model_copy(update={"recipes": {}, "run": []})
     assert estimate.memory(study)[0] == "fetch of demo-model"
+    fetched, with_card = (estimate.seconds(entry, estimate.sizes(whole), 1e9)["fetch"] for entry in (study, whole))
+    assert (len(fetched), len(with_card)) == (1, 2), "card and licence travel with checkpoints alone"
 
 
 # CPU seconds of `quantize` on one core that multiplies float32 matrices at 88 GFLOP/s (AMD Zen 3): the demo model's 3.1 M weights

@@ -108,7 +108,9 @@ def wall(work: Mapping[str, float], longest: Mapping[str, float], cores: int) ->
 def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tuple[str, float]]:
     start = _SHARED if study.platform == "cpu" else _ALONE
     for name, model in models.items():
-        yield from (("fetch", start + model.bytes / 100e6), ("fetch", start))  # the model; its card and licence
+        yield "fetch", start + model.bytes / 100e6
+        if study.chosen:
+            yield "fetch", start  # its card and licence, for checkpoints
         for _ in _turned(study, name):
             yield "rotate", start + model.bytes / 50e6 + _TURNED * model.parameters * model.hidden / rate
         for _, calibration in _walked(study, name):
