@@ -153,7 +153,9 @@ COMPARISON = versioned(
         column("difference_high", f64, "upper end of the paired 95 % interval"),
         column("p_better", f64, "probability, flat prior, that the score is higher than the other's"),
         column("p_value", f64, "two-sided p of no difference: by changes of sign"),
-        column("p_holm", f64, "the same by Holm, over all pairs that are compared of this platform, model, engine and task"),
+        column(
+            "p_holm", f64, "the same by Holm, over all pairs of this platform, model, engine and task, or all with the baseline"
+        ),
         *_NEEDED,
     ],
 )
