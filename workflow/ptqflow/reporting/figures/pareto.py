@@ -52,7 +52,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     if fastest:
         subtitle.append("Circles: area by tokens per second of decoding, at the fastest point. Diamonds: no real form was timed.")
     if not all(r["named"] for r in rows):
-        subtitle.append("Grey: recipes that lose more than another of the same format (bits and groups).")
+        subtitle.append("Grey: recipes that lose no less than a named one of the same format (bits and groups).")
     if theme.wide(domain):
         subtitle.append(theme.WIDE_AXIS)
     if left := list(dict.fromkeys(r["recipe"] for r in missing)):
