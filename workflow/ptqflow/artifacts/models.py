@@ -197,7 +197,7 @@ def front_matter(folder: Path) -> dict[str, Any]:
     """What the head of the model card (README.md) says in the hub's keys; nothing where it has none that is YAML."""
     import yaml
 
-    card = folder / "README.md"
+    card = folder / CARD
     text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
     front = re.match(r"---\r?\n(.*?)\n---", text, flags=re.DOTALL)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ptqflow.artifacts.models import front_matter
+from ptqflow.artifacts.models import CARD, front_matter
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.checkpoints.schemes import in_words
 from ptqflow.recipes import Recipe
@@ -59,8 +59,8 @@ In this folder:
 """
 
 
-def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], origin: Mapping[str, Any], model: Path) -> str:
-    """Text of the card. `origin`: provenance of the export; `model`: folder of its card. Equal inputs give equal text."""
+def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], origin: Mapping[str, Any], notices: Path) -> str:
+    """Text of the card. `origin`: provenance of the export; `notices`: folder of the float model's. Equal inputs, equal text."""
     source = origin.get("source") or {}
     architecture = (config.get("architectures") or [config["model_type"]])[0]
     name = str(source.get("repo") or source.get("path") or architecture)
@@ -68,11 +68,11 @@ def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], ori
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         **({"base_model": source["repo"], "base_model_relation": "quantized"} if source.get("repo") else {}),
-        **licence(model),
+        **licence(notices),
         **({"datasets": [repo]} if (repo := _settings_of(origin)["source"].get("repo")) else {}),
         "tags": ["quantized", "ptqflow", *_TAGS.get(form, [form])],
     }
-    carried = (model / "README.md").is_file()
+    carried = (notices / CARD).is_file()
     return _TEXT.format(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         name=name,
@@ -89,9 +89,9 @@ def card(recipe: Recipe, form: str, loading: str, config: Mapping[str, Any], ori
     )
 
 
-def licence(model: Path) -> dict[str, Any]:
+def licence(notices: Path) -> dict[str, Any]:
     """What the float model's card says of its licence, in the hub's keys."""
-    said = front_matter(model)
+    said = front_matter(notices)
     return {key: said[key] for key in _LICENCE if isinstance(said.get(key), str | list)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptqflow.artifacts.atomic import write_text
+from ptqflow.artifacts.models import CARD
 from ptqflow.checkpoints.card import UNSCORED
 from ptqflow.errors import ConfigError
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     folder: Path = args.checkpoint.resolve()
     try:
         results, platform, place, model, recipe, form = (folder.parents[4], *folder.parts[-5:])
-        text = (folder / "README.md").read_text(encoding="utf-8")
+        text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, ValueError, IndexError):
         raise ConfigError(f"{args.checkpoint} is no checkpoint of a study (PLATFORM/checkpoints/MODEL/RECIPE/FORM)") from None
     table = results / "tables/accuracy.parquet"
