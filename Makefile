@@ -115,7 +115,7 @@ check-cluster: $(DEV) ## a one-node Slurm with stand-ins for devices: the real -
 lint: $(DEV) ## ruff, mypy, snakefmt
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --show-traceback
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 
 format: $(DEV) ## rewrite the code in the house's format

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from peer_models import MIDDLE, OF_7B, VOCABULARY, Shape, random
 from ptqflow.devices.device import Device, select
-from ptqflow.devices.products import Kernel
+from ptqflow.devices.products import around
 from ptqflow.devices.weight_only import Int4Weight, TinygemmWeight, int4_weight
 from ptqflow.engines import protocol
 from ptqflow.engines.protocol import Timing
@@ -128,6 +128,11 @@ def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
             quantize.name: lambda: quantize.run(x, scheme),
             scale.name: lambda: scale.run(*given),
         }
+    if (kernels := around(where.type)) is not None:  # taken or not
+        actions |= {
+            f"quantize, {kernels.NAME}": lambda: kernels.quantized(x, *scheme.grid[:2], scheme.clip, None, None),
+            f"scale, {kernels.NAME}": lambda: kernels.scaled(*given),
+        }
     with torch.inference_mode():
         return {name: seconds_of(device, action) for name, action in actions.items()}
 
@@ -138,14 +143,19 @@ def transform(device: Device, shape: Shape, rows: int) -> dict[str, float]:
     found = {}
     for columns in (shape.hidden, shape.intermediate):
         sides = kronecker_sides("down", columns, 1, 1)
-        turns = (torch.linalg.qr(torch.randn(side, side, generator=generator))[0].to(where, dtype) for side in sides)
+        turns = [torch.linalg.qr(torch.randn(side, side, generator=generator))[0].to(where, dtype) for side in sides]
         scheme = InputScheme(Grid(4, symmetric=True), None, None, 0.9, *turns)
         x = torch.randn(rows, columns, generator=generator).to(where, dtype)
-        kernels = {"step by step": Kernel("", by_steps)}
+        actions = {"step by step": partial(by_steps, x, scheme)}
         if (taken := quantizing(scheme, columns, dtype, where)) is not None:
-            kernels[taken.name] = taken
-        for name, kernel in kernels.items():
-            found[f"{sides[0]} x {sides[1]}, {name}"] = seconds_of(device, partial(kernel.run, x, scheme))
+            actions[f"as taken ({taken.name})"] = partial(taken.run, x, scheme)
+        if (kernels := around(where.type)) is not None:
+            actions[kernels.NAME] = partial(kernels.quantized, x, *scheme.grid[:2], scheme.clip, *turns)
+        for name, action in actions.items():
+            try:
+                found[f"{sides[0]} x {sides[1]}, {name}"] = seconds_of(device, action)
+            except Exception as error:  # a kernel that does not compile for these sides
+                print(f"{sides[0]} x {sides[1]}, {name}: {type(error).__name__}", flush=True)
     return found
 
 

@@ -1,6 +1,7 @@
 """The engine `transformers-int`: integer products are exact, and real checkpoints give what their fake form gives."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import cache
@@ -15,7 +16,7 @@ from ptqflow.artifacts.tables import read_table
 from ptqflow.checkpoints import registry
 from ptqflow.devices import npu, products
 from ptqflow.devices.device import select
-from ptqflow.devices.products import Kernel, by_float32, by_int_mm, by_padded_int_mm, int8_kernel
+from ptqflow.devices.products import Kernel, by_float32, by_int_mm, by_padded_int_mm, fastest, int8_kernel
 from ptqflow.devices.roofline import int8_rate
 from ptqflow.engines import protocol
 from ptqflow.errors import ConfigError
@@ -68,18 +69,28 @@ def saturating(rows, weight):
     return found
 
 
-def test_a_kernel_that_saturates_is_not_taken(monkeypatch):
+def test_a_kernel_that_saturates_is_not_taken(monkeypatch, capsys):
     wrong, right = Kernel("saturates", saturating), Kernel("exact", by_float32)
     monkeypatch.setattr(products, "INT8", {"cpu": [wrong, right]})
     int8_kernel.cache_clear()
     try:
         assert int8_kernel(CPU) is right
+        assert re.search(r"not taken on this device: saturates \(\d+ of 65536 numbers are wrong\)", capsys.readouterr().err)
         monkeypatch.setattr(products, "INT8", {"cpu": [wrong]})
         int8_kernel.cache_clear()
         with pytest.raises(ConfigError, match="no exact int8 product"):
             int8_kernel(CPU)
     finally:
         int8_kernel.cache_clear()
+
+
+def test_a_kernel_that_is_not_taken_says_why(capsys):
+    given = (torch.ones(2),)
+    raises, half = Kernel("raises", lambda x: x.view(3)), Kernel("halves", lambda x: x.half())
+    assert fastest([raises, half], given, given[0]) is None
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("not taken on this device: raises (RuntimeError: shape '[3]' is invalid")
+    assert second == "not taken on this device: halves (torch.float16 where torch.float32 is asked for)"
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import math
 from typing import get_args
 
 import pytest
@@ -14,9 +15,11 @@ from ptqflow.numerics.grid import (
     group_weight,
     integer_range,
     quantize,
+    quotient,
     scale_and_zero_point,
     stored_scale,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40)
 grids = st.builds(Grid, st.integers(2, 8), st.booleans(), st.sampled_from(get_args(Convention)))
@@ -120,6 +123,32 @@ def test_activations_stay_in_range_and_lose_at_most_half_a_step(numbers, num_bit
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
     step = torch.maximum(-low, high) / (2 ** (num_bits - 1) - 1) if symmetric else (high - low) / (2**num_bits - 1)
     assert ((fake_quantize(x, num_bits, symmetric) - x).abs() <= step / 2 * (1 + 1e-5) + 1e-5 * x.abs().max() + 1e-37).all()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    "make", [lambda low, high, grid: dynamic_scale_and_zero_point(low, high, *grid[:2]), scale_and_zero_point]
+)
+def test_no_range_is_divided_by_a_number_of_the_host(make, symmetric):
+    # beside one CUDA multiplies by a reciprocal, whose scales differ from the CPU's in the last bit
+    divisors = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.div.Tensor:
+                divisors.append(args[1])
+            return func(*args, **(kwargs or {}))
+
+    with Record():
+        make(torch.tensor([-1.0]), torch.tensor([2.0]), Grid(4, symmetric))
+    assert divisors
+    assert all(isinstance(divisor, torch.Tensor) or math.log2(divisor).is_integer() for divisor in divisors)
+
+
+@given(values, st.sampled_from([7, 7.5, 15, 127, 127.5, 255]))
+def test_a_quotient_is_the_nearest_number(numbers, divisor):
+    exact = (torch.tensor(numbers, dtype=torch.float64) / divisor).float()
+    assert torch.equal(quotient(torch.tensor(numbers), divisor), exact)
 
 
 def test_activation_scales_are_not_rounded():

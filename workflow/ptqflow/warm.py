@@ -1,4 +1,4 @@
-"""A process that has loaded the large packages and forks for each job of a run on this machine's CPU.
+"""A process that has loaded the large packages and forks for each job of a run on this machine, on its CPU or a GPU.
 
 Loading torch and transformers costs seconds of CPU, as much as a job on a small model. So the first job of a run that needs them
 starts a process (`serve`) that loads them and nothing of ours, under exactly the environment variables of that job. It and the

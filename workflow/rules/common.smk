@@ -75,12 +75,13 @@ onerror:
     at_the_end()
 
 
-# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU they share what
-# they load; libraries of other devices read variables as they are loaded, before a job has claimed its device.
+# Jobs that run on this machine know of each other: who has loaded a model asks it for the others, too. On a CPU and a GPU they
+# share what they load: CUDA is opened, and its variables are read, at the first use. torch_npu reads variables as it is loaded,
+# before a job has claimed its device.
 onstart:
     take_off_default_limit(workflow.scheduler)
     if workflow.local_exec:
-        if study.platform == "cpu":
+        if study.platform != "ascend":
             warm.announce(
                 Counter(job.rule.name for job in workflow.dag.needrun_jobs())
             )

@@ -4,6 +4,7 @@ A kernel is believed only after it was asked on the device itself: products of i
 CPUs saturate, `engines.vllm_kernels`). Where several do, they are timed, since a kernel that exists may be a plain loop.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,17 +114,30 @@ def int8_kernel(device: torch.device) -> Kernel:
 
 
 def fastest(kernels: Sequence[Kernel], arguments: Sequence[Any], expected: Tensor | Sequence[Tensor]) -> Kernel | None:
-    """Of the kernels that make of the arguments what is expected, bit for bit, the fastest; None where none does."""
-    right = [kernel for kernel in kernels if _gives(kernel, arguments, expected)]
+    """Of the kernels that make of the arguments what is expected, bit for bit, the fastest; None where none does.
+
+    Of a kernel that does not, a line says why.
+    """
+    right = []
+    for kernel in kernels:
+        if (fault := _fault(kernel, arguments, expected)) is None:
+            right.append(kernel)
+        else:
+            print(f"not taken on this device: {kernel.name} ({fault})", file=sys.stderr)
     return min(right, key=lambda kernel: _seconds(kernel, arguments)) if len(right) > 1 else next(iter(right), None)
 
 
-def _gives(kernel: Kernel, arguments: Sequence[Any], expected: Tensor | Sequence[Tensor]) -> bool:
+def _fault(kernel: Kernel, arguments: Sequence[Any], expected: Tensor | Sequence[Tensor]) -> str | None:
     try:
         found = kernel.run(*arguments)
-    except Exception:  # not on this device; what compiles for one raises errors of its own
-        return False
-    return all(a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu()) for a, b in zip(_parts(found), _parts(expected), strict=True))
+    except Exception as error:  # not on this device; what compiles for one raises errors of its own
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    for a, b in zip(_parts(found), _parts(expected), strict=True):
+        if a.dtype != b.dtype:
+            return f"{a.dtype} where {b.dtype} is asked for"
+        if wrong := int((a.cpu() != b.cpu()).sum()):
+            return f"{wrong} of {b.numel()} numbers are wrong"
+    return None
 
 
 def _seconds(kernel: Kernel, arguments: Sequence[Any]) -> float:

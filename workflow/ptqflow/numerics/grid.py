@@ -32,6 +32,11 @@ def storage_dtype(symmetric: bool) -> torch.dtype:
     return torch.int8 if symmetric else torch.uint8
 
 
+def quotient(x: Tensor, divisor: float) -> Tensor:
+    """x / divisor, on every device the nearest float32: divided by a number of the host, CUDA multiplies by its reciprocal."""
+    return x / x.new_full((), divisor)
+
+
 def stored_scale(scale: Tensor) -> Tensor:
     """The bfloat16 number nearest to each weight scale (float32, positive), as float32; float16 holds it, too, up to 65280.
 
@@ -51,11 +56,11 @@ def scale_and_zero_point(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor,
     compressed = grid.convention == "compressed-tensors"
     floor = 0.0 if compressed else WEIGHT_RANGE_FLOOR
     if grid.symmetric:
-        scale = stored_scale(torch.maximum(-low, high).clamp(min=floor) / (levels / 2 if compressed else levels // 2))
+        scale = stored_scale(quotient(torch.maximum(-low, high).clamp(min=floor), levels / 2 if compressed else levels // 2))
         return scale, torch.zeros_like(scale)
     if grid.convention != "awq":
         low, high = low.clamp(max=0), high.clamp(min=0)
-    exact = (high - low).clamp(min=floor) / levels
+    exact = quotient((high - low).clamp(min=floor), levels)
     scale = stored_scale(exact)
     if compressed:  # its integers are signed; so is the arithmetic, to the last bit
         lowest, highest = integer_range(grid.num_bits, symmetric=True)
@@ -69,11 +74,11 @@ def dynamic_scale_and_zero_point(low: Tensor, high: Tensor, num_bits: int, symme
     levels = 2 ** (num_bits - 1) - 1 if symmetric else 2**num_bits - 1
     if symmetric:
         width = torch.maximum(-low, high)
-        scale = (torch.where(width == 0, float(levels), width) / levels).clamp(min=_TINY)
+        scale = quotient(torch.where(width == 0, float(levels), width), levels).clamp(min=_TINY)
         return scale, torch.zeros_like(scale)
     empty = (low == 0) & (high == 0)
     low, high = torch.where(empty, -1.0, low), torch.where(empty, 1.0, high)
-    scale = ((high - low) / levels).clamp(min=_TINY)
+    scale = quotient(high - low, levels).clamp(min=_TINY)
     return scale, torch.round(-low / scale)
 
 
