@@ -84,6 +84,8 @@ class Rates:
         work = 2 * size.block * self.tokens
         self.block = size.block
         self.seconds = {name: found[f"{name}-w4a16: seconds per block"] * SLOWER for name in ("rtn", "gptq", "awq")}
+        one_epoch = resolve({"preset": "flatquant-w4a4kv4", "transform": {"epochs": 1}})
+        self.learned = SLOWER * found["flatquant-w4a4kv4, 1 epoch: seconds per block"] / estimate.passes(one_epoch)
         self.flops = estimate.passes(resolve({"preset": "awq-w4a16"})) * work / self.seconds["awq"]
         self.bandwidth = 1e12 * found["copy, bytes read and written"] * SHARE / SLOWER
         float_ms, fake_ms = (found[f"{what}, 8 x 512 tokens: decode"] for what in ("bfloat16", "W8A8 fake (emulation)"))
@@ -94,6 +96,8 @@ class Rates:
         scale = size.block / self.block * tokens / self.tokens
         if recipe.rounding.name == "gptq":
             return self.seconds["gptq"] * scale
+        if recipe.transform.name == "flatquant":
+            return self.learned * estimate.passes(recipe) * scale
         if recipe.transform.name == "awq":
             return self.seconds["awq"] * scale
         if not recipe.learns_from_states():
@@ -253,7 +257,8 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
     return [
         ("an NPU beside the measured GPU (H200)", f"{SLOWER} times slower", "1.6 TB/s nominal beside 4.0 copied; never measured"),
         ("GPTQ, AWQ, rounding of a block", "seconds as measured, by weights x tokens", "[devices](devices.md#measured-on-gpus)"),
-        ("FlatQuant, SmoothQuant, KVQuant", "passes as in `ptqflow/estimate.py`, at AWQ's speed", "not timed on a GPU"),
+        ("FlatQuant of a block", "its epochs, by the passes of `ptqflow/estimate.py`, from one that was measured", "as above"),
+        ("KVQuant of a block", "passes as in `ptqflow/estimate.py`, at AWQ's speed", "not timed on a GPU"),
         ("decoding", f"{at_once}; weights and cache read at {SHARE:.0%} of the copied rate", "bound by memory"),
         ("fake inputs or cache", f"{rates.emulation:.2f} times the float model's time", "measured on two blocks"),
         ("tokens of an answer", answers, "reasoning models; nothing measured"),
