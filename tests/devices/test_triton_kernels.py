@@ -12,16 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 from ptqflow.devices import products
+from ptqflow.methods.clips.mse_settings import MseClip
+from ptqflow.methods.rounding import Target
+from ptqflow.methods.roundings import gptq
+from ptqflow.methods.roundings.gptq_settings import GptqRounding
 from ptqflow.modeling import input_scheme, integer_linear
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, by_steps, quantizing
 from ptqflow.modeling.integer_linear import IntegerLinear, scaled
 from ptqflow.numerics.convention import Grid
+from ptqflow.scheme import WeightArgs
 
 pytest.importorskip("triton", reason="no Triton, which comes with torch for GPUs; `make check-triton` has it")
 if not os.environ.get("TRITON_INTERPRET"):
     pytest.skip("set TRITON_INTERPRET=1, or run `make check-triton`", allow_module_level=True)
 
-from ptqflow.devices import triton_kernels
+from ptqflow.devices import triton_gptq, triton_kernels
 
 CPU, BF16, F16, F32 = torch.device("cpu"), torch.bfloat16, torch.float16, torch.float32
 
@@ -100,9 +105,10 @@ def test_each_compiles_for_a_gpu_into_ieee_quotients_and_unfused_products(capabi
 @pytest.fixture
 def asked(monkeypatch):
     """This CPU as a device that has the kernels, and is asked anew."""
-    monkeypatch.setattr(products, "AROUND", {"cpu"})
+    monkeypatch.setattr(products, "OWN", {"cpu"})
     monkeypatch.setattr(products, "_seconds", lambda kernel, _: "step by step" in kernel.name)  # the interpreter is not fast
-    caches = (products.around, input_scheme._quantizing, integer_linear._scaling)
+    monkeypatch.setattr(gptq, "_TRIED_ROWS", 64)
+    caches = (products.own, gptq._visiting, input_scheme._quantizing, integer_linear._scaling)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -131,6 +137,31 @@ def test_a_linear_is_what_it_is_step_by_step_and_says_what_it_takes(scheme, grou
     by = "step by step" if scheme.scale is not None else "by Triton"
     expected = {f"inputs quantized {by}"} | ({"sums scaled by Triton"} if groups == 1 else set())
     assert found.kernels == steps.kernels | expected
+
+
+@pytest.mark.parametrize("block_size", [1, 50, 128])
+def test_columns_are_rounded_as_step_by_step(block_size, asked, monkeypatch):
+    """Errors add up in another order, so a number between two integers may go to the other one."""
+    x = numbers(400, 144) @ numbers(144, 144, seed=1)
+    targets = [
+        Target(numbers(40, 144, seed=2), WeightArgs(num_bits=4, symmetric=False, strategy="group", group_size=48), None),
+        Target(numbers(30, 144, seed=3), WeightArgs(num_bits=3, symmetric=True, strategy="channel"), MseClip(name="mse")),
+    ]
+    given = (targets, x.T @ x, GptqRounding(name="gptq", block_size=block_size))
+    assert gptq._visiting(CPU, block_size) is triton_gptq.visit
+    found = gptq.round_weights(*given)
+    monkeypatch.setattr(products, "OWN", set())
+    products.own.cache_clear()
+    gptq._visiting.cache_clear()
+    assert gptq._visiting(CPU, block_size) is gptq.visit
+    for one, steps in zip(found, gptq.round_weights(*given), strict=True):
+        assert (one.integers != steps.integers).float().mean() < 0.005
+        assert one.lost == pytest.approx(steps.lost, rel=0.01)
+
+
+def test_blocks_that_a_program_cannot_hold_go_step_by_step(asked, capsys):
+    assert gptq._visiting(CPU, 300) is gptq.visit
+    assert "a program holds 256 columns, not 300" in capsys.readouterr().err
 
 
 def assert_same(found, expected):

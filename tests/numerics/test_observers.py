@@ -31,7 +31,7 @@ def test_mse_search_equals_a_scalar_search(grid):
 def test_mse_search_does_not_depend_on_how_memory_is_bounded(monkeypatch):
     groups = torch.randn(7, 3, 64, generator=torch.Generator().manual_seed(0)).pow(3)
     whole = observers.mse_search(groups, Grid(4, False))
-    monkeypatch.setattr(observers, "_ELEMENTS_AT_ONCE", 48)  # smaller than one group: also sums over pieces
+    monkeypatch.setattr(observers, "at_once", lambda _: 48)  # smaller than one group: also sums over pieces
     pieces = observers.mse_search(groups, Grid(4, False))
     torch.testing.assert_close(whole, pieces)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ INT8: dict[str, list[Kernel]] = {
     "npu": [Kernel("npu_quant_matmul to int32", npu.int8_product), Kernel("float32 products of 1024 terms", by_float32)],
 }
 FUSED = {"npu": npu.Fused()}  # operators that quantize inputs and scale results themselves
-AROUND = {"cuda"}  # types of devices that have kernels of our own for what stands around a product
+OWN = {"cuda"}  # types of devices that have kernels of our own
 
 
 def fused(device: torch.device, case: Case) -> npu.Fused | None:
@@ -86,16 +87,20 @@ def fused(device: torch.device, case: Case) -> npu.Fused | None:
     return found if found is not None and found.takes(case) else None
 
 
-@cache
 def around(kind: str) -> Any | None:
-    """`devices.triton_kernels` for a type of device that has them; else, or where Triton is missing, None."""
-    if kind not in AROUND:
+    """Kernels of our own for what stands around a product, as `own`."""
+    return own(kind, "triton_kernels")
+
+
+@cache
+def own(kind: str, module: str) -> Any | None:
+    """`devices.<module>` for a type of device that has kernels of our own; else, or where Triton is missing, None."""
+    if kind not in OWN:
         return None
     try:
-        from ptqflow.devices import triton_kernels  # Triton comes with torch for GPUs alone
+        return import_module(f"ptqflow.devices.{module}")  # Triton comes with torch for GPUs alone
     except ImportError:
         return None
-    return triton_kernels
 
 
 @cache

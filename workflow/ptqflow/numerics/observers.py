@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import integer_range, on_grid, scale_and_zero_point
+from ptqflow.numerics.pieces import at_once
 
-_ELEMENTS_AT_ONCE = 1 << 20  # float32 work buffers of 4 MB each: they stay in a CPU's cache, and bound the memory
 _STEPS_BETWEEN_CHECKS = 3  # of the grid, between looks at which rows are done
 _WORTH_A_COPY = 0.85  # rows are dropped when fewer than this share is left
 _ROUNDING_SLACK = 1e-4  # more than float32 sums can be off
@@ -32,7 +32,7 @@ def mse_search(
     rows, count, n = groups.shape
     flat = groups.reshape(rows * count, n).float()
     low, high = min_max(flat)
-    step = max(1, _ELEMENTS_AT_ONCE // n)
+    step = max(1, at_once(flat) // n)
     best = [
         _search(*part, grid, norm, max_shrink, n_grid)
         for part in zip(flat.split(step), low.split(step), high.split(step), strict=True)
@@ -50,7 +50,7 @@ def _search(x: Tensor, low: Tensor, high: Tensor, grid: Grid, norm: float, max_s
         ratio = 1 - i / n_grid
         scale, zero_point = (t.unsqueeze(-1) for t in scale_and_zero_point(low * ratio, high * ratio, grid))
         error = torch.zeros_like(low)
-        for piece in x.split(_ELEMENTS_AT_ONCE, dim=-1):
+        for piece in x.split(at_once(x), dim=-1):
             difference = on_grid(piece, scale, zero_point, grid).sub_(piece)
             error += difference.abs_().pow_(norm).sum(-1)
         better = error < best_error
@@ -87,7 +87,7 @@ class ChannelStatistics:
     def update(self, x: Tensor) -> None:
         """Add rows x [rows, channels] of any float dtype: float32 sums within some hundred rows, float64 beyond, on the CPU."""
         absmax, sums = [], []
-        for piece in x.split(max(1, _ELEMENTS_AT_ONCE // x.shape[1])):
+        for piece in x.split(max(1, at_once(x) // x.shape[1])):
             piece = piece.float()
             magnitude = piece.abs()
             absmax.append(magnitude.amax(0))

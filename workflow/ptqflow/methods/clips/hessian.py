@@ -11,9 +11,8 @@ from torch import Tensor
 from ptqflow.methods.clips.hessian_settings import HessianClip
 from ptqflow.numerics.grid import on_grid, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
+from ptqflow.numerics.pieces import at_once
 from ptqflow.scheme import WeightArgs
-
-_ELEMENTS_AT_ONCE = 1 << 20  # of work buffers, 4 MB each: they stay in a CPU's cache
 
 
 def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: HessianClip) -> tuple[Tensor, Tensor]:
@@ -26,7 +25,7 @@ def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: H
     if gram is None or gram.shape[0] != count * n:
         raise ValueError("clip hessian needs the Gram matrix of the layer's inputs, and groups of single rows")
     importance = gram.diagonal().view(count, n)
-    found = [_range(part.float(), importance, args, clip) for part in groups.split(max(1, _ELEMENTS_AT_ONCE // (count * n)))]
+    found = [_range(part.float(), importance, args, clip) for part in groups.split(max(1, at_once(groups) // (count * n)))]
     return torch.cat([low for low, _ in found]), torch.cat([high for _, high in found])
 
 

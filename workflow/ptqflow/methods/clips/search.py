@@ -14,10 +14,9 @@ from torch import Tensor
 from ptqflow.methods.clips.search_settings import SearchClip
 from ptqflow.numerics.grid import on_grid, scale_and_zero_point
 from ptqflow.numerics.observers import min_max
+from ptqflow.numerics.pieces import at_once
 from ptqflow.numerics.products import multiply
 from ptqflow.scheme import WeightArgs
-
-_ELEMENTS_AT_ONCE = 1 << 20  # of work buffers, 4 MB each: they stay in a CPU's cache
 
 
 def clipped_range(groups: Tensor, gram: Tensor | None, args: WeightArgs, clip: SearchClip) -> tuple[Tensor, Tensor]:
@@ -42,7 +41,7 @@ def _errors(groups: Tensor, gram: Tensor, args: WeightArgs, scale: Tensor, zero_
     grids, rows, _ = scale.shape
     n = groups.shape[-1]
     errors = torch.empty_like(scale)
-    step = max(1, _ELEMENTS_AT_ONCE // (grids * n))
+    step = max(1, at_once(groups) // (grids * n))
     for i in range(groups.shape[1]):
         own = gram[i * n : (i + 1) * n, i * n : (i + 1) * n]
         for start in range(0, rows, step):

@@ -16,12 +16,15 @@ the columns together.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ptqflow.devices.products import Kernel, fastest, own
 from ptqflow.method import Rounding
 from ptqflow.methods.asymmetric import corrected_weights as corrected_weights  # found here by the rounding's name
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
@@ -33,6 +36,7 @@ from ptqflow.numerics.products import add_product
 
 _FEW = 32  # columns whose errors arrive one column at a time; those of earlier ones arrive as a matrix product
 _ROWS = 512  # of a Hessian, permuted at once
+_TRIED_ROWS = 4096  # of a weight, to see which way is faster
 # Float32 has no fractions here, so adding it rounds, half to even; beyond 2^22 both ways the grid's ends clamp. torch.round would
 # start threads for each column.
 _WHOLE = 1.5 * 2**23
@@ -89,8 +93,8 @@ def round_weights(
     condition_number, pivots = factor.condition_number, factor.lower.diagonal().square()
     added = filled + factor.added
     lost = torch.zeros_like(columns[0])
-    ends = lowest - zero_points, highest - zero_points
-    for here, steps, errors in _feed_back(columns, factor.lower, scales, *ends, groups.tolist(), rounding.block_size):
+    grids_of = Grids(scales, *(end - zero_points + _WHOLE for end in (lowest, highest)))
+    for here, steps, errors in _feed_back(columns, factor.lower, grids_of, groups, rounding.block_size):
         for result, part in zip(integers, steps.add_(zero_points[groups[here]]).split(rows, 1), strict=True):
             result.index_copy_(0, order[here], part.to(result.dtype))
         lost += pivots[here] @ errors.square_() - added[here] @ columns[here].square()
@@ -108,41 +112,78 @@ def round_weights(
     ]
 
 
+class Grids(NamedTuple):
+    """Of each group, [groups, out]: q = steps * scale; the ends of the steps, plus `_WHOLE`."""
+
+    scales: Tensor
+    lowest: Tensor
+    highest: Tensor
+
+
 def _feed_back(
-    columns: Tensor,
-    lower: Tensor,
-    scales: Tensor,
-    lowest: Tensor,
-    highest: Tensor,
-    groups: Sequence[int],
-    block_size: int,
+    columns: Tensor, lower: Tensor, grids: Grids, groups: Tensor, block_size: int
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """The column loop: `columns` [in, out], from the last to the first, become w - q in place; `lower` [in, in], too, is used
     up (what is above its diagonal is not looked at).
 
-    `scales`, `lowest` and `highest` [groups, out]: of the grid q = steps * scale; `groups`: of each column. Yields for each block
-    of columns where it is, its steps (whole numbers as float32) and its errors c - q, both [block, out].
-
-    Errors arrive at a block as one product, then at a few of its columns, then at each of these, just before it is rounded: so
-    the loop over columns reads and writes little.
+    `groups` [in]: of each column. Yields for each block of columns where it is, its steps (whole numbers as float32) and its
+    errors c - q, both [block, out]. Errors of other blocks arrive at a block as one product.
     """
     lower /= lower.diagonal().clone()  # the diagonal itself becomes ones on the way
-    whole = torch.full_like(columns[0], _WHOLE)
-    scale_of, lowest_of, highest_of = scales.unbind(), (lowest + _WHOLE).unbind(), (highest + _WHOLE).unbind()
+    visited = _visiting(columns.device, min(block_size, len(columns)))
     for stop in range(len(columns), 0, -block_size):
-        start = max(stop - block_size, 0)
-        block = columns[start:stop].clone()
-        add_product(block, lower[stop:, start:stop].T, columns[stop:])
+        here = slice(max(stop - block_size, 0), stop)
+        block = columns[here].clone()
+        add_product(block, lower[stop:, here].T, columns[stop:])
         steps = torch.empty_like(block)
-        for end in range(stop, start, -_FEW):
-            few = slice(max(end - _FEW, start), end)
-            current, rounded = block[few.start - start : end - start], columns[few].T
-            current.addmm_(lower[end:stop, few].T, columns[end:stop])
-            after = lower[few, few].tril(-1).T.contiguous()  # of each column, 0 where columns are not rounded yet
-            by_column = zip(current, steps[few.start - start :], columns[few], after, groups[few], strict=False)
-            for c, step, w, weights, group in reversed(list(by_column)):
-                scale = scale_of[group]
-                c.addmv_(rounded, weights)
-                torch.addcdiv(whole, c, scale, out=step).clamp_(lowest_of[group], highest_of[group]).sub_(whole)
-                w.addcmul_(step, scale, value=-1)
-        yield slice(start, stop), steps, block.addcmul_(steps, scales[groups[start:stop]], value=-1)
+        visited(block, steps, columns[here], lower[here, here], grids, groups[here])
+        yield here, steps, block.addcmul_(steps, grids.scales[groups[here]], value=-1)
+
+
+def visit(block: Tensor, steps: Tensor, columns: Tensor, lower: Tensor, grids: Grids, groups: Tensor) -> None:
+    """Round a block of columns, all [block, out] and changed in place, the last first.
+
+    `block`: w and what errors of other blocks add, which becomes c; `steps`: anything, which become the integers less zero
+    points; `columns`: w, which become w - q. `lower` [block, block]: L over its diagonal. `groups` [block]: of each column.
+
+    Errors arrive at a few columns as a product, then at each of these, just before it is rounded: so the loop over columns reads
+    and writes little.
+    """
+    whole = torch.full_like(columns[0], _WHOLE)
+    scale_of, lowest_of, highest_of = (ends.unbind() for ends in grids)
+    of_columns = groups.tolist()
+    for end in range(len(block), 0, -_FEW):
+        few = slice(max(end - _FEW, 0), end)
+        current, rounded = block[few], columns[few].T
+        current.addmm_(lower[end:, few].T, columns[end:])
+        after = lower[few, few].tril(-1).T.contiguous()  # of each column, 0 where columns are not rounded yet
+        by_column = zip(current, steps[few], columns[few], after, of_columns[few], strict=True)
+        for c, step, w, weights, group in reversed(list(by_column)):
+            scale = scale_of[group]
+            c.addmv_(rounded, weights)
+            torch.addcdiv(whole, c, scale, out=step).clamp_(lowest_of[group], highest_of[group]).sub_(whole)
+            w.addcmul_(step, scale, value=-1)
+
+
+@cache
+def _visiting(device: torch.device, block_size: int) -> Callable[..., None]:
+    """`visit`, or on devices that have a kernel of their own that one, where it gives the same and is faster."""
+    kernels = own(device.type, "triton_gptq")
+    if kernels is None:
+        return visit
+    # Halves, whose sums and quotients are exact in any order, and the ends of the grid.
+    generator, shape = torch.Generator().manual_seed(0), (block_size, _TRIED_ROWS)
+    columns = torch.randint(-32, 32, shape, generator=generator).float() / 2
+    lower = torch.randint(-1, 2, (block_size, block_size), generator=generator).float()
+    groups = torch.arange(block_size) // 8 % 2
+    grids = Grids(*(torch.full((2, _TRIED_ROWS), value) for value in (0.5, _WHOLE - 8, _WHOLE + 7)))
+    given = [part.to(device) for part in (columns, lower, groups, *grids)]
+
+    def changed(run: Callable[..., None], columns: Tensor, lower: Tensor, groups: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
+        parts = columns.clone(), torch.empty_like(columns), columns.clone()
+        run(*parts, lower, Grids(*grids), groups)
+        return parts
+
+    in_steps = Kernel("columns rounded step by step", partial(changed, visit))
+    in_one = Kernel(f"columns rounded by {kernels.NAME}", partial(changed, kernels.visit))
+    return kernels.visit if fastest([in_one, in_steps], given, in_steps.run(*given)) is in_one else visit

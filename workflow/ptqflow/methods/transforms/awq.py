@@ -22,11 +22,11 @@ from ptqflow.methods.scaling import SiteInputs
 from ptqflow.methods.transforms.awq_settings import AwqTransform
 from ptqflow.numerics.gram import LeadingPart, LowerHalf
 from ptqflow.numerics.grid import fake_quantize_groups, group_weight, ungroup_weight
+from ptqflow.numerics.pieces import at_once
 from ptqflow.scheme import WeightArgs
 
 _Batch = Sequence[Tensor | slice]  # rows of each weight
 _FLOOR = 1e-4
-_ELEMENTS_AT_ONCE = 1 << 21  # of scaled weights: 8 MB
 _FEWEST_ROWS = 8  # at once, so that wide Gram matrices are not read for every row
 _FIRST_SHARE = 1 / 32  # of the rows, in the first batch
 _FEWEST_SAMPLES = 64  # rows before any point drops out
@@ -178,7 +178,7 @@ def row_losses(weight: Tensor, gram: LowerHalf | LeadingPart, args: WeightArgs, 
     losses = weight.new_zeros(len(scales), len(weight))
     if not losses.numel():
         return losses
-    points, rows = len(scales), max(_FEWEST_ROWS, _ELEMENTS_AT_ONCE // scales.numel())
+    points, rows = len(scales), max(_FEWEST_ROWS, 2 * at_once(weight) // scales.numel())
     if args.strategy == "tensor":  # one scale for all rows
         points, rows = 1, len(weight)
     for start in range(0, len(weight), rows):
