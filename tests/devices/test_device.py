@@ -4,7 +4,32 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from ptqflow.devices.device import select
+import torch
+from ptqflow.devices.device import Device, select
+from ptqflow.numerics.products import bfloat16_matmul
+
+
+@pytest.mark.parametrize(("platform", "kind", "rounded"), [("cpu", "cpu", False), ("gpu", "cuda", True)])
+def test_products_are_as_precise_as_asked_and_as_before_again(platform, kind, rounded):
+    device = Device(platform, torch.device(kind), torch.float32)
+    with device.true_float32(), bfloat16_matmul():  # as a transform is learned
+        before = torch.backends.cuda.matmul.fp32_precision
+        with device.matmul_precision("highest"):
+            assert torch.backends.cuda.matmul.fp32_precision == before != "tf32"
+        with device.matmul_precision("high"):
+            assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == rounded
+        assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_on_an_npu_operands_are_rounded_to_hf32(monkeypatch):
+    matmul = SimpleNamespace(allow_hf32=False)
+    monkeypatch.setattr(torch, "npu", SimpleNamespace(matmul=matmul), raising=False)
+    device = Device("ascend", SimpleNamespace(type="npu"), torch.float32)  # type: ignore[arg-type]
+    with device.matmul_precision("highest"):
+        assert not matmul.allow_hf32
+    with device.matmul_precision("high"):
+        assert matmul.allow_hf32
+    assert not matmul.allow_hf32
 
 
 @pytest.mark.parametrize(

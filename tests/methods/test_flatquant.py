@@ -68,7 +68,7 @@ def learn(model, calibration, used, layer=0, **options):
     targets = torch.cat([forward(block, hidden[part], positions) for part in batches(*hidden.shape[:2])])
     absmax = read_absmax(calibration.parent / "statistics.parquet")[layer]
     with torch.no_grad():
-        return flatquant.learn(Task(blocks, layer, hidden, targets, absmax), used, **options)
+        return flatquant.learn(Task(blocks, layer, hidden, targets, absmax, select("cpu")), used, **options)
 
 
 def values(flat, measure):

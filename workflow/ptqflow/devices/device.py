@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -126,6 +126,26 @@ class Device:
             yield
         finally:
             torch.set_float32_matmul_precision(before_precision)
+
+    @contextmanager
+    def matmul_precision(self, precision: Literal["highest", "high"]) -> Iterator[None]:
+        """Within `true_float32`, products of float32 matrices as torch calls it: as there, or with operands rounded to TF32
+        (cuda) or HF32 (npu). A CPU has neither: there both are one.
+        """
+        if precision == "highest" or self.module is None:
+            yield
+        elif self.torch_device.type == "npu":
+            self.module.matmul.allow_hf32 = True
+            try:
+                yield
+            finally:
+                self.module.matmul.allow_hf32 = False
+        else:
+            torch.set_float32_matmul_precision(precision)
+            try:
+                yield
+            finally:
+                torch.set_float32_matmul_precision("highest")
 
 
 def select(platform: str) -> Device:

@@ -79,7 +79,7 @@ def quantize_layer(
     fallback = warning = None
     if learn:
         with run.precision():
-            learned = learn(Task(blocks, layer, hidden, outputs, absmax), recipe)
+            learned = learn(Task(blocks, layer, hidden, outputs, absmax, device), recipe)
         inputs = replace(inputs, grams=learned.transform_grams(inputs.grams), weight_clips=learned.weight_clips)
         rounder = BlockRounder(run.architecture, layer, learned.tensors, inputs, recipe, device)
         fixed, losses = learned.qparams, learned.rows

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ptqflow.by_name import method
+from ptqflow.devices.device import Device
 from ptqflow.modeling.blocks import Blocks
 from ptqflow.recipes import Recipe
 
@@ -20,7 +21,7 @@ class Task:
     """What a block's transforms are learned from.
 
     `hidden` and `targets` [sequences, tokens, hidden]: the states that enter block `layer`, and what the float block makes of
-    them. `absmax`: max|x| [in] of the float model by site.
+    them. `absmax`: max|x| [in] of the float model by site. `device`: where it is learned.
     """
 
     blocks: Blocks
@@ -28,6 +29,7 @@ class Task:
     hidden: Tensor
     targets: Tensor
     absmax: Mapping[str, Tensor]
+    device: Device
 
 
 @dataclass(frozen=True)

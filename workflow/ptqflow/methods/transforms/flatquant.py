@@ -78,7 +78,7 @@ class _Trainer:
     def __init__(self, task: Task, recipe: Recipe, arithmetic: Arithmetic, settings: FlatQuantTransform) -> None:
         blocks, layer = task.blocks, task.layer
         self.layer, self.recipe, self.arithmetic, self.settings = layer, recipe, arithmetic, settings
-        self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, blocks.device
+        self.hidden, self.targets, self.absmax, self.device = task.hidden, task.targets, task.absmax, task.device
         self.architecture = blocks.architecture
         if len(self.hidden) < 2:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
@@ -101,7 +101,7 @@ class _Trainer:
         """
         settings, head_dim = self.settings, int(self.plain.get_submodule(ATTENTION).head_dim)  # type: ignore[arg-type]
         known = (self.architecture, self.stored, head_dim, self.absmax, self.recipe, self.layer, settings)
-        learned, identity = Learned(*known).to(self.device), Learned(*known).to(self.device)
+        learned, identity = Learned(*known).to(self.device.torch_device), Learned(*known).to(self.device.torch_device)
         identity.set_identity()
         entering = self.hidden[self.samples :].to(torch.float32)
         update = (self.targets[self.samples :].to(torch.float32) - entering).square().mean().item()
@@ -131,7 +131,7 @@ class _Trainer:
             settings.guarded,
         )
         order = torch.Generator().manual_seed(settings.seed + self.layer)
-        with self.arithmetic.products():
+        with self.arithmetic.products(), self.device.matmul_precision(settings.matmul_precision):
             descent.run(self.samples, settings.epochs, settings.batch_size, order, f"block {self.layer}")
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step
@@ -156,7 +156,7 @@ class _Trainer:
             self.record(step, "identity_error", error, "folded")
             for name, value in flat_block.condition_numbers(final).items():
                 self.record(step, "condition_number", value, name)
-            return final, self._held_out(self._state(final.to(self.device, torch.float32))), error
+            return final, self._held_out(self._state(final.to(self.device.torch_device, torch.float32))), error
 
     def _state(self, transforms: Transforms) -> dict[str, Tensor]:
         """All tensors of the quantizing module; differentiable in the transforms."""
@@ -166,7 +166,7 @@ class _Trainer:
 
     def _errors(self, state: dict[str, Tensor], indices: Sequence[int] | slice) -> Tensor:
         """Squared errors [sequences, tokens, hidden] of the quantized block's output on some sequences."""
-        x, target = (t[indices].to(self.device, torch.float32) for t in (self.hidden, self.targets))
+        x, target = (t[indices].to(self.device.torch_device, torch.float32) for t in (self.hidden, self.targets))
         return (_forward(self.module, state, x, self.positions) - target).square()
 
     @torch.no_grad()
