@@ -82,6 +82,20 @@ def test_recipes_of_different_tasks_have_no_average_to_compare_and_that_is_said(
     assert grid.notes == ["No two recipes have a score on every task, so none of their averages can be compared."]
 
 
+def test_recipes_that_lack_a_task_are_named_beside_those_that_are_compared(many):
+    right = answers(losing(4))
+    given = {"baseline": right, "a": right, "b": right, "c": right[:ITEMS]}
+    rows = comparison.build(
+        runs.gather([(served(name), to_table(SAMPLES, said).select(runs.READS)) for name, said in given.items()])
+    )
+    (grid,) = comparison.printed(rows)
+    assert grid.header == ["Recipe", "a", "b"]
+    assert grid.notes[-1] == "Not compared, for want of a score on every task: c."
+    partly = [row for row in many if row["task"] != "average" or "other1" not in (row["recipe"], row["other_recipe"])]
+    assert comparison.printed(partly)[0].notes[-1] == "Not compared, for want of a score on every task: other1."
+    assert not any("want" in note for grid in comparison.printed(many) for note in grid.notes)
+
+
 def test_a_difference_has_one_interval_from_either_side():
     """Four replicates beside one: the noise of an item is theirs, whichever comes first."""
     random = np.random.default_rng(0)

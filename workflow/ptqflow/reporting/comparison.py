@@ -141,15 +141,23 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
     """
     grids = []
     for place in dict.fromkeys(tuple(row[c] for c in _PLACE) for row in rows):
-        here = [row for row in rows if tuple(row[c] for c in _PLACE) == place and row["task"] == AVERAGE]
+        everything = [row for row in rows if tuple(row[c] for c in _PLACE) == place]
+        here = [row for row in everything if row["task"] == AVERAGE]
         where, formats = ", ".join(place), dict.fromkeys(row["format"] for row in here)
+        partly = sorted(_recipes(everything) - _recipes(here))
+        left_out = [f"Not compared, for want of a score on every task: {', '.join(partly)}."] if here and partly else []
         if formats and None not in formats:
-            grids += _by_format(where, {cost: _sides([row for row in here if row["format"] == cost]) for cost in formats})
+            sides = {cost: _sides([row for row in here if row["format"] == cost]) for cost in formats}
+            grids += _by_format(where, sides, left_out)
         else:
             notes = _NOTES if here else ["No two recipes have a score on every task, so none of their averages can be compared."]
-            grids.append(_matrix(f"Is the row better than the column? {where}", _sides(here), _cell, notes))
+            grids.append(_matrix(f"Is the row better than the column? {where}", _sides(here), _cell, [*notes, *left_out]))
     nothing = "No two recipes of a model have a score on the same task, items and seeds."
     return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, [nothing])]
+
+
+def _recipes(rows: Sequence[Row]) -> set[str]:
+    return {row[name] for row in rows for name in ("recipe", "other_recipe")}
 
 
 def _sides(rows: Sequence[Row]) -> Sides:
@@ -171,7 +179,7 @@ def _matrix(title: str, sides: Sides, cell: Callable[[Row, int], str], notes: Se
     return TextTable(title, ["Recipe", *sides], body, 1, notes)
 
 
-def _by_format(where: str, formats: Mapping[str, Sides]) -> list[TextTable]:
+def _by_format(where: str, formats: Mapping[str, Sides], left_out: Sequence[str]) -> list[TextTable]:
     """What is best in each format, then a matrix, best first, of each that has several recipes."""
     body, matrices = [], []
     for cost, unsorted in formats.items():
@@ -184,7 +192,10 @@ def _by_format(where: str, formats: Mapping[str, Sides]) -> list[TextTable]:
         if others:
             matrices.append(_matrix(f"{cost}: is the row better than the column? {where}", sides, _interval, _NOTES_OF_FORMAT))
     header = ["Format", "Best", "Not told from it", "Recipes", "Best against baseline"]
-    return [TextTable(f"Which recipe is best in each format? {where}", header, body, 3, _NOTES_OF_FORMATS), *matrices]
+    return [
+        TextTable(f"Which recipe is best in each format? {where}", header, body, 3, [*_NOTES_OF_FORMATS, *left_out]),
+        *matrices,
+    ]
 
 
 def _cell(row: Row, sign: int) -> str:
