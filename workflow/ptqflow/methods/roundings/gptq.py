@@ -86,7 +86,7 @@ def round_weights(
     scales, zero_points = (torch.cat([g[i].T.repeat_interleave(count // g[i].shape[1], 0) for g in grids], 1) for i in (0, 1))
     groups = order // (len(gram) // count)
     ranges = torch.tensor([integer_range(t.args.num_bits, t.args.symmetric) for t in targets], dtype=torch.float32)
-    lowest, highest = ranges.to(gram.device).repeat_interleave(torch.tensor(rows, device=gram.device), 0).T
+    lowest, highest = (torch.cat([end.expand(n) for end, n in zip(ends, rows, strict=True)]).to(gram.device) for ends in ranges.T)
 
     kinds = [storage_dtype(target.args.symmetric) for target in targets]
     integers = [torch.empty_like(part, dtype=kind) for part, kind in zip(columns.split(rows, 1), kinds, strict=True)]
