@@ -90,7 +90,7 @@ def test_a_kernel_that_is_not_taken_says_why(capsys):
     assert fastest([raises, half], given, given[0]) is None
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("not taken on this device: raises (RuntimeError: shape '[3]' is invalid")
-    assert second == "not taken on this device: halves (torch.float16 where torch.float32 is asked for)"
+    assert second == "not taken on this device: halves (torch.float16 [2] where torch.float32 [2] is asked for)"
 
 
 @pytest.fixture(scope="module")

@@ -138,8 +138,8 @@ def _fault(kernel: Kernel, arguments: Sequence[Any], expected: Tensor | Sequence
     except Exception as error:  # not on this device; what compiles for one raises errors of its own
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     for a, b in zip(_parts(found), _parts(expected), strict=True):
-        if a.dtype != b.dtype:
-            return f"{a.dtype} where {b.dtype} is asked for"
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return f"{a.dtype} {list(a.shape)} where {b.dtype} {list(b.shape)} is asked for"
         if wrong := int((a.cpu() != b.cpu()).sum()):
             return f"{wrong} of {b.numel()} numbers are wrong"
     return None
