@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ptqflow.devices import products
+from ptqflow.devices import products, weight_only
 from ptqflow.methods.clips.mse_settings import MseClip
 from ptqflow.methods.rounding import Target
 from ptqflow.methods.roundings import gptq
@@ -108,7 +108,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(products, "OWN", {"cpu"})
     monkeypatch.setattr(products, "_seconds", lambda kernel, _: "step by step" in kernel.name)  # the interpreter is not fast
     monkeypatch.setattr(gptq, "_TRIED_ROWS", 64)
-    caches = (products.own, gptq._visiting, input_scheme._quantizing, integer_linear._scaling)
+    caches = (products.own, weight_only._unpacking, gptq._visiting, input_scheme._quantizing, integer_linear._scaling)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -137,6 +137,20 @@ def test_a_linear_is_what_it_is_step_by_step_and_says_what_it_takes(scheme, grou
     by = "step by step" if scheme.scale is not None else "by Triton"
     expected = {f"inputs quantized {by}"} | ({"sums scaled by Triton"} if groups == 1 else set())
     assert found.kernels == steps.kernels | expected
+
+
+@pytest.mark.parametrize("dtype", [F16, F32])
+@pytest.mark.parametrize(("out", "columns", "group"), [(16, 256, 128), (48, 640, 32), (8, 1280, 256)])
+def test_4_bit_weights_are_unpacked_bit_for_bit(out, columns, group, dtype):
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(-(2**31), 2**31, (out // 8, columns // 128, 32, 4), generator=generator, dtype=torch.int32)
+    scales = numbers(columns // group, out, 2).to(BF16).to(dtype)  # of 8 bits, so that a scale times an integer is exact
+    assert torch.equal(triton_kernels.unpacked(words, scales, group), weight_only._unpacked(words, scales, group))
+
+
+def test_what_unpacks_right_is_taken(asked, monkeypatch):
+    monkeypatch.setattr(weight_only, "_TRIED", (16, 256))
+    assert weight_only._unpacking(CPU, F16, 128).name == "unpacked by Triton"
 
 
 @pytest.mark.parametrize("block_size", [1, 50, 128])

@@ -174,7 +174,7 @@ def test_on_a_gpu_many_rows_are_multiplied_by_the_unpacked_weight(unpacks, monke
 def test_on_a_gpu_both_ways_are_within_one_rounding(rows):
     q, scale, zero, weight = packed_case(256, 512, 4)
     held = TinygemmWeight(q, scale, zero, torch.bfloat16, torch.device("cuda", 0))
-    assert held.unpacks
+    assert held.unpacking
     x = torch.randn(rows, 512, device="cuda").bfloat16()
     exact, rounded = x.double().cpu() @ weight.T, x.double().cpu().abs() @ weight.abs().T * 2**-7
     assert ((held.multiply(x).double().cpu() - exact).abs() <= rounded + 2**-8 * exact.abs()).all()

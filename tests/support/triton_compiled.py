@@ -14,8 +14,9 @@ from triton.compiler import ASTSource
 
 FLOATS, OUTPUTS = dict.fromkeys(("x", "left", "right"), "*bf16"), {"q": "*i8", "s": "*fp32", "z": "*fp32", "clip": "fp32"}
 SUMS = {"total": "*i32", "sums": "*i32", "bias": "*bf16", "y": "*bf16"} | dict.fromkeys(("zero", "by_row", "by_column"), "*fp32")
+WORDS = {"packed": "*i32", "pairs": "*bf16", "w": "*bf16"}
 LOOP = dict.fromkeys(("block", "steps", "columns", "lower", "scales", "lowest", "highest"), "*fp32") | {"groups": "*i64"}
-TYPES = FLOATS | OUTPUTS | SUMS | LOOP | dict.fromkeys(("n", "zero_stride", "row_stride", "out", "stride"), "i32")
+TYPES = FLOATS | OUTPUTS | SUMS | LOOP | WORDS | dict.fromkeys(("n", "zero_stride", "row_stride", "out", "stride"), "i32")
 SIDES = [(56, 64), (112, 128), (128, 148)]  # of 3584, 14336 and 18944 channels
 
 
@@ -41,11 +42,12 @@ def main(capability):
             )
     for on in (True, False):
         found[f"scale {on}"] = compiled(ours._scale, capability, 4, SHIFTED=on, BIASED=on, N=ours._COLUMNS)
+    found["unpack"] = compiled(ours._unpack, capability, 4, GROUP=128, N=ours._UNPACKED)
     for count in (50, 128, 256):
         shape = {"COUNT": count, "COLUMNS": triton.next_power_of_2(count), "ROWS": triton_gptq._ROWS}
         found[f"visit {count}"] = compiled(triton_gptq._visit, capability, triton_gptq._WARPS, **shape)
     fused = [name for name, kernel in found.items() if "fma.rn.f32" in kernel.asm["ptx"]]
-    exact = all("div.rn.f32" in kernel.asm["ptx"] for name, kernel in found.items() if not name.startswith("scale"))
+    exact = all("div.rn.f32" in kernel.asm["ptx"] for name, kernel in found.items() if not name.startswith(("scale", "unpack")))
     print(
         json.dumps({"shared": {name: kernel.metadata.shared for name, kernel in found.items()}, "fused": fused, "exact": exact})
     )

@@ -1,6 +1,6 @@
 """What stands around a product of integers, on a GPU in one kernel each: quantization of inputs, alone or with FlatQuant's
-transform, and scaling of the sums. Step by step (`modeling.input_scheme`, `modeling.integer_linear`) each is a dozen kernels,
-whose launches cost more than the product itself for a few tokens.
+transform, scaling of the sums, and unpacking of 4-bit weights. Step by step (`modeling.input_scheme`, `modeling.integer_linear`,
+`devices.weight_only`) each is a dozen kernels, whose launches cost more than the product itself for a few tokens.
 
 The arithmetic is that of the steps, operation by operation: IEEE quotients, rounding half to even, no product fused into a sum.
 So results are equal bit for bit, but for the order in which a transform's products add up. Triton comes with torch for GPUs,
@@ -18,6 +18,7 @@ NAME = "Triton"
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 _MAGIC = tl.constexpr(1.5 * 2.0**23)  # beside it float32 numbers are integers, so a sum with it rounds, half to even
 _COLUMNS, _INNER, _LEAST = 1024, 64, 16  # of a program that scales; terms of a transform at a time, and the fewest of a product
+_UNPACKED = 512  # columns of a program that unpacks
 _EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 
 
@@ -127,6 +128,32 @@ def _scale(
     if BIASED:
         scaled += tl.load(bias + at, mask=inside).to(tl.float32)
     tl.store(y + row * n + at, scaled.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _unpack(
+    packed: tl.tensor, pairs: tl.tensor, w: tl.tensor, out: tl.tensor, n: tl.tensor, GROUP: tl.constexpr, N: tl.constexpr
+) -> None:
+    """Eight rows of W [out, n] from words as `weight_only.tinygemm_integers` reads them; pairs (s, o) [n / GROUP, out, 2]."""
+    tile, row, at = tl.program_id(0).to(tl.int64), tl.arange(0, 8)[:, None], (tl.program_id(1) * N + tl.arange(0, N))[None, :]
+    inside = at < n
+    lane, position = 4 * row + at % 8 // 2, 4 * (at % 2) + at % 32 // 8
+    words = tl.load(packed + ((tile * (n // 128) + at // 128) * 32 + lane) * 4 + at % 128 // 32, mask=inside, other=0)
+    of_group = pairs + (at // GROUP * out + 8 * tile + row) * 2
+    scale = tl.load(of_group, mask=inside, other=0.0).to(tl.float32)
+    offset = tl.load(of_group + 1, mask=inside, other=0.0).to(tl.float32)
+    weight = ((words >> 4 * position & 15) - 8).to(tl.float32) * scale + offset
+    tl.store(w + (8 * tile + row) * n + at, weight.to(w.dtype.element_ty), mask=inside)
+
+
+def unpacked(packed: Tensor, scales: Tensor, group: int) -> Tensor:
+    """W [out, in] in the dtype of `scales` [in / group, out, 2]: (q - 8) s + o; `packed` as tinygemm has it."""
+    out, n = 8 * len(packed), 128 * packed.shape[1]
+    weight = torch.empty(out, n, dtype=scales.dtype, device=scales.device)
+    _unpack[len(packed), triton.cdiv(n, _UNPACKED)](
+        packed, scales, weight, out, n, GROUP=group, N=_UNPACKED, num_warps=4, **_EXACT
+    )
+    return weight
 
 
 def quantized(

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from ptqflow.devices import npu
+from ptqflow.devices.products import Kernel, fastest, own
 
 TINYGEMM_ROWS = 256  # from which unpacking is faster than torch's packed kernel on a GPU; by times of an H200, docs/devices.md
 _TINYGEMM_GROUPS = (256, 128, 64, 32)  # columns that share a scale in that kernel
 _AT_ONCE = 2**20  # numbers of a weight that are unpacked at once
+_TRIED = 1024, 4096  # a weight, to see which way is faster
 
 
 class WeightOnly(Protocol):
@@ -104,7 +106,7 @@ class TinygemmWeight:
         repeated = [t.float().repeat_interleave(group // self.group, 1) for t in (scale, (8 - zero_point.float()) * scale)]
         self.scales = torch.stack([t.T for t in repeated], -1).contiguous().to(device, dtype)  # [groups, out, (scale, offset)]
         self.packed = _tinygemm_packed(integers.to(device))
-        self.unpacks = _unpacks(device)
+        self.unpacking = _unpacking(device, dtype, self.group) if _unpacks(device) else None
 
     @staticmethod
     def takes(out: int, columns: int, groups: int, dtype: torch.dtype) -> bool:
@@ -120,12 +122,12 @@ class TinygemmWeight:
     @property
     def kernel(self) -> str:
         """Its name, for the record."""
-        many = f"; of {TINYGEMM_ROWS} rows and more, unpacked" if self.unpacks else ""
+        many = f"; of {TINYGEMM_ROWS} rows and more, {self.unpacking.name}" if self.unpacking else ""
         return "torch._weight_int4pack_mm (tinygemm)" + many
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [rows, in] Wᵀ, in the dtype of x and of the scales."""
-        if self.unpacks and len(x) >= TINYGEMM_ROWS:
+        if self.unpacking and len(x) >= TINYGEMM_ROWS:
             return x @ self.weight().T
         operators: Any = torch.ops.aten
         result: Tensor = operators._weight_int4pack_mm(x, self.packed, self.group, self.scales)
@@ -133,11 +135,34 @@ class TinygemmWeight:
 
     def weight(self) -> Tensor:
         """W [out, in], in the dtype of the scales."""
-        scale, offset = (part.T[..., None] for part in self.scales.unbind(-1))  # [out, groups, 1]
-        weight = tinygemm_integers(self.packed).to(self.scales.dtype)
-        grouped = weight.unflatten(1, (scale.shape[1], self.group))
-        torch.addcmul(offset, grouped.sub_(8), scale, out=grouped)
-        return weight
+        result: Tensor = (self.unpacking or _UNPACKED).run(self.packed, self.scales, self.group)
+        return result
+
+
+def _unpacked(packed: Tensor, scales: Tensor, group: int) -> Tensor:
+    """W [out, in] of words as `tinygemm_integers` reads them, and of `scales` [in / group, out, (s, o)]: (q - 8) s + o."""
+    scale, offset = (part.T[..., None] for part in scales.unbind(-1))  # [out, groups, 1]
+    weight = tinygemm_integers(packed).to(scales.dtype)
+    grouped = weight.unflatten(1, (scale.shape[1], group))
+    torch.addcmul(offset, grouped.sub_(8), scale, out=grouped)
+    return weight
+
+
+_UNPACKED = Kernel("unpacked step by step", _unpacked)
+
+
+@cache
+def _unpacking(device: torch.device, dtype: torch.dtype, group: int) -> Kernel:
+    """The fastest that gives what `_unpacked` gives, bit for bit."""
+    kernels = own(device.type, "triton_kernels")
+    if kernels is None:
+        return _UNPACKED
+    generator, (out, columns) = torch.Generator().manual_seed(0), _TRIED
+    words = torch.randint(-(2**31), 2**31, (out // 8, columns // 128, 32, 4), generator=generator, dtype=torch.int32)
+    scales = torch.randn(columns // group, out, 2, generator=generator)
+    given = words.to(device), scales.to(device, dtype), group
+    by_kernel = Kernel(f"unpacked by {kernels.NAME}", kernels.unpacked)
+    return fastest([by_kernel, _UNPACKED], given, _UNPACKED.run(*given)) or _UNPACKED
 
 
 def tinygemm_integers(packed: Tensor) -> Tensor:
