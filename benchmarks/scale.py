@@ -257,7 +257,11 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
     return [
         ("an NPU beside the measured GPU (H200)", f"{SLOWER} times slower", "1.6 TB/s nominal beside 4.0 copied; never measured"),
         ("GPTQ, AWQ, rounding of a block", "seconds as measured, by weights x tokens", "[devices](devices.md#measured-on-gpus)"),
-        ("FlatQuant of a block", "its epochs, by the passes of `ptqflow/estimate.py`, from one that was measured", "as above"),
+        (
+            "FlatQuant of a block",
+            "its epochs, by passes as in `ptqflow/estimate.py`, from one: 176 s for 15 there, where its steps say 205",
+            "as above",
+        ),
         ("KVQuant of a block", "passes as in `ptqflow/estimate.py`, at AWQ's speed", "not timed on a GPU"),
         ("decoding", f"{at_once}; weights and cache read at {SHARE:.0%} of the copied rate", "bound by memory"),
         ("fake inputs or cache", f"{rates.emulation:.2f} times the float model's time", "measured on two blocks"),

@@ -18,7 +18,16 @@ def test_products_are_as_precise_as_asked_and_as_before_again(platform, kind, ro
             assert torch.backends.cuda.matmul.fp32_precision == before != "tf32"
         with device.matmul_precision("high"):
             assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == rounded
-        assert torch.backends.cuda.matmul.fp32_precision == before
+            assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision) == (before, "bf16")
+
+
+@pytest.mark.parametrize(("free", "jobs", "moved"), [(8, "1", True), (7, "1", False), (16, "2", True), (15, "2", False)])
+def test_states_are_held_on_a_device_with_room_for_those_of_all_its_jobs(free, jobs, moved, monkeypatch):
+    states = torch.zeros(250)  # 1000 bytes
+    monkeypatch.setenv("PTQFLOW_JOBS_PER_DEVICE", jobs)
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 1000 * free)
+    assert Device("gpu", torch.device("meta"), torch.float32).near(states).is_meta == moved
 
 
 def test_on_an_npu_operands_are_rounded_to_hf32(monkeypatch):

@@ -45,8 +45,10 @@ def test_no_operation_takes_tensors_of_two_devices(name, held, model, elsewhere,
 
 def test_what_takes_tensors_of_both_is_seen(elsewhere):
     here, there = torch.ones(3), torch.ones(3, device=elsewhere.torch_device)
-    for mixed in (lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()]):
+    index = torch.tensor([0, 2])
+    mixes = [lambda: here + there, lambda: torch.cat([here, there]), lambda: here[there.long()]]
+    for mixed in (*mixes, lambda: there.__setitem__(index, here[:2])):
         with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
             mixed()
-    assert there[torch.tensor([0, 2])].is_meta
+    assert there[index].is_meta
     assert there.to("cpu").is_cpu

@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import contextmanager
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from ptqflow.artifacts.activations import read_absmax, read_activations
 from ptqflow.artifacts.manifests import Manifest
 from ptqflow.artifacts.tables import read_table
 from ptqflow.console import warnings_of
-from ptqflow.devices.device import select
+from ptqflow.devices.device import Device, select
 from ptqflow.errors import ArtifactError, ConfigError
 from ptqflow.methods import flat_block
 from ptqflow.methods.descent import Descent
@@ -69,6 +70,24 @@ def learn(model, calibration, used, layer=0, **options):
     absmax = read_absmax(calibration.parent / "statistics.parquet")[layer]
     with torch.no_grad():
         return flatquant.learn(Task(blocks, layer, hidden, targets, absmax, select("cpu")), used, **options)
+
+
+def test_steps_alone_are_computed_at_the_precision_that_is_asked_for(model, calibration, monkeypatch):
+    at, seen = ["highest"], []
+
+    @contextmanager
+    def precision(_, asked):
+        at.append(asked)
+        yield
+        at.pop()
+
+    monkeypatch.setattr(Device, "matmul_precision", precision)
+    errors = flatquant._Trainer._errors
+    monkeypatch.setattr(
+        flatquant._Trainer, "_errors", lambda *given: seen.append((torch.is_grad_enabled(), at[-1])) or errors(*given)
+    )
+    learn(model, calibration, resolve({"preset": "flatquant-w4a4kv4", "transform": SHORT | {"matmul_precision": "high"}}))
+    assert set(seen) == {(True, "high"), (False, "highest")}
 
 
 def values(flat, measure):
@@ -433,9 +452,9 @@ def test_overrides_of_learning_that_cannot_be_are_refused(wrong, message):
 def test_transforms_and_clips_learn_at_their_own_rates(model, calibration, monkeypatch):
     seen = {}
 
-    def spy(groups, loss, held_out, weight_decay, max_gradient_norm, guarded):
+    def spy(groups, loss, held_out, weight_decay, max_gradient_norm, *rest):
         seen.update({group.learning_rate: len(group.parameters) for group in groups}, rest=(weight_decay, max_gradient_norm))
-        return Descent(groups, loss, held_out, weight_decay, max_gradient_norm, guarded)
+        return Descent(groups, loss, held_out, weight_decay, max_gradient_norm, *rest)
 
     monkeypatch.setattr(flatquant, "Descent", spy)
     own = {"learning_rate": 0.002, "clip_learning_rate": 0.03, "weight_decay": 0.1, "max_gradient_norm": 0.7}

@@ -90,9 +90,9 @@ def test_recipes_that_lack_a_task_are_named_beside_those_that_are_compared(many)
     )
     (grid,) = comparison.printed(rows)
     assert grid.header == ["Recipe", "a", "b"]
-    assert grid.notes[-1] == "Not compared, for want of a score on every task: c."
+    assert grid.notes[-1] == "Not compared, for want of a score on every task: c.fake."
     partly = [row for row in many if row["task"] != "average" or "other1" not in (row["recipe"], row["other_recipe"])]
-    assert comparison.printed(partly)[0].notes[-1] == "Not compared, for want of a score on every task: other1."
+    assert comparison.printed(partly)[0].notes[-1] == "Not compared, for want of a score on every task: other1.fake."
     assert not any("want" in note for grid in comparison.printed(many) for note in grid.notes)
 
 

@@ -73,10 +73,13 @@ def _wanted(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
 
 
 def _refuse_both(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    """Raises where tensors with dimensions lie on both; an index of the CPU's is taken everywhere, and what is set is copied."""
+    """Raises where tensors with dimensions lie on both; an index of the CPU's is taken everywhere, and what a slice is set to is
+    copied.
+    """
     given = [*_tensors(args), *_tensors(kwargs.values())]
     if func in (Tensor.__getitem__, Tensor.__setitem__):
-        given = [x for x in given[: 2 if func is Tensor.__getitem__ else -1] if given[0].is_cpu or not x.is_cpu]
+        index = list(_tensors(args[1:2]))
+        given = [args[0], *(x for x in index if args[0].is_cpu or not x.is_cpu), *(_tensors(args[2:]) if index else ())]
     kinds = {x.device.type for x in given if x.dim()}
     assert len(kinds) < 2, f"{getattr(func, '__name__', func)} of tensors on {' and '.join(sorted(kinds))}"
 

@@ -24,7 +24,7 @@ from ptqflow.needs import Needs
 from ptqflow.recipes import Recipe
 from ptqflow.study import Study, config_of
 
-# Seconds of one core until a job has loaded what it needs: as on a CPU, from a process that has (warm.py), or all by itself.
+# Seconds of one core until a job has loaded what it needs: from a process that has (warm.py), or all by itself.
 _SHARED, _ALONE = 0.7, 6.0
 _STEP = 0.02  # seconds that a step of generation costs beside its arithmetic
 # Of quantizing: passes of a walk with its Gram matrices and errors, and of an epoch (one more for what is judged before and after
@@ -106,7 +106,7 @@ def wall(work: Mapping[str, float], longest: Mapping[str, float], cores: int) ->
 
 
 def _jobs(study: Study, models: Mapping[str, Size], rate: float) -> Iterator[tuple[str, float]]:
-    start = _SHARED if study.platform == "cpu" else _ALONE
+    start = _ALONE if study.platform == "ascend" else _SHARED
     for name, model in models.items():
         yield "fetch", start + model.bytes / 100e6
         if study.chosen:

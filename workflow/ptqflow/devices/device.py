@@ -12,9 +12,12 @@ import psutil
 import torch
 from torch.profiler import ProfilerActivity
 
+from ptqflow.devices.visible import slots
 from ptqflow.errors import ConfigError
 from ptqflow.numerics.products import bfloat16_matmul, float32_matmul
 from ptqflow.platforms import PLATFORMS as PLATFORMS
+
+_ROOM = 8  # beside the states there may be targets, the float model's states, and a block
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,11 @@ class Device:
     def free_bytes(self) -> int:
         """Bytes of the device's memory that nobody holds; on the CPU, of main memory."""
         return psutil.virtual_memory().available if self.module is None else int(self.module.mem_get_info()[0])
+
+    def near(self, states: torch.Tensor) -> torch.Tensor:
+        """Calibration states: on the device, where each job that shares it has room for them `_ROOM` times; else as given."""
+        fits = _ROOM * slots() * states.nbytes <= self.free_bytes()
+        return states.to(self.torch_device) if fits else states
 
     def readings(self) -> dict[str, float]:
         """Clock in MHz and temperature in degrees Celsius, as far as the machine tells: speeds depend on both."""
@@ -141,11 +149,15 @@ class Device:
             finally:
                 self.module.matmul.allow_hf32 = False
         else:
-            torch.set_float32_matmul_precision(precision)
+            of_host: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
+            before = of_host.fp32_precision
+            torch.set_float32_matmul_precision(precision)  # of all devices
+            of_host.fp32_precision = before
             try:
                 yield
             finally:
                 torch.set_float32_matmul_precision("highest")
+                of_host.fp32_precision = before
 
 
 def select(platform: str) -> Device:

@@ -53,8 +53,10 @@ def _visit(
 
 
 def visit(block: Tensor, steps: Tensor, columns: Tensor, lower: Tensor, grids: tuple[Tensor, ...], groups: Tensor) -> None:
-    """As `gptq.visit`. Raises ValueError for more columns than a program holds."""
+    """As `gptq.visit`. Raises ValueError for more columns than a program holds, or where rows of `lower` are not contiguous."""
     count, out = block.shape
+    if lower.stride(1) != 1:
+        raise ValueError("rows of the factor are to be contiguous")
     if count > _MOST_COLUMNS:
         raise ValueError(f"a program holds {_MOST_COLUMNS} columns, not {count}")
     shape = {"COUNT": count, "COLUMNS": triton.next_power_of_2(count), "ROWS": _ROWS}

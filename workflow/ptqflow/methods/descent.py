@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +55,8 @@ class Descent:
     whose loss or gradient is not finite, or an epoch that ends at a held-out loss that is not finite or twice the best, puts the
     best state back and halves the rates. The last state stands, unless the best is clearly better or the start was better at
     all: the least of many losses on few sequences is the least by chance. Not `guarded`, the last state stands whatever it is,
-    and steps that are not finite are left out. `start`: the held-out losses before the first step.
+    and steps that are not finite are left out. `start`: the held-out losses before the first step. `precision`: under which a
+    step's loss and gradient are computed.
     """
 
     groups: Sequence[Group]
@@ -63,6 +65,7 @@ class Descent:
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
     guarded: bool = True
+    precision: Callable[[], AbstractContextManager[None]] = nullcontext
     events: list[Event] = field(default_factory=list)
 
     def run(self, samples: int, epochs: int, batch_size: int, generator: torch.Generator, name: str = "descent") -> Tensor:
@@ -92,7 +95,7 @@ class Descent:
             annealed = _MIN_RATE + (group.learning_rate - _MIN_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
             options["lr"] = annealed * self._factor
         self._optimizer.zero_grad()
-        with torch.enable_grad():
+        with torch.enable_grad(), self.precision():
             loss = self.loss(indices)
             loss.clamp(min=_TINY).log().backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.max_gradient_norm)

@@ -10,6 +10,7 @@ from ptqflow.numerics.convention import Grid
 from ptqflow.numerics.grid import integer_range, on_grid, scale_and_zero_point
 from ptqflow.numerics.pieces import at_once
 
+_SUMMED = 1 << 20  # numbers, in float32
 _STEPS_BETWEEN_CHECKS = 3  # of the grid, between looks at which rows are done
 _WORTH_A_COPY = 0.85  # rows are dropped when fewer than this share is left
 _ROUNDING_SLACK = 1e-4  # more than float32 sums can be off
@@ -87,7 +88,7 @@ class ChannelStatistics:
     def update(self, x: Tensor) -> None:
         """Add rows x [rows, channels] of any float dtype: float32 sums within some hundred rows, float64 beyond, on the CPU."""
         absmax, sums = [], []
-        for piece in x.split(max(1, at_once(x) // x.shape[1])):
+        for piece in x.split(max(1, _SUMMED // x.shape[1])):
             piece = piece.float()
             magnitude = piece.abs()
             absmax.append(magnitude.amax(0))

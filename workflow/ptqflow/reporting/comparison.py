@@ -144,7 +144,7 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
         everything = [row for row in rows if tuple(row[c] for c in _PLACE) == place]
         here = [row for row in everything if row["task"] == AVERAGE]
         where, formats = ", ".join(place), dict.fromkeys(row["format"] for row in here)
-        partly = sorted(_recipes(everything) - _recipes(here))
+        partly = sorted(_compared(everything) - _compared(here))
         left_out = [f"Not compared, for want of a score on every task: {', '.join(partly)}."] if here and partly else []
         if formats and None not in formats:
             sides = {cost: _sides([row for row in here if row["format"] == cost]) for cost in formats}
@@ -156,8 +156,10 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
     return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, [nothing])]
 
 
-def _recipes(rows: Sequence[Row]) -> set[str]:
-    return {row[name] for row in rows for name in ("recipe", "other_recipe")}
+def _compared(rows: Sequence[Row]) -> set[str]:
+    """Recipes, and forms where they have them."""
+    sides = (("recipe", "form"), ("other_recipe", "other_form"))
+    return {row[name] + (f".{row[form]}" if row[form] else "") for row in rows for name, form in sides}
 
 
 def _sides(rows: Sequence[Row]) -> Sides:

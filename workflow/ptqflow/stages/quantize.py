@@ -30,8 +30,6 @@ from ptqflow.progress import progress
 from ptqflow.recipes import Recipe
 from ptqflow.selftest.reliance import check_device
 
-_ROOM = 8  # times the states, to hold them on the device: beside them there may be targets, the float model's, and the block
-
 
 class Settings(Model):
     """The recipe as this chunk sees it, the chunk's index, and its blocks [first, beyond the last]."""
@@ -74,8 +72,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     files = blocks.weights.files(names)
     manifest.verify(model, files)
     hidden, absmax, inputs = _states(settings, args, blocks, manifest)
-    if _ROOM * hidden.nbytes <= device.free_bytes():
-        hidden = hidden.to(device.torch_device)
+    hidden = device.near(hidden)
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}

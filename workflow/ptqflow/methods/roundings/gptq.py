@@ -62,7 +62,7 @@ def round_weights(
     if rounding.actorder:
         order = torch.argsort(diagonal, descending=True, stable=True)
     order = order.flip(0)  # the first to visit is the last
-    hessian = torch.empty_like(gram)
+    hessian = torch.empty_like(gram, memory_format=torch.contiguous_format)  # a transformed one is the transpose of another
     for part, of_rows in zip(hessian.split(_ROWS), order.split(_ROWS), strict=True):
         torch.index_select(gram.index_select(0, of_rows), 1, order, out=part)
     # The reference writes 1 here; the mean of the others keeps the damping independent of the Hessian's scale.
@@ -171,17 +171,18 @@ def _visiting(device: torch.device, block_size: int) -> Callable[..., None]:
     kernels = own(device.type, "triton_gptq")
     if kernels is None:
         return visit
-    # Halves, whose sums and quotients are exact in any order, and the ends of the grid.
+    # Halves, whose sums and quotients are exact in any order, some between two integers; two grids, and part of an L.
     generator, shape = torch.Generator().manual_seed(0), (block_size, _TRIED_ROWS)
     columns = torch.randint(-32, 32, shape, generator=generator).float() / 2
-    lower = torch.randint(-1, 2, (block_size, block_size), generator=generator).float()
+    lower = torch.randint(-1, 2, (block_size, 2 * block_size), generator=generator).float()
     groups = torch.arange(block_size) // 8 % 2
-    grids = Grids(*(torch.full((2, _TRIED_ROWS), value) for value in (0.5, _WHOLE - 8, _WHOLE + 7)))
-    given = [part.to(device) for part in (columns, lower, groups, *grids)]
+    grids = (torch.tensor(ends)[:, None].expand(2, _TRIED_ROWS).contiguous() for ends in ([0.5, 2.0], [-8.0, 0.0], [7.0, 15.0]))
+    scales, lowest, highest = grids
+    given = [part.to(device) for part in (columns, lower, groups, scales, lowest + _WHOLE, highest + _WHOLE)]
 
     def changed(run: Callable[..., None], columns: Tensor, lower: Tensor, groups: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
         parts = columns.clone(), torch.empty_like(columns), columns.clone()
-        run(*parts, lower, Grids(*grids), groups)
+        run(*parts, lower[:, block_size:], Grids(*grids), groups)
         return parts
 
     in_steps = Kernel("columns rounded step by step", partial(changed, visit))

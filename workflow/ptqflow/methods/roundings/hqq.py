@@ -21,8 +21,7 @@ from ptqflow.method import Rounding
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
 from ptqflow.methods.roundings.hqq_settings import HqqRounding
 from ptqflow.numerics.grid import integer_range, storage_dtype
-
-_ELEMENTS_AT_ONCE = 1 << 22  # of a weight: 16 MB a buffer
+from ptqflow.numerics.pieces import at_once
 
 
 def round_weights(
@@ -40,7 +39,7 @@ def _round(target: Target, gram: Tensor | None, rounding: HqqRounding, input_sha
     ends = integer_range(args.num_bits, args.symmetric)
     integers = torch.empty_like(weight, dtype=storage_dtype(args.symmetric))
     zero_point = torch.empty_like(start)
-    rows = max(1, _ELEMENTS_AT_ONCE // weight.shape[1])
+    rows = max(1, 4 * at_once(weight) // weight.shape[1])
     for part in (slice(i, i + rows) for i in range(0, len(weight), rows)):
         groups = weight[part].unflatten(1, (scale.shape[1], -1)) / scale[part].unsqueeze(-1)  # in steps of the grid
         best = best_zero_point(groups, scale[part].unsqueeze(-1), start[part].unsqueeze(-1), rounding, ends)

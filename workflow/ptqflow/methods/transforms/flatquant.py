@@ -10,6 +10,7 @@ warned of. All of it is recorded, as are checks that the transforms cancel.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -129,9 +130,10 @@ class _Trainer:
             settings.weight_decay,
             settings.max_gradient_norm,
             settings.guarded,
+            partial(self.device.matmul_precision, settings.matmul_precision),
         )
         order = torch.Generator().manual_seed(settings.seed + self.layer)
-        with self.arithmetic.products(), self.device.matmul_precision(settings.matmul_precision):
+        with self.arithmetic.products():
             descent.run(self.samples, settings.epochs, settings.batch_size, order, f"block {self.layer}")
         self.rows += [{"layer": self.layer, **asdict(event)} for event in descent.events]
         step = descent.events[-1].step

@@ -30,8 +30,8 @@ class FlatQuantTransform(Transform):
     `smoothing_strength` initializes the channel scales as SmoothQuant would, which learn by `scale_learning_rate` (null: by the
     matrices'); `clip_logit` the clips, to its sigmoid.
     `parametrization`: the matrices' entries (direct), or U diag(s) Vᵀ with Cayley rotations and s within 0.01 to 100 (svd).
-    `matmul_precision`, as torch has it: `high` rounds operands of products to TF32 on GPUs and to HF32 on NPUs while it learns
-    (the block is judged, and transforms are folded, in float32 or better).
+    `matmul_precision`, as torch has it: `high` rounds operands of a step's products to TF32 on GPUs and to HF32 on NPUs (what is
+    learned is judged, and folded, in float32 or better).
     `guarded`: false ends at the last step whatever it is, as the reference does. `emulate`: a switch of `numerics.switches` under
     which it is learned; those of the inverse concern directly learned matrices (the reference takes no other inverse).
     Inputs of linears that `sites` leave out are neither transformed nor clipped.
