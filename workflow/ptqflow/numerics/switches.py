@@ -21,7 +21,7 @@ _BLOCK = 128  # of the summed dimension; a device's own is not documented
 
 
 def without_gradient(matrix: Tensor) -> Tensor:
-    """E0: P⁻¹ as a constant, as `Tensor.inverse` of torch_npu up to 7.1.0 returns it (no gradient, and no warning)."""
+    """E0: P⁻¹ as a constant, as `Tensor.inverse` of torch_npu up to 2.6.0 (v7.1.0) returns it (no gradient, and no warning)."""
     return torch.linalg.inv_ex(matrix.detach().cpu().double())[0].to(matrix)
 
 
@@ -140,7 +140,7 @@ class Switch:
 
 
 SWITCHES: dict[str, Switch] = {
-    "E0": Switch("the inverse has no gradient", "wheels: torch_npu up to 7.1.0", "learning"),
+    "E0": Switch("the inverse has no gradient", "wheels: torch_npu up to 2.6.0 (v7.1.0)", "learning"),
     "E1": Switch("float64 is float32", "wheels and source: torch_npu, 2.5 and later", "learning"),
     "E2": Switch("the inverse, with its gradient, in float32", "source: torch_npu", "learning"),
     "E3": Switch("products of float32 matrices in HF32", "documents; off by default", "learning"),
