@@ -103,7 +103,7 @@ def _median(runs: list[list[Timing]], phase: int) -> float:
 
 
 def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
-    """Seconds of a W8A8 linear [intermediate, hidden] on `rows` tokens and of its parts, step by step and as taken."""
+    """Seconds of a W8A8 linear [intermediate, hidden] on `rows` tokens, step by step and as taken, and of its parts by either."""
     generator, out, columns = torch.Generator().manual_seed(0), shape.intermediate, shape.hidden
     where, dtype = device.torch_device, device.compute_dtype
     weight = torch.randint(-127, 128, (out, columns), generator=generator, dtype=torch.int8).to(where)
@@ -122,12 +122,8 @@ def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
         "scale": lambda: scaled(*given),
     }
     if isinstance(chosen, IntegerLinear) and chosen.scaling and chosen.inputs.kernel:
-        quantize, scale = chosen.inputs.kernel, chosen.scaling
-        actions |= {
-            "W8A8, as taken": lambda: chosen(x.view_as(x)),
-            quantize.name: lambda: quantize.run(x, scheme),
-            scale.name: lambda: scale.run(*given),
-        }
+        taken = f"{chosen.inputs.kernel.name}, {chosen.scaling.name}"
+        actions[f"W8A8, as taken ({taken})"] = lambda: chosen(x.view_as(x))
     if (kernels := around(where.type)) is not None:  # taken or not
         actions |= {
             f"quantize, {kernels.NAME}": lambda: kernels.quantized(x, *scheme.grid[:2], scheme.clip, None, None),
@@ -138,7 +134,7 @@ def linear(device: Device, shape: Shape, rows: int) -> dict[str, float]:
 
 
 def transform(device: Device, shape: Shape, rows: int) -> dict[str, float]:
-    """Seconds of FlatQuant's transform and 4-bit quantization of `rows` tokens, step by step and as taken."""
+    """Seconds of FlatQuant's transform and 4-bit quantization of `rows` tokens, step by step and in one kernel, taken or not."""
     generator, where, dtype = torch.Generator().manual_seed(0), device.torch_device, device.compute_dtype
     found = {}
     for columns in (shape.hidden, shape.intermediate):
@@ -146,16 +142,16 @@ def transform(device: Device, shape: Shape, rows: int) -> dict[str, float]:
         turns = [torch.linalg.qr(torch.randn(side, side, generator=generator))[0].to(where, dtype) for side in sides]
         scheme = InputScheme(Grid(4, symmetric=True), None, None, 0.9, *turns)
         x = torch.randn(rows, columns, generator=generator).to(where, dtype)
-        actions = {"step by step": partial(by_steps, x, scheme)}
-        if (taken := quantizing(scheme, columns, dtype, where)) is not None:
-            actions[f"as taken ({taken.name})"] = partial(taken.run, x, scheme)
-        if (kernels := around(where.type)) is not None:
-            actions[kernels.NAME] = partial(kernels.quantized, x, *scheme.grid[:2], scheme.clip, *turns)
-        for name, action in actions.items():
-            try:
-                found[f"{sides[0]} x {sides[1]}, {name}"] = seconds_of(device, action)
-            except Exception as error:  # a kernel that does not compile for these sides
-                print(f"{sides[0]} x {sides[1]}, {name}: {type(error).__name__}", flush=True)
+        name = f"{sides[0]} x {sides[1]}"
+        found[f"{name}, step by step"] = seconds_of(device, partial(by_steps, x, scheme))
+        kernels, taken = around(where.type), quantizing(scheme, columns, dtype, where)
+        if kernels is None or taken is None:
+            continue
+        try:
+            in_one = partial(kernels.quantized, x, *scheme.grid[:2], scheme.clip, *turns)
+            found[f"{name}, {kernels.NAME} (as taken: {taken.name})"] = seconds_of(device, in_one)
+        except Exception as error:  # it does not compile for these sides
+            print(f"{name}, {kernels.NAME}: {type(error).__name__}", flush=True)
     return found
 
 

@@ -254,12 +254,13 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
     answers = ", ".join(f"{task} {tokens / 1e3:g}k" for task, (_, tokens) in ANSWERS.items())
     at_once = f"{SEQUENCES} sequences at once, fewer where their cache does not fit into {DEVICE_BYTES / 1e9:.0f} GB"
     job = f"{OVERHEAD_S:.0f} s in the queue, {START_S:.0f} s until an engine is ready, {DISK / 1e9:.0f} GB/s from disk"
+    learned = rates.learned / SLOWER * estimate.passes(resolve({"preset": "flatquant-w4a4kv4"}))
     return [
         ("an NPU beside the measured GPU (H200)", f"{SLOWER} times slower", "1.6 TB/s nominal beside 4.0 copied; never measured"),
         ("GPTQ, AWQ, rounding of a block", "seconds as measured, by weights x tokens", "[devices](devices.md#measured-on-gpus)"),
         (
             "FlatQuant of a block",
-            "its epochs, by passes as in `ptqflow/estimate.py`, from one: 176 s for 15 there, where its steps say 205",
+            f"its epochs, by passes as in `ptqflow/estimate.py`, from one that was measured: {learned:.0f} s for all of them",
             "as above",
         ),
         ("KVQuant of a block", "passes as in `ptqflow/estimate.py`, at AWQ's speed", "not timed on a GPU"),
