@@ -1,5 +1,6 @@
 """What a device tells of itself."""
 
+import sys
 from types import SimpleNamespace
 
 import psutil
@@ -32,7 +33,9 @@ def test_states_are_held_on_a_device_with_room_for_those_of_all_its_jobs(free, j
 
 def test_on_an_npu_operands_are_rounded_to_hf32(monkeypatch):
     matmul = SimpleNamespace(allow_hf32=False)
-    monkeypatch.setattr(torch, "npu", SimpleNamespace(matmul=matmul), raising=False)
+    npu = SimpleNamespace(matmul=matmul)
+    monkeypatch.setattr(torch, "npu", npu, raising=False)
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(npu=npu))
     device = Device("ascend", SimpleNamespace(type="npu"), torch.float32)  # type: ignore[arg-type]
     with device.matmul_precision("highest"):
         assert not matmul.allow_hf32

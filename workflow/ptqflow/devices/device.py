@@ -120,13 +120,8 @@ class Device:
     def true_float32(self) -> Iterator[None]:
         """Float32 matrix products in float32: TF32 (cuda) and HF32 (npu) off, for Hessians, inverses and identity checks."""
         if self.torch_device.type == "npu":
-            flags = import_module("torch_npu").npu.matmul
-            before = flags.allow_hf32
-            flags.allow_hf32 = False
-            try:
+            with _hf32(allowed=False):
                 yield
-            finally:
-                flags.allow_hf32 = before
             return
         before_precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -143,11 +138,8 @@ class Device:
         if precision == "highest" or self.module is None:
             yield
         elif self.torch_device.type == "npu":
-            self.module.matmul.allow_hf32 = True
-            try:
+            with _hf32(allowed=True):
                 yield
-            finally:
-                self.module.matmul.allow_hf32 = False
         else:
             of_host: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (not in torch's type stubs)
             before = of_host.fp32_precision
@@ -158,6 +150,18 @@ class Device:
             finally:
                 torch.set_float32_matmul_precision("highest")
                 of_host.fp32_precision = before
+
+
+@contextmanager
+def _hf32(allowed: bool) -> Iterator[None]:
+    """Whether an NPU may round operands of float32 products."""
+    flags = import_module("torch_npu").npu.matmul
+    before = flags.allow_hf32
+    flags.allow_hf32 = allowed
+    try:
+        yield
+    finally:
+        flags.allow_hf32 = before
 
 
 def select(platform: str) -> Device:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ptqflow.devices import npu
-from ptqflow.devices.products import Kernel, fastest, own
+from ptqflow.devices.products import Kernel, around, faster
 
 TINYGEMM_ROWS = 256  # from which unpacking is faster than torch's packed kernel on a GPU; by times of an H200, docs/devices.md
 _TINYGEMM_GROUPS = (256, 128, 64, 32)  # columns that share a scale in that kernel
@@ -154,15 +154,14 @@ _UNPACKED = Kernel("unpacked step by step", _unpacked)
 @cache
 def _unpacking(device: torch.device, dtype: torch.dtype, group: int) -> Kernel:
     """The fastest that gives what `_unpacked` gives, bit for bit."""
-    kernels = own(device.type, "triton_kernels")
+    kernels = around(device.type)
     if kernels is None:
         return _UNPACKED
     generator, (out, columns) = torch.Generator().manual_seed(0), _TRIED
     words = torch.randint(-(2**31), 2**31, (out // 8, columns // 128, 32, 4), generator=generator, dtype=torch.int32)
     scales = torch.randn(columns // group, out, 2, generator=generator)
     given = words.to(device), scales.to(device, dtype), group
-    by_kernel = Kernel(f"unpacked by {kernels.NAME}", kernels.unpacked)
-    return fastest([by_kernel, _UNPACKED], given, _UNPACKED.run(*given)) or _UNPACKED
+    return faster(Kernel(f"unpacked by {kernels.NAME}", kernels.unpacked), _UNPACKED, given)
 
 
 def tinygemm_integers(packed: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ptqflow.devices.products import Kernel, around, fastest
+from ptqflow.devices.products import Kernel, around, faster
 from ptqflow.modeling.once import Once
 from ptqflow.modeling.scopes import scope
 from ptqflow.numerics.convention import Grid
@@ -116,9 +116,7 @@ def _quantizing(
     rows = torch.randn(_TRIED, columns, generator=generator)
     rows = (rows if sides is None else (3 * rows).round().clamp(-8, 8)).to(device, dtype)
     rows[0], rows[1] = 0, rows[1].abs() + 1
-    return (
-        fastest([Kernel(f"inputs quantized by {kernels.NAME}", in_one), _STEPS], (rows, trial), by_steps(rows, trial)) or _STEPS
-    )
+    return faster(Kernel(f"inputs quantized by {kernels.NAME}", in_one), _STEPS, (rows, trial))
 
 
 def _of_ones(side: int) -> Tensor:

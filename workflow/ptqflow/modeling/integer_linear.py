@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptqflow.devices.case import Case
-from ptqflow.devices.products import Kernel, around, fastest, fused, int8_kernel
+from ptqflow.devices.products import Kernel, around, faster, fused, int8_kernel
 from ptqflow.devices.weight_only import WeightOnly
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme, quantizing
 from ptqflow.modeling.scopes import scope
@@ -94,9 +94,7 @@ def _scaling(kernels: Any, dtype: torch.dtype, device: torch.device) -> Kernel:
     zero = torch.randint(-128, 128, (rows, 1), generator=generator).float()
     floats = (torch.rand(shape, generator=generator) for shape in ((rows, 1), (out,), (out,)))
     given: list[Any] = [part.to(device) for part in (total, total[0] // 2**14, zero, *floats)]
-    in_steps: Tensor = _STEPS.run(*given, dtype)
-    in_one = Kernel(f"sums scaled by {kernels.NAME}", kernels.scaled)
-    return fastest([in_one, _STEPS], (*given, dtype), in_steps) or _STEPS
+    return faster(Kernel(f"sums scaled by {kernels.NAME}", kernels.scaled), _STEPS, (*given, dtype))
 
 
 class FusedLinear(nn.Module):

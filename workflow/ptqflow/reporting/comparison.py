@@ -144,7 +144,8 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
         everything = [row for row in rows if tuple(row[c] for c in _PLACE) == place]
         here = [row for row in everything if row["task"] == AVERAGE]
         where, formats = ", ".join(place), dict.fromkeys(row["format"] for row in here)
-        partly = sorted(_compared(everything) - _compared(here))
+        every, compared = ({name for row in found for name in _names(row, forms=True)} for found in (everything, here))
+        partly = sorted(every - compared)
         left_out = [f"Not compared, for want of a score on every task: {', '.join(partly)}."] if here and partly else []
         if formats and None not in formats:
             sides = {cost: _sides([row for row in here if row["format"] == cost]) for cost in formats}
@@ -156,10 +157,13 @@ def printed(rows: Sequence[Row]) -> list[TextTable]:
     return grids or [TextTable("Is the row better than the column?", ["Recipe"], [], 1, [nothing])]
 
 
-def _compared(rows: Sequence[Row]) -> set[str]:
-    """Recipes, and forms where they have them."""
-    sides = (("recipe", "form"), ("other_recipe", "other_form"))
-    return {row[name] + (f".{row[form]}" if row[form] else "") for row in rows for name, form in sides}
+def _names(row: Row, forms: bool) -> tuple[str, str]:
+    """Both recipes; with `forms`, and that which each has."""
+    one, other = (
+        row[name] + (f".{row[form]}" if forms and row[form] else "")
+        for name, form in (("recipe", "form"), ("other_recipe", "other_form"))
+    )
+    return one, other
 
 
 def _sides(rows: Sequence[Row]) -> Sides:
@@ -167,10 +171,7 @@ def _sides(rows: Sequence[Row]) -> Sides:
     forms = {row[c] for row in rows for c in ("form", "other_form")} - {None}
     found: Sides = {}
     for row in rows:
-        one, other = (
-            row[name] + (f".{row[form]}" if len(forms) > 1 and row[form] else "")
-            for name, form in (("recipe", "form"), ("other_recipe", "other_form"))
-        )
+        one, other = _names(row, len(forms) > 1)
         found.setdefault(one, {})[other] = row, 1
         found.setdefault(other, {})[one] = row, -1
     return found

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptqflow.devices.products import Kernel, fastest, own
+from ptqflow.devices.products import Kernel, faster, own
 from ptqflow.method import Rounding
 from ptqflow.methods.asymmetric import corrected_weights as corrected_weights  # found here by the rounding's name
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
@@ -187,4 +187,4 @@ def _visiting(device: torch.device, block_size: int) -> Callable[..., None]:
 
     in_steps = Kernel("columns rounded step by step", partial(changed, visit))
     in_one = Kernel(f"columns rounded by {kernels.NAME}", partial(changed, kernels.visit))
-    return kernels.visit if fastest([in_one, in_steps], given, in_steps.run(*given)) is in_one else visit
+    return kernels.visit if faster(in_one, in_steps, given) is in_one else visit
