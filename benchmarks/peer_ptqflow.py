@@ -1,5 +1,7 @@
 """One quantization by ptqflow's own stages; usage and output as peer_llmcompressor.py. METHOD is a recipe as JSON.
 
+With PTQFLOW_BENCH_LAYER_ERRORS=false plain rounding does not measure what linears and blocks lose (`layer_errors` of a study).
+
 As in the workflow, collect (where the recipe reads its statistics) and quantize are processes of their own; this script starts
 itself once for each. Timed: stages whole, from the files they read and verify to the files they write, which lie in
 OUTPUT.stages. peak_bytes: of the larger process.
@@ -15,10 +17,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from peer_memory import peak_bytes
+from ptqflow.modeling.anatomy import architecture_of
 from ptqflow.recipes import Recipe
 from ptqflow.stages import collect, export, quantize
 
 PLATFORM = os.environ.get("PTQFLOW_BENCH_PLATFORM", "cpu")
+LAYER_ERRORS = os.environ.get("PTQFLOW_BENCH_LAYER_ERRORS") != "false"
 
 
 def collected(model: Path, tokens: Path, stages: Path) -> None:
@@ -35,7 +39,7 @@ def quantized(model: Path, recipe: Recipe, tokens: Path, stages: Path) -> None:
         reads = {"calibration": None, "tokens": tokens}
     writes = {"qparams": stages / "qparams.safetensors", "diagnostics": stages / "diagnostics.parquet", "losses": None}
     arguments = Namespace(platform=PLATFORM, model=model, code=None, **reads, **writes)
-    quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers)), arguments)
+    quantize.run(quantize.Settings(recipe=recipe, chunk=0, layers=(0, layers), layer_errors=LAYER_ERRORS), arguments)
 
 
 def main() -> None:
@@ -44,6 +48,7 @@ def main() -> None:
     stages = output.with_name(output.name + ".stages")
     recipe = Recipe.model_validate_json(sys.argv[3])
     if len(sys.argv) == 6:
+        architecture_of(json.loads(model.with_name("config.json").read_text())).class_of("DecoderLayer")  # imports its module
         start = time.perf_counter()
         collected(model, tokens, stages) if sys.argv[5] == "collect" else quantized(model, recipe, tokens, stages)
         seconds = time.perf_counter() - start

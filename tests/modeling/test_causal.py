@@ -36,8 +36,9 @@ def test_attention_of_a_token_does_not_depend_on_later_ones():
     torch.testing.assert_close(part, whole[:, :150], rtol=1e-2, atol=1e-2)
 
 
-def test_attention_is_left_to_torch_unless_a_bfloat16_pass_sees_all_tokens():
+def test_attention_is_left_to_torch_unless_a_bfloat16_pass_sees_all_tokens_without_matrix_units(monkeypatch):
     query, key, _ = states(1, 4, 2, 6, 32)
+    monkeypatch.setattr(causal, "rounds_operands", lambda: False)
     assert not causal.applies(query, key)
     with torch.autocast("cpu", torch.bfloat16):
         assert causal.applies(query, key)
@@ -45,4 +46,7 @@ def test_attention_is_left_to_torch_unless_a_bfloat16_pass_sees_all_tokens():
         assert not causal.applies(query, key[:, :, :4])
         assert not causal.applies(query.clone().requires_grad_(), key)
     with torch.autocast("cpu", torch.float16):
+        assert not causal.applies(query, key)
+    monkeypatch.setattr(causal, "rounds_operands", lambda: True)
+    with torch.autocast("cpu", torch.bfloat16):
         assert not causal.applies(query, key)

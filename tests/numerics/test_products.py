@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from ptqflow.numerics import gram as gram_module
 from ptqflow.numerics.gram import LeadingPart, LowerHalf, Rows, add_gram, mirror
 from ptqflow.numerics.products import add_product, bfloat16_matmul, float32_matmul, multiply
 
@@ -82,8 +83,10 @@ def test_energies_of_bfloat16_inputs_are_as_good_though_products_are_in_bfloat16
     torch.testing.assert_close(found.double().sum(), expected.sum(), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("n", [3, 256, 700])
-def test_a_gram_matrix_grows_batch_by_batch(n):
+@pytest.mark.parametrize("units", [False, True])
+@pytest.mark.parametrize("n", [3, 256, 700, 1200])
+def test_a_gram_matrix_grows_batch_by_batch(n, units, monkeypatch):
+    monkeypatch.setattr(gram_module, "rounds_operands", lambda: units)
     batches = torch.randn(3, 50, n)
     gram = torch.zeros(n, n)
     for x in batches:

@@ -12,6 +12,7 @@ from ptqflow.artifacts.tables import to_table, write_rows
 from ptqflow.cli import main
 from ptqflow.environments import ROOT
 from ptqflow.reporting import catalogue, examples, examples_page, flips, layer_error, learning, made_from
+from ptqflow.reporting.figures import layer_error as by_block
 from ptqflow.reporting.figures import linear_error
 from ptqflow.reporting.variants import Chunk, Variant
 from ptqflow.stages import report
@@ -63,6 +64,18 @@ def test_a_block_whose_error_is_no_number_is_the_worst_wherever_it_stands(broken
         assert "nan" not in (line[4], line[7])
     (said,) = re.findall("Left out: .*", linear_error.chart({"layer_error": to_table(LAYER_ERROR, rows)}).title.subtitle[-1])
     assert said == "Left out: 7 errors that are not finite."
+
+
+def test_errors_that_were_not_measured_are_left_out_and_named():
+    rows = [dict.fromkeys(LAYER_ERROR.names) | LEARNED.model_dump() | d for d in diagnostics(0.1, range(4))]
+    unmeasured = [r | {"recipe": "rtn-w4a16", "output_error": None, "output_mse": None} for r in rows]
+    lines = layer_error.printed([*rows, *unmeasured])[0].rows
+    assert [line[4:7] for line in lines if line[2] == "rtn-w4a16"] == [["–"] * 3] * 8
+    for found, left in (([*rows, *unmeasured], "4 blocks"), (unmeasured, "4 blocks")):
+        table = {"layer_error": to_table(LAYER_ERROR, found)}
+        assert f"Not measured (layer_errors: false): {left}." in by_block.chart(table).to_json()
+    assert "No errors of outputs were measured (layer_errors: false)." in linear_error.chart(table).to_json()
+    assert "rtn-w4a16" not in linear_error.chart({"layer_error": to_table(LAYER_ERROR, [*rows, *unmeasured])}).to_json()
 
 
 def test_flips_count_what_a_drop_of_zero_hides():

@@ -155,6 +155,24 @@ def test_one_chunk_equals_the_sequential_pipeline_bit_for_bit(recipe, model, cal
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+SMOOTH_RTN = resolve({"preset": "smoothquant-w8a8kv8", "rounding": {"name": "rtn"}})
+
+
+@pytest.mark.parametrize("recipe", [SMOOTH_RTN, RTN, resolve({"preset": "rtn-w8a8-static-ascend"}), GPTQ4])
+def test_integers_are_the_same_where_errors_are_not_measured(recipe, model, calibration, work, request):
+    tables = []
+    for measured in (True, False):
+        (path,) = quantize(model, calibration, recipe, work / f"{request.node.name}-{measured}", layer_errors=measured)
+        rows = read_table(path.with_name("diagnostics.parquet"), schemas.DIAGNOSTICS).to_pylist()
+        tables.append((load_file(path), rows))
+    (expected, plain), (found, quick) = tables
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [(row["module"], row["weight_error"]) for row in quick] == [(row["module"], row["weight_error"]) for row in plain]
+    assert all(row["output_error"] is not None for row in plain)
+    assert all((row["output_error"] is None) == (recipe is not GPTQ4) for row in quick)  # which reads the states
+
+
 @pytest.mark.parametrize("scheme", ["weights", "everything"])
 def test_gptq_takes_each_sites_inputs_from_the_quantized_linears_before_it(scheme, model, work):
     """The published procedure by hand: for every site, all samples anew through the block as far as it is quantized."""

@@ -84,13 +84,13 @@ def collect(model: Path, work: Path, chunks: int = 1) -> Path:
     return output
 
 
-def quantize(model: Path, calibration: Path, recipe: Recipe, work: Path, chunks: int = 1) -> list[Path]:
-    """`quantize` for every chunk; returns the qparams (diagnostics lie beside them)."""
+def quantize(model: Path, calibration: Path, recipe: Recipe, work: Path, chunks: int = 1, **more: object) -> list[Path]:
+    """`quantize` for every chunk; returns the qparams (diagnostics lie beside them). `more`: settings."""
     layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
     paths = []
     for k, chunk in enumerate(chunk_layers(layers, chunks)):
         folder = work / f"chunk={k}"
-        settings = {"recipe": recipe.for_layers(chunk).dump(), "chunk": k, "layers": [chunk.start, chunk.stop]}
+        settings = {"recipe": recipe.for_layers(chunk).dump(), "chunk": k, "layers": [chunk.start, chunk.stop], **more}
         options = ("--model", model / "manifest.json", "--calibration", calibration)
         outputs = ("--qparams", folder / "qparams.safetensors", "--diagnostics", folder / "diagnostics.parquet")
         outputs += ("--losses", folder / "losses.parquet")

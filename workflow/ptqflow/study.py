@@ -48,6 +48,7 @@ class Study(Model):
     latency: dict[Name, Timing] = {}
     run: Annotated[list[Name], Distinct] | Literal["all"] = "all"
     decide: Decide = Decide()
+    layer_errors: bool = True
 
     @model_validator(mode="after")
     def _names(self) -> "Study":

@@ -50,13 +50,18 @@ def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dt
 
 DIAGNOSTICS = versioned(
     "diagnostics",
-    3,
+    4,
     [
         column("layer", i32, "decoder block index"),
         column("module", text, "linear (q_proj, ...) or 'block' for the whole block's output"),
         column("weight_error", f64, "|W - W'|^2 / |W|^2, Frobenius", nullable=True),
-        column("output_error", f64, "|XW^T - X'W'^T|^2 / |XW^T|^2 on the calibration set (block: of its residual update)"),
-        column("output_mse", f64, "mean squared output error (block: as the source paper's Figure 1)"),
+        column(
+            "output_error",
+            f64,
+            "|XW^T - X'W'^T|^2 / |XW^T|^2 on the calibration set (block: of its residual update); null: not measured",
+            nullable=True,
+        ),
+        column("output_mse", f64, "mean squared output error (block: as the source paper's Figure 1)", nullable=True),
         column("sampled_error", f64, "the same on a sample of tokens, run with the linear's input quantized", nullable=True),
         column("tokens", i64, "calibration tokens on which output errors were measured", unit="tokens", nullable=True),
         column("clip_fraction", f64, "share of integers at an end of the grid", nullable=True),

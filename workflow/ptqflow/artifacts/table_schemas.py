@@ -182,7 +182,7 @@ COLLAPSE = versioned(
 
 LAYER_ERROR = versioned(
     "layer_error",
-    3,
+    4,
     [
         column("platform", text, "cpu, gpu or ascend"),
         column("model", text, "model name"),

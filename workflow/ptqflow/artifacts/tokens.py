@@ -22,10 +22,10 @@ def read_tokens(path: str | os.PathLike[str], vocabulary: int, enough: int | Non
     rows = read_table(path, schemas.TOKENS, ["tokens"]).column("tokens").to_pylist()
     if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
         raise ArtifactError(f"{path}: sequences must be there and of one length; run tokens again")
-    tokens = torch.tensor(rows if enough is None else rows[: math.ceil(enough / len(rows[0]))])
+    tokens = torch.tensor(rows)
     if int(tokens.max()) >= vocabulary:
         raise ArtifactError(f"{path}: token {int(tokens.max())} is beyond the vocabulary; run tokens with this model")
-    return tokens
+    return tokens if enough is None else tokens[: math.ceil(enough / tokens.shape[1])]
 
 
 def tokens_are_of(path: str | os.PathLike[str], model: Manifest) -> None:

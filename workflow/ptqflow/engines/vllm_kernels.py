@@ -80,7 +80,7 @@ def int4_fault() -> str | None:
     if torch.cpu._is_amx_tile_supported() and INT4_INPUTS not in os.environ:
         return (
             "on a CPU with AMX instructions vLLM rounds the inputs of packed 4-bit weights to 8 bits (W4A8) unless "
-            f"{INT4_INPUTS}=0 is set; set it to 0, or to 1 if that is wanted"
+            f"{INT4_INPUTS}=0 is set (to 1 where that is wanted, which ends this message, too)"
         )
     return None
 

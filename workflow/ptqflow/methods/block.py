@@ -36,7 +36,8 @@ class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
     By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
-    [tokens, in] float32 itself, instead of grams; held_out, of the sequences by which a clip is chosen. tokens: rows of X;
+    [tokens, in] float32 itself, instead of grams; held_out, of the sequences by which a clip is chosen. tokens: rows of X (with
+    none, errors of outputs are not measured);
     head_dim: channels of an attention head; queries_per_key: query heads that share a value head. weight_clips: learned ratios
     [out, 2] of each row's range, by linear, which are applied before rounding.
     """
@@ -166,7 +167,8 @@ class BlockRounder:
         results: list[RoundedWeight] = by_recipe(targets, gram)
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(weight.numel() for weight in weights)
-        seen = _seen(site, gram, sample, self._device.parameter_dtype(self._tensors.values()))
+        dtype = self._device.parameter_dtype(self._tensors.values())
+        seen = _seen(site, gram, sample, dtype) if self._inputs.tokens else None
         for linear, weight, aim, target, rounded, choice in zip(quantized, weights, aims, targets, results, choices, strict=True):
             start = time.perf_counter()
             self._keep(linear, rounded, aim - weight if aim is not weight else None)
@@ -240,17 +242,20 @@ def _seen(site: Site, gram: Tensor | None, sample: Tensor | None, dtype: torch.d
     return Rows(sample.to(dtype))
 
 
-def _errors(weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows, tokens: int, args: WeightArgs) -> dict[str, Any]:
-    """Weight error, output error and mean squared output error of one linear, and how it was rounded."""
+def _errors(
+    weight: Tensor, rounded: RoundedWeight, inputs: LowerHalf | Rows | None, tokens: int, args: WeightArgs
+) -> dict[str, Any]:
+    """Weight error, output error and mean squared output error (of known inputs) of one linear, and how it was rounded."""
     difference = dequantize_weight(rounded.integers, rounded.scale, rounded.zero_point).sub_(weight)
-    total = _squared_norm(weight, inputs)
-    lost = rounded.lost if rounded.lost is not None else _squared_norm(difference, inputs)
+    of_outputs: dict[str, Any] = {}
+    if inputs is not None:
+        total = _squared_norm(weight, inputs)
+        lost = rounded.lost if rounded.lost is not None else _squared_norm(difference, inputs)
+        of_outputs = {"output_error": ratio(lost, total), "output_mse": lost / (tokens * weight.shape[0]), "tokens": tokens}
     inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
         "weight_error": ratio(_squares(difference), _squares(weight)),
-        "output_error": ratio(lost, total),
-        "output_mse": lost / (tokens * weight.shape[0]),
-        "tokens": tokens,
+        **of_outputs,
         "clip_fraction": 2 - sum(inside) / weight.numel(),
         "damping": rounded.damping,
         "condition_number": rounded.condition_number,

@@ -57,10 +57,12 @@ def quantize_layer(
     recipes whose rounding is `asymmetric`; they go on likewise. `absmax`: max|x| [channels] of the float model by site, for
     recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of learned transforms). The
     last row of diagnostics is the block's: its error on a sample of the states that entered it, quantized activations and cache
-    included.
+    included. Without a state in `hidden`, which suits recipes that learn nothing from states, no error is measured.
     """
     start = time.perf_counter()
     device.reset_peak()
+    if not len(hidden):
+        return _unmeasured(blocks, layer, absmax, recipe, device, start)
     chosen: dict[str, str] = {}
     if candidates := recipe.clip.candidates():
         tried = _errors_of_clips(blocks, layer, hidden, absmax, recipe, device, exact)
@@ -101,6 +103,20 @@ def quantize_layer(
     noted = {"fallback": fallback, "warning": warning, **chosen}
     rows: Rows = [*rounder.rows, {"layer": layer, "module": "block", **whole, **cost, **noted}]
     return fixed | rounder.qparams, rows, losses
+
+
+def _unmeasured(
+    blocks: Blocks, layer: int, absmax: Mapping[str, Tensor], recipe: Recipe, device: Device, start: float
+) -> tuple[dict[str, Tensor], Rows, Rows]:
+    """As `quantize_layer`, which began at `start`, of a block that no state enters."""
+    tensors, config = blocks.tensors(layer), blocks.config.to_dict()
+    run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), tokens=0, choosing=0)
+    inputs = BlockInputs({}, 0, {}, absmax, head_dim(config), queries_per_key(config))
+    rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
+    fixed = _static(run, absmax, rounder.qparams, None)
+    rounder.round_all()
+    cost = {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
+    return fixed | rounder.qparams, [*rounder.rows, {"layer": layer, "module": "block", **cost}], []
 
 
 def _errors_of_clips(

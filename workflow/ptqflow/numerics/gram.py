@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from ptqflow.numerics.products import multiply
+from ptqflow.numerics.products import multiply, rounds_operands
 
 _WIDEST = 1024  # of matrices that are not halved
 _ROWS = 96  # at once on a CPU: more use the symmetry less, fewer multiply slower; elsewhere launches would cost more
+_ROWS_OF_UNITS = 384  # at once on a CPU with matrix units, where each product first rounds its operands
 _COLUMNS = 256  # at once
 _MULTIPLE = 64  # of which the sizes of halves are
 _DIRECTIONS = 64
@@ -22,7 +23,7 @@ def add_gram(gram: Tensor, x: Tensor) -> None:
         add_gram(gram[:half, :half], left)
         add_gram(gram[half:, half:], right)
         return
-    step = _ROWS if x.device.type == "cpu" else len(gram)
+    step = len(gram) if x.device.type != "cpu" else _ROWS_OF_UNITS if rounds_operands() else _ROWS
     for stop in range(step, len(gram) + step, step):
         own = slice(stop - step, stop)
         gram[own, :stop].addmm_(x[:, own].T, x[:, :stop])

@@ -41,7 +41,8 @@ def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
         parts.setdefault((row["platform"], row["model"], row["recipe"], row["module"]), []).append(row)
     body = []
     for who, part in parts.items():
-        worst = max(part, key=lambda r: ordered(r["output_error"]))
+        measured = [r for r in part if r["output_error"] is not None]
+        worst = max(measured, key=lambda r: ordered(r["output_error"]), default=None)
         clipped, damped, condition = (
             [r[c] for r in part if r[c] is not None] for c in ("clip_fraction", "damping", "condition_number")
         )
@@ -49,7 +50,8 @@ def printed(rows: Sequence[dict[str, Any]]) -> list[TextTable]:
         body.append(
             [
                 *who,
-                *(small(median(ordered(r["output_error"]) for r in part)), small(worst["output_error"]), str(worst["layer"])),
+                small(median(ordered(r["output_error"]) for r in measured)) if measured else "–",
+                *((small(worst["output_error"]), str(worst["layer"])) if worst else ("–", "–")),
                 small(median(weights)) if weights else "–",
                 number(100 * max(clipped), 2) if clipped else "–",
                 number(max(damped), 3) if damped else "–",

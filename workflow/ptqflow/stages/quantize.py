@@ -32,11 +32,15 @@ from ptqflow.selftest.reliance import check_device
 
 
 class Settings(Model):
-    """The recipe as this chunk sees it, the chunk's index, and its blocks [first, beyond the last]."""
+    """The recipe as this chunk sees it, the chunk's index, and its blocks [first, beyond the last].
+
+    layer_errors: whether states are run just to measure what is lost, by recipes that learn nothing from them.
+    """
 
     recipe: Recipe
     chunk: Annotated[int, Field(ge=0)]
     layers: tuple[int, int]
+    layer_errors: bool = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +116,8 @@ def _states(
     settings: Settings, args: argparse.Namespace, blocks: Blocks, model: Manifest
 ) -> tuple[Tensor, dict[int, dict[str, Tensor]], dict[str, Any]]:
     """The states that enter the chunk, max|x| by layer and site if the recipe reads it, and sha256 of what they are from."""
-    enough = None if settings.recipe.learns_from_states() else MEASURED_TOKENS  # else states only serve to measure errors
+    measured = MEASURED_TOKENS if settings.layer_errors else 0
+    enough = None if settings.recipe.learns_from_states() else measured  # else states only serve to measure errors
     if args.tokens is not None:
         tokens_are_of(args.tokens, model)
         tokens = read_tokens(args.tokens, blocks.config.vocab_size, enough)

@@ -16,12 +16,15 @@ _AXIS = ("output_mse", "mean squared error", ".0e")
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One panel per platform (rows) and model (columns), one line per recipe, logarithmic."""
-    blocks = [r for r in tables["layer_error"].to_pylist() if r["module"] == BLOCK]
+    found = [r for r in tables["layer_error"].to_pylist() if r["module"] == BLOCK]
+    theme.present(found, "block errors")
+    blocks = [r for r in found if r["output_mse"] is not None]
     rows = [r | {"name": r["recipe"]} for r in blocks if math.isfinite(r["output_mse"]) and r["output_mse"] > 0]
-    theme.present(blocks, "block errors")
     missing = (
         [f"Not shown: {len(blocks) - len(rows)} blocks whose error is zero or not finite."] if len(rows) < len(blocks) else []
     )
+    if len(blocks) < len(found):
+        missing.append(f"Not measured (layer_errors: false): {len(found) - len(blocks)} blocks.")
     if not rows:
         return theme.nothing(_TITLE, missing)
     names = list(dict.fromkeys(r["name"] for r in rows))

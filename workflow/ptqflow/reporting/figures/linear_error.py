@@ -18,11 +18,14 @@ _TITLE = "Error by linear"
 
 def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     """One heat map per platform and model: recipes by linears, the median over blocks of the output's relative error."""
-    measured = tables["layer_error"].to_pylist()
-    theme.present(measured, "errors of linears")
-    rows = [r for r in measured if r["module"] != BLOCK]
+    found = tables["layer_error"].to_pylist()
+    theme.present(found, "errors of linears")
+    rows = [r for r in found if r["module"] != BLOCK]
     if not rows:
         return theme.nothing(_TITLE, ["No recipe quantizes the weights of a linear."])
+    rows = [r for r in rows if r["output_error"] is not None]
+    if not rows:
+        return theme.nothing(_TITLE, ["No errors of outputs were measured (layer_errors: false)."])
     table = [r for r in rows if math.isfinite(r["output_error"])]
     linears = list(dict.fromkeys(r["module"] for r in table))
     cells: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
