@@ -166,17 +166,26 @@ def test_two_ranks_say_what_one_says(engine, expected):
 
 
 # The last ones: of two engines in a process the first is lost.
-@pytest.mark.parametrize("form", ["compressed-tensors", "gptq"])
-def test_weights_of_4_bits_alone_run_in_bfloat16_with_inputs_as_they_are(form):
-    folder, recipe = WORK / f"gptq-w4-symmetric.{form}", "gptq-w4-symmetric"
+@pytest.mark.parametrize(
+    ("recipe", "form"),
+    [
+        ("gptq-w4-symmetric", "compressed-tensors"),
+        ("gptq-w4-symmetric", "gptq"),
+        ("smoothquant-w8a8-symmetric", "compressed-tensors"),
+    ],
+)
+def test_a_form_without_float32_kernels_runs_in_bfloat16_with_inputs_as_the_recipe_says(recipe, form):
+    folder = WORK / f"{recipe}.{form}"
     if not folder.is_dir():
         pytest.skip(f"{recipe} is not among the recipes that are checked")
-    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        pytest.skip("vLLM has no product of packed 4-bit weights for this CPU")
-    found = vllm_engine.load(folder, select("cpu"))
-    assert found.settings()["dtype"] == "bfloat16"
+    try:
+        found = vllm_engine.load(folder, select("cpu"))
+    except ConfigError as error:  # a CPU without its kernels
+        pytest.skip(str(error))
+    float32 = recipe == "smoothquant-w8a8-symmetric" and not vllm_kernels.has_amx()
+    assert found.settings()["dtype"] == ("float32" if float32 else "bfloat16")
     tokens, logits = reference(WORK, recipe, "float32")
     expected = -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
     parts = {index: nll for (index,), nll in found.score(tokens, 4)}
     differences = (torch.cat([parts[index] for index in range(len(tokens))]) - expected).abs()
-    assert differences.mean() < 0.02  # 0.1 where inputs are rounded to 8 bits
+    assert differences.mean() < 0.03  # 0.1 where inputs of 4-bit weights are rounded to 8 bits

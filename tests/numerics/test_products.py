@@ -1,12 +1,13 @@
 """Float32 products and quadratic_forms, against float64."""
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 from ptqflow.numerics import gram as gram_module
 from ptqflow.numerics.gram import LeadingPart, LowerHalf, Rows, add_gram, mirror
-from ptqflow.numerics.products import add_product, bfloat16_matmul, float32_matmul, multiply
+from ptqflow.numerics.products import add_product, bfloat16_matmul, float32_matmul, multiply, rounds_operands
 
 
 @pytest.mark.parametrize(("k", "n", "m"), [(0, 5, 3), (1, 1, 1), (37, 129, 65), (300, 640, 257), (2900, 16, 4)])
@@ -46,6 +47,15 @@ def test_float32_products_are_float32_throughout(product, transpose):
             found = product(a, b)
         error = (found - product(a.double(), b.double())).abs() / product(a.abs().double(), b.abs().double())
         assert error.max() < 3e-6, (m, k, n)
+
+
+def test_whether_operands_are_rounded_does_not_depend_on_who_asks_first():
+    found = []
+    for asking in (nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        rounds_operands.cache_clear()
+        with asking:
+            found.append(rounds_operands())
+    assert found[0] == found[1]
 
 
 def test_where_operands_may_be_rounded_results_still_are_float32():

@@ -1,6 +1,7 @@
 """What the tables say of a study whose truth is known, through the command line and from the builders."""
 
 import csv
+import json
 import math
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from ptqflow.artifacts.manifests import FileEntry, Manifest
 from ptqflow.artifacts.schemas import SAMPLES, VERIFICATION
 from ptqflow.artifacts.table_schemas import ACCURACY, COST, LATENCY_PARTS, LATENCY_SUMMARY, LAYER_ERROR, LEARNING, SIZES
-from ptqflow.artifacts.tables import read_metadata, read_table, to_table
+from ptqflow.artifacts.tables import METADATA_KEY, read_metadata, read_table, to_table
 from ptqflow.cli import main
 from ptqflow.errors import ArtifactError
 from ptqflow.evaluation.scoring.verdict import NOT_FINITE
@@ -127,12 +128,14 @@ def test_parts_are_shares_of_the_median(tables):
 def test_a_served_form_has_a_speed_up_and_its_emulation_has_none():
     point = {"phase": "decode", "batch_size": 1, "prompt_tokens": 8, "new_tokens": 4, "repetition": 0, "peak_bytes": 1}
 
-    def timings(recipe, form, seconds):
+    def timings(recipe, form, seconds, dtype="float32"):
         who = Timing(platform="cpu", model="demo", recipe=recipe, form=form, engine="vllm", timing="short")
-        return who, pa.Table.from_pylist([LATENCY_FACTS | point | {"seconds": seconds}])
+        table = pa.Table.from_pylist([LATENCY_FACTS | point | {"seconds": seconds}])
+        return who, table.replace_schema_metadata({METADATA_KEY: json.dumps({"engine": {"dtype": dtype}})})
 
-    rows = latency.build([timings("baseline", None, 2.0), timings("rtn", "fake", 4.0), timings("rtn", "gptq", 1.0)])
-    assert [r["speedup"] for r in rows] == [1.0, None, 2.0]
+    of_others = timings("rtn", "autoawq", 0.5, "bfloat16")  # which is faster by its number type, too
+    rows = latency.build([timings("baseline", None, 2.0), timings("rtn", "fake", 4.0), timings("rtn", "gptq", 1.0), of_others])
+    assert [r["speedup"] for r in rows] == [1.0, None, 2.0, None]
 
 
 def test_sizes_state_bits_per_weight(tables):

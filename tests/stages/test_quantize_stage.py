@@ -8,7 +8,7 @@ import torch
 from ptqflow.artifacts import schemas
 from ptqflow.artifacts.activations import read_absmax, read_activations, write_activations
 from ptqflow.artifacts.manifests import Manifest
-from ptqflow.artifacts.tables import read_table, to_table, write_table
+from ptqflow.artifacts.tables import read_metadata, read_table, to_table, write_table
 from ptqflow.devices.device import select
 from ptqflow.errors import ArtifactError
 from ptqflow.methods.layer import MEASURED_TOKENS, quantize_layer
@@ -171,6 +171,27 @@ def test_integers_are_the_same_where_errors_are_not_measured(recipe, model, cali
     assert [(row["module"], row["weight_error"]) for row in quick] == [(row["module"], row["weight_error"]) for row in plain]
     assert all(row["output_error"] is not None for row in plain)
     assert all((row["output_error"] is None) == (recipe is not GPTQ4) for row in quick)  # which reads the states
+
+
+def test_where_errors_are_not_measured_tokens_are_enough_for_every_chunk(model, calibration, work):
+    (whole,) = quantize(model, calibration, RTN, work / "whole")
+    settings = {"recipe": RTN.dump(), "chunk": 1, "layers": [1, 3]}
+    folder = work / "by-tokens"
+    options = ("--model", model / "manifest.json", "--tokens", work / "tokens.parquet", "--losses", folder / "losses.parquet")
+    options += ("--qparams", folder / "qparams.safetensors", "--diagnostics", folder / "diagnostics.parquet")
+    assert stage("quantize", settings, *options) == 2
+    assert stage("quantize", {**settings, "layer_errors": False}, *options) == 0
+    expected = {name: tensor for name, tensor in load_file(whole).items() if ".layers.0." not in name}
+    found = load_file(folder / "qparams.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read_metadata(folder / "diagnostics.parquet")["settings"]["layer_errors"] is False
+
+
+def test_a_recipe_that_learns_from_states_is_not_quantized_without_any(model):
+    blocks = Blocks(model, torch.device("cpu"), torch.float32)
+    with pytest.raises(ValueError, match="there are none"):
+        quantize_layer(blocks, 0, torch.empty(0, 1, 128), {}, GPTQ4, select("cpu"))
 
 
 @pytest.mark.parametrize("scheme", ["weights", "everything"])

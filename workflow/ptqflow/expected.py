@@ -53,7 +53,8 @@ def _collected(study: Study, model: str) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for recipe in filterfalse(_is_replicate, study.chosen):
         entry = study.recipes[recipe]
-        if study.models[model].chunks > 1 or entry.reads_statistics() or entry.rescue is not None:
+        later = study.models[model].chunks > 1 and study.runs_states(recipe)
+        if later or entry.reads_statistics() or entry.rescue is not None:
             found.setdefault((study.source_of(model, recipe), study.calibration_of(recipe)), []).append(recipe)
     return found
 

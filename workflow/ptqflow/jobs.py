@@ -117,7 +117,7 @@ class Jobs:
         """Settings of `quantize`: a chunk sees only the overrides of its own layers."""
         layers = self.layers(model, chunk)
         settings: dict[str, Any] = {"chunk": chunk, "layers": [layers.start, layers.stop]}
-        if not (self.study.layer_errors or self.study.recipes[recipe].learns_from_states()):
+        if not self.study.runs_states(recipe):
             settings["layer_errors"] = False
         return canonical_json(settings | {"recipe": self._recipe(recipe, layers)})
 

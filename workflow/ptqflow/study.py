@@ -108,6 +108,10 @@ class Study(Model):
                 "transformers, or leave form fake out"
             )
 
+    def runs_states(self, recipe: str) -> bool:
+        """Whether calibration states run through a recipe's blocks: to learn from, or to measure what is lost."""
+        return self.layer_errors or self.recipes[recipe].learns_from_states()
+
     @property
     def chosen(self) -> list[str]:
         """Names of the recipes to run."""

@@ -147,11 +147,15 @@ def tokens_of(w):
 
 
 def states_of(w):
-    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain."""
+    """Option and file that say what enters a chunk: tokens where they are enough, so that nothing waits for collect in vain.
+
+    Where no states run they are enough for every chunk.
+    """
     source, calibration = study.source_of(w.model, w.recipe), study.calibration_of(
         w.recipe
     )
-    if int(w.chunk) == 0 and not study.recipes[w.recipe].reads_statistics():
+    first = int(w.chunk) == 0 or not study.runs_states(w.recipe)
+    if first and not study.recipes[w.recipe].reads_statistics():
         return "--tokens", paths.tokens(source, calibration)
     return "--calibration", paths.calibration(w.platform, source, calibration)
 

@@ -115,7 +115,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ArtifactError(f"{path} does not exist; run the stage that makes it first")
     with reading(path, "a readable Parquet file", "delete it and run again"):
-        return dict(json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}")))
+        return metadata_of(pq.read_schema(path))
+
+
+def metadata_of(schema: pa.Schema) -> dict[str, Any]:
+    """The `ptqflow` metadata entry of a table's schema."""
+    return dict(json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}")))
 
 
 def check(table: pa.Table, schema: pa.Schema, path: str | os.PathLike[str]) -> None:

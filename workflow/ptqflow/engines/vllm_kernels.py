@@ -47,9 +47,6 @@ def int8_fault() -> str | None:
 
 def static_int8_fault() -> str | None:
     """Why int8 inputs on a symmetric grid that is stored are not to be used here; None where vLLM takes that grid."""
-    from vllm.model_executor.kernels.linear.scaled_mm import cpu
-    from vllm.utils.torch_utils import set_default_torch_dtype
-
     draw, step = torch.Generator().manual_seed(0), 16.0
     inputs, weights = (torch.randint(-127, 128, (64, 256), generator=draw) for _ in range(2))
     expected = (inputs / step).round() * step @ weights.T.float()
@@ -59,11 +56,17 @@ def static_int8_fault() -> str | None:
     for name, value in zip(names, (weights.to(torch.int8), torch.ones(len(weights), 1), torch.tensor([step])), strict=False):
         layer.register_parameter(name, torch.nn.Parameter(value, requires_grad=False))
     layer.input_zero_point = layer.azp_adj = None
-    config = cpu.Int8ScaledMMLinearLayerConfig(is_static_input_scheme=True, is_channelwise=True, input_symmetric=True)
-    with set_default_torch_dtype(torch.bfloat16):
-        kernel = cpu.CPUInt8ScaledMMLinearKernel(config, names)
-        kernel.process_weights_after_loading(layer)
-        result = kernel.apply_weights(layer, inputs.bfloat16())
+    try:
+        from vllm.model_executor.kernels.linear.scaled_mm import cpu
+        from vllm.utils.torch_utils import set_default_torch_dtype
+
+        config = cpu.Int8ScaledMMLinearLayerConfig(is_static_input_scheme=True, is_channelwise=True, input_symmetric=True)
+        with set_default_torch_dtype(torch.bfloat16):
+            kernel = cpu.CPUInt8ScaledMMLinearKernel(config, names)
+            kernel.process_weights_after_loading(layer)
+            result = kernel.apply_weights(layer, inputs.bfloat16())
+    except (ImportError, AttributeError, TypeError, RuntimeError) as error:
+        return f"vLLM has no product of int8 inputs on a stored grid for this CPU ({error})"
     relative = ((result.float() - expected).norm() / expected.norm()).item()
     if relative <= _TOLERANCE_BFLOAT16:
         return None
@@ -77,12 +80,19 @@ def int4_fault() -> str | None:
     """Why products of packed 4-bit weights and float inputs are not to be used here; None where vLLM has them."""
     if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
         return "vLLM has no product of packed 4-bit weights for this CPU (cpu_gemm_wna16 needs AVX-512)"
-    if torch.cpu._is_amx_tile_supported() and INT4_INPUTS not in os.environ:
+    if not has_amx():
+        return None
+    if INT4_INPUTS not in os.environ:
         return (
             "on a CPU with AMX instructions vLLM rounds the inputs of packed 4-bit weights to 8 bits (W4A8) unless "
             f"{INT4_INPUTS}=0 is set (to 1 where that is wanted, which ends this message, too)"
         )
-    return None
+    return None if torch.cpu._init_amx() else "vLLM's product of packed 4-bit weights needs AMX, which this system does not allow"
+
+
+def has_amx() -> bool:
+    """Whether vLLM takes its kernels for AMX."""
+    return torch.cpu._is_amx_tile_supported()
 
 
 def kernels_of(config: Mapping[str, Any]) -> set[Callable[[], str | None]]:
@@ -96,14 +106,19 @@ def kernels_of(config: Mapping[str, Any]) -> set[Callable[[], str | None]]:
             found.add(int8_fault)
             if inputs.get("dynamic") is False and inputs.get("symmetric"):
                 found.add(static_int8_fault)
-        if not inputs and weights.get("num_bits") == 4:
+        if weights.get("num_bits") == 4 and (not inputs or group.get("format") == "pack-quantized"):
             found.add(int4_fault)
     return found
 
 
 def multiplies_float32(config: Mapping[str, Any]) -> bool:
-    """Whether vLLM's CPU backend runs a checkpoint in float32: not 4-bit weights with float inputs."""
-    return int4_fault not in kernels_of(config)
+    """Whether vLLM's CPU backend runs a checkpoint in float32.
+
+    Not packed 4-bit weights, nor, with AMX, 8-bit weights and inputs on a symmetric grid.
+    """
+    inputs = [group.get("input_activations") or {} for group in config.get("config_groups", {}).values()]
+    by_amx = has_amx() and int8_fault in kernels_of(config) and any(each.get("symmetric") for each in inputs)
+    return not by_amx and int4_fault not in kernels_of(config)
 
 
 def refusal(folder: Path) -> str | None:

@@ -108,8 +108,11 @@ def quantize_layer(
 def _unmeasured(
     blocks: Blocks, layer: int, absmax: Mapping[str, Tensor], recipe: Recipe, device: Device, start: float
 ) -> tuple[dict[str, Tensor], Rows, Rows]:
-    """As `quantize_layer`, which began at `start`, of a block that no state enters."""
+    """As `quantize_layer`, which began at `start`, of a block that no state enters. Raises ValueError where they are needed."""
+    if recipe.learns_from_states():
+        raise ValueError("this recipe learns from the states that enter a block, and there are none")
     tensors, config = blocks.tensors(layer), blocks.config.to_dict()
+    blocks.empty(layer, tensors)  # which they must fit
     run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), tokens=0, choosing=0)
     inputs = BlockInputs({}, 0, {}, absmax, head_dim(config), queries_per_key(config))
     rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)

@@ -109,10 +109,17 @@ class Blocks:
             raise ArtifactError(f"{self.weights.folder}: {name} is not finite; fetch the model again or use another one")
 
     def build(self, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> nn.Module:
-        """Decoder block `layer` with `tensors`, in evaluation mode.
+        """Decoder block `layer` with `tensors`, in evaluation mode; errors as `empty`. `dtype` of its parameters: `self.dtype`
+        unless given.
+        """
+        block = self.empty(layer, tensors)
+        self.fill(block, layer, tensors, dtype)
+        return block.eval()
 
-        Raises ArtifactError unless they are just those, of the shapes, that the configuration asks for. `dtype` of its
-        parameters: `self.dtype` unless given.
+    def empty(self, layer: int, tensors: Mapping[str, Tensor]) -> nn.Module:
+        """Decoder block `layer` on the device `meta`.
+
+        Raises ArtifactError unless `tensors` are just those, of the shapes, that the configuration asks for.
         """
         with torch.device("meta"), self._understood():
             block: nn.Module = self.architecture.class_of("DecoderLayer")(self.config, layer)
@@ -123,8 +130,7 @@ class Blocks:
                 f"{self.weights.folder}: config.json asks for {wrong[0]} {wanted.get(wrong[0], 'not to be there')}, the weights "
                 f"hold {found.get(wrong[0], 'none')}; fetch config and weights of one model"
             )
-        self.fill(block, layer, tensors, dtype)
-        return block.eval()
+        return block
 
     def fill(self, block: nn.Module, layer: int, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         """Put `tensors`, by their names in the checkpoint, in place of parameters of decoder block `layer`."""

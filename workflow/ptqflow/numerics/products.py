@@ -41,7 +41,7 @@ def float32_matmul() -> Iterator[None]:
 def rounds_operands() -> bool:
     """Whether this CPU rounds operands to bfloat16 when it may."""
     beyond = torch.full((256, 256), 1 + 2**-12)  # 1 in bfloat16
-    with bfloat16_matmul():
+    with torch.autocast("cpu", enabled=False), bfloat16_matmul():
         return any(bool((part @ torch.eye(256) != part).any()) for part in (beyond[:1], beyond[:32], beyond, beyond.T))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ptqflow.artifacts.tables import metadata_of
 from ptqflow.checkpoints.registry import FAKE
 from ptqflow.reporting.render import TextTable, number, speed
 from ptqflow.reporting.variants import Served, Timing
@@ -18,6 +19,9 @@ _POINT = ("phase", "batch_size", "prompt_tokens", "new_tokens", "workload")
 def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
     """Rows of schema LATENCY_SUMMARY from tables of schema LATENCY, one per variant, engine and measured point."""
     rows = []
+    number_types = {
+        (timing.served, timing.timing): metadata_of(table.schema).get("engine", {}).get("dtype") for timing, table in timings
+    }
     medians: dict[tuple[Served, str, tuple[Any, ...]], float] = {}
     for timing, table in timings:
         points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -30,7 +34,8 @@ def build(timings: Sequence[tuple[Timing, pa.Table]]) -> list[dict[str, Any]]:
     for timing, point, row in rows:
         baseline = medians.get((timing.baseline, timing.timing, point))
         emulated = timing.form == FAKE  # what a simulation costs is no speed of the recipe
-        row["speedup"] = None if baseline is None or emulated else baseline / row["seconds_median"]
+        alike = number_types.get((timing.baseline, timing.timing)) == number_types[timing.served, timing.timing]
+        row["speedup"] = baseline / row["seconds_median"] if alike and not emulated and baseline is not None else None
         phase, batch, prompt, _, workload = point
         first = medians.get((timing.served, timing.timing, ("prefill", batch, prompt, 0, workload)))
         row |= _request(row, first) if phase == "decode" else dict.fromkeys(_REQUEST)
@@ -110,7 +115,8 @@ def printed(rows: Sequence[dict[str, Any]]) -> TextTable:
         body.append(names + numbers)
     note = (
         "Speed-up: over the baseline on the same engine. A fake form is an emulation: its time is the cost of simulating a "
-        "recipe and says nothing of integer kernels, so that it has no speed-up. Of roofline: the least time for the model's "
+        "recipe and says nothing of integer kernels, so that it has no speed-up; nor has a form that its engine runs in another "
+        "number type than the baseline. Of roofline: the least time for the model's "
         "operations (compute; in the compute dtype, or of int8 where transformers-int multiplies integers), or for reading "
         "weights and cache once (memory), at rates measured on the device, over the median."
     )

@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, args: argparse.Namespace) -> None:
     """Verify the inputs, quantize the chunk's blocks in order, write integers and diagnostics."""
     device, recipe, layers = select(args.platform), settings.recipe, range(*settings.layers)
-    if args.tokens is not None and (settings.chunk > 0 or recipe.reads_statistics()):
+    runs_states = settings.layer_errors or recipe.learns_from_states()
+    if args.tokens is not None and (recipe.reads_statistics() or (settings.chunk > 0 and runs_states)):
         raise ConfigError("--tokens is enough for chunk 0 of recipes that read no statistics only; give --calibration")
     model, manifest = args.model.parent, Manifest.read(args.model)
     manifest.verify(model, ["config.json"])
@@ -71,7 +72,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
             f"--settings: layers {list(settings.layers)}: {model} has blocks 0 to {count - 1}; give [first, last + 1]"
         )
     names = [name for layer in layers for name in blocks.weights.names_under(block_prefix(layer))]
-    if args.tokens is not None:
+    if args.tokens is not None and runs_states:
         names.append(EMBEDDING)
     files = blocks.weights.files(names)
     manifest.verify(model, files)
@@ -80,6 +81,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     inputs["model"] = {name: manifest.files[name].sha256 for name in ["config.json", *files]}
 
     dump = {"recipe": recipe.dump(), "chunk": settings.chunk, "layers": list(settings.layers)}
+    dump |= {} if settings.layer_errors else {"layer_errors": False}
     origin = provenance("quantize", dump, args.code or "", device=device.name, bfloat16=device.multiplies_bfloat16, inputs=inputs)
     origin |= rotated_from(manifest.origin)
     collected = Manifest.read(args.calibration).origin if args.calibration is not None else None
@@ -121,7 +123,8 @@ def _states(
     if args.tokens is not None:
         tokens_are_of(args.tokens, model)
         tokens = read_tokens(args.tokens, blocks.config.vocab_size, enough)
-        return blocks.embed(tokens), {}, {"tokens": HashCache().sha256(args.tokens)}
+        hidden = blocks.embed(tokens) if len(tokens) else torch.empty(0, tokens.shape[1], 0)
+        return hidden, {}, {"tokens": HashCache().sha256(args.tokens)}
     manifest, folder, activations = Manifest.read(args.calibration), args.calibration.parent, chunk_file(settings.chunk)
     asked = {"model": {name: entry.sha256 for name, entry in model.files.items()}}
     refuse_others(args.calibration, manifest.origin, asked, "run collect again with this model")

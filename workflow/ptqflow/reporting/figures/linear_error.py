@@ -23,6 +23,7 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     rows = [r for r in found if r["module"] != BLOCK]
     if not rows:
         return theme.nothing(_TITLE, ["No recipe quantizes the weights of a linear."])
+    quantized = len(rows)
     rows = [r for r in rows if r["output_error"] is not None]
     if not rows:
         return theme.nothing(_TITLE, ["No errors of outputs were measured (layer_errors: false)."])
@@ -43,6 +44,8 @@ def chart(tables: Mapping[str, pa.Table]) -> alt.TopLevelMixin:
     ]
     if len(table) < len(rows):
         subtitle.append(f"Left out: {len(rows) - len(table)} errors that are not finite.")
+    if len(rows) < quantized:
+        subtitle.append(f"Not measured (layer_errors: false): {quantized - len(rows)} linears.")
     return theme.grid(panels, _TITLE, subtitle)
 
 
