@@ -227,7 +227,7 @@ def _cache_bytes(config: Mapping[str, Any]) -> int:
 def load(folder: Path, device: Device, tensor_parallel: int = 1) -> VllmEngine:
     """Load the checkpoint in `folder`; the files alone decide what is loaded, never the hub.
 
-    In the platform's compute dtype, but in bfloat16 where vLLM has no other kernel (4-bit weights alone on a CPU).
+    In the platform's compute dtype, but on a CPU in bfloat16 where vLLM has no kernel for float32.
 
     `tensor_parallel`: ranks that share its tensors, each a process with a device (on a CPU: its own threads).
 

@@ -252,11 +252,11 @@ def _errors(
         total = _squared_norm(weight, inputs)
         lost = rounded.lost if rounded.lost is not None else _squared_norm(difference, inputs)
         of_outputs = {"output_error": ratio(lost, total), "output_mse": lost / (tokens * weight.shape[0]), "tokens": tokens}
-    inside = [(rounded.integers - end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
+    ends = [(rounded.integers == end).count_nonzero().item() for end in integer_range(args.num_bits, args.symmetric)]
     return {
         "weight_error": ratio(_squares(difference), _squares(weight)),
         **of_outputs,
-        "clip_fraction": 2 - sum(inside) / weight.numel(),
+        "clip_fraction": sum(ends) / weight.numel(),
         "damping": rounded.damping,
         "condition_number": rounded.condition_number,
     }
@@ -283,7 +283,7 @@ def _squared_norm(weight: Tensor, inputs: LowerHalf | Rows) -> float:
 
 def _squares(matrix: Tensor) -> float:
     """Sum of squares of a matrix, without a second one."""
-    return sum(rows.square().sum().item() for rows in matrix.split(_ROWS))
+    return sum(torch.linalg.vector_norm(rows).double().square().item() for rows in matrix.split(_ROWS))
 
 
 def ratio(part: float, whole: float) -> float:
