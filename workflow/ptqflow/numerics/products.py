@@ -71,7 +71,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 def _by_parts(operand: Tensor) -> bool:
     """Whether products may go to oneDNN, which compiles and keeps one per shape."""
-    return operand.device.type == "cpu" and operand.dtype == torch.float32
+    return operand.device.type == "cpu" and operand.dtype == torch.float32 and not rounds_operands()
 
 
 def _parts(rows: int) -> Iterator[slice]:
