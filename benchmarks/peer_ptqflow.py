@@ -1,6 +1,6 @@
 """One quantization by ptqflow's own stages; usage and output as peer_llmcompressor.py. METHOD is a recipe as JSON.
 
-With PTQFLOW_BENCH_LAYER_ERRORS=false plain rounding does not measure what linears and blocks lose (`layer_errors` of a study).
+With PTQFLOW_BENCH_LAYER_ERRORS=false it is not measured what linears and blocks lose (`layer_errors` of a study).
 
 As in the workflow, collect (where the recipe reads its statistics) and quantize are processes of their own; this script starts
 itself once for each. Timed: stages whole, from the files they read and verify to the files they write, which lie in

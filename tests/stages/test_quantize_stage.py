@@ -158,7 +158,11 @@ def test_one_chunk_equals_the_sequential_pipeline_bit_for_bit(recipe, model, cal
 SMOOTH_RTN = resolve({"preset": "smoothquant-w8a8kv8", "rounding": {"name": "rtn"}})
 
 
-@pytest.mark.parametrize("recipe", [SMOOTH_RTN, RTN, resolve({"preset": "rtn-w8a8-static-ascend"}), GPTQ4])
+FLAT = resolve({"preset": "flatquant-w4a4kv4", "transform": {"name": "flatquant", "epochs": 1}})
+STATIC = resolve({"preset": "rtn-w8a8-static-ascend"})
+
+
+@pytest.mark.parametrize("recipe", [SMOOTH_RTN, RTN, STATIC, GPTQ4, GPTAQ, SMOOTH, AWQ, FLAT])
 def test_integers_are_the_same_where_errors_are_not_measured(recipe, model, calibration, work, request):
     tables = []
     for measured in (True, False):
@@ -170,7 +174,7 @@ def test_integers_are_the_same_where_errors_are_not_measured(recipe, model, cali
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert [(row["module"], row["weight_error"]) for row in quick] == [(row["module"], row["weight_error"]) for row in plain]
     assert all(row["output_error"] is not None for row in plain)
-    assert all((row["output_error"] is None) == (recipe is not GPTQ4) for row in quick)  # which reads the states
+    assert all(row["output_error"] is None and row["sampled_error"] is None for row in quick)
 
 
 def test_where_errors_are_not_measured_tokens_are_enough_for_every_chunk(model, calibration, work):
@@ -186,12 +190,6 @@ def test_where_errors_are_not_measured_tokens_are_enough_for_every_chunk(model, 
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read_metadata(folder / "diagnostics.parquet")["settings"]["layer_errors"] is False
-
-
-def test_a_recipe_that_learns_from_states_is_not_quantized_without_any(model):
-    blocks = Blocks(model, torch.device("cpu"), torch.float32)
-    with pytest.raises(ValueError, match="there are none"):
-        quantize_layer(blocks, 0, torch.empty(0, 1, 128), {}, GPTQ4, select("cpu"))
 
 
 @pytest.mark.parametrize("scheme", ["weights", "everything"])

@@ -3,7 +3,6 @@
 import copy
 import json
 
-import pytest
 from ptqflow import configfile
 from ptqflow.checked import load
 from ptqflow.expected import expected
@@ -17,13 +16,17 @@ def jobs(**changed):
     return Jobs(load(config | {"run": "all", "forms": ["fake"]}))
 
 
-@pytest.mark.parametrize(("recipe", "same"), [("rtn", False), ("gptq", True)])
-def test_only_jobs_that_would_measure_nothing_else_are_told(recipe, same):
+def test_jobs_are_told_where_nothing_is_to_be_measured_but_for_a_rescue():
+    flat = {"preset": "flatquant-w4a4kv4", "rescue": {}}
     plain, quick = jobs(), jobs(layer_errors=False)
-    assert (quick.quantize("demo", recipe, 0) == plain.quantize("demo", recipe, 0)) == same
-    assert json.loads(quick.quantize("demo", recipe, 0)).get("layer_errors", True) == same
-    assert quick.export(recipe, "fake") == plain.export(recipe, "fake")
-    assert plain.quantize("demo", recipe, 0) == jobs(layer_errors=True).quantize("demo", recipe, 0)
+    for recipe in plain.study.chosen:
+        assert json.loads(quick.quantize("demo", recipe, 0)) == json.loads(plain.quantize("demo", recipe, 0)) | {
+            "layer_errors": False
+        }
+        assert quick.export(recipe, "fake") == plain.export(recipe, "fake")
+        assert plain.quantize("demo", recipe, 0) == jobs(layer_errors=True).quantize("demo", recipe, 0)
+    quick, plain = (jobs(layer_errors=on, recipes={"flat": flat}) for on in (False, True))
+    assert quick.quantize("demo", "flat", 0) == plain.quantize("demo", "flat", 0)
 
 
 def test_nothing_is_collected_for_a_recipe_that_runs_no_states():

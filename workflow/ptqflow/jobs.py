@@ -117,7 +117,7 @@ class Jobs:
         """Settings of `quantize`: a chunk sees only the overrides of its own layers."""
         layers = self.layers(model, chunk)
         settings: dict[str, Any] = {"chunk": chunk, "layers": [layers.start, layers.stop]}
-        if not self.study.runs_states(recipe):
+        if not self.study.measures_errors(recipe):
             settings["layer_errors"] = False
         return canonical_json(settings | {"recipe": self._recipe(recipe, layers)})
 

@@ -121,7 +121,7 @@ class Asked:
         layers = chunk_layers(layers_of(self.study, self.model), self.study.models[self.model].chunks)[who["chunk"]]
         recipe = self.study.recipes[self.recipe].model_copy(update={"calibration": None}).for_layers(layers).dump()
         settings = dict(metadata["settings"])
-        if not settings.pop("layer_errors", True) and self.study.runs_states(self.recipe):
+        if not settings.pop("layer_errors", True) and self.study.measures_errors(self.recipe):
             return "made without errors of layers"
         if settings != {"recipe": recipe, "chunk": who["chunk"], "layers": [layers.start, layers.stop]}:
             return "made by another recipe or in other chunks"

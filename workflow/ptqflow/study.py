@@ -108,9 +108,13 @@ class Study(Model):
                 "transformers, or leave form fake out"
             )
 
+    def measures_errors(self, recipe: str) -> bool:
+        """Whether `quantize` measures what linears and blocks lose: also where a rescue asks."""
+        return self.layer_errors or self.recipes[recipe].rescue is not None
+
     def runs_states(self, recipe: str) -> bool:
         """Whether calibration states run through a recipe's blocks: to learn from, or to measure what is lost."""
-        return self.layer_errors or self.recipes[recipe].learns_from_states()
+        return self.measures_errors(recipe) or self.recipes[recipe].learns_from_states()
 
     @property
     def chosen(self) -> list[str]:

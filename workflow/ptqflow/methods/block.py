@@ -36,10 +36,9 @@ class BlockInputs:
     """What the calibration set says about a block, as far as the recipe asks.
 
     By site: grams, XᵀX [in, in] float32; mean_abs, mean|x| [in] of the same; absmax, max|x| [in] of the float model; samples, X
-    [tokens, in] float32 itself, instead of grams; held_out, of the sequences by which a clip is chosen. tokens: rows of X (with
-    none, errors of outputs are not measured);
+    [tokens, in] float32 itself, instead of grams; held_out, of the sequences by which a clip is chosen. tokens: rows of X;
     head_dim: channels of an attention head; queries_per_key: query heads that share a value head. weight_clips: learned ratios
-    [out, 2] of each row's range, by linear, which are applied before rounding.
+    [out, 2] of each row's range, by linear, which are applied before rounding. measured: whether errors of outputs are wanted.
     """
 
     grams: Mapping[str, Tensor]
@@ -51,6 +50,7 @@ class BlockInputs:
     samples: Mapping[str, Tensor] = field(default_factory=dict)
     held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     weight_clips: Mapping[str, Tensor] = field(default_factory=dict)
+    measured: bool = True
 
 
 class BlockRounder:
@@ -168,7 +168,7 @@ class BlockRounder:
         shared = time.perf_counter() - start + self._seconds.get(site.name, 0.0)
         elements = sum(weight.numel() for weight in weights)
         dtype = self._device.parameter_dtype(self._tensors.values())
-        seen = _seen(site, gram, sample, dtype) if self._inputs.tokens else None
+        seen = _seen(site, gram, sample, dtype) if self._inputs.measured else None
         for linear, weight, aim, target, rounded, choice in zip(quantized, weights, aims, targets, results, choices, strict=True):
             start = time.perf_counter()
             self._keep(linear, rounded, aim - weight if aim is not weight else None)

@@ -50,6 +50,7 @@ def quantize_layer(
     device: Device,
     last: bool = False,
     exact: Tensor | None = None,
+    measure: bool = True,
 ) -> tuple[dict[str, Tensor], Rows, Rows]:
     """Quantize one block given the states that enter it; `hidden` becomes what enters the next one, in place (unless `last`).
 
@@ -57,12 +58,12 @@ def quantize_layer(
     recipes whose rounding is `asymmetric`; they go on likewise. `absmax`: max|x| [channels] of the float model by site, for
     recipes that read statistics. Returns qparams by name, rows of diagnostics, and rows of losses (of learned transforms). The
     last row of diagnostics is the block's: its error on a sample of the states that entered it, quantized activations and cache
-    included. Without a state in `hidden`, which suits recipes that learn nothing from states, no error is measured.
+    included. Unless `measure`, no errors of outputs are measured; recipes that learn nothing from states then need none.
     """
     start = time.perf_counter()
     device.reset_peak()
-    if not len(hidden):
-        return _unmeasured(blocks, layer, absmax, recipe, device, start)
+    if not (measure or recipe.learns_from_states()):
+        return _without_states(blocks, layer, absmax, recipe, device, start)
     chosen: dict[str, str] = {}
     if candidates := recipe.clip.candidates():
         tried = _errors_of_clips(blocks, layer, hidden, absmax, recipe, device, exact)
@@ -72,10 +73,11 @@ def quantize_layer(
     # A learned transform is compared with its targets to the last digits; others see the model as it will run.
     choosing = len(hidden) - recipe.clip.held_out_of(len(hidden))
     run = Running(blocks, layer, recipe, device, tensors, [] if learn else list(tensors.values()), hidden.shape[1], choosing)
-    entering = hidden[: math.ceil(MEASURED_TOKENS / run.tokens)].clone()  # the first sequences
+    entering = hidden[: math.ceil(MEASURED_TOKENS / run.tokens) if measure else 0].clone()  # the first sequences
     # A learned transform needs all targets; others where the error is measured, unless they are what the next block sees.
     outputs = torch.empty_like(hidden) if learn else torch.empty_like(entering) if propagate or last else hidden
-    inputs, ranges = _look(run, hidden, entering, outputs, absmax)
+    inputs, ranges = _look(run, hidden, outputs, absmax)
+    inputs = replace(inputs, measured=measure)
     fixed: dict[str, Tensor] = {}
     losses: Rows = []
     fallback = warning = None
@@ -94,9 +96,11 @@ def quantize_layer(
         output, sampled = _by_site(run, rounder, fixed, hidden, entering, everything, exact)
     else:
         output, sampled = _at_once(run, rounder, fixed, hidden, entering, everything)
-    for row in rounder.rows:
-        row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
-    whole = _error(layer, entering, output, outputs[: len(entering)])
+    whole: dict[str, float] = {}
+    if measure:
+        for row in rounder.rows:
+            row["sampled_error"] = sampled_error(rounder.weight(row["module"]), *sampled[row["module"]])
+        whole = _error(layer, entering, output, outputs[: len(entering)])
     if learn and not (propagate or last):
         _pass_on(run, hidden, outputs)
     cost = {"seconds": time.perf_counter() - start, "peak_bytes": device.peak_bytes()}
@@ -105,16 +109,14 @@ def quantize_layer(
     return fixed | rounder.qparams, rows, losses
 
 
-def _unmeasured(
+def _without_states(
     blocks: Blocks, layer: int, absmax: Mapping[str, Tensor], recipe: Recipe, device: Device, start: float
 ) -> tuple[dict[str, Tensor], Rows, Rows]:
-    """As `quantize_layer`, which began at `start`, of a block that no state enters. Raises ValueError where they are needed."""
-    if recipe.learns_from_states():
-        raise ValueError("this recipe learns from the states that enter a block, and there are none")
+    """As `quantize_layer`, which began at `start`, by a recipe that learns nothing from states."""
     tensors, config = blocks.tensors(layer), blocks.config.to_dict()
     blocks.empty(layer, tensors)  # which they must fit
     run = Running(blocks, layer, recipe, device, tensors, list(tensors.values()), tokens=0, choosing=0)
-    inputs = BlockInputs({}, 0, {}, absmax, head_dim(config), queries_per_key(config))
+    inputs = BlockInputs({}, 0, {}, absmax, head_dim(config), queries_per_key(config), measured=False)
     rounder = BlockRounder(run.architecture, layer, tensors, inputs, recipe, device)
     fixed = _static(run, absmax, rounder.qparams, None)
     rounder.round_all()
@@ -148,15 +150,14 @@ def _errors_of_clips(
     for name, clip in recipe.clip.candidates().items():
         tried = recipe.model_copy(update={"clip": clip})
         beside = exact[:first].clone() if exact is not None else None
-        qparams, _, _ = quantize_layer(blocks, layer, hidden[:first].clone(), absmax, tried, device, last=True, exact=beside)
+        seen = hidden[:first].clone()
+        qparams, _, _ = quantize_layer(blocks, layer, seen, absmax, tried, device, last=True, exact=beside, measure=False)
         error = replace(run, recipe=tried).lost(qparams, states, targets) / update if update else 0.0
         errors[name] = error if math.isfinite(error) else math.inf
     return errors
 
 
-def _look(
-    run: Running, hidden: Tensor, entering: Tensor, outputs: Tensor, absmax: Mapping[str, Tensor]
-) -> tuple[BlockInputs, CacheRanges | None]:
+def _look(run: Running, hidden: Tensor, outputs: Tensor, absmax: Mapping[str, Tensor]) -> tuple[BlockInputs, CacheRanges | None]:
     """Run the float block; `outputs` becomes what it makes of as many of the first sequences.
 
     Returns what the recipe wants to know of all inputs of the block, and the ranges of a static cache, if there is one.
@@ -288,6 +289,8 @@ def _at_once(
 ) -> tuple[Tensor, Samples]:
     """Round all linears by what is known of the float block's inputs, then run the quantized block; as `_by_site`."""
     rounder.round_all()
+    if not (len(entering) or everything):
+        return entering, {}
     block = run.quantized_block({**fixed, **rounder.qparams})
     output = torch.empty_like(entering)
     with sample_linears(block, _SAMPLED_TOKENS) as sampled:

@@ -34,7 +34,7 @@ from ptqflow.selftest.reliance import check_device
 class Settings(Model):
     """The recipe as this chunk sees it, the chunk's index, and its blocks [first, beyond the last].
 
-    layer_errors: whether states are run just to measure what is lost, by recipes that learn nothing from them.
+    layer_errors: whether it is measured what linears and blocks lose.
     """
 
     recipe: Recipe
@@ -97,7 +97,8 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
         exact = hidden.clone() if recipe.rounding.asymmetric else None
         for layer in layers:
             last, peaks = layer == layers[-1], absmax.get(layer, {})
-            qparams, found_rows, found_losses = quantize_layer(blocks, layer, hidden, peaks, recipe, device, last, exact)
+            found = quantize_layer(blocks, layer, hidden, peaks, recipe, device, last, exact, settings.layer_errors)
+            qparams, found_rows, found_losses = found
             take(qparams)
             rows += found_rows
             losses += found_losses
