@@ -68,3 +68,39 @@ def test_what_names_none_is_not(code):
 
 def test_the_room_of_devices_has_them():
     assert "devices/device.py" in rooms()
+
+
+# ---- kernels of our own
+
+
+def pointers(function: ast.FunctionDef, operation: str) -> set[str]:
+    """Arguments of a kernel that `tl.<operation>` is given addresses in: what stands leftmost there."""
+    made = {
+        target.id: node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    arguments, found = {argument.arg for argument in function.args.args}, set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"tl.{operation}":
+            address: ast.expr = node.args[0]
+            while not (isinstance(address, ast.Name) and address.id in arguments):
+                address = made[address.id] if isinstance(address, ast.Name) else address.left  # type: ignore[attr-defined]
+            found.add(address.id)
+    return found
+
+
+def kernels() -> list[ast.FunctionDef]:
+    """All that Triton compiles and that stores something."""
+    trees = [ast.parse(path.read_text()) for path in sorted((PACKAGE / "devices").glob("triton_*.py"))]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef) and node.decorator_list]
+    return [function for function in functions if pointers(function, "store")]
+
+
+@pytest.mark.parametrize("kernel", kernels(), ids=lambda kernel: kernel.name)
+def test_no_kernel_writes_what_it_reads(kernel):
+    """Threads that hold the same numbers do not wait for each other: on a GPU one would read what another has written."""
+    assert pointers(kernel, "load")
+    assert not pointers(kernel, "load") & pointers(kernel, "store")

@@ -174,6 +174,25 @@ def test_columns_are_rounded_as_step_by_step(block_size, asked, monkeypatch):
         assert one.lost == pytest.approx(steps.lost, rel=0.01)
 
 
+def test_a_block_of_columns_is_read_from_copies(monkeypatch):
+    """As no kernel may write what it reads (tests/devices/test_rooms.py)."""
+    launched = []
+
+    class Recorder:
+        names = triton_gptq._visit.arg_names
+
+        def __getitem__(self, grid):
+            return lambda *given, **_: launched.append(dict(zip(self.names, given, strict=False)))
+
+    monkeypatch.setattr(triton_gptq, "_visit", Recorder())
+    block, steps, columns = numbers(8, 40), numbers(8, 40), numbers(8, 40)
+    triton_gptq.visit(block, steps, columns, numbers(8, 8), gptq.Grids(*numbers(3, 1, 40)), torch.zeros(8, dtype=torch.int64))
+    places = {name: given.untyped_storage().data_ptr() for name, given in launched[0].items() if isinstance(given, torch.Tensor)}
+    written = {places[name] for name in ("current", "steps", "made")}
+    assert written == {part.untyped_storage().data_ptr() for part in (block, steps, columns)}
+    assert not written & {place for name, place in places.items() if name not in ("current", "steps", "made")}
+
+
 def test_blocks_that_a_program_cannot_hold_go_step_by_step(asked, capsys):
     assert gptq._visiting(CPU, 300) is gptq.visit
     assert "a program holds 256 columns, not 300" in capsys.readouterr().err

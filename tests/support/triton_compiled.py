@@ -15,7 +15,8 @@ from triton.compiler import ASTSource
 FLOATS, OUTPUTS = dict.fromkeys(("x", "left", "right"), "*bf16"), {"q": "*i8", "s": "*fp32", "z": "*fp32", "clip": "fp32"}
 SUMS = {"total": "*i32", "sums": "*i32", "bias": "*bf16", "y": "*bf16"} | dict.fromkeys(("zero", "by_row", "by_column"), "*fp32")
 WORDS = {"packed": "*i32", "pairs": "*bf16", "w": "*bf16"}
-LOOP = dict.fromkeys(("block", "steps", "columns", "lower", "scales", "lowest", "highest"), "*fp32") | {"groups": "*i64"}
+NUMBERS = ("block", "columns", "current", "steps", "made", "lower", "scales", "lowest", "highest")
+LOOP = dict.fromkeys(NUMBERS, "*fp32") | {"groups": "*i64"}
 TYPES = FLOATS | OUTPUTS | SUMS | LOOP | WORDS | dict.fromkeys(("n", "zero_stride", "row_stride", "out", "stride"), "i32")
 SIDES = [(56, 64), (112, 128), (128, 148)]  # of 3584, 14336 and 18944 channels
 

@@ -3,6 +3,9 @@ column, which take longer than what they compute.
 
 Rows of a weight do not touch each other: each program takes some of them through all columns of the block, which it holds on the
 chip. The arithmetic is that of the steps, IEEE quotients and rounding half to even, but for the order in which errors are summed.
+
+Nothing that is read is written: the threads of a program that hold the same numbers do not wait for each other, so one would read
+what another had already put there.
 """
 
 import triton
@@ -19,8 +22,10 @@ _WARPS = 4
 @triton.jit
 def _visit(
     block: tl.tensor,
-    steps: tl.tensor,
     columns: tl.tensor,
+    current: tl.tensor,
+    steps: tl.tensor,
+    made: tl.tensor,
     lower: tl.tensor,
     scales: tl.tensor,
     lowest: tl.tensor,
@@ -32,7 +37,7 @@ def _visit(
     COLUMNS: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> None:
-    """As `visit`; `stride`: numbers between rows of `lower`."""
+    """As `visit`, but that `block` and `columns` stay: `current` becomes c, `made` w - q. `stride`: of rows of `lower`."""
     row, at = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     inside = row < out
     errors = tl.zeros((COLUMNS, ROWS), tl.float32)  # w - q of columns that are rounded, else 0
@@ -47,9 +52,9 @@ def _visit(
         step = whole - _WHOLE
         error = tl.load(columns + j * out + row, mask=inside, other=0.0) - step * scale
         errors = tl.where(at[:, None] == j, error[None, :], errors)
-        tl.store(block + j * out + row, c, mask=inside)
+        tl.store(current + j * out + row, c, mask=inside)
         tl.store(steps + j * out + row, step, mask=inside)
-        tl.store(columns + j * out + row, error, mask=inside)
+        tl.store(made + j * out + row, error, mask=inside)
 
 
 def visit(block: Tensor, steps: Tensor, columns: Tensor, lower: Tensor, grids: tuple[Tensor, ...], groups: Tensor) -> None:
@@ -60,5 +65,5 @@ def visit(block: Tensor, steps: Tensor, columns: Tensor, lower: Tensor, grids: t
     if count > _MOST_COLUMNS:
         raise ValueError(f"a program holds {_MOST_COLUMNS} columns, not {count}")
     shape = {"COUNT": count, "COLUMNS": triton.next_power_of_2(count), "ROWS": _ROWS}
-    given = (block, steps, columns, lower, *grids, groups, out, lower.stride(0))
+    given = (block.clone(), columns.clone(), block, steps, columns, lower, *grids, groups, out, lower.stride(0))
     _visit[triton.cdiv(out, _ROWS),](*given, **shape, num_warps=_WARPS, enable_fp_fusion=False)
