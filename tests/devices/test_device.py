@@ -1,12 +1,14 @@
 """What a device tells of itself."""
 
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
-from ptqflow.devices.device import Device, select
+from ptqflow.devices import device as device_module
+from ptqflow.devices.device import Device, _multiplies_exactly, select
 from ptqflow.numerics.products import bfloat16_matmul
 
 
@@ -21,6 +23,30 @@ def test_products_are_as_precise_as_asked_and_as_before_again(platform, kind, ro
             assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == rounded
             assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
         assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision) == (before, "bf16")
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("of_bfloat16", [True, False])
+def test_gram_matrices_of_bfloat16_numbers_are_multiplied_by_the_units_that_hold_them(of_bfloat16, exact, monkeypatch):
+    monkeypatch.setattr(device_module, "_multiplies_exactly", lambda _: exact)
+    gpu = Device("gpu", torch.device("cuda"), torch.bfloat16)
+    with gpu.true_float32(), gpu.gram_precision(of_bfloat16):
+        assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == (of_bfloat16 and exact)
+
+
+def test_units_that_do_not_hold_bfloat16_numbers_are_told(monkeypatch):
+    device = Device("gpu", torch.device("cpu"), torch.bfloat16)  # whose products are float32
+    assert _multiplies_exactly.__wrapped__(device)
+
+    @contextmanager
+    def coarse(*_):
+        with monkeypatch.context() as patch:
+            product = torch.Tensor.__matmul__
+            patch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a, b) * (1 + 2**-20))
+            yield
+
+    monkeypatch.setattr(Device, "matmul_precision", coarse)
+    assert not _multiplies_exactly.__wrapped__(device)
 
 
 @pytest.mark.parametrize(("free", "jobs", "moved"), [(8, "1", True), (7, "1", False), (16, "2", True), (15, "2", False)])

@@ -4,6 +4,7 @@ import resource
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
@@ -58,6 +59,11 @@ class Device:
         """What torch's profiler records: the host, and CUDA's kernels (an NPU's need a profiler of torch_npu's own)."""
         return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.torch_device.type == "cuda" else [])]
 
+    @property
+    def float64_device(self) -> torch.device:
+        """Where what wants float64 is computed: here, or on the CPU where this device has none."""
+        return self.torch_device if self.torch_device.type == "cuda" else torch.device("cpu")
+
     def free_bytes(self) -> int:
         """Bytes of the device's memory that nobody holds; on the CPU, of main memory."""
         return psutil.virtual_memory().available if self.module is None else int(self.module.mem_get_info()[0])
@@ -107,12 +113,17 @@ class Device:
             yield
 
     @contextmanager
-    def gram_precision(self, weights: Iterable[torch.Tensor]) -> Iterator[None]:
-        """Precision of XᵀX of a linear's inputs X: float32; of X as `forward_precision` makes that linear see it.
+    def gram_precision(self, of_bfloat16: bool) -> Iterator[None]:
+        """Precision of XᵀX of a linear's inputs X: float32. `of_bfloat16`: the linear sees bfloat16 numbers.
 
-        Products of bfloat16 numbers are exact in float32, and are summed in float32.
+        Products of these are exact in float32, and are summed in float32, by faster units: a CPU's for bfloat16, an accelerator's
+        for TF32 or HF32, which hold them, where it says that they do.
         """
-        matmul = bfloat16_matmul if self.bfloat16_products(weights) else float32_matmul
+        if self.module is not None:
+            with self.matmul_precision("high" if of_bfloat16 and _multiplies_exactly(self) else "highest"):
+                yield
+            return
+        matmul = bfloat16_matmul if of_bfloat16 else float32_matmul
         with torch.autocast("cpu", enabled=False), matmul():
             yield
 
@@ -150,6 +161,15 @@ class Device:
             finally:
                 torch.set_float32_matmul_precision("highest")
                 of_host.fp32_precision = before
+
+
+@cache
+def _multiplies_exactly(device: Device) -> bool:
+    """Whether a `high` product of bfloat16 numbers is exact, where float32 can hold it."""
+    x = torch.randint(-127, 128, (512, 512), generator=torch.Generator().manual_seed(0)).float()  # sums below 2^23
+    with device.matmul_precision("high"):
+        found = x.to(device.torch_device).T @ x.to(device.torch_device)
+    return torch.equal(found.cpu().double(), x.double().T @ x.double())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from ptqflow.devices import npu
 from ptqflow.devices.products import Kernel, around, faster
 
-TINYGEMM_ROWS = 256  # from which unpacking is faster than torch's packed kernel on a GPU; by times of an H200, docs/devices.md
+TINYGEMM_ROWS = 32  # from which unpacking is faster than torch's packed kernel on a GPU; by times of an H200, docs/devices.md
 _TINYGEMM_GROUPS = (256, 128, 64, 32)  # columns that share a scale in that kernel
 _AT_ONCE = 2**20  # numbers of a weight that are unpacked at once
 _TRIED = 1024, 4096  # a weight, to see which way is faster

@@ -256,10 +256,9 @@ def _by_site(
     of its linears. The published GPTQ runs all samples anew for each of the four sites, and once more for the outputs.
     """
     block = run.quantized_block({**fixed, **rounder.qparams})
-    positions = run.blocks.positions(run.tokens)
     finished = len(hidden if everything else entering)
     with sample_linears(block, _SAMPLED_TOKENS) as sampled:
-        walk = walk_sites(block, hidden, positions, run.precision, finished, run.blocks.buffer)
+        walk = walk_sites(block, hidden, run.positions, run.precision, finished, run.blocks.buffer)
         beside = _float_inputs(run, rounder, exact, everything) if exact is not None else repeat(None)
         for (site, inputs), of_float in zip(walk, beside, strict=exact is not None):
             if not rounder.quantized(site):
@@ -278,8 +277,8 @@ def _by_site(
 
 def _float_inputs(run: Running, rounder: BlockRounder, exact: Tensor, everything: bool) -> Iterator[Iterable[Tensor]]:
     """Each site's inputs in the float block over its scaling, as `walk_sites`; `exact` becomes its outputs if `everything`."""
-    block, positions = run.blocks.build(run.layer, run.tensors, run.dtype), run.blocks.positions(run.tokens)
-    for site, inputs in walk_sites(block, exact, positions, run.precision, len(exact) if everything else 0):
+    block = run.blocks.build(run.layer, run.tensors, run.dtype)
+    for site, inputs in walk_sites(block, exact, run.positions, run.precision, len(exact) if everything else 0):
         scale = rounder.scales.get(smoothing_key(run.layer, site.name))
         yield inputs if scale is None else (x / diagonal.columns(scale) for x in inputs)
 

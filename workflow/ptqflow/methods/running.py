@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +14,7 @@ from ptqflow.devices.device import Device
 from ptqflow.methods.rounding import HeldOut
 from ptqflow.modeling import causal, online
 from ptqflow.modeling.anatomy import ATTENTION, Architecture
-from ptqflow.modeling.blocks import Blocks, SeenEnough, batches, forward
+from ptqflow.modeling.blocks import Blocks, Positions, SeenEnough, batches, forward
 from ptqflow.modeling.fake_quant import quantize_block
 from ptqflow.modeling.qparams import deployed
 from ptqflow.numerics.gram import add_gram, mirror
@@ -50,10 +51,16 @@ class Running:
         """Of the block's forward arithmetic."""
         return self.device.forward_precision(self.stored)
 
-    def forward(self, block: nn.Module, states: Tensor, starts: Sequence[int] = (0,)) -> Tensor:
+    @cached_property
+    def positions(self) -> Positions:
+        """Those of a sequence from its beginning on."""
+        return self.blocks.positions(self.tokens)
+
+    def forward(self, block: nn.Module, states: Tensor, starts: Sequence[int] | None = None) -> Tensor:
         """What a block makes of `states` [batch, tokens, hidden], which may be elsewhere; `starts`: their first positions."""
+        positions = self.positions if starts is None else self.blocks.positions(self.tokens, starts)
         with self.precision():
-            output = forward(block, states.to(self.blocks.device), self.blocks.positions(self.tokens, starts))
+            output = forward(block, states.to(self.blocks.device), positions)
         return output.to(states.device)
 
     def quantized_block(self, qparams: Mapping[str, Tensor]) -> nn.Module:
@@ -73,7 +80,9 @@ class Running:
         rows = _counted(x, weights)
         if gram is None:
             gram = rows.new_zeros(rows.shape[1], rows.shape[1])
-        with self._gram_precision(weights):
+        # What is scaled by roots of weights is no longer what bfloat16 holds.
+        of_bfloat16 = weights is None and (x.dtype == torch.bfloat16 or self.device.bfloat16_products(self.stored))
+        with self.device.gram_precision(of_bfloat16):
             add_gram(gram, rows)
         return gram
 
@@ -94,10 +103,6 @@ class Running:
     def _weights(self, received: Tensor | None) -> Tensor | None:
         """By which tokens count where weights are rounded: the attention that they receive, or None."""
         return received if self.recipe.rounding.weighs_by_attention else None
-
-    def _gram_precision(self, weights: Tensor | None) -> AbstractContextManager[None]:
-        """Of products of inputs; what is scaled by roots of weights is no longer what bfloat16 holds."""
-        return self.device.gram_precision(self.stored if weights is None else [])
 
     def chooses(self, hidden: Tensor) -> bool:
         """Whether some of the sequences are those by which a clip is chosen."""
@@ -137,7 +142,7 @@ class Running:
             if of_float is not None:
                 rows = _counted(x, weights)
                 cross = torch.zeros_like(gram) if cross is None else cross
-                with self._gram_precision(weights):
+                with self.device.gram_precision(weights is None and self.device.bfloat16_products(self.stored)):
                     cross.addmm_(rows.T, _counted(of_float, weights) - rows)
         assert gram is not None
         return mirror(gram), cross, held_out.each(mirror) if held_out is not None else None
