@@ -85,10 +85,9 @@ class _Trainer:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
         tensors = blocks.tensors(layer)
         self.stored: Block = {name.removeprefix(block_prefix(layer)): tensor for name, tensor in tensors.items()}
-        self.exact: Block = {name: tensor.to(blocks.device, torch.float32) for name, tensor in self.stored.items()}
+        self.exact: Block = {name: tensor.to(blocks.device).float() for name, tensor in self.stored.items()}
         self.module = blocks.build(layer, tensors).float()
-        self.plain = blocks.build(layer, tensors).cpu().double()
-        self.transformed = blocks.build(layer, tensors).cpu().double()
+        self.plain, self.transformed = (blocks.empty(layer, tensors).eval() for _ in range(2))  # run on tensors that are given
         quantize_block(self.module, recipe, layer)
         online.declare(self.transformed, recipe, settings.sites, layer, quantize=False)
         self.positions = blocks.positions(self.hidden.shape[1])
@@ -180,17 +179,18 @@ class _Trainer:
 
     @torch.no_grad()
     def _identity_error(self, transforms: Transforms) -> float:
-        """Relative error of the block's update with transforms folded and applied, quantizers off, in float64 on the CPU.
+        """Relative error of the block's update with transforms folded and applied, quantizers off, in float64.
 
         A block that adds nothing to its states (another, put in without changing the model) has none where that stays so.
         """
-        exact = {name: tensor.cpu().double() for name, tensor in self.stored.items()}
-        transforms = transforms.to(torch.device("cpu"), torch.float64)
+        where = self.device.float64_device
+        exact = {name: tensor.to(where).double() for name, tensor in self.stored.items()}
+        transforms = transforms.to(where, torch.float64)
         state = flat_block.fold(exact, transforms, self.arithmetic.invert) | flat_block.online_tensors(
             transforms, self.arithmetic.invert
         )
-        x = self.hidden[:_IDENTITY_SEQUENCES, :_IDENTITY_TOKENS].cpu().double()
-        cosines, sines = (t[:, :_IDENTITY_TOKENS].cpu().double() for t in self.positions)
+        x = self.hidden[:_IDENTITY_SEQUENCES, :_IDENTITY_TOKENS].to(where, torch.float64)
+        cosines, sines = (t[:, :_IDENTITY_TOKENS].to(where, torch.float64) for t in self.positions)
         expected = _forward(self.plain, exact, x, (cosines, sines))
         found = _forward(self.transformed, _of(self.transformed, state), x, (cosines, sines))
         return ratio((found - expected).norm().item(), (expected - x).norm().item())
@@ -200,9 +200,10 @@ class _Trainer:
         self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
 
     def _result(self, final: Transforms, fallback: str | None, warning: str | None) -> FlatBlock:
-        exact = {name: tensor.cpu().to(self.arithmetic.wide) for name, tensor in self.stored.items()}
-        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final, self.arithmetic.invert)
-        tensors = {f"{prefix}{name}": tensor.float() for name, tensor in folded.items()}
+        where, wide = self.device.float64_device, self.arithmetic.wide
+        exact = {name: tensor.to(where).to(wide) for name, tensor in self.stored.items()}
+        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final.to(where, wide), self.arithmetic.invert)
+        tensors = {f"{prefix}{name}": tensor.float().cpu() for name, tensor in folded.items()}
         qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.arithmetic.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
         named = {name: t for name, t in qparams.items() if name in declared}
