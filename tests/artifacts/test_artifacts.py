@@ -466,6 +466,30 @@ def test_json_is_written_with_sorted_keys_and_a_final_newline(tmp_path):
     assert (tmp_path / "x").read_text(encoding="utf-8") == '{\n  "a": "é",\n  "b": 1\n}\n'
 
 
+# ---- hidden states
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    st.integers(0, 20),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_hidden_states_come_back_to_the_bit_and_as_many_as_are_enough(tmp_path, sequences, tokens, width, dtype, enough):
+    generator = torch.Generator().manual_seed(sequences + 10 * tokens)
+    states = torch.randn(sequences, tokens, width + 1, generator=generator).to(dtype)[:, :, :width]
+    states[0, 0, 0] = -0.0
+    write_activations(tmp_path / "states.parquet", states, {"layers": [0, 1]})
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    found = read_activations(tmp_path / "states.parquet")
+    assert found.dtype == dtype
+    assert torch.equal(found.view(bits), states.contiguous().view(bits))
+    assert torch.equal(read_activations(tmp_path / "states.parquet", enough), states[: -(-enough // tokens)])
+    assert read_metadata(tmp_path / "states.parquet")["layers"] == [0, 1]
+
+
 # ---- what the system refuses is no fault of the file
 
 

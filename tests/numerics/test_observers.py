@@ -74,7 +74,10 @@ def test_mse_search_never_increases_the_error():
     assert searched.sum() < 0.95 * full.sum()
 
 
-def test_channel_statistics_are_those_of_all_rows_at_once():
+@pytest.mark.parametrize(("summed", "at_once"), [(1 << 20, 1 << 20), (50, 50), (50, 200)])  # the last as on a device
+def test_channel_statistics_are_those_of_all_rows_at_once(summed, at_once, monkeypatch):
+    monkeypatch.setattr(observers, "_SUMMED", summed)
+    monkeypatch.setattr(observers, "at_once", lambda _: at_once)
     x = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0)) + 1000
     statistics = observers.ChannelStatistics()
     for part in x.split(37):

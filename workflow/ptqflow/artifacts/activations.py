@@ -1,11 +1,9 @@
-"""What collect leaves: hidden states, one [tokens, hidden] tensor per sequence, exact in any dtype (bfloat16 travels as uint16
-bits), and statistics of channels.
-"""
+"""What collect leaves: hidden states, the bytes of each token's, exact in any dtype; and statistics of channels."""
 
 import math
 import os
 from collections.abc import Mapping
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,10 @@ from ptqflow.artifacts.tables import check, metadata_entries, numbers, read_tabl
 from ptqflow.errors import ArtifactError
 from ptqflow.system import reading
 
-_STORAGE = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
-_ENCODING = {
-    "compression": "zstd",
-    "use_dictionary": False,
-    "write_statistics": False,
-    "column_encoding": {"sequence": "PLAIN", "hidden.list.element": "BYTE_STREAM_SPLIT"},
-}
+# Numbers as they are: compressed they take three quarters of the space, and twice the time (docs/performance.md).
+_ENCODING = {"compression": "none", "data_page_size": 1 << 24, "use_dictionary": False, "write_statistics": False}
 _BUFFER = 1 << 20  # bytes of the file at once
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _STORAGE}
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.bfloat16)}
 
 
 def chunk_file(chunk: int) -> str:
@@ -38,25 +31,23 @@ def chunk_file(chunk: int) -> str:
 
 
 def write_activations(path: str | os.PathLike[str], hidden: Tensor, metadata: Mapping[str, Any]) -> None:
-    """Write hidden states [sequences, tokens, hidden] (float32, float16 or bfloat16, on the CPU).
+    """Write hidden states [sequences, tokens, hidden] (float32, float16 or bfloat16), on any device.
 
-    Sequence by sequence, so that little memory is added; bytes of equal weight together, which compress best and fastest.
+    Sequence by sequence, so that little memory is added; as bytes, which Parquet copies: numbers it would widen and count.
     """
-    _, tokens, width = hidden.shape
-    schema = schemas.activations(tokens, width, _STORAGE[hidden.dtype], str(hidden.dtype).removeprefix("torch."))
-    bits = hidden.view(torch.uint16) if hidden.dtype == torch.bfloat16 else hidden
-    tensor = schema.field("hidden").type
+    tokens, state_bytes = hidden.shape[1], hidden.shape[2] * hidden.itemsize
+    schema = schemas.activations(tokens, state_bytes, str(hidden.dtype).removeprefix("torch."))
     described = schema.with_metadata(metadata_entries(schema, metadata))
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, described, **_ENCODING) as writer:
-        for sequence, states in enumerate(bits.split(1)):
-            elements = numbers(tensor.value_type, states.flatten().numpy())
-            column = pa.Array.from_buffers(tensor.storage_type, 1, [None], children=[elements])
-            row = [numbers(schemas.i32, np.array([sequence], np.int32)), pa.ExtensionArray.from_storage(tensor, column)]
-            writer.write_table(pa.Table.from_arrays(row, schema=schema))
+        for sequence, states in enumerate(hidden):
+            held = pa.py_buffer(states.cpu().contiguous().view(torch.uint8).numpy())
+            column = pa.FixedSizeBinaryArray.from_buffers(schema.field("hidden").type, tokens, [None, held])
+            of_sequence = numbers(schemas.i32, np.full(tokens, sequence, np.int32))
+            writer.write_table(pa.Table.from_arrays([of_sequence, column], schema=schema))
 
 
 def read_activations(path: str | os.PathLike[str], enough: int | None = None) -> Tensor:
-    """Read what `write_activations` wrote, in the dtype it had. Raises ArtifactError for anything else.
+    """Read what `write_activations` wrote, in the dtype it had, on the CPU. Raises ArtifactError for anything else.
 
     `enough`: a number of tokens; then only the first sequences, which hold as many, are read. Sequence by sequence, so that the
     memory is that of the result.
@@ -66,16 +57,16 @@ def read_activations(path: str | os.PathLike[str], enough: int | None = None) ->
     said = reading(path, "a file of hidden states", "delete it and run collect again")
     with said, pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
         field = file.schema_arrow.field("hidden")
-        (tokens, width), dtype = field.type.shape, _DTYPES[(field.metadata or {})[b"dtype"].decode()]
-        schema = schemas.activations(tokens, width, _STORAGE[dtype], str(dtype).removeprefix("torch."))
-        check(pa.Table.from_batches([], file.schema_arrow), schema, path)
-        bits = torch.uint16 if dtype == torch.bfloat16 else dtype
-        rows = file.metadata.num_rows if enough is None else min(file.metadata.num_rows, math.ceil(enough / tokens))
-        values = torch.empty(rows, tokens, width, dtype=bits)
-        for row, batch in enumerate(islice(file.iter_batches(batch_size=1, columns=["hidden"]), rows)):
-            values[row] = torch.from_dlpack(batch.column("hidden").storage.flatten()).view(tokens, width)
+        noted = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        tokens, dtype, state_bytes = int(noted["sequence_length"]), _DTYPES[noted["dtype"]], field.type.byte_width
+        check(pa.Table.from_batches([], file.schema_arrow), schemas.activations(tokens, state_bytes, noted["dtype"]), path)
+        count = file.metadata.num_row_groups if enough is None else min(file.metadata.num_row_groups, math.ceil(enough / tokens))
+        states = torch.empty(count, tokens, state_bytes, dtype=torch.uint8)
+        for sequence in range(count):
+            column = file.read_row_group(sequence, columns=["hidden"])["hidden"].combine_chunks()
+            states[sequence] = torch.frombuffer(column.buffers()[1], dtype=torch.uint8).view(tokens, state_bytes)
     pa.default_memory_pool().release_unused()
-    return values.view(dtype)
+    return states.view(dtype)
 
 
 def read_absmax(path: Path) -> dict[int, dict[str, Tensor]]:

@@ -38,14 +38,14 @@ STATISTICS = versioned(
 STATISTICS_FILE = "statistics.parquet"  # beside the manifest that collect writes
 
 
-def activations(sequence_length: int, hidden_size: int, storage: pa.DataType, dtype: str) -> pa.Schema:
-    """Hidden states entering a chunk: one [sequence_length, hidden_size] tensor per row.
+def activations(sequence_length: int, state_bytes: int, dtype: str) -> pa.Schema:
+    """Hidden states entering a chunk: one token per row, sequence after sequence.
 
-    `storage` is the Arrow type of an element (uint16 for bfloat16, which Arrow lacks); `dtype` names the torch dtype.
+    `state_bytes`: of a token's state, [hidden_size] of the torch dtype named `dtype`, little-endian (Arrow lacks bfloat16).
     """
-    tensor = pa.fixed_shape_tensor(storage, (sequence_length, hidden_size))
-    hidden = pa.field("hidden", tensor, nullable=False, metadata={"meaning": "hidden states", "dtype": dtype})
-    return versioned("activations", 1, [column("sequence", i32, "index of the calibration sequence"), hidden])
+    said = {"meaning": "hidden state, its bytes", "dtype": dtype, "sequence_length": str(sequence_length)}
+    hidden = pa.field("hidden", pa.binary(state_bytes), nullable=False, metadata=said)
+    return versioned("activations", 2, [column("sequence", i32, "index of the calibration sequence"), hidden])
 
 
 DIAGNOSTICS = versioned(

@@ -88,12 +88,14 @@ class ChannelStatistics:
     def update(self, x: Tensor) -> None:
         """Add rows x [rows, channels] of any float dtype: float32 sums within some hundred rows, float64 beyond, on the CPU."""
         absmax, sums = [], []
-        for piece in x.split(max(1, _SUMMED // x.shape[1])):
-            piece = piece.float()
-            magnitude = piece.abs()
-            absmax.append(magnitude.amax(0))
-            sums.append(torch.stack([magnitude.sum(0), piece.sum(0), magnitude.square_().sum(0)]))
-        self._add(torch.stack(absmax).amax(0).cpu(), torch.stack(sums).cpu().sum(0, dtype=torch.float64))
+        rows = max(1, _SUMMED // x.shape[1])
+        whole = len(x) - len(x) % rows
+        for piece in filter(len, (*x[:whole].split(rows * max(1, at_once(x) // _SUMMED)), x[whole:])):
+            groups = piece.float().unflatten(0, (-1, min(rows, len(piece))))
+            magnitude = groups.abs()
+            absmax.append(magnitude.amax((0, 1)))
+            sums.append(torch.stack([magnitude.sum(1), groups.sum(1), magnitude.square_().sum(1)]))
+        self._add(torch.stack(absmax).amax(0).cpu(), torch.cat(sums, 1).cpu().sum(1, dtype=torch.float64))
         self.rows += x.shape[0]
 
     def _add(self, absmax: Tensor, sums: Tensor) -> None:

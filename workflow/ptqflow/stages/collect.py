@@ -78,7 +78,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     for stale in folder.glob("chunk=*"):  # a glob over chunk=* must see this run's chunks only
         shutil.rmtree(stale)
     with progress(f"collect {args.output.parent}", layers, "blocks") as bar, torch.no_grad(), device.true_float32():
-        hidden = blocks.embed(tokens)
+        hidden = device.near(blocks.embed(tokens))
         for layer in range(layers):
             if layer in starts:
                 k = starts[layer]
@@ -115,7 +115,7 @@ def _walk(blocks: Blocks, layer: int, hidden: Tensor, device: Device, last: bool
     with watch_sites(block, watch), device.forward_precision(tensors.values()):
         for part in batches(*hidden.shape[:2]):
             with suppress(SeenEnough):
-                hidden[part] = forward(block, hidden[part].to(device.torch_device), positions).to(hidden.device)
+                hidden[part] = forward(block, hidden[part].to(device.torch_device), positions)
     return [_table(layer, site, statistics) for site, statistics in sites.items()]
 
 
