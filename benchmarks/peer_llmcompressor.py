@@ -42,6 +42,7 @@ def by_group(bits: int, symmetric: bool = False) -> dict[str, Any]:
 
 RECIPES = {
     "rtn-w4a16": lambda: [QuantizationModifier(**by_group(4, symmetric=True))],
+    "rtn-w3a16": lambda: [QuantizationModifier(**by_group(3, symmetric=True))],
     "gptq-w4a16-sym": lambda: [GPTQModifier(**by_group(4, symmetric=True))],
     "gptq-w4a16": lambda: [GPTQModifier(**by_group(4))],
     "gptq-w3a16": lambda: [GPTQModifier(**by_group(3))],

@@ -65,6 +65,7 @@ GPTQ = {"rounding": {"name": "gptq"}}
 # `awq-duo-w4a16` is ours with their settings.
 METHODS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "rtn-w4a16": ({"scheme": {"weights": W4_SYM}}, "none", ("llmcompressor",)),
+    "rtn-w3a16": ({"scheme": {"weights": W3 | {"symmetric": True}}}, "none", ("llmcompressor",)),
     "gptq-w4a16-sym": ({"scheme": {"weights": W4_SYM}, **GPTQ}, "none", ("llmcompressor", "gptqmodel")),
     "gptq-w4a16": ({"scheme": {"weights": W4}, **GPTQ}, "none", ("llmcompressor",)),
     "gptq-mse-w4a16": ({"preset": "gptq-w4a16"}, "none", ()),

@@ -19,6 +19,7 @@ from ptqflow.numerics.convention import Grid
 
 WEIGHT_RANGE_FLOOR = 1e-5
 _TINY = torch.finfo(torch.float32).tiny
+_TIED_BITS = 4  # up to 1/64 of a step, by which bfloat16 rounds quotients there; a quarter at 8 bits
 _LEAST_STORED = 2.0**-24  # the least number that float16 holds; bfloat16 holds its multiples up to 2^-17
 
 
@@ -83,9 +84,17 @@ def dynamic_scale_and_zero_point(low: Tensor, high: Tensor, num_bits: int, symme
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
-    """Integers clamp(round(x / scale) + zero_point), as float32. `scale` and `zero_point` broadcast against `x`."""
+    """Integers clamp(round(x / scale) + zero_point), as float32. `scale` and `zero_point` broadcast against `x`.
+
+    On the symmetric grid of compressed-tensors the ends of a range lie half-way between two integers, but for the rounding of the
+    scale. Up to `_TIED_BITS` the quotient is therefore rounded to bfloat16, as there on bfloat16 weights, which makes most of
+    them ties: -max goes to the lowest integer. Left to the scale, half of the lower ends would move inwards, as all upper ones
+    do, and what they lose adds up along the output: 2 to 3 % more error in trained models.
+    """
     lowest, highest = integer_range(grid.num_bits, grid.symmetric)
     ratio = x.float() / scale
+    if grid.convention == "compressed-tensors" and grid.symmetric and grid.num_bits <= _TIED_BITS:
+        return ratio.bfloat16().round_().clamp_(lowest, highest).float()
     if grid.convention == "compressed-tensors" and not grid.symmetric:
         middle = 2 ** (grid.num_bits - 1)
         return ratio.add_(zero_point - middle).round_().add_(middle).clamp_(lowest, highest)
