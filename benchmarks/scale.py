@@ -259,7 +259,7 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
         ("an NPU beside the measured GPU (H200)", f"{SLOWER} times slower", "1.6 TB/s nominal beside 4.0 copied; never measured"),
         (
             "GPTQ, AWQ, rounding of a block",
-            "seconds as measured, by weights x tokens; GPTQ's column loop as one kernel, which NPUs lack (0.7 s more of a 7B block)",
+            "seconds as measured, by weights x tokens; GPTQ with its kernel, which NPUs lack (0.7 s more of a 7B block)",
             "[devices](devices.md#measured-on-gpus)",
         ),
         (

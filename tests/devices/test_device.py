@@ -34,6 +34,12 @@ def test_gram_matrices_of_bfloat16_numbers_are_multiplied_by_the_units_that_hold
         assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == (of_bfloat16 and exact)
 
 
+@pytest.mark.parametrize(("kind", "found"), [("cpu", "cpu"), ("cuda", "cuda"), ("npu", "cpu")])
+def test_float64_is_computed_where_there_is_some(kind, found):
+    device = Device(kind, SimpleNamespace(type=kind) if kind == "npu" else torch.device(kind), torch.bfloat16)  # type: ignore[arg-type]
+    assert device.float64_device.type == found
+
+
 def test_units_that_do_not_hold_bfloat16_numbers_are_told(monkeypatch):
     device = Device("gpu", torch.device("cpu"), torch.bfloat16)  # whose products are float32
     assert _multiplies_exactly.__wrapped__(device)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from elsewhere import Elsewhere
 from elsewhere import elsewhere as elsewhere
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.transforms import awq, flatquant
@@ -41,6 +42,11 @@ def test_no_operation_takes_tensors_of_two_devices(name, held, model, elsewhere,
         qparams, rows, _ = quantize_layer(blocks, 0, hidden, peaks, recipe, elsewhere, exact=exact)
     assert rows
     assert {tensor.device.type for tensor in qparams.values()} == {"cpu"}
+
+
+def test_nor_where_the_device_has_float64(model, elsewhere, monkeypatch):
+    monkeypatch.setattr(Elsewhere, "float64_device", elsewhere.torch_device)
+    test_no_operation_takes_tensors_of_two_devices("flatquant", True, model, elsewhere, monkeypatch)
 
 
 def test_what_takes_tensors_of_both_is_seen(elsewhere):

@@ -1,11 +1,12 @@
 """Tokens of q, k and v weighted by the attention that they receive: transformers' own attention, and nearer blocks."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from ptqflow.devices.device import select
+from ptqflow.devices.device import Device, select
 from ptqflow.methods.layer import quantize_layer
 from ptqflow.methods.running import Running
 from ptqflow.modeling import causal
@@ -52,6 +53,28 @@ def test_attention_received_is_that_of_transformers(tmp_path, kind, more):
 
 def test_one_token_receives_all_of_its_own_attention():
     assert torch.equal(causal.received(torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), None, 1.0), torch.full((2, 1), 4.0))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weighted", "asymmetric", "asked"),
+    [
+        (torch.bfloat16, False, False, [True]),
+        (torch.float32, False, False, [False]),
+        (torch.bfloat16, True, False, [False]),
+        (torch.bfloat16, False, True, [True, False]),
+    ],
+)
+def test_inputs_that_bfloat16_holds_and_nothing_else_are_said_to_be_such(
+    dtype, weighted, asymmetric, asked, tmp_path, monkeypatch
+):
+    """Units for TF32 would round what a weight has scaled, and the difference from the float model's inputs."""
+    said = []
+    monkeypatch.setattr(Device, "gram_precision", lambda _, of_bfloat16: said.append(of_bfloat16) or nullcontext())
+    blocks = Blocks(tiny_model(tmp_path), torch.device("cpu"), torch.float32)
+    run = running(blocks, 0, {"preset": "gptq-w4a16", "rounding": {"token_weights": "attention"} if weighted else {}}, 6, 3)
+    x = torch.randn(3, 6, 8).to(dtype)
+    run.grams([x], [x + 1] if asymmetric else None, torch.ones(3, 6) if weighted else None)
+    assert said == asked
 
 
 @pytest.mark.parametrize("of", ["equal", "attention"])

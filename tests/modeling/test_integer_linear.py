@@ -3,7 +3,8 @@
 import pytest
 import torch
 from ptqflow.devices import weight_only
-from ptqflow.devices.weight_only import TINYGEMM_ROWS, Int4Weight, Int8Weight, TinygemmWeight
+from ptqflow.devices.products import Kernel
+from ptqflow.devices.weight_only import TINYGEMM_ROWS, TINYGEMM_ROWS_BY_STEPS, Int4Weight, Int8Weight, TinygemmWeight
 from ptqflow.modeling.input_scheme import InputQuantizer, InputScheme
 from ptqflow.modeling.integer_linear import IntegerLinear, WeightOnlyLinear
 from ptqflow.numerics.convention import Grid
@@ -142,12 +143,14 @@ def tinygemm_packed(q):
     return packed.to(torch.int32)
 
 
-@pytest.mark.parametrize("unpacks", [True, False])
-def test_on_a_gpu_many_rows_are_multiplied_by_the_unpacked_weight(unpacks, monkeypatch):
+@pytest.mark.parametrize(("unpacks", "limit"), [(True, TINYGEMM_ROWS), (True, TINYGEMM_ROWS_BY_STEPS), (False, TINYGEMM_ROWS)])
+def test_on_a_gpu_many_rows_are_multiplied_by_the_unpacked_weight(unpacks, limit, monkeypatch):
     """By the layout that torch's source tells; a device that packs otherwise is left to the packed kernel."""
     q, scale, zero, _ = packed_case(16, 256, 2)
     scale = scale.bfloat16().float()
     monkeypatch.setattr(weight_only, "_tinygemm_packed", lambda q: tinygemm_packed(q if unpacks else q.flip(1)))
+    if limit == TINYGEMM_ROWS:
+        monkeypatch.setattr(weight_only, "_unpacking", lambda *_: Kernel("unpacked by a kernel", weight_only._unpacked))
     weight_only._unpacks.cache_clear()
     try:
         held = TinygemmWeight(q, scale, zero, torch.bfloat16, CPU)
@@ -155,14 +158,14 @@ def test_on_a_gpu_many_rows_are_multiplied_by_the_unpacked_weight(unpacks, monke
         weight_only._unpacks.cache_clear()
     asked = []
     monkeypatch.setattr(torch.ops.aten, "_weight_int4pack_mm", lambda x, *_: asked.append(len(x)) or x[:, :16], raising=False)
-    for rows in (0, 1, TINYGEMM_ROWS - 1, TINYGEMM_ROWS, TINYGEMM_ROWS + 3):
+    for rows in (0, 1, limit - 1, limit, limit + 3):
         x = torch.randn(rows, 256).bfloat16()
         found = held.multiply(x)
-        if rows >= TINYGEMM_ROWS and unpacks:
+        if rows >= limit and unpacks:
             assert torch.equal(found, x @ held.weight().T)
-    few = [0, 1, TINYGEMM_ROWS - 1]
-    assert asked == (few if unpacks else [*few, TINYGEMM_ROWS, TINYGEMM_ROWS + 3])
-    assert ("unpacked" in held.kernel) == unpacks
+    few = [0, 1, limit - 1]
+    assert asked == (few if unpacks else [*few, limit, limit + 3])
+    assert (f"of {limit} rows and more, unpacked" in held.kernel) == unpacks
     if unpacks:  # as the packed kernel dequantizes: q - 8, times the scale, plus the offset rounded to bfloat16
         offset = ((8 - zero.double()) * scale.double()).float().bfloat16().double().repeat_interleave(128, 1)
         expected = (q.double() - 8) * scale.double().repeat_interleave(128, 1) + offset

@@ -116,7 +116,7 @@ def rotate(d: Dimensions) -> Demand:
 
 
 def collect(d: Dimensions, tokens: int, device: bool) -> Demand:
-    """One pass of `tokens` (samples x sequence length) through all blocks, one block at a time; states stay on the host."""
+    """One pass of `tokens` (samples x sequence length) through all blocks, one block at a time; states pass through the host."""
     held = 4 * tokens * d.hidden * 2 + d.block * (d.stored + d.computed) + d.embedding * d.stored
     held += 4 * min(tokens, TOKENS_AT_ONCE) * d.activations
     return _demand(d.block, held, 2.0 * d.layers * d.block * tokens, device)

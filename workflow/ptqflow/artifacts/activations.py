@@ -60,7 +60,10 @@ def read_activations(path: str | os.PathLike[str], enough: int | None = None) ->
         noted = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
         tokens, dtype, state_bytes = int(noted["sequence_length"]), _DTYPES[noted["dtype"]], field.type.byte_width
         check(pa.Table.from_batches([], file.schema_arrow), schemas.activations(tokens, state_bytes, noted["dtype"]), path)
-        count = file.metadata.num_row_groups if enough is None else min(file.metadata.num_row_groups, math.ceil(enough / tokens))
+        sequences = file.metadata.num_row_groups
+        if file.metadata.num_rows != sequences * tokens or state_bytes % dtype.itemsize:
+            raise ValueError(f"{file.metadata.num_rows} rows in {sequences} groups, {state_bytes} bytes each")
+        count = sequences if enough is None else min(sequences, math.ceil(enough / tokens))
         states = torch.empty(count, tokens, state_bytes, dtype=torch.uint8)
         for sequence in range(count):
             column = file.read_row_group(sequence, columns=["hidden"])["hidden"].combine_chunks()

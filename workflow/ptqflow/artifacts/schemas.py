@@ -39,7 +39,7 @@ STATISTICS_FILE = "statistics.parquet"  # beside the manifest that collect write
 
 
 def activations(sequence_length: int, state_bytes: int, dtype: str) -> pa.Schema:
-    """Hidden states entering a chunk: one token per row, sequence after sequence.
+    """Hidden states entering a chunk: one token per row, one sequence per row group.
 
     `state_bytes`: of a token's state, [hidden_size] of the torch dtype named `dtype`, little-endian (Arrow lacks bfloat16).
     """

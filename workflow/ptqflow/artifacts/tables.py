@@ -1,7 +1,8 @@
 """Parquet with a declared schema, checked when written and when read, and written atomically.
 
-Each column states its type, unit and nullability once, in `schemas.py`. Files are zstd-compressed, have a checksum for each page,
-and carry a `ptqflow` metadata entry: canonical JSON of the settings, hashes of inputs, versions and device that made them.
+Each column states its type, unit and nullability once, in `schemas.py`. Files are zstd-compressed, have a checksum for each page
+(those of hidden states neither), and carry a `ptqflow` metadata entry: canonical JSON of the settings, hashes of inputs, versions
+and device that made them.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Weights alone as integers, by device: how each holds and multiplies them. Inputs stay as they are.
 
 4 bits: where the device's packed kernel wins, it multiplies; everything else is unpacked for the product, a part at a time, and
-multiplied in floats. Which of both a product is follows from its shape alone, so the same question has the same answer.
+multiplied in floats. Which of both a product is follows from its shape and the kernels that the device has.
 """
 
 from functools import cache
@@ -13,7 +13,8 @@ from torch import Tensor
 from ptqflow.devices import npu
 from ptqflow.devices.products import Kernel, around, faster
 
-TINYGEMM_ROWS = 32  # from which unpacking is faster than torch's packed kernel on a GPU; by times of an H200, docs/devices.md
+# Rows from which unpacking is faster than torch's packed kernel on a GPU, by one kernel and by steps (an H200: docs/devices.md).
+TINYGEMM_ROWS, TINYGEMM_ROWS_BY_STEPS = 32, 256
 _TINYGEMM_GROUPS = (256, 128, 64, 32)  # columns that share a scale in that kernel
 _AT_ONCE = 2**20  # numbers of a weight that are unpacked at once
 _TRIED = 1024, 4096  # a weight, to see which way is faster
@@ -95,7 +96,7 @@ class Int4Weight:
 class TinygemmWeight:
     """A weight of 4-bit integers as torch's packed kernel for GPUs holds it; x Wᵀ with W = (q - 8) s + o, o = (8 - z) s.
 
-    From `TINYGEMM_ROWS` rows on W is unpacked, for this product alone, and multiplied by the dtype's own kernel: tinygemm is made
+    From `rows` rows on W is unpacked, for this product alone, and multiplied by the dtype's own kernel: tinygemm is made
     for few rows. W is the same by either: q - 8 is exact, the rest rounded once to the dtype of x.
     """
 
@@ -107,6 +108,7 @@ class TinygemmWeight:
         self.scales = torch.stack([t.T for t in repeated], -1).contiguous().to(device, dtype)  # [groups, out, (scale, offset)]
         self.packed = _tinygemm_packed(integers.to(device))
         self.unpacking = _unpacking(device, dtype, self.group) if _unpacks(device) else None
+        self.rows = TINYGEMM_ROWS_BY_STEPS if self.unpacking is _UNPACKED else TINYGEMM_ROWS
 
     @staticmethod
     def takes(out: int, columns: int, groups: int, dtype: torch.dtype) -> bool:
@@ -122,12 +124,12 @@ class TinygemmWeight:
     @property
     def kernel(self) -> str:
         """Its name, for the record."""
-        many = f"; of {TINYGEMM_ROWS} rows and more, {self.unpacking.name}" if self.unpacking else ""
+        many = f"; of {self.rows} rows and more, {self.unpacking.name}" if self.unpacking else ""
         return "torch._weight_int4pack_mm (tinygemm)" + many
 
     def multiply(self, x: Tensor) -> Tensor:
         """x [rows, in] Wᵀ, in the dtype of x and of the scales."""
-        if self.unpacking and len(x) >= TINYGEMM_ROWS:
+        if self.unpacking and len(x) >= self.rows:
             return x @ self.weight().T
         operators: Any = torch.ops.aten
         result: Tensor = operators._weight_int4pack_mm(x, self.packed, self.group, self.scales)

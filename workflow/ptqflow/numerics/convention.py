@@ -14,8 +14,8 @@ class Grid(NamedTuple):
     awq                 as flatquant          [min, max]; zero point clamped to it  the stored scale
 
     `flatquant` is also that of Quantized-Reasoning-Models, and the symmetric scale of `compressed-tensors` that of the GPTQ
-    reference. `compressed-tensors` rounds x / s + z, symmetric up to 4 bits a quotient of bfloat16, the others x / s. `awq`
-    (llm-awq) differs from `flatquant` for groups of one sign alone: they saturate.
+    reference. `compressed-tensors` rounds x / s + z, the others x / s; ties of its symmetric grid are its own, too
+    (`numerics.grid.quantize_tied`). `awq` (llm-awq) differs from `flatquant` for groups of one sign alone: they saturate.
     """
 
     num_bits: int
