@@ -54,7 +54,7 @@ def test_memory_of_larger_models_is_what_was_measured(larger, smollm2):
         (demands.generate(smollm2, {"window": 256, "limit": 8}, 8, False), 1500),
         (demands.rotate(random_284m()), 1376),
         (demands.quantize(random_284m(), 4, 16 * 256, 256, resolve({"preset": "gptq-w4a16"} | group), False), 938),
-        (demands.quantize(random_284m(), 4, 16 * 256, 256, resolve({"preset": "flatquant-w4a4kv4"}), False), 1658),
+        (demands.quantize(random_284m(), 4, 16 * 256, 256, resolve({"preset": "flatquant-w4a4kv4"}), False), 1501),
         (demands.collect(random_284m(), 16 * 256, False), 799),
         (demands.export(random_284m()), 981),
         (demands.verify(random_284m(), False), 2203),
