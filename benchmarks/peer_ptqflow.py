@@ -1,6 +1,6 @@
 """One quantization by ptqflow's own stages; usage and output as peer_llmcompressor.py. METHOD is a recipe as JSON.
 
-With PTQFLOW_BENCH_LAYER_ERRORS=false it is not measured what linears and blocks lose (`layer_errors` of a study).
+With PTQFLOW_BENCH_LAYER_ERRORS=true it is measured what linears and blocks lose (`layer_errors` of a study, its default).
 
 As in the workflow, collect (where the recipe reads its statistics) and quantize are processes of their own; this script starts
 itself once for each. Timed: stages whole, from the files they read and verify to the files they write, which lie in
@@ -22,7 +22,7 @@ from ptqflow.recipes import Recipe
 from ptqflow.stages import collect, export, quantize
 
 PLATFORM = os.environ.get("PTQFLOW_BENCH_PLATFORM", "cpu")
-LAYER_ERRORS = os.environ.get("PTQFLOW_BENCH_LAYER_ERRORS") != "false"
+LAYER_ERRORS = os.environ.get("PTQFLOW_BENCH_LAYER_ERRORS") == "true"
 
 
 def collected(model: Path, tokens: Path, stages: Path) -> None:

@@ -3,10 +3,11 @@
 `make bench` runs it. Each system quantizes in a process and environment of its own and hands over dense weights, which one
 evaluator judges. Prints a table with ratios and writes results/bench/peers.parquet: one row per model, method and system.
 
-`seconds` is from files (ptqflow) or a loaded model (peers) to the quantized result: for ptqflow the stages collect and quantize,
-which read, verify and write their files; for peers the one call that quantizes. `file_seconds` adds the peers' loading and
-the writing of their own checkpoint. Starting Python and imports are left out; `process_cpu_seconds` and `peak_bytes` are the
-process's, imports included, up to the end of `seconds`.
+The work is the same: ptqflow does not measure what linears and blocks lose, as no peer does, unless `--layer-errors` asks for it.
+(A study does by default.) `seconds` is from files (ptqflow) or a loaded model (peers) to the quantized result: for ptqflow the
+stages collect and quantize, which read, verify and write their files; for peers the one call that quantizes. `file_seconds` adds
+the peers' loading and the writing of their own checkpoint. Starting Python and imports are left out; `process_cpu_seconds` and
+`peak_bytes` are the process's, imports included, up to the end of `seconds`.
 """
 
 import argparse
@@ -194,11 +195,13 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--llmcompressor", type=Path, default=ROOT / ".venv-peers/bin/python", help="Python that has it")
     parser.add_argument("--gptqmodel", type=Path, default=ROOT / ".venv-gptqmodel/bin/python", help="Python that has it")
+    parser.add_argument("--layer-errors", action="store_true", help="ptqflow measures them, too, which peers do not")
     parser.add_argument("--threads", type=int, default=2, help="OpenMP threads of each system")
     parser.add_argument("--output", type=Path, default=ROOT / "results/bench/peers.parquet")
     parser.add_argument("--keep", type=Path, help="folder to work in and leave, instead of a temporary one")
     args = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "PTQFLOW_BENCH_PLATFORM": args.platform}
+    os.environ["PTQFLOW_BENCH_LAYER_ERRORS"] = json.dumps(args.layer_errors)
     os.environ.pop("GOMP_SPINCOUNT", None)  # peers run as they would by themselves
     pythons = {"ptqflow": Path(sys.executable), "llmcompressor": args.llmcompressor, "gptqmodel": args.gptqmodel}
     systems = {name: pythons[name] for name in SYSTEMS if name in args.systems}
@@ -206,9 +209,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.models:
             rows += compare(name, args.methods, systems, (args.keep or Path(temporary)) / name)
-            write_rows(
-                args.output, SCHEMA, rows, provenance("bench-peers", {"threads": args.threads, "platform": args.platform}, "")
-            )
+            settings = {"threads": args.threads, "platform": args.platform, "layer_errors": args.layer_errors}
+            write_rows(args.output, SCHEMA, rows, provenance("bench-peers", settings, ""))
             print(table(rows), flush=True)
 
 
