@@ -15,7 +15,7 @@ class Grid(NamedTuple):
 
     `flatquant` is also that of Quantized-Reasoning-Models, and the symmetric scale of `compressed-tensors` that of the GPTQ
     reference. `compressed-tensors` rounds x / s + z, the others x / s; ties of its symmetric grid are its own, too
-    (`numerics.grid.quantize_tied`). `awq` (llm-awq) differs from `flatquant` for groups of one sign alone: they saturate.
+    (`numerics.grid.unclamped`). `awq` (llm-awq) differs from `flatquant` for groups of one sign alone: they saturate.
     """
 
     num_bits: int

@@ -83,28 +83,25 @@ def dynamic_scale_and_zero_point(low: Tensor, high: Tensor, num_bits: int, symme
     return scale, torch.round(-low / scale)
 
 
+def unclamped(ratio: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """Integers round(x / scale) + zero_point, as float32, before the grid ends, of `ratio` x / scale (float32), which is used up.
+
+    On the symmetric grid of compressed-tensors the ends of a range lie half-way between two integers, but for the rounding of the
+    scale. Up to `_TIED_BITS` the quotient is rounded to bfloat16, as there on bfloat16 weights, which makes most of them ties:
+    -max goes to the lowest integer. Left to the scale, half of the lower ends would move inwards, as all upper ones do, and what
+    they lose adds up along the output: 2 to 3 % more error in trained models (docs/performance.md). GPTQ's loop rounds others.
+    """
+    if grid.convention != "compressed-tensors":
+        return ratio.round_().add_(zero_point)
+    if grid.symmetric:
+        return (ratio.bfloat16() if grid.num_bits <= _TIED_BITS else ratio).round_().float()
+    middle = 2 ** (grid.num_bits - 1)
+    return ratio.add_(zero_point - middle).round_().add_(middle)
+
+
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """Integers clamp(round(x / scale) + zero_point), as float32. `scale` and `zero_point` broadcast against `x`."""
-    lowest, highest = integer_range(grid.num_bits, grid.symmetric)
-    ratio = x.float() / scale
-    if grid.convention == "compressed-tensors" and not grid.symmetric:
-        middle = 2 ** (grid.num_bits - 1)
-        return ratio.add_(zero_point - middle).round_().add_(middle).clamp_(lowest, highest)
-    return ratio.round_().add_(zero_point).clamp_(lowest, highest)
-
-
-def quantize_tied(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
-    """As `quantize`, for weights that nothing but this rounds: with ties as compressed-tensors has them on bfloat16 weights.
-
-    On its symmetric grid the ends of a range lie half-way between two integers, but for the rounding of the scale. Up to
-    `_TIED_BITS` the quotient is rounded to bfloat16, as there, which makes most of them ties: -max goes to the lowest integer.
-    Left to the scale, half of the lower ends would move inwards, as all upper ones do, and what they lose adds up along the
-    output: 2 to 3 % more error in trained models (docs/performance.md).
-    """
-    if grid.convention != "compressed-tensors" or not grid.symmetric or grid.num_bits > _TIED_BITS:
-        return quantize(x, scale, zero_point, grid)
-    lowest, highest = integer_range(grid.num_bits, symmetric=True)
-    return (x.float() / scale).bfloat16().round_().clamp_(lowest, highest).float()
+    return unclamped(x.float() / scale, zero_point, grid).clamp_(*integer_range(grid.num_bits, grid.symmetric))
 
 
 def dequantize(integers: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ptqflow.numerics.convention import Grid
-from ptqflow.numerics.grid import dynamic_scale_and_zero_point, integer_range, on_grid
+from ptqflow.numerics.grid import dynamic_scale_and_zero_point, integer_range, on_grid, unclamped
 
 
 class _QuantizeDequantize(torch.autograd.Function):
@@ -29,7 +29,7 @@ class _QuantizeDequantize(torch.autograd.Function):
         x, scale, zero_point = ctx.saved_tensors
         lowest, highest = integer_range(ctx.grid.num_bits, ctx.grid.symmetric)
         ratio = x / scale
-        rounded = torch.round(ratio).add_(zero_point)
+        rounded = unclamped(ratio.clone(), zero_point, ctx.grid)
         integers = rounded.clamp(lowest, highest)
         outside = integers != rounded
         slope = integers.sub_(zero_point).sub_(ratio.masked_fill_(outside, 0.0))

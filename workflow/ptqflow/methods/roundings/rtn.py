@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ptqflow.method import Rounding
 from ptqflow.methods.rounding import RoundedWeight, Target, weight_grid
-from ptqflow.numerics.grid import quantize_tied, storage_dtype
+from ptqflow.numerics.grid import quantize, storage_dtype
 
 
 def round_weights(
@@ -20,6 +20,6 @@ def _round(target: Target, gram: Tensor | None, input_shards: int) -> RoundedWei
     weight, args = target.weight, target.args
     scale, zero_point = weight_grid(weight, args, target.clip, input_shards, gram)
     groups = weight.unflatten(1, (scale.shape[1], -1))
-    integers = quantize_tied(groups, scale.unsqueeze(-1), zero_point.unsqueeze(-1), args.grid).flatten(1)
+    integers = quantize(groups, scale.unsqueeze(-1), zero_point.unsqueeze(-1), args.grid).flatten(1)
     kind = storage_dtype(args.symmetric)
     return RoundedWeight(integers.to(kind), scale, zero_point.to(kind))
