@@ -97,12 +97,16 @@ class Rates:
         if recipe.rounding.name == "gptq":
             return self.seconds["gptq"] * scale
         if recipe.transform.name == "flatquant":
-            return (self.beside + recipe.transform.epochs * self.epoch) * scale
+            return self.learned(recipe) * scale
         if recipe.transform.name == "awq":
             return self.seconds["awq"] * scale
         if not recipe.learns_from_states():
             return self.seconds["rtn"] * scale
         return estimate.passes(recipe) * 2 * size.block * tokens / self.flops
+
+    def learned(self, recipe: Recipe) -> float:
+        """Seconds of the measured block by FlatQuant: its epochs' steps, and what is beside them."""
+        return self.beside + recipe.transform.epochs * self.epoch
 
     def decoding(
         self, size: Size, config: Mapping[str, Any], recipe: Recipe | None, items: int, answer: float, ranks: int
@@ -254,7 +258,7 @@ def _assumptions(rates: Rates) -> list[tuple[str, str, str]]:
     answers = ", ".join(f"{task} {tokens / 1e3:g}k" for task, (_, tokens) in ANSWERS.items())
     at_once = f"{SEQUENCES} sequences at once, fewer where their cache does not fit into {DEVICE_BYTES / 1e9:.0f} GB"
     job = f"{OVERHEAD_S:.0f} s in the queue, {START_S:.0f} s until an engine is ready, {DISK / 1e9:.0f} GB/s from disk"
-    learned = (rates.beside + resolve({"preset": "flatquant-w4a4kv4"}).transform.epochs * rates.epoch) / SLOWER
+    learned = rates.learned(resolve({"preset": "flatquant-w4a4kv4"})) / SLOWER
     return [
         ("an NPU beside the measured GPU (H200)", f"{SLOWER} times slower", "1.6 TB/s nominal beside 4.0 copied; never measured"),
         (

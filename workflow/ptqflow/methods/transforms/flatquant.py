@@ -85,7 +85,7 @@ class _Trainer:
             raise ConfigError("flatquant holds calibration sequences out, so it needs at least 2; use more samples")
         tensors = blocks.tensors(layer)
         self.stored: Block = {name.removeprefix(block_prefix(layer)): tensor for name, tensor in tensors.items()}
-        self.exact: Block = {name: tensor.to(blocks.device).float() for name, tensor in self.stored.items()}
+        self.exact = self._stored_as(blocks.device, torch.float32)
         self.module = blocks.build(layer, tensors).float()
         self.plain, self.transformed = (blocks.empty(layer, tensors).eval() for _ in range(2))  # run on tensors that are given
         quantize_block(self.module, recipe, layer)
@@ -159,6 +159,10 @@ class _Trainer:
                 self.record(step, "condition_number", value, name)
             return final, self._held_out(self._state(final.to(self.device.torch_device, torch.float32))), error
 
+    def _stored_as(self, where: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The float block's tensors; they travel in their own dtype."""
+        return {name: tensor.to(where).to(dtype) for name, tensor in self.stored.items()}
+
     def _state(self, transforms: Transforms) -> dict[str, Tensor]:
         """All tensors of the quantizing module; differentiable in the transforms."""
         folded = flat_block.fold(self.exact, transforms, self.arithmetic.invert)
@@ -184,7 +188,7 @@ class _Trainer:
         A block that adds nothing to its states (another, put in without changing the model) has none where that stays so.
         """
         where = self.device.float64_device
-        exact = {name: tensor.to(where).double() for name, tensor in self.stored.items()}
+        exact = self._stored_as(where, torch.float64)
         transforms = transforms.to(where, torch.float64)
         state = flat_block.fold(exact, transforms, self.arithmetic.invert) | flat_block.online_tensors(
             transforms, self.arithmetic.invert
@@ -200,9 +204,8 @@ class _Trainer:
         self.rows.append({"layer": self.layer, "step": step, "measure": measure, "value": value, "event": event})
 
     def _result(self, final: Transforms, fallback: str | None, warning: str | None) -> FlatBlock:
-        where, wide = self.device.float64_device, self.arithmetic.wide
-        exact = {name: tensor.to(where).to(wide) for name, tensor in self.stored.items()}
-        prefix, folded = block_prefix(self.layer), flat_block.fold(exact, final.to(where, wide), self.arithmetic.invert)
+        where, wide, prefix = self.device.float64_device, self.arithmetic.wide, block_prefix(self.layer)
+        folded = flat_block.fold(self._stored_as(where, wide), final.to(where, wide), self.arithmetic.invert)
         tensors = {f"{prefix}{name}": tensor.float().cpu() for name, tensor in folded.items()}
         qparams = {f"{prefix}{name}": t for name, t in flat_block.online_tensors(final, self.arithmetic.invert).items()}
         declared = {f"{prefix}{name}" for name, _ in online.parameters(self.module)}
